@@ -1,0 +1,32 @@
+# make demo | make test | make help
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/developed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest ruff
+	touch $@
+
+demo: .venv/installed  ## a complete audit of the shipped twins on handwritten digits, into ./audit-demo
+	$(BIN)/audit demo
+
+test: .venv/developed  ## the test suite, in under five minutes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lint: .venv/developed  ## format and check the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and the demo run
+	rm -rf .venv audit-demo
+
+.PHONY: help demo test lint clean

@@ -1,0 +1,94 @@
+"""Caveats: sentences on what must not be concluded from a run. They read the run's record and tables only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from auditor.config import MIN_SEEDS
+
+MIN_SERIES = 8  # checkpoints from which iterate noise can be told from a trend
+
+
+def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return the caveats of a run, the most limiting first."""
+    return [
+        *incomplete(record),
+        *missing_inputs(record),
+        *few_samples(record),
+        *series_limits(record, tables),
+        *clip_identity(record),
+        *redraw(record),
+        *record["notes"],
+        "Intervals cover these two trainings on this split; two trainings do not show how a third would differ.",
+        "The recommendation follows a provisional rule, which does not know how much a model that merely "
+        "smooths its half leans on it.",
+    ]
+
+
+def incomplete(record: Mapping[str, Any]) -> list[str]:
+    """Return that the run was not finished."""
+    if record["status"] == "complete":
+        return []
+    return ["The run is not finished: give the same audit run command again, it resumes."]
+
+
+def missing_inputs(record: Mapping[str, Any]) -> list[str]:
+    """Return what cannot be known without training or held-out images."""
+    scope, lines = record["scope"], []
+    if not scope["with_train"]:
+        lines.append(
+            "Without --train-a and --train-b only the divergence of the twins is measured: nothing is known of copying "
+            "or of leaning on training images, and no checkpoint can be recommended."
+        )
+    if not scope["with_heldout"]:
+        lines.append(
+            "Without --heldout there is no held-out loss, no underfit check and no false-alarm rate of the copying "
+            "rule."
+        )
+    return lines
+
+
+def few_samples(record: Mapping[str, Any]) -> list[str]:
+    """Return that fewer seeds were drawn than a verdict should rest on."""
+    n = record["scope"]["n_samples"]
+    if n >= MIN_SEEDS:
+        return []
+    return [f"{n} seeds per checkpoint are fewer than the {MIN_SEEDS} that a release decision should rest on."]
+
+
+def series_limits(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return what the number and choice of checkpoints leave open."""
+    steps, lines = record["scope"]["steps"], []
+    left_out = int((~tables["checkpoints"].audited).sum())
+    if left_out:
+        lines.append(f"{left_out} checkpoints were found and not audited; the reasons are listed below.")
+    if len(steps) < MIN_SERIES:
+        lines.append(
+            f"{len(steps)} checkpoints are too few to tell weights that jitter from a trend: onsets are conditional on "
+            "these weights."
+        )
+    return lines
+
+
+def clip_identity(record: Mapping[str, Any]) -> list[str]:
+    """Return which CLIP made the clip space, where it is not a published one."""
+    given = record["given"]
+    if "clip" not in record["scope"]["spaces"] or not given["clip_model"].startswith("local-dir:"):
+        return []
+    return [
+        f"The clip space is the local open_clip model {given['clip_model'].rsplit('/', 1)[-1]!r}, not a published CLIP."
+    ]
+
+
+def redraw(record: Mapping[str, Any]) -> list[str]:
+    """Return how far seeds drawn again at another batch size are from the run's samples, if they are."""
+    check = record["checks"].get("redraw")
+    if not check or check["largest_deviation"] <= 1:
+        return []
+    return [
+        f"{check['seeds']} seeds of {check['of']} drawn again in a batch of {check['batch_size']} differ by up to "
+        f"{check['largest_deviation']} {check['unit']}: float rounding of the network grows during sampling."
+    ]

@@ -1,0 +1,188 @@
+"""The command line: parse, call, print. No arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from auditor import config as settings
+from auditor.errors import AuditError
+
+app = typer.Typer(
+    help="Tells which checkpoint of a diffusion training on private images is safe to release.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is three lines on stderr and exit status 1."""
+    try:
+        app()
+    except AuditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field of AuditConfig, in front of its own."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+    kinds = {"int": int, "int | None": int, "bool": bool}
+    made = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                kinds.get(str(each.type), str) | None,
+                typer.Option(settings.option(each.name), help=help_of(each), show_default=False),
+            ],
+        )
+        for each in dataclasses.fields(settings.AuditConfig)
+    ]
+    names = [p.name for p in made]
+
+    def wrapped(**given: Any) -> None:
+        rest = {name: value for name, value in given.items() if name not in names}
+        command(given={name: given[name] for name in names}, **rest)
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature([*made, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)])
+    return wrapped
+
+
+def help_of(each: dataclasses.Field[Any]) -> str:
+    """Return the help text of a setting with its default."""
+    shown = "" if each.default in (None, False) else f" [default: {each.default}]"
+    return each.metadata["help"] + shown
+
+
+RUN_EXAMPLE = """Audit two series of checkpoints trained on disjoint halves; resume an audit that was stopped.
+
+Example: audit run --ckpts-a runs/a --ckpts-b runs/b --train-a data/half-a --train-b data/half-b
+--heldout data/test --out audits/first
+"""
+
+
+@app.command("run", help=RUN_EXAMPLE)
+@with_settings
+def run_command(
+    given: dict[str, Any],
+    config: Annotated[str | None, typer.Option("--config", help="TOML file with the same names.")] = None,
+    remake: Annotated[bool, typer.Option("--remake", help="Discard finished artefacts that do not fit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be made, reused or remade, and why.")
+    ] = False,
+) -> None:
+    run_audit(settings.resolve(given, config), remake, dry_run)
+
+
+def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool = False) -> None:
+    """Prepare, plan, execute, and show the report; stopping leaves a run that resumes."""
+    from auditor.console import Chatter, shown
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with Chatter() as chatter, shown() as say:
+            say("loading the libraries", 0)
+            from auditor import inputs, pipeline
+            from auditor.run import RunDirectory
+
+            chatter.quiet_libraries()
+            inputs.require(config)
+            run = RunDirectory(config.out)
+            prepared = inputs.prepare(config, run, say)
+            tasks = pipeline.plan(prepared, run)
+            if dry_run:
+                say.close()
+                show_plan(tasks, prepared)
+                return
+            pipeline.refuse_loss_of_work(tasks, run, remake)
+            with run.locked():
+                chatter.open_file(run.log)
+                say.expect(sum(task.calls for task in tasks))
+                pipeline.audit(prepared, run, tasks, say)
+    except KeyboardInterrupt:
+        print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
+        sys.exit(130)
+    show_report(run.root)
+
+
+def stop(number: int, frame: object) -> None:
+    """Turn SIGTERM into an interrupt, so that stopping is one path."""
+    raise KeyboardInterrupt
+
+
+def resume_line() -> str:
+    """Return the command that was given, as one would type it."""
+    return shlex.join(["audit", *sys.argv[1:]])
+
+
+def show_plan(tasks: list[Any], prepared: Any) -> None:
+    """Print what would be done and why, one line per kind of task and reason."""
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for task in tasks:
+        groups.setdefault((task.kind, task.action, task.reason), []).append(task)
+    for (kind, action, reason), members in groups.items():
+        calls = sum(task.calls for task in members)
+        cost = f", {calls:,} network calls" if calls else ""
+        print(f"{action:7} {len(members):5} x {kind.replace('-', ' ')}: {reason}{cost}")
+    calls = sum(task.calls for task in tasks)
+    print(f"total {calls:,} network calls of {prepared.batch_size} images on {prepared.device}")
+    for note in prepared.notes:
+        print(f"note: {note}")
+
+
+@app.command("report", help="Show the report of a run. Example: audit report audits/first")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="The same facts as JSON.")] = False,
+    width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
+) -> None:
+    show_report(run, "json" if json else "terminal", width)
+
+
+def show_report(root: Path, form: str = "terminal", width: int | None = None) -> None:
+    """Render a run to stdout."""
+    from auditor import registry
+    from auditor.reports import read_report
+
+    registry.lookup("report", form)(read_report(root), sys.stdout, width)
+
+
+@app.command(
+    "demo", help="Audit the shipped twins on handwritten digits, a few minutes, no network. Example: audit demo"
+)
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="Where to write it.")] = Path("audit-demo"),
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train the twins anew, there, before auditing.")] = False,
+) -> None:
+    from auditor.console import shown
+    from auditor.demo import demo_config
+
+    with shown() as say:
+        config = demo_config(out, retrain, say)
+    run_audit(config, remake=retrain)
+
+
+@app.command("list", help="List checkpoint formats, feature spaces, metrics and reports. Example: audit list")
+def list_command() -> None:
+    from auditor import registry
+
+    for kind, table in registry.TABLES.items():
+        print(f"{kind}: {', '.join(table)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Every setting of an audit once: name, default, unit, range. The command line is made from this."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from auditor.errors import AuditError
+from auditor.registry import SPACES
+
+LEVEL = 0.95  # confidence level of every interval
+N_NEIGHBORS = 8  # neighbours kept per query and reference set
+N_RELABELINGS = 2000  # statistics 2.1
+N_RESAMPLES = 2000  # statistics 6.3
+MIN_SEEDS = 1000  # fewer support no verdict but memorizing or undecided (statistics 9)
+HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
+
+
+def setting(help: str, default: Any = None, **metadata: Any) -> Any:
+    """Return a dataclass field with its one-line description."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """The settings of ``audit run``, as given; ``None`` and ``auto`` are resolved when the run starts."""
+
+    ckpts_a: str | None = setting("Checkpoints of the training on half a: a folder.")
+    ckpts_b: str | None = setting("Checkpoints of the training on half b: a folder.")
+    train_a: str | None = setting("Training images of half a: a picture folder, .npy, .npz or FILE.npz:KEY.")
+    train_b: str | None = setting("Training images of half b.")
+    heldout: str | None = setting("Images that neither training saw.")
+    out: str | None = setting("The run directory to write or resume.")
+    spaces: str = setting("Feature spaces, comma-separated.", "pixel,correlation,clip")
+    n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2)
+    seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0)
+    sampler: str = setting("ddim (eta 0), ddpm (shared per-step noise) or dpm++.", "ddim")
+    sampling_steps: int | None = setting("Sampling steps [default: 50 ddim, all ddpm, 20 dpm++].", low=1)
+    batch_size: str = setting("Images per network call, fixed for a run, or auto.", "auto")
+    device: str = setting("cpu, cuda, cuda:1 or auto.", "auto")
+    weights: str = setting("raw, ema, or auto: EMA where every common step of both twins has it.", "auto")
+    scheduler: str | None = setting("Noise schedule where none is saved: ddpm (1000 linear steps) or a JSON file.")
+    steps: str | None = setting("Audit only these checkpoints, comma-separated steps.")
+    allow_overlap: bool = setting(
+        "Go on when halves share images; these leave every own-versus-other statistic.", False
+    )
+    clip_model: str = setting("open_clip model name, or local-dir:PATH.", "ViT-B-32")
+    clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
+    loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
+    loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            low = each.metadata.get("low")
+            value = getattr(self, each.name)
+            if low is not None and value is not None and value < low:
+                raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at least {low}.")
+        for name in self.space_names:
+            if name not in SPACES:
+                close = get_close_matches(name, SPACES, n=1)
+                hint = f"Did you mean {close[0]}? " if close else ""
+                raise AuditError(f"There is no space {name!r}.", "--spaces", f"{hint}Choose from: {', '.join(SPACES)}.")
+        if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size) > 0):
+            raise AuditError(
+                f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
+            )
+        self.step_numbers  # noqa: B018  a malformed list is reported here
+
+    @property
+    def space_names(self) -> tuple[str, ...]:
+        """The spaces in the order given, without repetition."""
+        return tuple(dict.fromkeys(name.strip() for name in self.spaces.split(",") if name.strip()))
+
+    @property
+    def step_numbers(self) -> tuple[int, ...] | None:
+        """The steps asked for, or None for all."""
+        if self.steps is None:
+            return None
+        try:
+            return tuple(int(part) for part in self.steps.split(",") if part.strip())
+        except ValueError:
+            raise AuditError(
+                f"{self.steps!r} is no list of steps.", "--steps", "Give whole numbers: --steps 500,1000."
+            ) from None
+
+
+def option(name: str) -> str:
+    """Return the command-line spelling of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def from_file(path: str | Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, names checked; ``n-samples`` and ``n_samples`` are the same.
+
+    Raises
+    ------
+    AuditError
+        If the file is missing, is no TOML, or holds an unknown name or a value of another type.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise AuditError(f"The configuration cannot be read: {error.strerror}.", path, "Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise AuditError(
+            f"The configuration is no TOML: {error}.", path, "Write lines such as: n-samples = 2000"
+        ) from None
+    return {checked_name(name, path): checked_value(name, value, path) for name, value in raw.items()}
+
+
+def checked_name(name: str, path: str | Path) -> str:
+    """Return the field name of a setting, or refuse an unknown one."""
+    known = [each.name for each in dataclasses.fields(AuditConfig)]
+    plain = name.replace("-", "_")
+    if plain not in known:
+        close = get_close_matches(plain, known, n=1)
+        hint = f"Did you mean {close[0].replace('_', '-')}? " if close else ""
+        raise AuditError(f"There is no setting {name!r}.", path, f"{hint}audit run --help lists them.")
+    return plain
+
+
+def checked_value(name: str, value: Any, path: str | Path) -> Any:
+    """Return a TOML value in the type of its field: lists become comma-separated text."""
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    kind = {each.name: str(each.type) for each in dataclasses.fields(AuditConfig)}[name.replace("-", "_")]
+    if kind.startswith("str"):
+        return str(value)
+    expected = bool if kind.startswith("bool") else int
+    if type(value) is not expected:
+        raise AuditError(f"{name} = {value!r} is of the wrong type.", path, f"Give {expected.__name__}, as in --help.")
+    return value
+
+
+def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
+    """Return the configuration: the command line wins over the file, the file over the defaults."""
+    settings = from_file(file) if file else {}
+    settings.update({name: value for name, value in given.items() if value is not None})
+    return AuditConfig(**settings)

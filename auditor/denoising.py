@@ -1,0 +1,78 @@
+"""Denoising losses at fixed (image, t, eps) cells, shared by all checkpoints and both twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from auditor import noise
+from auditor.records import DiffusionModel
+
+REVISION = 1
+
+
+def time_levels(n_levels: int, train_steps: int) -> np.ndarray:
+    """Return the diffusion times of the cells, int64 ``[n_levels]``, ascending.
+
+    The midpoints of ``n_levels`` equal strata of 1 ... T-1: a midpoint rule for the mean
+    over uniform t, without the Monte Carlo noise of random times.
+    """
+    edges = np.linspace(1, train_steps, n_levels + 1)
+    return np.floor((edges[:-1] + edges[1:]) / 2).astype(np.int64)
+
+
+def cell_noise(run_seed: int, image_ids: Sequence[str], set_name: str, levels: int, shape: tuple[int, ...]) -> Any:
+    """Return eps, float32 ``[n_images, levels, *shape]``: a function of run seed, set and image id alone."""
+    streams = noise.generators([noise.derived_seed("cell", run_seed, set_name, i) for i in image_ids])
+    return noise.draw(streams, (levels, *shape))
+
+
+def target_and_input(scheduler: Any, x0: Any, eps: Any, t: Any) -> tuple[Any, Any]:
+    """Return the checkpoint's own regression target and the noised input x_t.
+
+    epsilon: eps; sample: x_0; v_prediction: sqrt(abar_t) eps - sqrt(1 - abar_t) x_0.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        target = eps
+    elif kind == "sample":
+        target = x0
+    else:
+        target = scheduler.get_velocity(x0, eps, t)
+    return target, scheduler.add_noise(x0, eps, t)
+
+
+def forward_process(scheduler: Mapping[str, Any]) -> Any:
+    """Return the DDPM scheduler of this configuration: the only class whose ``add_noise`` is q(x_t | x_0) for all t."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_config(dict(scheduler))
+
+
+def losses(
+    model: DiffusionModel, images: np.ndarray, eps: Any, times: np.ndarray, batch_size: int, device: str = "cpu"
+) -> np.ndarray:
+    """Return denoising losses, float64 ``[n_images, n_levels]``; smaller is a better denoiser.
+
+    The squared error of the checkpoint's own target, averaged over pixels and over the
+    antithetic pair (eps, -eps), unweighted. All calls have exactly ``batch_size`` rows.
+    """
+    import torch
+
+    forward = forward_process(model.scheduler)
+    x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    cells = [(i, level, sign) for i in range(len(images)) for level in range(len(times)) for sign in (1.0, -1.0)]
+    squared = np.empty(len(cells))
+    with torch.inference_mode():
+        for start in range(0, len(cells), batch_size):
+            chunk = cells[start : start + batch_size]
+            padded = chunk + [chunk[-1]] * (batch_size - len(chunk))
+            i, level = (torch.tensor([cell[axis] for cell in padded]) for axis in (0, 1))
+            sign = torch.tensor([cell[2] for cell in padded]).view(-1, 1, 1, 1)
+            t = torch.from_numpy(times)[level].to(device)
+            target, x_t = target_and_input(forward, x0[i].to(device), (sign * eps[i, level]).to(device), t)
+            error = (model.network(x_t, t) - target).double().square().flatten(1).mean(1)
+            squared[start : start + len(chunk)] = error[: len(chunk)].cpu().numpy()
+    return squared.reshape(len(images), len(times), 2).mean(2)

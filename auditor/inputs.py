@@ -1,0 +1,254 @@
+"""What a user gives, read and checked before the first network call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from auditor import checkpoints, denoising, images, noise, sampling, spaces
+from auditor.config import AuditConfig
+from auditor.errors import AuditError, CheckpointError
+from auditor.measuring import Scope
+from auditor.records import TWINS, Excluded, ImageSet, TwinPair
+from auditor.run import RunDirectory
+
+Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything an audit needs, read and checked."""
+
+    config: AuditConfig
+    pair: TwinPair
+    image_shape: tuple[int, int, int]
+    scheduler: Mapping[str, Any]
+    sets: Mapping[str, ImageSet]  # train-a, train-b, heldout: those given
+    digests: Mapping[str, tuple[str, ...]]  # per image
+    set_digests: Mapping[str, str]  # per set: ids and images
+    in_pool: Mapping[str, np.ndarray]  # train-a, train-b: bool per image
+    notes: tuple[str, ...]  # what had to be assumed or left out, in sentences
+    device: str
+    batch_size: int
+    sampling_steps: int
+    spaces: Mapping[str, spaces.Space]
+
+    @property
+    def scope(self) -> Scope:
+        """The axes of the run's tables."""
+        c = self.config
+        return Scope(
+            self.pair.steps, c.space_names, c.n_samples, c.seed, "train-a" in self.sets, "heldout" in self.sets
+        )
+
+    @property
+    def times(self) -> np.ndarray:
+        """Diffusion times of the loss cells."""
+        return denoising.time_levels(self.config.loss_levels, int(self.scheduler["num_train_timesteps"]))
+
+
+def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, calls: None) -> Prepared:
+    """Read and check checkpoints, images and feature weights.
+
+    Raises
+    ------
+    AuditError
+        For anything that would make the audit wrong or impossible, before any sampling.
+    """
+    require(config)
+    earlier = run.read_record()["resolved"] if run.record.is_file() else {}
+    device = resolve_device(config.device, earlier)
+    say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
+    settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
+    opened = {name: spaces.open_space(name, settings) for name in config.space_names}
+    say("reading the checkpoints", 0)
+    pair = usable(discover(config))
+    image_shape, scheduler = checkpoints.check_compatible(pair, config.scheduler)
+    say("reading the images", 0)
+    sets = read_sets(config, image_shape)
+    digests = {name: images.digests(each) for name, each in sets.items()}
+    shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
+    pools = pool_masks(sets, shared, config.seed)
+    notes = (
+        *scheduler_notes(pair, config),
+        *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
+        *overlap_notes,
+        *duplicate_notes(digests),
+        *pool_notes(pools),
+    )
+    steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
+    batch_size = resolve_batch_size(config.batch_size, device, earlier)
+    set_digests = {name: images.set_digest(each) for name, each in sets.items()}
+    return Prepared(
+        config,
+        pair,
+        image_shape,
+        scheduler,
+        sets,
+        digests,
+        set_digests,
+        pools,
+        notes,
+        device,
+        batch_size,
+        steps,
+        opened,
+    )
+
+
+def require(config: AuditConfig) -> None:
+    """Refuse a command that lacks what every run needs."""
+    for name in ("ckpts_a", "ckpts_b", "out"):
+        if getattr(config, name) is None:
+            flag = "--" + name.replace("_", "-")
+            raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
+    if (config.train_a is None) != (config.train_b is None):
+        given, lacking = ("a", "b") if config.train_a else ("b", "a")
+        raise AuditError(
+            f"--train-{given} is given and --train-{lacking} is not.",
+            f"--train-{lacking}",
+            "Give both: each half is the control of the other. Without both, only divergence is measured.",
+        )
+
+
+def resolve_device(asked: str, earlier: Mapping[str, Any]) -> str:
+    """Return the device: as asked, as before in this run, or cuda where there is one."""
+    import torch
+
+    available = torch.cuda.is_available()
+    device = earlier.get("device") or ("cuda" if available else "cpu") if asked == "auto" else asked
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise AuditError(f"The device {asked!r} is not known.", "--device", "Give cpu, cuda, cuda:1 or auto.")
+    if device.startswith("cuda") and not available:
+        raise AuditError("There is no CUDA device here.", f"--device {device}", "Give --device cpu, or auto.")
+    if device.startswith("cuda"):  # TF32 would make the twins' difference depend on the card
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def resolve_batch_size(asked: str, device: str, earlier: Mapping[str, Any]) -> int:
+    """Return the batch size: as asked, as before in this run, 64 on a CPU and 256 on a GPU."""
+    if asked != "auto":
+        return int(asked)
+    return int(earlier.get("batch_size") or (64 if device == "cpu" else 256))
+
+
+def discover(config: AuditConfig) -> TwinPair:
+    """Return the aligned series of both twins."""
+    found = [checkpoints.discover(root, twin) for root, twin in ((config.ckpts_a, "a"), (config.ckpts_b, "b"))]
+    return checkpoints.pair(*found, weights=config.weights, steps=config.step_numbers)
+
+
+def usable(pair: TwinPair) -> TwinPair:
+    """Return the pair with digests; a step whose file is broken in one twin leaves both, with the reason."""
+    good: dict[str, list[Any]] = {twin: [] for twin in TWINS}
+    excluded = list(pair.excluded)
+    for step in pair.steps:
+        inspected = []
+        for twin in TWINS:
+            checkpoint = pair.series(twin).at(step)
+            try:
+                inspected.append(checkpoints.inspect(checkpoint))
+            except CheckpointError as error:
+                excluded.append(Excluded(twin, step, checkpoint.path, error.what))
+        if len(inspected) == len(TWINS):
+            for checkpoint in inspected:
+                good[checkpoint.twin].append(checkpoint)
+        else:
+            excluded += [
+                Excluded(c.twin, step, c.path, "the twin's checkpoint of this step is not usable") for c in inspected
+            ]
+    if not good["a"]:
+        reasons = "; ".join(f"{e.twin}/{e.step}: {e.reason}" for e in excluded[:4])
+        raise AuditError(
+            f"No checkpoint can be audited: {reasons}.", pair.a.checkpoints[0].path.parent, "Save them again."
+        )
+    series = [replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS]
+    return TwinPair(*series, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
+
+
+def scheduler_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:
+    """Return what was assumed about the noise schedule."""
+    if config.scheduler is None:
+        return ()
+    saved = any(c.scheduler for twin in TWINS for c in pair.series(twin).checkpoints)
+    beside = "instead of the one saved with the checkpoints" if saved else "because none is saved with the checkpoints"
+    return (f"The noise schedule is the one given by --scheduler {config.scheduler}, {beside}.",)
+
+
+def read_sets(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, ImageSet]:
+    """Return the image sets that were given, at the model's shape."""
+    given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
+    return {name: images.read(source, name, image_shape) for name, source in given.items() if source is not None}
+
+
+def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str, set[str]], tuple[str, ...]]:
+    """Return the ids per set that some other set also holds; refuse them unless allowed."""
+    shared: dict[str, set[str]] = {name: set() for name in sets}
+    notes = []
+    names = sorted(sets)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            pairs = images.check_overlap(sets[first], sets[second], allow)
+            shared[first] |= {a for a, _ in pairs}
+            shared[second] |= {b for _, b in pairs}
+            if pairs:
+                notes.append(
+                    f"{first} and {second} share {len({a for a, _ in pairs})} images (--allow-overlap): "
+                    "they are left out of every own-versus-other statistic."
+                )
+    return shared, tuple(notes)
+
+
+def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], seed: int) -> dict[str, np.ndarray]:
+    """Return which training images take part in own-versus-other statistics.
+
+    Not blank, not shared, and the larger half subsampled by the run seed to the size of
+    the smaller (docs/statistics.md 1.1).
+    """
+    masks = {}
+    for name in ("train-a", "train-b"):
+        if name in sets:
+            distinct = np.array([i not in shared[name] for i in sets[name].ids])
+            masks[name] = distinct & ~images.is_blank(sets[name])
+    size = min((mask.sum() for mask in masks.values()), default=0)
+    if masks and size == 0:
+        raise AuditError(
+            "No training image is left for own-versus-other statistics: all are blank or shared.",
+            "--train-a, --train-b",
+            "Give two disjoint halves.",
+        )
+    return {name: subsample(mask, int(size), noise.derived_seed("pool", name, seed)) for name, mask in masks.items()}
+
+
+def subsample(mask: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Return the mask with ``size`` of its true entries kept, chosen by ``seed``."""
+    if mask.sum() == size:
+        return mask
+    kept = np.random.default_rng(seed).choice(np.flatnonzero(mask), size, replace=False)
+    chosen = np.zeros_like(mask)
+    chosen[kept] = True
+    return chosen
+
+
+def duplicate_notes(digests: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return one sentence per set that holds exact duplicates."""
+    return [
+        f"{name} holds {len(each) - len(set(each))} exact duplicates of its own images, which count as one group."
+        for name, each in digests.items()
+        if len(set(each)) < len(each)
+    ]
+
+
+def pool_notes(pools: Mapping[str, np.ndarray]) -> list[str]:
+    """Return one sentence per half of which not every image takes part in own-versus-other statistics."""
+    return [
+        f"{int(mask.sum())} of {len(mask)} images of {name} take part in own-versus-other statistics: "
+        "without blank and shared images, halves of equal size."
+        for name, mask in pools.items()
+        if not mask.all()
+    ]

@@ -1,0 +1,91 @@
+"""Keys of artefacts: everything that changes their bytes, as readable JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+from auditor import denoising, evidence, noise, sampling
+from auditor.inputs import Prepared
+from auditor.records import other_twin
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The key of every artefact of a prepared audit; keys hold no counts, so runs can be extended."""
+
+    prepared: Prepared
+
+    def samples(self, twin: str, step: int) -> dict[str, Any]:
+        """Return what determines the samples of one checkpoint."""
+        p = self.prepared
+        return {
+            "stage": "samples",
+            "revision": [noise.REVISION, sampling.REVISION],
+            "checkpoint": p.pair.series(twin).at(step).digest,
+            "scheduler": dict(p.scheduler),
+            "sampler": p.config.sampler,
+            "sampling_steps": p.sampling_steps,
+            "first_seed": p.config.seed,
+            **self.machine,
+        }
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Return what changes the arithmetic of a network."""
+        p = self.prepared
+        versions = {name: metadata.version(name) for name in ("torch", "diffusers")}
+        return {"batch_size": p.batch_size, "device": p.device.split(":")[0], **versions}
+
+    def image_set(self, name: str) -> dict[str, Any]:
+        """Return what determines an image set."""
+        return {"images": self.prepared.set_digests[name]}
+
+    def features(self, space: str, of: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what determines the features of samples or of an image set."""
+        return {"stage": "features", "space": space, "revision": self.prepared.spaces[space].revision, "of": dict(of)}
+
+    def evidence(self, space: str, twin: str, step: int) -> dict[str, Any]:
+        """Return what determines one evidence table; it holds the count, for different-seed distances use all seeds."""
+        return {
+            "stage": "evidence",
+            "revision": evidence.REVISION,
+            "samples": self.features(space, self.samples(twin, step)),
+            "twin_samples": self.samples(other_twin(twin), step),
+            "n_samples": self.prepared.config.n_samples,
+            **self.references,
+        }
+
+    def set_evidence(self, space: str, name: str) -> dict[str, Any]:
+        """Return what determines the table of a control set."""
+        return {"stage": "evidence", "revision": evidence.REVISION, "of": name} | {
+            "space": self.features(space, {}),
+            **self.references,
+        }
+
+    @cached_property
+    def references(self) -> dict[str, Any]:
+        """Return the sets that samples are compared with, and who is in the pool."""
+        p = self.prepared
+        return {name: self.image_set(name) for name in p.sets} | {
+            "pool": [int(mask.sum()) for mask in p.in_pool.values()],
+            "pool_seed": p.config.seed,
+        }
+
+    def losses(self, twin: str, step: int) -> dict[str, Any]:
+        """Return what determines the losses of one checkpoint."""
+        p = self.prepared
+        return {
+            "stage": "losses",
+            "revision": [noise.REVISION, denoising.REVISION],
+            "checkpoint": p.pair.series(twin).at(step).digest,
+            "scheduler": dict(p.scheduler),
+            "images": p.config.loss_images,
+            "times": p.times.tolist(),
+            "seed": p.config.seed,
+            "sets": {name: self.image_set(name) for name in p.sets},
+            **self.machine,
+        }

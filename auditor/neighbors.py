@@ -1,0 +1,211 @@
+"""Exact nearest neighbors, and distances between paired rows.
+
+faiss finds candidates in float32; every distance that is returned is the norm of a
+difference in float64. The choice of neighbors is exact too: a bound on the float32 error
+tells for which queries the candidates surely hold the k nearest, and the few others are
+compared with every row in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from auditor.records import Features, Neighbors
+
+EXTRA_CANDIDATES = 32  # beyond k: enough to be certain for nearly every query outside large clusters of duplicates
+FLOAT32_ROUNDOFF, FLOAT64_ROUNDOFF = 2.0**-24, 2.0**-53
+
+
+def search(
+    queries: Features, reference: Features, k: int, exclude_self: bool = False, memory_mib: int = 256
+) -> Neighbors:
+    """Return the ``k`` nearest reference vectors of each query, nearest first.
+
+    Parameters
+    ----------
+    queries, reference
+        Vectors of one space, float32 ``[n, d]``; may be memory-mapped. They are read in
+        blocks, and on all GPUs if faiss sees any.
+    k
+        Neighbors per query, at least 1.
+    exclude_self
+        Whether query i must not find reference i; for one image set against itself.
+    memory_mib
+        Budget for the blocks, in MiB. It changes the time taken, never the result.
+
+    Returns
+    -------
+    Neighbors
+        float32 distances in the units of the space, computed in float64: exactly 0 for
+        identical vectors, however long they are. Equal distances are ordered by the
+        smaller reference index. Where the reference has fewer than ``k`` vectors, the
+        last columns hold NaN and index -1.
+
+    Notes
+    -----
+    The result is that of a float64 search over all pairs. A query is slow only if
+    thousands of reference vectors lie at one distance from it (as many blank images do):
+    then each of them is compared by its difference.
+    """
+    assert queries.space == reference.space, f"queries in {queries.space}, reference in {reference.space}"
+    assert queries.vectors.shape[1] == reference.vectors.shape[1], "queries and reference differ in dimension"
+    assert not exclude_self or len(queries.ids) == len(reference.ids), "exclude_self takes one set twice"
+    assert k >= 1, "k is at least 1"
+    nearest = _Search(reference.vectors, k, memory_mib)
+    shape = (len(queries.vectors), k)
+    distances, indices = np.empty(shape, np.float32), np.empty(shape, np.int64)
+    for rows in _blocks(len(queries.vectors), nearest.query_rows):
+        own = np.arange(rows.start, rows.stop) if exclude_self else np.full(rows.stop - rows.start, -1)
+        distances[rows], indices[rows] = nearest(queries.vectors[rows], own)
+    return Neighbors(queries.space, queries.of, reference.of, distances, indices, reference.ids)
+
+
+def paired_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the Euclidean distance of row i to row i, float64 ``[n]``, for two float32 ``[n, d]``."""
+    assert first.shape == second.shape, f"{first.shape} and {second.shape} cannot be paired"
+    rows = np.arange(len(first))
+    return _distances(first, rows, second, rows)
+
+
+def shifted_distance(first: np.ndarray, second: np.ndarray, n_shifts: int = 16) -> np.ndarray:
+    """Return each seed's mean distance to *different* seeds of the twin, float64 ``[n]``.
+
+    Row i of ``first`` is compared with rows i+1, ..., i+``n_shifts`` of ``second``,
+    cyclically: the same pairs in every run, and a score per seed that can be resampled
+    like any other. With n <= ``n_shifts`` all n - 1 other rows are taken; a single row has
+    no other seed, so its score is NaN.
+    """
+    assert first.shape == second.shape, f"{first.shape} and {second.shape} cannot be paired"
+    rows = np.arange(len(first))
+    shifts = range(1, min(n_shifts, len(first) - 1) + 1)
+    if not shifts:
+        return np.full(len(first), np.nan)
+    return sum(_distances(first, rows, second, (rows + shift) % len(first)) for shift in shifts) / len(shifts)
+
+
+class _Search:
+    """The search of one reference set for ``k`` neighbors within a memory budget."""
+
+    def __init__(self, reference: np.ndarray, k: int, memory_mib: int) -> None:
+        self.reference, self.k = reference, k
+        # Distances do not change when both sides are centered, but rounding errors shrink with the norms.
+        self.center = np.mean(reference, axis=0, dtype=np.float64).astype(np.float32)
+        n_reference, dim = reference.shape
+        part = memory_mib * 2**20 // 4  # each for queries, reference, pairs and whole rows; faiss has its own buffers
+        self.query_rows = max(1, part // (4 * dim + 40 * (k + EXTRA_CANDIDATES)))  # centered copy; heaps, candidates
+        self.reference_rows = max(1, part // (16 * dim))  # centered copy and faiss's copy of it, or two in float64
+        self.pair_rows = max(1, part // (32 * dim))  # two float32 vectors, their difference, its square
+        self.whole_rows = max(1, part // (24 * n_reference))  # float64 distances, twice while sorting, and indices
+
+    def __call__(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return float64 distances and int64 indices, ``[n, k]``; query i may not find reference ``own[i]``."""
+        shape = (len(queries), self.k)
+        distances, indices, certain = np.empty(shape), np.empty(shape, np.int64), np.zeros(len(queries), bool)
+        if self.k + EXTRA_CANDIDATES < len(self.reference):
+            distances, indices, certain = self._among_candidates(queries, own)
+        uncertain = np.flatnonzero(~certain)
+        for rows in _blocks(len(uncertain), self.whole_rows):
+            part = uncertain[rows]
+            distances[part], indices[part] = self._among_all(queries[part], own[part])
+        return distances, indices
+
+    def _among_candidates(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return distances and indices by faiss, and for which queries these are surely the k nearest."""
+        from faiss.contrib.exhaustive_search import knn_ground_truth
+
+        centered = queries - self.center
+        blocks = (self.reference[rows] - self.center for rows in _blocks(len(self.reference), self.reference_rows))
+        squared, candidates = knn_ground_truth(centered, blocks, self.k + EXTRA_CANDIDATES)
+        exact = self._exact(queries, candidates)
+        distances, indices = _ranked(exact, candidates, own, self.k)
+        norms = np.linalg.norm(centered.astype(np.float64), axis=1)
+        return distances, indices, _are_certain(squared, exact, distances[:, -1], norms, queries.shape[1])
+
+    def _among_all(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and indices after a float64 look at every row of the reference."""
+        squared, norms = self._expanded(queries)
+        last = min(self.k, squared.shape[1]) - 1
+        found = [self._among_near(*row, last) for row in zip(queries, own, squared, norms, strict=True)]
+        return np.concatenate([distances for distances, _ in found]), np.concatenate([indices for _, indices in found])
+
+    def _among_near(
+        self, query: np.ndarray, own: int, squared: np.ndarray, norm: float, last: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k nearest, ``[1, k]``, among all rows that rounding does not place behind the k-th."""
+        others = np.where(np.arange(len(squared)) == own, np.inf, squared)
+        kth = np.partition(others, last)[last]
+        # The error can have moved the k-th and another by one bound each; twice that costs nothing in float64.
+        reach = kth + 4 * _expansion_error(norm, np.sqrt(max(kth, 0)), len(query), FLOAT64_ROUNDOFF)
+        near = np.flatnonzero(others <= reach)[None]
+        return _ranked(self._exact(query[None], near), near, np.array([own]), self.k)
+
+    def _expanded(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return squared distances |q|^2 + |x|^2 - 2 q.x to every row, float64 ``[n, n_reference]``, and all |q|."""
+        centered = np.subtract(queries, self.center, dtype=np.float64)
+        squared = np.empty((len(queries), len(self.reference)))
+        for rows in _blocks(len(self.reference), self.reference_rows):
+            reference = np.subtract(self.reference[rows], self.center, dtype=np.float64)
+            squared[:, rows] = np.square(reference).sum(axis=1) - 2 * (centered @ reference.T)
+        norms = np.linalg.norm(centered, axis=1)
+        return squared + norms[:, None] ** 2, norms
+
+    def _exact(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """Return the float64 distances of each query to its candidates, ``[n, n_candidates]``."""
+        rows = np.repeat(np.arange(len(queries)), candidates.shape[1])
+        return _distances(queries, rows, self.reference, candidates.ravel(), self.pair_rows).reshape(candidates.shape)
+
+
+def _are_certain(squared: np.ndarray, exact: np.ndarray, kth: np.ndarray, norms: np.ndarray, dim: int) -> np.ndarray:
+    """Return for which queries no vector outside the candidates can be among the k nearest.
+
+    A vector left out has a float32 distance of at least that of the last candidate. Were
+    it as near as the k-th, its float32 distance could not exceed ``kth^2`` by more than the
+    error bound; so it suffices that the last candidate does. The candidates' own errors
+    are checked as well, in case the arithmetic (TF32, overflow) is not what the bound assumes.
+    """
+    in_bound = np.abs(squared - exact**2) <= _expansion_error(norms[:, None], exact, dim, FLOAT32_ROUNDOFF)
+    reach = kth**2 + _expansion_error(norms, kth, dim, FLOAT32_ROUNDOFF)
+    return in_bound.all(axis=1) & (squared.max(axis=1) > reach)
+
+
+def _expansion_error(norm: np.ndarray, distance: np.ndarray, dim: int, roundoff: float) -> np.ndarray:
+    """Return a bound on the error of a squared distance computed as |q|^2 + |x|^2 - 2 q.x.
+
+    Each term is a sum of ``dim`` products, wrong by at most ``gamma = dim u / (1 - dim u)``
+    of the sum of their sizes, in whatever order they are added (Higham 2002, equation 3.5);
+    16 more roundings cover centering and the final sums. With |x| <= |q| + distance the
+    whole is at most ``gamma (|q| + |x|)^2``.
+    """
+    roundings = (dim + 16) * roundoff
+    return roundings / (1 - roundings) * (2 * norm + distance) ** 2
+
+
+def _ranked(exact: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest by (distance, index) without ``own``; NaN and -1 where there are fewer."""
+    exact = np.where(candidates == own[:, None], np.inf, exact)
+    order = np.lexsort((candidates, exact), axis=-1)[:, :k]
+    distances, indices = np.take_along_axis(exact, order, 1), np.take_along_axis(candidates, order, 1)
+    missing = ((0, 0), (0, k - order.shape[1]))
+    distances = np.pad(distances, missing, constant_values=np.inf)
+    indices = np.pad(indices, missing, constant_values=-1)
+    absent = np.isinf(distances)
+    return np.where(absent, np.nan, distances), np.where(absent, -1, indices)
+
+
+def _distances(
+    first: np.ndarray, first_rows: np.ndarray, second: np.ndarray, second_rows: np.ndarray, block: int = 4096
+) -> np.ndarray:
+    """Return the distance of ``first[first_rows[i]]`` to ``second[second_rows[i]]``, float64 ``[n]``."""
+    distances = np.empty(len(first_rows))
+    for pairs in _blocks(len(first_rows), block):
+        difference = np.subtract(first[first_rows[pairs]], second[second_rows[pairs]], dtype=np.float64)
+        distances[pairs] = np.sqrt(np.square(difference, out=difference).sum(axis=1))
+    return distances
+
+
+def _blocks(n_rows: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most ``size`` rows."""
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))

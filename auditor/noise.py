@@ -1,0 +1,43 @@
+"""Noise as a function of the seed alone: never of batch size, order or device.
+
+One ``torch.Generator("cpu")`` per seed draws x_T first and then, in order, the noise of
+every stochastic step, in float32; the numbers are moved to the device afterwards. This
+is what a diffusers pipeline does with a list of generators, so any flagged sample can be
+made again in the user's own pipeline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+REVISION = 1
+
+
+def generators(seeds: Sequence[int]) -> list[Any]:
+    """Return one CPU generator per seed, each at the start of its stream."""
+    import torch
+
+    return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+
+
+def draw(streams: Sequence[Any], shape: tuple[int, ...], device: str = "cpu") -> Any:
+    """Return standard normal noise, float32 ``[len(streams), *shape]``.
+
+    Row i comes from ``streams[i]`` alone and advances it.
+    """
+    import torch
+
+    rows = [torch.randn(shape, generator=stream, dtype=torch.float32) for stream in streams]
+    return torch.stack(rows).to(device)
+
+
+def derived_seed(*parts: object) -> int:
+    """Return a seed in [0, 2^63) that depends on every part and on nothing else.
+
+    Made by sha256 of the parts' text, so it is the same in every process and version of
+    Python (``hash()`` is not).
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

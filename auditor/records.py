@@ -1,0 +1,243 @@
+"""The frozen values that flow through an audit (see docs/architecture.md).
+
+Identity is the seed or the image id, never the position. The roles of image sets
+are ``own``, ``other`` and ``heldout``; twins are ``a`` and ``b``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TWINS = ("a", "b")
+
+
+def other_twin(twin: str) -> str:
+    """Return ``b`` for ``a`` and ``a`` for ``b``."""
+    return {"a": "b", "b": "a"}[twin]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One set of saved weights of one twin at one optimizer step."""
+
+    twin: str
+    step: int
+    path: Path  # what load() reads: a folder with config.json and weights
+    format: str
+    weights: str  # "raw" or "ema"
+    scheduler: Path | None  # scheduler_config.json found for it
+    digest: str = ""  # sha256 over the bytes that load() reads; "" until read
+
+
+@dataclass(frozen=True)
+class Found:
+    """One step that a format found under a root, before raw or EMA is chosen."""
+
+    step: int
+    paths: Mapping[str, Path]  # "raw" and/or "ema" -> what load() reads
+    scheduler: Path | None
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A checkpoint that was found and not audited, and why."""
+
+    twin: str
+    step: int
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckpointSeries:
+    """The checkpoints of one twin, steps strictly increasing."""
+
+    twin: str
+    checkpoints: tuple[Checkpoint, ...]
+
+    def __post_init__(self) -> None:
+        steps = [c.step for c in self.checkpoints]
+        assert steps == sorted(set(steps)), f"steps of twin {self.twin} do not increase strictly: {steps}"
+
+    def at(self, step: int) -> Checkpoint:
+        """Return the checkpoint of this step."""
+        return next(c for c in self.checkpoints if c.step == step)
+
+
+@dataclass(frozen=True)
+class TwinPair:
+    """Two series aligned on their common steps; what is left out, with reasons."""
+
+    a: CheckpointSeries
+    b: CheckpointSeries
+    excluded: tuple[Excluded, ...] = ()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The common steps, ascending."""
+        return tuple(c.step for c in self.a.checkpoints)
+
+    def series(self, twin: str) -> CheckpointSeries:
+        """Return the series of twin ``a`` or ``b``."""
+        return {"a": self.a, "b": self.b}[twin]
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A loaded network with what is needed to sample from it and to measure its loss.
+
+    ``network(x, t)`` takes float32 ``[n, c, h, w]`` in the model's own value range and
+    int64 ``[n]`` diffusion times and returns the model's raw output, ``[n, c, h, w]``.
+    """
+
+    network: Callable[[Any, Any], Any]
+    scheduler: Mapping[str, Any]  # configuration of a diffusers scheduler
+    image_shape: tuple[int, int, int]  # (h, w, c)
+    n_parameters: int
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with identity: training images, held-out images, or samples.
+
+    ``images`` is uint8 ``[n, h, w, c]``, 0 to 255; ``ids`` are unique strings. For
+    samples the ids are the seeds.
+    """
+
+    name: str
+    images: np.ndarray
+    ids: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what reading had to do: resized, cropped, converted
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == np.uint8 and self.images.ndim == 4, "images are uint8 [n, h, w, c]"
+        assert len(self.ids) == len(self.images), "one id per image"
+        assert len(set(self.ids)) == len(self.ids), "ids are unique"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Vectors of one image set in one space; Euclidean distance is *the* distance there."""
+
+    space: str
+    of: str
+    vectors: np.ndarray  # float32 [n, d], finite
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The k nearest images of one reference set for each query, nearest first.
+
+    ``indices`` point into the reference set whose ids are ``reference_ids``;
+    ``distances`` ascend along the second axis, in the units of the space.
+    """
+
+    space: str
+    queries: str
+    reference: str
+    distances: np.ndarray  # float32 [n, k], computed in float64
+    indices: np.ndarray  # int64 [n, k]
+    reference_ids: tuple[str, ...] = field(repr=False)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids of the neighbours, object ``[n, k]``."""
+        return np.asarray(self.reference_ids, dtype=object)[self.indices]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric gives: one number per unit; their mean is the value."""
+
+    unit: str  # "seed" or "image": what is resampled
+    ids: np.ndarray  # [n]
+    values: np.ndarray  # float64 [n]
+    note: str = ""  # why the values are NaN, where they are
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval.
+
+    ``low <= value <= high``. Where no honest interval exists, low and high are NaN and
+    the note says why; where the value is undefined, all three are.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    n: int
+    unit: str
+    method: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if np.isnan(self.value) or np.isnan(self.low) or np.isnan(self.high):
+            assert self.note, "an estimate without a value or an interval says why"
+        else:
+            assert self.low <= self.value <= self.high, f"{self.low} <= {self.value} <= {self.high}"
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Denoising losses of one image set at fixed cells."""
+
+    ids: np.ndarray  # object [n_images]
+    times: np.ndarray  # int64 [n_levels], diffusion times, ascending
+    values: np.ndarray  # float64 [n_images, n_levels]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one twin at one step in one space; a metric's only input.
+
+    Arrays over seeds follow ``seeds``, arrays over held-out images follow
+    ``heldout_ids``. Whatever was not given (training images, held-out images) is None.
+    """
+
+    twin: str
+    step: int
+    space: str
+    seeds: np.ndarray  # int64 [S]
+    twin_distance: np.ndarray  # float64 [S], to the twin's sample of the same seed
+    different_seed_distance: np.ndarray  # float64 [S], mean to the twin's samples of other seeds
+    own: np.ndarray | None = None  # float64 [S, 8], distances to the nearest own images
+    other: np.ndarray | None = None  # float64 [S, 8]
+    pool_own: np.ndarray | None = None  # float64 [S], nearest own image in the equal-size pool
+    pool_other: np.ndarray | None = None  # float64 [S]
+    heldout_ids: np.ndarray | None = None  # object [H]
+    heldout_own: np.ndarray | None = None  # float64 [H, 8], held-out images to their nearest own images
+    heldout_pool_own: np.ndarray | None = None  # float64 [H]
+    heldout_pool_other: np.ndarray | None = None  # float64 [H]
+    losses: Mapping[str, LossTable] = field(default_factory=dict)  # own, other, heldout
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: what it asks, how to read it, and its scores.
+
+    ``interval`` names how stats.py makes the Estimate: ``mean`` (Student's t over units),
+    ``proportion`` (Clopper-Pearson), ``lean`` (relabelling and the two-way interval).
+    ``twins`` lists what is reported; ``both`` beside ``a`` and ``b`` is their average.
+    """
+
+    name: str
+    question: str
+    unit: str  # of the value
+    direction: str  # what larger means
+    reference: str  # formula and source
+    k: int  # neighbours it needs
+    twins: tuple[str, ...]
+    interval: str
+    scores: Callable[[Evidence], Scores]
+    per_space: bool = True  # False: about the network, not about a feature space

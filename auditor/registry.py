@@ -1,0 +1,64 @@
+"""The components that can be added to: name -> "module:object", and one lookup.
+
+Values are names, not objects, so that listing them imports nothing heavy. A new
+component is one file and one line here; the contract tests read these tables.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from auditor.errors import AuditError
+
+FORMATS = {
+    "diffusers": "auditor.checkpoints.diffusers:DiffusersFormat",
+}
+
+SPACES = {
+    "pixel": "auditor.spaces.pixel:PixelSpace",
+    "correlation": "auditor.spaces.correlation:CorrelationSpace",
+    "clip": "auditor.spaces.clip:ClipSpace",
+}
+
+METRICS = {
+    "twin_distance": "auditor.metrics.twin_distance:METRIC",
+    "twin_distance_ratio": "auditor.metrics.twin_distance_ratio:METRIC",
+    "nearest_own": "auditor.metrics.nearest_own:METRIC",
+    "nearest_other": "auditor.metrics.nearest_other:METRIC",
+    "nearest_heldout": "auditor.metrics.nearest_heldout:METRIC",
+    "own_share": "auditor.metrics.own_share:METRIC",
+    "heldout_share": "auditor.metrics.heldout_share:METRIC",
+    "memorized_fraction": "auditor.metrics.memorized_fraction:METRIC",
+    "heldout_memorized_fraction": "auditor.metrics.heldout_memorized_fraction:METRIC",
+    "loss_own": "auditor.metrics.loss:OWN",
+    "loss_other": "auditor.metrics.loss:OTHER",
+    "loss_heldout": "auditor.metrics.loss:HELDOUT",
+}
+
+REPORTS = {
+    "terminal": "auditor.reports.terminal:render",
+    "json": "auditor.reports.json:render",
+}
+
+TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS}
+
+
+def lookup(kind: str, name: str) -> Any:
+    """Return the component called ``name`` of ``kind`` (format, space, metric or report).
+
+    Raises
+    ------
+    AuditError
+        If there is none; the message lists the names and the closest match.
+    """
+    table = TABLES[kind]
+    if name not in table:
+        close = get_close_matches(name, table, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise AuditError(
+            f"There is no {kind} called {name!r}.", f"--{kind}s", f"{hint}Choose from: {', '.join(table)}."
+        )
+    module, attribute = table[name].split(":")
+    return getattr(import_module(module), attribute)

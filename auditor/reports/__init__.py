@@ -1,0 +1,108 @@
+"""From a run directory to a Report, read from files only; the formats beside this file render it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from auditor import checks, tables
+from auditor.config import HEADLINE_SPACE
+from auditor.run import RunDirectory
+
+TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What every report format shows."""
+
+    root: Path
+    record: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]  # the run's top tables by name
+    caveats: tuple[str, ...]
+
+    @property
+    def headline_space(self) -> str:
+        """The space in which the twin distance is headlined: correlation, else the first one."""
+        spaces = self.record["scope"]["spaces"]
+        return HEADLINE_SPACE if HEADLINE_SPACE in spaces else spaces[0]
+
+    @property
+    def copy_space(self) -> str:
+        """The space in which copies are counted: pixel, else the first one."""
+        spaces = self.record["scope"]["spaces"]
+        return "pixel" if "pixel" in spaces else spaces[0]
+
+    @property
+    def steps(self) -> list[int]:
+        """The audited steps, ascending."""
+        return list(self.record["scope"]["steps"])
+
+    @property
+    def recommended(self) -> int | None:
+        """The step to release by the rule, or None."""
+        verdicts = self.tables["verdicts"]
+        chosen = verdicts.step[verdicts.recommended]
+        return None if chosen.empty else int(chosen.iloc[0])
+
+    def estimates(self, metric: str, twin: str, space: str = "") -> pd.DataFrame:
+        """Return the rows of one metric by step, index = step."""
+        m = self.tables["measurements"]
+        return m[(m.metric == metric) & (m.twin == twin) & (m.space == space)].set_index("step").sort_index()
+
+    def onset(self, name: str, space: str = "") -> pd.Series:
+        """Return one row of the onsets."""
+        o = self.tables["onsets"]
+        return o[(o.onset == name) & (o.space == space)].iloc[0]
+
+    @property
+    def conclusion(self) -> str:
+        """The one sentence a decision-maker reads, labelled provisional."""
+        if not self.record["scope"]["with_train"]:
+            return "No checkpoint can be recommended: without training images only divergence was measured."
+        step = self.recommended
+        if step is None:
+            return f"Provisional: release none of these checkpoints. {self.nearest_objection}"
+        return f"Provisional: release step {step}. {self.praise(step)}"
+
+    @property
+    def nearest_objection(self) -> str:
+        """Why the checkpoint with the fewest objections is not recommended."""
+        verdicts = self.tables["verdicts"]
+        row = verdicts.loc[verdicts.reasons.str.count(r"\.").idxmin()]
+        return f"The nearest is step {row.step}: {row.reasons}"
+
+    def praise(self, step: int) -> str:
+        """Return in words why this step passes, with its numbers."""
+        share = self.estimates("own_share", "both", self.headline_space).loc[step]
+        copied = max(self.estimates("memorized_fraction", t, self.copy_space).loc[step].value for t in "ab")
+        limit = self.onset("divergence", self.headline_space)
+        return (
+            f"It is the latest that is not after the divergence of the twins (by step {limit.high}), "
+            f"{percent(share.value)} of its samples lie closer to their own half in {self.headline_space} "
+            f"({percent(share.low)} to {percent(share.high)}; 50% is no lean), and {percent(copied)} are flagged "
+            "as copies."
+        )
+
+
+def percent(value: float) -> str:
+    """Return a share as text, or a dash where it is not defined."""
+    return "-" if pd.isna(value) else f"{100 * value:.1f}%"
+
+
+def read_report(root: str | Path) -> Report:
+    """Return the report of a run.
+
+    Raises
+    ------
+    AuditError
+        If there is no run, or its tables are missing.
+    """
+    run = RunDirectory(root)
+    record = run.read_record()
+    frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
+    return Report(run.root, record, frames, tuple(checks.caveats(record, frames)))

@@ -1,0 +1,46 @@
+"""The report as JSON: the same facts as the terminal, for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, TextIO
+
+from auditor.reports import Report
+
+SCHEMA_VERSION = 1
+
+
+def render(report: Report, out: TextIO, width: int | None = None, color: bool = False) -> None:
+    """Write one JSON object; NaN becomes null. ``width`` and ``color`` have no meaning here."""
+    out.write(json.dumps(facts(report), indent=2, allow_nan=False) + "\n")
+
+
+def facts(report: Report) -> dict[str, Any]:
+    """Return everything the report says."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "status": report.record["status"],
+        "conclusion": report.conclusion,
+        "recommended_step": report.recommended,
+        "rule": "provisional",
+        "weights": report.record["resolved"]["weights"],
+        "caveats": list(report.caveats),
+        "verdicts": rows(report, "verdicts"),
+        "onsets": rows(report, "onsets"),
+        "checkpoints": rows(report, "checkpoints"),
+        "measurements": rows(report, "measurements"),
+        "scope": report.record["scope"],
+        "sets": report.record["sets"],
+        "versions": report.record["versions"],
+    }
+
+
+def rows(report: Report, table: str) -> list[dict[str, Any]]:
+    """Return a table as a list of objects."""
+    return [{k: plain(v) for k, v in row.items()} for row in report.tables[table].to_dict("records")]
+
+
+def plain(value: Any) -> Any:
+    """Return a value JSON knows: NaN and infinities become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,199 @@
+"""The report on a terminal: readable at 80 columns, without colour, in a log file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TextIO
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from auditor.reports import Report, percent
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDE = 120  # from here on the table shows intervals and both twins
+
+
+def render(report: Report, out: TextIO, width: int | None = None, color: bool | None = None) -> None:
+    """Write the report; ``width`` and ``color`` default to what the terminal offers."""
+    console = Console(file=out, width=width, no_color=None if color is None else not color, highlight=False)
+    for part in (heading, conclusion, table, curves, onsets, excluded, caveats, footer):
+        block = part(report, console.width)
+        if block is not None:
+            console.print(block)
+            console.print()
+
+
+def heading(report: Report, width: int) -> Text:
+    """What was audited, in two lines."""
+    scope, resolved = report.record["scope"], report.record["resolved"]
+    sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
+    h, w, c = resolved["image_shape"]
+    text = Text(f"Audit of {len(scope['steps'])} checkpoints", style="bold")
+    text.append(f" ({resolved['weights']} weights), {h}x{w}x{c}, {scope['n_samples']} seeds each\n", style="not bold")
+    text.append(f"images: {sets or 'none given'}", style="dim")
+    return text
+
+
+def conclusion(report: Report, width: int) -> Text:
+    """The one sentence."""
+    return Text(report.conclusion, style="bold green" if report.recommended is not None else "bold yellow")
+
+
+def table(report: Report, width: int) -> Group:
+    """One row per checkpoint with the few columns that matter."""
+    wide = width >= WIDE
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    columns = table_columns(report, wide)
+    for name, _ in columns:
+        grid.add_column(name, justify="left" if name == "says" else "right", no_wrap=name != "says")
+    for step in report.steps:
+        style = "bold green" if step == report.recommended else ""
+        grid.add_row(*(cells.get(step, "-") for _, cells in columns), style=style)
+    return Group(grid, Text(legend(report), style="dim"))
+
+
+def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
+    """Return the columns: a heading and a cell per step."""
+    distance = report.estimates("twin_distance_ratio", "both", report.headline_space)
+    columns = [
+        ("step", {step: f"{step:,}{' *' if step == report.recommended else ''}" for step in report.steps}),
+        ("held-out\nloss", cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
+        ("twin\ndistance", cells(distance, "{:.3f}", wide)),
+    ]
+    if report.record["scope"]["with_train"]:
+        for space in report.record["scope"]["spaces"]:
+            share = report.estimates("own_share", "both", space)
+            columns.append((f"own share\n{space}", shares(share, wide)))
+        columns.append(("copies\na / b", copies(report)))
+    return [*columns, ("says", says(report))]
+
+
+def cells(rows: pd.DataFrame, form: str, with_interval: bool) -> dict[int, str]:
+    """Return value (and interval) per step."""
+    return {
+        step: "-"
+        if np.isnan(row.value)
+        else form.format(row.value)
+        + (f" [{form.format(row.low)}, {form.format(row.high)}]" if with_interval and not np.isnan(row.low) else "")
+        for step, row in rows.iterrows()
+    }
+
+
+def shares(rows: pd.DataFrame, wide: bool) -> dict[int, str]:
+    """Return own_share per step, marked where its lean is significant after correction."""
+    text = cells(rows, "{:.2f}", wide)
+    return {step: text[step] + ("!" if row.p_corrected <= 0.025 else " ") for step, row in rows.iterrows()}
+
+
+def copies(report: Report) -> dict[int, str]:
+    """Return the flagged share of both twins per step."""
+    a, b = (report.estimates("memorized_fraction", twin, report.copy_space).value for twin in "ab")
+    return {step: f"{percent(a[step])} / {percent(b[step])}" for step in a.index}
+
+
+def says(report: Report) -> dict[int, str]:
+    """Return the last column: release, underfit, or what speaks against the step."""
+    words = {}
+    for row in report.tables["verdicts"].itertuples():
+        words[row.step] = "release" if row.recommended else short_reason(row.verdict, row.reasons)
+    return words
+
+
+def short_reason(verdict: str, reasons: str) -> str:
+    """Return a word or two for the sentences against a step."""
+    if verdict != "undecided":
+        return verdict
+    found = [word for key, word in (("copies", "copies"), ("lean", "leans"), ("diverge", "diverged")) if key in reasons]
+    return ", ".join(found) or "passes"
+
+
+def legend(report: Report) -> str:
+    """Say what the columns mean, in one paragraph."""
+    lines = [f"twin distance: in {report.headline_space}, 1 = as far as different seeds."]
+    if report.record["scope"]["with_train"]:
+        control = max_control(report)
+        lines.append(
+            "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = significant by relabelling, "
+            "corrected over checkpoints and spaces."
+        )
+        lines.append(f"copies: gap ratio 1/3 in {report.copy_space}; real held-out images: {control}.")
+    if report.recommended is not None:
+        lines.append("* = release by the provisional rule.")
+    return " ".join(lines)
+
+
+def max_control(report: Report) -> str:
+    """Return the rate at which held-out images are flagged, with its interval."""
+    rows = [report.estimates("heldout_memorized_fraction", twin, report.copy_space).iloc[0] for twin in "ab"]
+    worst = max(rows, key=lambda row: -1 if np.isnan(row.value) else row.value)
+    if np.isnan(worst.value):
+        return "not known"
+    return f"{percent(worst.value)} ({percent(worst.low)} to {percent(worst.high)})"
+
+
+def curves(report: Report, width: int) -> Table:
+    """Small curves over the series, least to largest value of each."""
+    grid = Table.grid(padding=(0, 2))
+    wanted = [("held-out loss", "loss_heldout", ""), ("twin distance", "twin_distance_ratio", report.headline_space)]
+    if report.record["scope"]["with_train"]:
+        wanted += [(f"own share {space}", "own_share", space) for space in report.record["scope"]["spaces"]]
+    for label, metric, space in wanted:
+        values = report.estimates(metric, "both", space).value.to_numpy()
+        if np.isfinite(values).any():
+            grid.add_row(label, sparkline(values), f"{np.nanmin(values):.3f} to {np.nanmax(values):.3f}")
+    return grid
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return one bar per value, scaled from the least to the largest; a space where there is none."""
+    x = np.asarray(values, dtype=float)
+    span = np.nanmax(x) - np.nanmin(x)
+    level = np.zeros(len(x)) if span == 0 else (x - np.nanmin(x)) / span * (len(BARS) - 1)
+    return "".join(" " if np.isnan(each) else BARS[round(float(each))] for each in level)
+
+
+def onsets(report: Report, width: int) -> Text:
+    """Where the twin distance and the held-out loss have their minimum, as sets."""
+    text = Text()
+    for row in report.tables["onsets"].itertuples():
+        name = "least held-out loss" if row.onset == "loss" else f"least twin distance, {row.space}"
+        where = (
+            "not known"
+            if row.low < 0
+            else f"step {row.low:,}"
+            if row.low == row.high
+            else f"steps {row.low:,} to {row.high:,}"
+        )
+        note = f" ({row.note})" if row.note else ""
+        status = "" if row.status == "found" else f", {row.status}"
+        text.append(f"{name}: {where} (95% set){status}{note}\n")
+    text.rstrip()
+    return text
+
+
+def excluded(report: Report, width: int) -> Text | None:
+    """Checkpoints that were found and not audited."""
+    rows = report.tables["checkpoints"]
+    rows = rows[~rows.audited]
+    if rows.empty:
+        return None
+    lines = [f"  {row.twin} {row.path}: {row.reason}" for row in rows.itertuples()]
+    return Text("Not audited\n" + "\n".join(lines))
+
+
+def caveats(report: Report, width: int) -> Table:
+    """What must not be concluded."""
+    grid = Table.grid(padding=(0, 1))
+    for sentence in report.caveats:
+        grid.add_row("-", Text(sentence))
+    return grid
+
+
+def footer(report: Report, width: int) -> Text:
+    """Where the numbers lie."""
+    return Text(f"tables: {report.root}/measurements.parquet, onsets.parquet, verdicts.parquet", style="dim")

@@ -1,0 +1,290 @@
+"""The run directory: names, keys, atomic writes, resume, lock. It knows files, not their meaning.
+
+A finished artefact ``X.npy`` has its key beside it, ``X.npy.key.json``: readable JSON of
+everything that changes its bytes. The key is written before the artefact appears, so an
+artefact without a matching key is never taken for finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor.errors import AuditError
+
+FORMAT_VERSION = 1  # of the run directory; raised when an older auditor could misread a newer run
+
+
+class RunDirectory:
+    """Owner of every path of one run.
+
+    Parameters
+    ----------
+    root
+        The run directory. It need not exist.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    # names -----------------------------------------------------------------
+
+    @property
+    def record(self) -> Path:
+        """run.json"""
+        return self.root / "run.json"
+
+    @property
+    def log(self) -> Path:
+        """Libraries' chatter and progress, in words."""
+        return self.root / "log.txt"
+
+    def table(self, name: str) -> Path:
+        """One of the top tables: checkpoints, measurements, onsets, verdicts."""
+        return self.root / f"{name}.parquet"
+
+    def samples(self, twin: str, step: int) -> Path:
+        """uint8 ``[n, h, w, c]``; row i has seed ``first seed + i``."""
+        return self.root / "samples" / twin / f"{step}.npy"
+
+    def features(self, space: str, of: str) -> Path:
+        """float32 ``[n, d]``; ``of`` is an image set or ``twin/step``."""
+        return self.root / "features" / space / f"{of}.npy"
+
+    def evidence(self, space: str, of: str) -> Path:
+        """One row per seed (``of`` = ``twin/step``) or per image (``heldout``, ``train-a``, ``train-b``)."""
+        return self.root / "evidence" / space / f"{of}.parquet"
+
+    def losses(self, twin: str, step: int) -> Path:
+        """One row per image and noise level."""
+        return self.root / "losses" / twin / f"{step}.parquet"
+
+    def images(self, name: str) -> Path:
+        """The images of a set that are somebody's neighbour, as the model sees them."""
+        return self.root / "images" / f"{name}.npy"
+
+    # reading ---------------------------------------------------------------
+
+    def read_record(self) -> dict[str, Any]:
+        """Return run.json.
+
+        Raises
+        ------
+        AuditError
+            If there is no run, its record is unreadable, or a newer auditor wrote it.
+        """
+        if not self.record.is_file():
+            raise AuditError(
+                "There is no audit here: run.json is missing.", self.root, "Give a folder that audit run wrote."
+            )
+        try:
+            record = json.loads(self.record.read_text())
+            version = int(record["format"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AuditError(
+                f"run.json cannot be read: {error}.", self.record, "Run the audit again with --remake."
+            ) from None
+        if version > FORMAT_VERSION:
+            raise AuditError(
+                f"The run has format {version}, this auditor reads up to {FORMAT_VERSION}.",
+                self.root,
+                "Upgrade auditor.",
+            )
+        return record
+
+    # writing ---------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for one writer; a second one gets an error at once."""
+        if self.root.exists() and not self.root.is_dir():
+            raise AuditError("The run directory is a file.", self.root, "Choose another --out.")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = open(self.root / ".lock", "a")  # noqa: SIM115  closed below, when the lock is given back
+        except OSError as error:
+            raise AuditError(f"Cannot write here: {error.strerror}.", self.root, "Choose another --out.") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AuditError(
+                    "Another process is writing this run.", self.root, "Wait for it, or choose another --out."
+                ) from None
+            yield
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write run.json atomically."""
+        write_json(self.record, {"format": FORMAT_VERSION, **record})
+
+    # keys ------------------------------------------------------------------
+
+    def key(self, path: Path) -> dict[str, Any] | None:
+        """Return the key of a finished artefact, or None where there is none."""
+        if not path.exists():
+            return None
+        try:
+            return json.loads(key_path(path).read_text())
+        except (OSError, ValueError):
+            return None
+
+    @contextmanager
+    def artefact(self, path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
+        """Yield a temporary path to write; afterwards it becomes the artefact, with its key."""
+        with atomic(path) as temporary:
+            yield temporary
+            if self.key(path) != as_json(key):
+                path.unlink(missing_ok=True)  # so that no moment pairs the old bytes with the new key
+                write_json(key_path(path), key)
+
+    def build(
+        self, path: Path, key: Mapping[str, Any], n: int, batch_size: int, compute: Callable[[range], np.ndarray]
+    ) -> Iterator[int]:
+        """Make an array artefact of ``n`` rows in batches; resume, or extend a shorter one.
+
+        ``compute(rows)`` returns the rows of one full batch (the last range runs past n
+        and is cut here). Yields the number of rows finished after each batch.
+        """
+        have = self._reusable_rows(path, key, batch_size)
+        yield from self.make_parts(path, key, range(have, n, batch_size), compute)
+        self._assemble(path, key, have, n, batch_size)
+
+    def make_parts(
+        self, path: Path, key: Mapping[str, Any], starts: range, compute: Callable[[range], np.ndarray]
+    ) -> Iterator[int]:
+        """Make the batches that are not on disk yet; yield the rows finished after each."""
+        folder = parts_folder(path)
+        prepare_parts(folder, key)
+        for start in starts:
+            part = part_path(path, start)
+            if not part.exists():
+                rows = compute(range(start, start + starts.step))
+                with atomic(part) as temporary:
+                    save_array(temporary, rows)
+            yield min(start + starts.step, starts.stop)
+
+    def _reusable_rows(self, path: Path, key: Mapping[str, Any], batch_size: int) -> int:
+        """Return how many whole batches' rows of a shorter finished artefact can be kept."""
+        if self.key(path) != as_json(key):
+            return 0
+        return n_rows(path) // batch_size * batch_size
+
+    def _assemble(self, path: Path, key: Mapping[str, Any], have: int, n: int, batch_size: int) -> None:
+        """Join the kept rows and the parts into the artefact, a batch at a time."""
+        old = np.load(path, mmap_mode="r")[:have] if have else None
+        like = old if old is not None else np.load(part_path(path, have), mmap_mode="r")
+        with self.artefact(path, key) as temporary:
+            joined = np.lib.format.open_memmap(temporary, "w+", like.dtype, (n, *like.shape[1:]))
+            if old is not None:
+                joined[:have] = old
+            for start in range(have, n, batch_size):
+                joined[start : start + batch_size] = np.load(part_path(path, start))[: n - start]
+            joined.flush()
+        drop_parts(path)
+
+
+def parts_folder(path: Path) -> Path:
+    """Return the folder that holds the finished batches of an artefact in the making."""
+    return path.with_name(path.stem + ".partial")
+
+
+def part_path(path: Path, start: int) -> Path:
+    """Return where the batch that begins at row ``start`` lies."""
+    return parts_folder(path) / f"{start:08d}.npy"
+
+
+def drop_parts(path: Path) -> None:
+    """Remove the batches of an artefact that is finished."""
+    shutil.rmtree(parts_folder(path), ignore_errors=True)
+
+
+def key_path(path: Path) -> Path:
+    """Return where the key of an artefact lies."""
+    return path.with_name(path.name + ".key.json")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as it reads back from JSON (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def n_rows(path: Path) -> int:
+    """Return the number of rows of an ``.npy`` file, from its header."""
+    return len(np.load(path, mmap_mode="r"))
+
+
+def prepare_parts(parts: Path, key: Mapping[str, Any]) -> None:
+    """Make the folder of finished batches, emptied if it was begun under another key."""
+    key_file = parts / "key.json"
+    if parts.exists() and not (key_file.exists() and json.loads(key_file.read_text()) == as_json(key)):
+        shutil.rmtree(parts)
+    parts.mkdir(parents=True, exist_ok=True)
+    write_json(key_file, key)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an ``.npy`` under exactly this name (``np.save`` would append a suffix)."""
+    with open(path, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, a final newline."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is synced and renamed, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AuditError(
+                "The disk is full.", path, "Free some space and give the same command: the run resumes."
+            ) from error
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Return what differs between two keys, as ``path: old -> new`` lines."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for name in sorted({*old, *new}):
+            lines += differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
+        return lines
+    return [] if old == new else [f"{prefix}: {shorten(old)} -> {shorten(new)}"]
+
+
+def shorten(value: Any) -> str:
+    """Return a value as text; long digests are cut."""
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "..."

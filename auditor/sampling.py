@@ -1,0 +1,106 @@
+"""Samples of a diffusion model from shared noise, stepped by a diffusers scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from auditor import noise
+from auditor.errors import AuditError
+from auditor.records import DiffusionModel
+
+REVISION = 1
+
+# name -> (diffusers scheduler class, settings that override the checkpoint's own, default number of steps)
+SAMPLERS: dict[str, tuple[str, dict[str, Any], int | None]] = {
+    "ddim": ("DDIMScheduler", {}, 50),
+    "ddpm": ("DDPMScheduler", {}, None),  # None: every training step
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, 20),
+}
+
+
+def resolve_steps(sampler: str, asked: int | None, scheduler: Mapping[str, Any]) -> int:
+    """Return the number of sampling steps: as asked, or the sampler's default.
+
+    Raises
+    ------
+    AuditError
+        If the sampler is unknown, or the number cannot be spread evenly over the
+        training schedule (DDIM with linspace or trailing spacing then steps to
+        inconsistent times), or exceeds it.
+    """
+    if sampler not in SAMPLERS:
+        raise AuditError(f"There is no sampler {sampler!r}.", "--sampler", f"Choose from: {', '.join(SAMPLERS)}.")
+    train_steps = int(scheduler["num_train_timesteps"])
+    steps = asked or SAMPLERS[sampler][2] or train_steps
+    if steps > train_steps:
+        raise AuditError(
+            f"{steps} sampling steps were asked for, the schedule has {train_steps}.",
+            "--sampling-steps",
+            f"Give at most {train_steps}.",
+        )
+    spacing = scheduler.get("timestep_spacing", "leading")
+    if sampler == "ddim" and spacing != "leading" and train_steps % steps:
+        raise AuditError(
+            f"DDIM with {spacing} spacing needs a number of steps that divides {train_steps}; {steps} does not.",
+            "--sampling-steps",
+            "Give for instance 50.",
+        )
+    return steps
+
+
+def make_scheduler(sampler: str, steps: int, scheduler: Mapping[str, Any]) -> Any:
+    """Return a fresh diffusers scheduler for one batch, from the checkpoint's own configuration.
+
+    Schedulers keep a history, so each batch gets a new one.
+    """
+    import diffusers
+
+    class_name, overrides, _ = SAMPLERS[sampler]
+    stepper = getattr(diffusers, class_name).from_config({**scheduler, **overrides})
+    stepper.set_timesteps(steps)
+    return stepper
+
+
+def to_uint8(x: Any) -> np.ndarray:
+    """Return uint8 ``[n, h, w, c]`` from float ``[n, c, h, w]`` in [-1, 1], as diffusers pipelines do."""
+    scaled = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    return (scaled.float().cpu().numpy() * 255).round().astype(np.uint8)
+
+
+def sample_batch(
+    model: DiffusionModel, seeds: Sequence[int], sampler: str, steps: int, device: str = "cpu"
+) -> np.ndarray:
+    """Return one sample per seed, uint8 ``[len(seeds), h, w, c]``.
+
+    Row i depends on ``seeds[i]`` and the weights; on the other rows and their number
+    only by float rounding of the network's arithmetic.
+    """
+    import torch
+
+    h, w, c = model.image_shape
+    streams = noise.generators(seeds)
+    stepper = make_scheduler(sampler, steps, model.scheduler)
+    # eta = 0 makes DDIM deterministic; the stochastic DDPM step draws from each seed's own stream.
+    step_options = {"generator": streams} if sampler == "ddpm" else {}
+    with torch.inference_mode():
+        x = noise.draw(streams, (c, h, w), device) * stepper.init_noise_sigma
+        for t in stepper.timesteps:
+            times = torch.full((len(seeds),), int(t), device=device, dtype=torch.int64)
+            output = model.network(stepper.scale_model_input(x, t), times)
+            x = stepper.step(output, t, x, **step_options).prev_sample
+        if not torch.isfinite(x).all():
+            raise AuditError("The network returned values that are not finite.", f"seeds {seeds[0]} to {seeds[-1]}")
+    return to_uint8(x)
+
+
+def batches(n: int, batch_size: int) -> Iterator[range]:
+    """Yield ranges of exactly ``batch_size`` numbers that cover 0 to n - 1.
+
+    The last range is full as well (it runs past n), because a network's arithmetic
+    drifts with the batch size: row i is the same whatever n is.
+    """
+    for start in range(0, n, batch_size):
+        yield range(start, start + batch_size)

@@ -1,0 +1,350 @@
+"""Intervals, permutation tests, confidence sets of a minimum: arrays in, numbers with their uncertainty out.
+
+Each section names the rule of docs/statistics.md it implements. What is random is drawn
+from generators whose seeds are given, never from a global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats as distributions
+
+from auditor.config import LEVEL, N_RELABELINGS, N_RESAMPLES
+from auditor.records import Estimate, Scores
+
+NAN = float("nan")
+
+# ---------------------------------------------------------------------------
+# One value and its interval
+# ---------------------------------------------------------------------------
+
+
+def undefined(reason: str, unit: str = "", n: int = 0, level: float = LEVEL) -> Estimate:
+    """Return the estimate of something that has no value, with the reason."""
+    return Estimate(NAN, NAN, NAN, level, n, unit, "", reason)
+
+
+def mean_interval(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return the mean of per-unit scores with Student's t interval over the units."""
+    x = np.asarray(scores.values, dtype=float)
+    if len(x) == 0 or not np.isfinite(x).all():
+        return undefined(scores.note or "some scores are not defined", scores.unit, len(x), level)
+    value = float(x.mean())
+    if len(x) == 1:
+        return Estimate(value, NAN, NAN, level, 1, scores.unit, "", f"one {scores.unit} has no interval")
+    half = distributions.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    return Estimate(value, value - half, value + half, level, len(x), scores.unit, "t over units", scores.note)
+
+
+def clopper_pearson(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the exact interval of a proportion; 0 of n has a positive upper limit.
+
+    Half hits (ties) are allowed: the beta quantiles interpolate.
+    """
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(distributions.beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits == n else float(distributions.beta.ppf(1 - tail, hits + 1, n - hits))
+    return low, high
+
+
+def proportion(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return the share of units (scores 0, 1, and 1/2 for ties) with its Clopper-Pearson interval."""
+    x = np.asarray(scores.values, dtype=float)
+    if len(x) == 0 or not np.isfinite(x).all():
+        return undefined(scores.note or "some scores are not defined", scores.unit, len(x), level)
+    value = float(x.mean())
+    low, high = clopper_pearson(float(x.sum()), len(x), level)
+    return Estimate(
+        value, min(low, value), max(high, value), level, len(x), scores.unit, "Clopper-Pearson", scores.note
+    )
+
+
+# ---------------------------------------------------------------------------
+# The relabelling engine (statistics 2): which half an image belongs to is the unit of chance
+# ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images of both halves that take part in own-versus-other statistics.
+
+    ``labels`` is +1 for half a and -1 for half b; images of one ``group`` (duplicates,
+    one patient) share a label and are relabelled together.
+    """
+
+    ids: tuple[tuple[str, str], ...]  # (half, image id)
+    labels: np.ndarray  # float64 [N], +1 or -1
+    groups: np.ndarray  # int64 [N]
+
+
+@dataclass(frozen=True)
+class Relabeling:
+    """R + 1 assignments of the pool's groups to the halves; row 0 is the true one."""
+
+    labels: np.ndarray  # float32 [R + 1, N]
+    mean: np.ndarray  # float64 [N], expected label of each image
+
+
+def relabel(pool: Pool, seed: int, n: int = N_RELABELINGS) -> Relabeling:
+    """Return ``n`` random assignments beside the true one, labels permuted among groups of equal size.
+
+    This keeps the size profile of each half, and is exact when the halves were split at
+    random by group.
+    """
+    _, first, member = np.unique(pool.groups, return_index=True, return_inverse=True)
+    sizes, label = np.bincount(member), pool.labels[first]
+    rng = np.random.default_rng(seed)
+    rows = np.tile(label.astype(np.float32), (n + 1, 1))
+    mean = np.empty(len(label))
+    for size in np.unique(sizes):
+        same = np.flatnonzero(sizes == size)
+        rows[1:, same] = rng.permuted(rows[1:, same], axis=1)
+        mean[same] = label[same].mean()
+    return Relabeling(rows[:, member], mean[member])
+
+
+@dataclass(frozen=True)
+class RelabelingTest:
+    """Statistics T = w.y under all relabelings, standardised."""
+
+    value: np.ndarray  # float64 [M]: w.y minus its expectation
+    sd: np.ndarray  # float64 [M]: over relabelings
+    z: np.ndarray  # float64 [R + 1, M]
+    p: np.ndarray  # float64 [M], one-sided
+
+
+def relabeling_test(relabeling: Relabeling, weights: np.ndarray) -> RelabelingTest:
+    """Test M linear statistics, rows of ``weights`` ``[M, N]``, for being larger than labels explain (2.3).
+
+    p counts the true labelling itself, so it is never 0. A statistic that no relabelling
+    changes (identical twins) has z = 0 and p = 1.
+    """
+    t = relabeling.labels.astype(float) @ weights.T - weights @ relabeling.mean
+    sd = t.std(axis=0)
+    flat = sd <= 1e-12 * np.maximum(1, np.abs(weights).sum(axis=1))
+    z = np.where(flat, 0.0, t / np.where(flat, 1.0, sd))
+    p = at_least(z, z[0]).mean(axis=0)
+    return RelabelingTest(t[0], np.where(flat, 0.0, sd), z, p)
+
+
+def at_least(z: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Return z >= observed, rounding aside: relabelings that tie with the truth count."""
+    return z >= observed - 1e-9
+
+
+def step_down_max_t(z: np.ndarray) -> np.ndarray:
+    """Return family-wise p values ``[M]`` of the statistics whose relabelled z are ``[R + 1, M]`` (7.1).
+
+    Westfall and Young's step-down maximum: the joint distribution under relabelling is
+    used as it is, so any dependence between checkpoints and spaces is covered.
+    """
+    order = np.argsort(-z[0], kind="stable")
+    # running maximum over the statistics not yet rejected, from the least extreme upwards
+    maxima = np.maximum.accumulate(z[:, order[::-1]], axis=1)[:, ::-1]
+    p = at_least(maxima, z[0, order]).mean(axis=0)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.maximum.accumulate(p)
+    return adjusted
+
+
+def effective_images(weights: np.ndarray) -> np.ndarray:
+    """Return n_eff = (sum |w|)^2 / sum w^2 of each row: on how many images the evidence rests (2.4)."""
+    total, squares = np.abs(weights).sum(-1) ** 2, (weights**2).sum(-1)
+    return np.divide(total, squares, out=np.zeros_like(total), where=squares > 0)
+
+
+# ---------------------------------------------------------------------------
+# Own-versus-other lean (statistics 3)
+# ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where one twin's samples land in the pool: the nearest image of each half and how near.
+
+    A sample that is equally near to both halves lands half on each.
+    """
+
+    nearest_a: np.ndarray  # int64 [S], pool index of the nearest image of half a
+    nearest_b: np.ndarray  # int64 [S]
+    in_a: np.ndarray  # float64 [S]: 1 nearer to half a, 0 nearer to b, 1/2 tie
+    gap: np.ndarray  # float64 [S] in [0, 1]: (d2 - d1) / (d2 + d1), d2 of another group
+
+    def weights(self, n_pool: int, by_gap: bool = False) -> np.ndarray:
+        """Return mean over seeds of the weight that lands on each pool image, ``[N]``."""
+        g = self.gap if by_gap else np.ones_like(self.in_a)
+        on_a = np.bincount(self.nearest_a, g * self.in_a, n_pool)
+        on_b = np.bincount(self.nearest_b, g * (1 - self.in_a), n_pool)
+        return (on_a + on_b) / len(self.in_a)
+
+    @property
+    def first(self) -> np.ndarray:
+        """Pool index of the nearest image, ``[S]`` (half a's on ties)."""
+        return np.where(self.in_a >= 0.5, self.nearest_a, self.nearest_b)
+
+
+def own_share_both(a: Landing, b: Landing, pool: Pool, level: float = LEVEL) -> tuple[Estimate, float, float]:
+    """Return the twin average of the share of samples nearer to their own half, with V_seed and V_hub (3.3, 3.4).
+
+    T = 1/2 + 1/4 sum_i y_i c_i, c_i the share of A's samples on image i minus that of
+    B's. The interval is two-way: seeds, and hubs of this split.
+    """
+    e = a.in_a - b.in_a
+    n = len(e)
+    value = 0.5 + e.mean() / 2
+    c = a.weights(len(pool.labels)) - b.weights(len(pool.labels))
+    v_seed = e.var() / (4 * n)
+    v_hub = hub_variance(c, pool, float(np.mean(a.first != b.first)), n)
+    half = distributions.norm.ppf((1 + level) / 2) * np.sqrt(v_seed + v_hub)
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    return Estimate(float(value), low, high, level, n, "seed", "two-way: seeds and split"), v_seed, v_hub
+
+
+def hub_variance(c: np.ndarray, pool: Pool, q: float, n_seeds: int) -> float:
+    """Return V_hub of 3.4: the part of the spread of y_i c_i over groups that seeds do not explain."""
+    _, member = np.unique(pool.groups, return_inverse=True)
+    a = np.bincount(member, pool.labels * c)
+    spread = np.sum((a - a.mean()) ** 2)
+    seed_part = (2 * q - np.sum(np.bincount(member, c) ** 2)) / max(n_seeds - 1, 1)
+    return max(0.0, float(spread - seed_part)) / 16
+
+
+def own_share_one(landing: Landing, pool: Pool, sign: float, test_sd: float, level: float = LEVEL) -> Estimate:
+    """Return one twin's share nearer to its own half; the interval is its spread under relabelling (3.3).
+
+    ``sign`` is +1 for twin a and -1 for twin b. The interval is wide: it holds the hubs of
+    the split, which one twin cannot tell from a lean.
+    """
+    value = float(0.5 + sign * (landing.in_a.mean() - 0.5))
+    half = distributions.norm.ppf((1 + level) / 2) * test_sd
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    return Estimate(value, low, high, level, len(landing.in_a), "seed", "spread under relabelling")
+
+
+def widen(estimate: Estimate, n_looks: int) -> tuple[float, float]:
+    """Return the interval of a share when ``n_looks`` are looked at together (Bonferroni, normal)."""
+    if np.isnan(estimate.low):
+        return NAN, NAN
+    one = distributions.norm.ppf((1 + estimate.level) / 2)
+    many = distributions.norm.ppf(1 - (1 - estimate.level) / (2 * n_looks))
+    grow = lambda end: estimate.value + (end - estimate.value) * many / one  # noqa: E731
+    return max(0.0, grow(estimate.low)), min(1.0, grow(estimate.high))
+
+
+# ---------------------------------------------------------------------------
+# Copying (statistics 4)
+# ---------------------------------------------------------------------------
+
+
+def more_hits(hits: int, n: int, control_hits: int, control_n: int) -> float:
+    """Return Fisher's one-sided p that hits/n exceeds control_hits/control_n."""
+    table = [[hits, n - hits], [control_hits, control_n - control_hits]]
+    return float(distributions.fisher_exact(table, alternative="greater").pvalue)
+
+
+def paired_hits(own_only: int, other_only: int) -> float:
+    """Return McNemar's exact one-sided p: discordant pairs that speak for own against other."""
+    n = own_only + other_only
+    return 1.0 if n == 0 else float(distributions.binom.sf(own_only - 1, n, 0.5))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return Holm's family-wise p values, valid under any dependence."""
+    order = np.argsort(p, kind="stable")
+    raised = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    adjusted = np.empty(len(p))
+    adjusted[order] = raised
+    return adjusted
+
+
+# ---------------------------------------------------------------------------
+# Curves over the series and the set of steps that may hold the minimum (statistics 6)
+# ---------------------------------------------------------------------------
+
+
+def resamples(n_units: int, seed: int, n: int = N_RESAMPLES) -> np.ndarray:
+    """Return how often each unit is drawn in each resample, float32 ``[n, n_units]``; rows sum to n_units."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n).astype(np.float32)
+
+
+def iterate_variance(curve: np.ndarray) -> float | None:
+    """Return the variance of a checkpoint's mean that comes from weights jittering between checkpoints (6.2).
+
+    ``curve`` is ``[checkpoints, units]``. From second differences along the series: their
+    robust spread, less what the units explain, over 6. None with fewer than 8 checkpoints.
+    """
+    if len(curve) < 8:
+        return None
+    second = curve[:-2] - 2 * curve[1:-1] + curve[2:]
+    robust = (1.4826 * np.median(np.abs(second.mean(axis=1)))) ** 2
+    from_units = (second.var(axis=1, ddof=1) / second.shape[1]).mean()
+    return max(0.0, float(robust - from_units) / 6)
+
+
+def argmin_set(curve: np.ndarray, draws: np.ndarray, seed: int, v: float = 0.0, level: float = LEVEL) -> np.ndarray:
+    """Return which checkpoints may hold the minimum, bool ``[checkpoints]`` (6.3).
+
+    c stays when no c' lies below it by more than resampling and iterate noise ``v`` explain:
+    max_c' (m_c - m_c') / se_cc' <= q_c, with q_c the ``level`` quantile of the same maximum
+    of resampled deviations. ``draws`` are the resamples shared by all curves of these units.
+    """
+    mean = curve.mean(axis=1)
+    rng = np.random.default_rng(seed)
+    jitter = rng.normal(0, np.sqrt(v), (len(draws), len(curve)))
+    deviation = draws @ curve.T / curve.shape[1] - mean + jitter
+    return np.array([stays(c, curve, mean, deviation, v, level) for c in range(len(curve))])
+
+
+def stays(c: int, curve: np.ndarray, mean: np.ndarray, deviation: np.ndarray, v: float, level: float) -> bool:
+    """Return whether checkpoint c stays in the argmin set; zero standard errors are ties."""
+    difference = curve[c] - curve  # [checkpoints, units]
+    se = np.sqrt(difference.var(axis=1, ddof=1) / curve.shape[1] + 2 * v)
+    rivals = (np.arange(len(curve)) != c) & (se > 0)
+    if not rivals.any():
+        return True
+    t = (mean[c] - mean[rivals]) / se[rivals]
+    resampled = (deviation[:, [c]] - deviation[:, rivals]) / se[rivals]
+    return bool(t.max() <= np.quantile(resampled.max(axis=1), level))
+
+
+@dataclass(frozen=True)
+class Onset:
+    """The steps that may hold the minimum of a curve, and what can be said of it."""
+
+    status: str  # found, edge, undecided, none
+    step: int  # of the least mean
+    steps: tuple[int, ...]  # the confidence set
+    note: str = ""
+
+
+def locate_minimum(
+    curve: np.ndarray, steps: Sequence[int], draws: np.ndarray, seed: int, last_is_none: bool = False
+) -> Onset:
+    """Return the confidence set of the minimum of ``curve`` over evaluable ``steps``, with its status (6.3).
+
+    ``edge`` if the set holds the first or last step, ``undecided`` if it holds more than
+    half of them; with ``last_is_none``, a set that reaches the last step has no onset yet.
+    """
+    if len(steps) < 3:
+        return Onset("undecided", -1, (), "fewer than three checkpoints can be judged")
+    v = iterate_variance(curve)
+    inside = argmin_set(curve, draws, seed, v or 0.0)
+    chosen = tuple(int(step) for step in np.asarray(steps)[inside])
+    note = "" if v is not None else "conditional on these weights: fewer than 8 checkpoints show no iterate noise"
+    least = int(steps[int(curve.mean(axis=1).argmin())])
+    if len(chosen) > len(steps) / 2:
+        return Onset("undecided", least, chosen, join(note, "the curve is flat"))
+    if last_is_none and steps[-1] in chosen:
+        return Onset("none", least, chosen, join(note, "no minimum before the end of the series so far"))
+    if steps[0] in chosen or steps[-1] in chosen:
+        return Onset("edge", least, chosen, join(note, "the minimum may lie outside the series"))
+    return Onset("found", least, chosen, note)
+
+
+def join(*sentences: str) -> str:
+    """Return the non-empty sentences joined by semicolons."""
+    return "; ".join(s for s in sentences if s)

@@ -1,0 +1,216 @@
+"""Parquet tables: every column with its type, unit and meaning. Write and read.
+
+Field metadata carries unit and description; because pandas drops field metadata, both
+also go into the schema's ``PANDAS_ATTRS``, which pandas keeps as ``df.attrs``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor.config import N_NEIGHBORS
+from auditor.errors import AuditError
+from auditor.run import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+RANKS = range(1, N_NEIGHBORS + 1)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, Arrow type by name, unit, description."""
+
+    name: str
+    type: str  # int64, float64, float32, bool, string, category
+    description: str
+    unit: str = ""
+
+
+def neighbours(role: str, text: str) -> tuple[Column, ...]:
+    """Return the id and distance columns of the nearest images of one reference set."""
+    ids = [Column(f"{role}_id_{j}", "category", f"id of the {text}, rank {j}") for j in RANKS]
+    distances = [
+        Column(f"{role}_distance_{j}", "float32", f"distance to the {text}, rank {j}", "distance of the space")
+        for j in RANKS
+    ]
+    return (*ids, *distances)
+
+
+POOL = (
+    *(Column(f"pool_role_{j}", "category", f"half (own or other) of pool neighbour {j}") for j in RANKS),
+    *neighbours("pool", "nearest image of both halves, subsampled to equal size"),
+    Column(
+        "pool_own_distance", "float32", "distance to the nearest pool image of the own half", "distance of the space"
+    ),
+    Column(
+        "pool_other_distance",
+        "float32",
+        "distance to the nearest pool image of the other half",
+        "distance of the space",
+    ),
+)
+
+CHECKPOINTS = (
+    Column("twin", "string", "a or b"),
+    Column("step", "int64", "optimizer updates at this checkpoint", "steps"),
+    Column("path", "string", "where it was found, relative to the series"),
+    Column("format", "string", "checkpoint format"),
+    Column("weights", "string", "raw or ema: which weights were audited"),
+    Column("audited", "bool", "whether this checkpoint was audited"),
+    Column("reason", "string", "why it was not audited, else empty"),
+    Column("digest", "string", "sha256 of configuration and weights"),
+)
+
+EVIDENCE = (
+    Column("seed", "int64", "seed of the sample: initial noise and per-step noise"),
+    *neighbours("own", "nearest training image of this twin"),
+    *neighbours("other", "nearest training image of the other twin"),
+    *POOL,
+    Column("own_mean_distance_50", "float32", "mean distance to the 50 nearest own images", "distance of the space"),
+    Column(
+        "other_mean_distance_50", "float32", "mean distance to the 50 nearest other images", "distance of the space"
+    ),
+    Column("heldout_distance", "float32", "distance to the nearest held-out image", "distance of the space"),
+    Column("twin_distance", "float64", "distance to the twin's sample of the same seed", "distance of the space"),
+    Column(
+        "different_seed_distance",
+        "float64",
+        "mean distance to the twin's samples of 16 other seeds",
+        "distance of the space",
+    ),
+    Column("memorized", "bool", "own distance 1 is 0 or below a third of own distance 2"),
+)
+
+HELDOUT = (
+    Column("id", "string", "held-out image"),
+    *neighbours("a", "nearest training image of half a"),
+    *neighbours("b", "nearest training image of half b"),
+    Column("pool_a_distance", "float32", "distance to the nearest pool image of half a", "distance of the space"),
+    Column("pool_b_distance", "float32", "distance to the nearest pool image of half b", "distance of the space"),
+)
+
+TRAIN = (
+    Column("id", "string", "training image"),
+    Column("digest", "string", "sha256 of the pixels at the model's shape"),
+    Column("cluster", "int64", "images of this half with equal content share a number"),
+    Column(
+        "in_pool", "bool", "takes part in own-versus-other statistics: not blank, not shared, subsampled to equal size"
+    ),
+    *neighbours("own", "nearest other image of the same half"),
+)
+
+LOSSES = (
+    Column("set", "category", "own, other or heldout"),
+    Column("id", "category", "image"),
+    Column("t", "int64", "diffusion time of the cell", "training time steps"),
+    Column("loss", "float64", "squared error of the prediction, mean over pixels and an antithetic noise pair"),
+)
+
+MEASUREMENTS = (
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("space", "string", "feature space; empty where none is involved"),
+    Column("metric", "string", "what is measured; docs/metrics.md defines each"),
+    Column("twin", "string", "a, b, or both for comparisons and averages"),
+    Column("value", "float64", "the estimate"),
+    Column("low", "float64", "lower end of its interval"),
+    Column("high", "float64", "upper end of its interval"),
+    Column("level", "float64", "confidence level of the interval"),
+    Column("n", "int64", "number of units"),
+    Column("unit", "string", "what is counted and resampled: seed or image"),
+    Column("method", "string", "how the interval was made"),
+    Column("low_corrected", "float64", "lower end when all checkpoints and spaces are looked at together"),
+    Column("high_corrected", "float64", "upper end when all checkpoints and spaces are looked at together"),
+    Column("p_value", "float64", "one-sided p of the test of this value, where it is tested"),
+    Column("p_corrected", "float64", "the same, corrected over all checkpoints and spaces"),
+    Column("note", "string", "why a value or an interval is missing, or what to know about it"),
+)
+
+ONSETS = (
+    Column("onset", "string", "divergence or loss"),
+    Column("space", "string", "feature space; empty for the loss"),
+    Column("status", "string", "found, edge, undecided or none"),
+    Column("step", "int64", "step of the least value; -1 if there is none", "steps"),
+    Column("low", "int64", "first step of the confidence set; -1 if empty", "steps"),
+    Column("high", "int64", "last step of the confidence set; -1 if empty", "steps"),
+    Column("steps", "string", "all steps of the confidence set, comma-separated"),
+    Column("level", "float64", "confidence level of the set"),
+    Column("note", "string", "what the set is conditional on"),
+)
+
+VERDICTS = (
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("verdict", "string", "underfit, generalizing, biased, overfit, memorizing or undecided"),
+    Column("recommended", "bool", "the checkpoint to release by the rule"),
+    Column("reasons", "string", "the sentences behind the verdict"),
+)
+
+
+def schema(columns: Sequence[Column]) -> pa.Schema:
+    """Return the Arrow schema with units and descriptions."""
+    import pyarrow as pa
+
+    types = {"category": pa.dictionary(pa.int32(), pa.string()), "bool": pa.bool_()}
+    fields = [
+        pa.field(
+            c.name,
+            types.get(c.type) or getattr(pa, c.type)(),
+            metadata={"unit": c.unit, "description": c.description},
+        )
+        for c in columns
+    ]
+    attrs = {c.name: f"{c.description} [{c.unit}]" if c.unit else c.description for c in columns}
+    return pa.schema(fields, metadata={"PANDAS_ATTRS": json.dumps(attrs)})
+
+
+def write(path: Path, columns: Sequence[Column], data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Write a table atomically; ``data`` maps columns to arrays, or is a sequence of rows."""
+    with atomic(path) as temporary:
+        write_here(temporary, columns, data)
+
+
+def write_here(path: Path, columns: Sequence[Column], data: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Write a table to exactly this path."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    layout = schema(columns)
+    if isinstance(data, Mapping):
+        table = pa.table([to_arrow(data[field.name], field.type) for field in layout], schema=layout)
+    else:
+        table = pa.Table.from_pylist([dict(row) for row in data], schema=layout)
+    pq.write_table(table, path, compression="zstd")
+
+
+def to_arrow(values: Any, kind: pa.DataType) -> pa.Array:
+    """Return an Arrow array of this type; categories are encoded in order of first appearance."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return pa.array(list(values), pa.string()).dictionary_encode().cast(kind)
+    return pa.array(values, kind)
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a table as pandas, with the columns' meaning in ``df.attrs``.
+
+    Raises
+    ------
+    AuditError
+        If it is missing or unreadable.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise AuditError("A table of the run is missing.", path, "Give the audit run command again.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise AuditError(f"A table cannot be read: {error}.", path, "Give the audit run command again.") from None
