@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from auditor.config import MIN_SEEDS
+from auditor.config import Budgets
 
 MIN_SERIES = 8  # checkpoints from which iterate noise can be told from a trend
 
@@ -16,6 +16,8 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
     """Return the caveats of a run, the most limiting first."""
     return [
         *incomplete(record),
+        *record["checks"].get("distrust", []),
+        *record["checks"].get("not_exchangeable", []),
         *missing_inputs(record),
         *few_samples(record),
         *series_limits(record, tables),
@@ -23,8 +25,6 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *redraw(record),
         *record["notes"],
         "Intervals cover these two trainings on this split; two trainings do not show how a third would differ.",
-        "The recommendation follows a provisional rule, which does not know how much a model that merely "
-        "smooths its half leans on it.",
     ]
 
 
@@ -53,10 +53,10 @@ def missing_inputs(record: Mapping[str, Any]) -> list[str]:
 
 def few_samples(record: Mapping[str, Any]) -> list[str]:
     """Return that fewer seeds were drawn than a verdict should rest on."""
-    n = record["scope"]["n_samples"]
-    if n >= MIN_SEEDS:
-        return []
-    return [f"{n} seeds per checkpoint are fewer than the {MIN_SEEDS} that a release decision should rest on."]
+    n, least = record["scope"]["n_samples"], Budgets().least_seeds
+    lines = [] if n >= least else [f"{n} seeds per checkpoint are fewer than the {least} a release should rest on."]
+    lowered = record["budgets"]["least_seeds"]
+    return [*lines, f"The budget file lowers the least number of seeds to {lowered}."] if lowered < least else lines
 
 
 def series_limits(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -17,7 +17,7 @@ LEVEL = 0.95  # confidence level of every interval
 N_NEIGHBORS = 8  # neighbours kept per query and reference set
 N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
-MIN_SEEDS = 1000  # fewer support no verdict but memorizing or undecided (statistics 9)
+N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 
@@ -53,6 +53,7 @@ class AuditConfig:
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
     loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
+    budgets: str | None = setting("TOML file with other margins for the verdict [default: docs/statistics.md].")
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -89,6 +90,43 @@ class AuditConfig:
             ) from None
 
 
+@dataclass(frozen=True)
+class Budgets:
+    """Margins and limits of the verdict, with the defaults of docs/statistics.md 9."""
+
+    alpha: float = setting("Corrected p up to which a finding counts, each for bias and for copying.", 0.025)
+    least_seeds: int = setting("Fewer seeds support no verdict but memorizing or undecided.", 1000)
+    lean_bias: float = setting("Least own_share above 1/2 that is called bias.", 0.02)
+    lean_safe: float = setting("own_share above 1/2 that is accepted.", 0.05)
+    lean_safe_beyond_reference: float = setting("The same, above that of the smooth reference.", 0.03)
+    loss_bias: float = setting("Least loss lean that is called bias.", 0.01)
+    loss_safe_beyond_bias: float = setting("Loss lean above that margin that is accepted.", 0.03)
+    copies_beyond_heldout: float = setting("Copied share that is accepted above that of held-out images.", 0.005)
+    copy_rule_false_alarms: float = setting("Held-out rate up to which copies in a space make the verdict.", 0.01)
+    overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.01)
+    underfit_loss: float = setting("Multiple of the least held-out loss above which a checkpoint is underfit.", 1.25)
+    underfit_coverage: float = setting("Share of the real coverage of held-out images below which it is underfit.", 0.5)
+    underfit_near: float = setting("Samples this much nearer to held-out than real images are underfit.", 0.6)
+    underfit_far: float = setting("Samples this much farther from held-out than real images are underfit.", 1.5)
+    underfit_saturated: float = setting("Saturated pixels beyond the real share that are underfit.", 0.2)
+
+
+def budgets_from_file(path: str | Path | None) -> Budgets:
+    """Return the budgets of a TOML file, or the defaults; unknown names are refused."""
+    if path is None:
+        return Budgets()
+    known = {each.name: each for each in dataclasses.fields(Budgets)}
+    values = {}
+    for name, value in read_toml(path).items():
+        plain = name.replace("-", "_")
+        if plain not in known:
+            raise AuditError(f"There is no budget {name!r}.", path, f"Choose from: {', '.join(known)}.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise AuditError(f"The budget {name} = {value!r} is no number.", path, "Give a number.")
+        values[plain] = value
+    return Budgets(**values)
+
+
 def option(name: str) -> str:
     """Return the command-line spelling of a setting."""
     return "--" + name.replace("_", "-")
@@ -102,15 +140,19 @@ def from_file(path: str | Path) -> dict[str, Any]:
     AuditError
         If the file is missing, is no TOML, or holds an unknown name or a value of another type.
     """
+    return {checked_name(name, path): checked_value(name, value, path) for name, value in read_toml(path).items()}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return what a TOML file says."""
     try:
-        raw = tomllib.loads(Path(path).read_text())
+        return tomllib.loads(Path(path).read_text())
     except OSError as error:
         raise AuditError(f"The configuration cannot be read: {error.strerror}.", path, "Check the path.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AuditError(
             f"The configuration is no TOML: {error}.", path, "Write lines such as: n-samples = 2000"
         ) from None
-    return {checked_name(name, path): checked_value(name, value, path) for name, value in raw.items()}
 
 
 def checked_name(name: str, path: str | Path) -> str:

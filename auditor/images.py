@@ -177,8 +177,10 @@ def _ids_by_digest(image_set: ImageSet) -> dict[str, list[str]]:
 
 def _open(source: str, tally: Counter[str]) -> _Source:
     path, keys = _split_keys(source)
-    if not path.exists():
-        raise AuditError(f"There is no file or folder {path}", source, "Check the path, or run from another folder.")
+    if not os.path.exists(path):  # unlike Path.exists, it does not raise where a parent folder is closed
+        raise AuditError(
+            f"There is no readable file or folder {path}", source, "Check the path, or run from another folder."
+        )
     if path.is_dir():
         return _open_folder(path, tally)
     if path.suffix.lower() == ".npy":

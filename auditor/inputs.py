@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from auditor import checkpoints, denoising, images, noise, sampling, spaces
-from auditor.config import AuditConfig
+from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
 from auditor.measuring import Scope
 from auditor.records import TWINS, Excluded, ImageSet, TwinPair
@@ -35,6 +35,7 @@ class Prepared:
     batch_size: int
     sampling_steps: int
     spaces: Mapping[str, spaces.Space]
+    budgets: Budgets
 
     @property
     def scope(self) -> Scope:
@@ -60,6 +61,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     """
     require(config)
     earlier = run.read_record()["resolved"] if run.record.is_file() else {}
+    budgets = budgets_from_file(config.budgets)
     device = resolve_device(config.device, earlier)
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
@@ -96,6 +98,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         batch_size,
         steps,
         opened,
+        budgets,
     )
 
 

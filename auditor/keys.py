@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
-from auditor import denoising, evidence, noise, sampling
+from auditor import controls, denoising, evidence, noise, sampling
 from auditor.inputs import Prepared
 from auditor.records import other_twin
 
@@ -59,10 +59,36 @@ class Keys:
             **self.references,
         }
 
+    def control(self, name: str) -> dict[str, Any]:
+        """Return what determines the images of a control."""
+        p = self.prepared
+        training = self.image_set(f"train-{name[-1]}")
+        return {"stage": "control", "revision": controls.REVISION, "name": name, "of": training, "seed": p.config.seed}
+
+    def control_evidence(self, space: str, name: str) -> dict[str, Any]:
+        """Return what determines the evidence of a control: like that of samples."""
+        p = self.prepared
+        source = self.image_set("heldout") if name.startswith("heldout") else self.control(name)
+        return {
+            "stage": "evidence",
+            "revision": evidence.REVISION,
+            "samples": self.features(space, source),
+            "of": name,
+        } | {
+            **self.references,
+            "seed": p.config.seed,
+        }
+
+    def control_losses(self, name: str) -> dict[str, Any]:
+        """Return what determines the losses of a reference denoiser."""
+        losses = {k: v for k, v in self.losses("a", self.prepared.pair.steps[0]).items() if k != "checkpoint"}
+        return losses | {"denoiser": name, "controls": controls.REVISION}
+
     def set_evidence(self, space: str, name: str) -> dict[str, Any]:
         """Return what determines the table of a control set."""
         return {"stage": "evidence", "revision": evidence.REVISION, "of": name} | {
             "space": self.features(space, {}),
+            "n_samples": self.prepared.config.n_samples,
             **self.references,
         }
 

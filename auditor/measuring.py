@@ -1,4 +1,4 @@
-"""Evidence on disk to measurements, onsets and verdicts: no network, no pixels, seconds."""
+"""Evidence on disk to measurements, onsets and verdicts: no network, no kernels, seconds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from auditor import registry, stats, tables
-from auditor.config import HEADLINE_SPACE
+from auditor import copying, leaning, registry, stats, tables, verdict
+from auditor.config import HEADLINE_SPACE, N_EXCHANGEABLE, Budgets
 from auditor.evidence import EvidenceReader, read_losses
+from auditor.leaning import LeanResult, LossLeanResult
 from auditor.noise import derived_seed
-from auditor.records import TWINS, Estimate, Evidence, Metric, Scores
+from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
-from auditor.stats import Landing, Pool
-from auditor.verdict import Decision, StepFacts, provisional
+from auditor.stats import Landing, Pool, Relabeling
+from auditor.verdict import Context, Copying, Decision, Lean, LossLean, Recommendation, StepFacts
 
-UNDERFIT_LOSS = 1.25  # statistics 6.1: above this multiple of the least held-out loss, before its minimum
+COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,39 @@ class Scope:
     with_train: bool
     with_heldout: bool
 
+    @property
+    def headline_space(self) -> str:
+        """Where tau_div is taken: correlation, else the first space."""
+        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.spaces[0]
+
+    @property
+    def picture_space(self) -> str:
+        """Where underfit is judged: pixel, else the first space."""
+        return "pixel" if "pixel" in self.spaces else self.spaces[0]
+
+    @property
+    def quality_space(self) -> str:
+        """Where KID decides between checkpoints: clip, else pixel, else the first space."""
+        return "clip" if "clip" in self.spaces else self.picture_space
+
 
 @dataclass(frozen=True)
 class Series:
-    """All evidence of a run, by (step, twin, space), and where samples land, by the same."""
+    """All evidence of a run, by (step, twin, space), and where samples land, by the same.
+
+    Controls have their name in place of the step: smooth, copier, heldout.
+    """
 
     scope: Scope
-    evidence: Mapping[tuple[int, str, str], Evidence]
-    landings: Mapping[tuple[int, str, str], Landing]
+    evidence: Mapping[tuple[int | str, str, str], Evidence]
+    landings: Mapping[tuple[int | str, str, str], Landing]
     pool: Pool | None
+    pool_tables: Mapping[str, pd.DataFrame]  # by space
+    nearest_in_pool: Mapping[str, np.ndarray]  # by space
+    coverage: Mapping[tuple[int, str], np.ndarray]  # (step, twin): held-out images to the nearest sample
+    heldout: pd.DataFrame | None  # the held-out table of the picture space
+    saturated: Mapping[tuple[int, str], float]  # (step, twin): mean share of saturated pixels
+    linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
@@ -49,70 +75,86 @@ class Series:
             return metric.scores(self.evidence[step, "a", space])
         return average(*(metric.scores(self.evidence[step, each, space]) for each in TWINS))
 
+    def losses(self, step: int) -> dict[str, Mapping[str, LossTable]]:
+        """Return the losses of both twins at one step."""
+        return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in TWINS}
+
 
 def average(a: Scores, b: Scores) -> Scores:
     """Return the average of both twins: per unit where they share their units, else over all units."""
+    note = stats.join(a.note, b.note if b.note != a.note else "")
     if len(a.ids) == len(b.ids) and (a.ids == b.ids).all():
-        return Scores(a.unit, a.ids, (a.values + b.values) / 2, stats.join(a.note, b.note if b.note != a.note else ""))
-    return Scores(a.unit, np.concatenate([a.ids, b.ids]), np.concatenate([a.values, b.values]), a.note or b.note)
+        return Scores(a.unit, a.ids, (a.values + b.values) / 2, note)
+    return Scores(a.unit, np.concatenate([a.ids, b.ids]), np.concatenate([a.values, b.values]), note)
+
+
+# ---------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------
 
 
 def read_series(run: RunDirectory, scope: Scope) -> Series:
     """Read all evidence of a run."""
-    evidence, landings, pool = {}, {}, None
-    losses = {(step, twin): read_losses(run, twin, step) for step in scope.steps for twin in TWINS}
-    for space in scope.spaces:
-        reader = EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout)
-        pool = pool or reader.pool
+    evidence: dict[Any, Evidence] = {}
+    landings: dict[Any, Landing] = {}
+    readers = {
+        space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout)
+        for space in scope.spaces
+    }
+    losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in TWINS}
+    for space, reader in readers.items():
         for step in scope.steps:
             for twin in TWINS:
                 found, landing = reader.read(twin, step)
-                evidence[step, twin, space] = replace(found, losses=losses[step, twin])
+                mine, twins = losses[step, twin], losses[step, other_twin(twin)]
+                evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins)
                 if landing is not None:
                     landings[step, twin, space] = landing
-    return Series(scope, evidence, landings, pool)
+        for name in control_names(scope):
+            for twin in TWINS:
+                evidence[name, twin, space], landings[name, twin, space] = reader.read_control(name, twin)
+    trained = readers if scope.with_train else {}
+    return Series(
+        scope,
+        evidence,
+        landings,
+        next((reader.pool for reader in trained.values()), None),
+        {space: reader.pool_table for space, reader in trained.items()},
+        {space: reader.nearest_in_pool() for space, reader in trained.items()},
+        read_coverage(run, scope),
+        tables.read(run.evidence(scope.picture_space, "heldout")) if trained and scope.with_heldout else None,
+        read_saturation(run, scope),
+        {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if trained else {},
+    )
 
 
-# ---------------------------------------------------------------------------
-# Lean: one relabelling for all checkpoints and spaces
-# ---------------------------------------------------------------------------
+def control_names(scope: Scope) -> tuple[str, ...]:
+    """Return the controls of a run that stand for a twin."""
+    if not scope.with_train:
+        return ()
+    return ("smooth", "copier", "heldout") if scope.with_heldout else ("smooth", "copier")
 
 
-@dataclass(frozen=True)
-class LeanResult:
-    """Own-versus-other lean of one checkpoint and space."""
-
-    estimates: Mapping[str, Estimate]  # own_share for a, b, both
-    p: Mapping[str, float]  # one-sided, by relabelling
-    p_corrected: float  # of both, over all checkpoints and spaces
-    corrected: tuple[float, float]  # interval of both over all checkpoints and spaces
-
-
-def lean_results(series: Series) -> dict[tuple[int, str], LeanResult]:
-    """Test and estimate own_share for every checkpoint and space with one common relabelling."""
-    if not series.landings:
+def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.ndarray]:
+    """Return the distance from held-out images to the nearest sample, in the picture space."""
+    if not scope.with_heldout:
         return {}
-    pool = series.pool
-    cells = [(step, space) for step in series.scope.steps for space in series.scope.spaces]
-    relabeling = stats.relabel(pool, derived_seed("relabel", series.scope.seed))
-    land = {cell: {twin: series.landings[cell[0], twin, cell[1]] for twin in TWINS} for cell in cells}
-    weights = {twin: np.array([land[cell][twin].weights(len(pool.labels)) for cell in cells]) for twin in TWINS}
-    tests = {
-        "a": stats.relabeling_test(relabeling, weights["a"]),
-        "b": stats.relabeling_test(relabeling, -weights["b"]),
-        "both": stats.relabeling_test(relabeling, weights["a"] - weights["b"]),
+    return {
+        (step, twin): tables.read(run.evidence(scope.picture_space, f"{twin}/{step}.coverage")).distance.to_numpy()
+        for step in scope.steps
+        for twin in TWINS
     }
-    corrected = stats.step_down_max_t(tests["both"].z)
-    results = {}
-    for i, cell in enumerate(cells):
-        both = stats.own_share_both(land[cell]["a"], land[cell]["b"], pool)[0]
-        one = {
-            twin: stats.own_share_one(land[cell][twin], pool, sign, tests[twin].sd[i] / 2)
-            for twin, sign in (("a", 1.0), ("b", -1.0))
-        }
-        p = {twin: float(test.p[i]) for twin, test in tests.items()}
-        results[cell] = LeanResult({**one, "both": both}, p, float(corrected[i]), stats.widen(both, len(cells)))
-    return results
+
+
+def read_saturation(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], float]:
+    """Return the mean share of saturated pixels of each checkpoint's samples."""
+    return {
+        (step, twin): float(
+            tables.read(run.evidence(scope.spaces[0], f"{twin}/{step}"), ["saturated"]).saturated.mean()
+        )
+        for step in scope.steps
+        for twin in TWINS
+    }
 
 
 # ---------------------------------------------------------------------------
@@ -120,47 +162,73 @@ def lean_results(series: Series) -> dict[tuple[int, str], LeanResult]:
 # ---------------------------------------------------------------------------
 
 
-def estimate_rows(series: Series, lean: Mapping[tuple[int, str], LeanResult]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Tests:
+    """Results of the tests that need the whole series at once."""
+
+    lean: Mapping[tuple[int, str], LeanResult]
+    loss: Mapping[int, LossLeanResult]
+    copying: Mapping[tuple[int, str], Copying]
+
+
+def test_series(series: Series, relabeling: Relabeling | None) -> Tests:
+    """Run every test of the series; none without training images."""
+    if relabeling is None:
+        return Tests({}, {}, {})
+    scope = series.scope
+    cells = [(step, space) for step in scope.steps for space in scope.spaces]
+    lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
+    losses = {step: series.losses(step) for step in scope.steps if "own" in series.losses(step)["a"]}
+    lean, loss = leaning.test_all(series.pool, relabeling, lands, losses, derived_seed("groups", scope.seed))
+    both = {(step, space): {t: series.evidence[step, t, space] for t in TWINS} for step, space in cells}
+    return Tests(lean, loss, copying.test_all(both))
+
+
+def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
     """Return the rows of measurements.parquet, sorted by their key."""
     rows = []
     for name in registry.METRICS:
         metric = registry.lookup("metric", name)
         for space in series.scope.spaces if metric.per_space else ("",):
             for step in series.scope.steps:
-                rows += [metric_row(series, lean, metric, step, twin, space) for twin in metric.twins]
+                rows += [metric_row(series, tests, metric, step, twin, space) for twin in metric.twins]
     return sorted(rows, key=lambda row: (row["step"], row["space"], row["metric"], row["twin"]))
 
 
-def metric_row(
-    series: Series, lean: Mapping[tuple[int, str], LeanResult], metric: Metric, step: int, twin: str, space: str
-) -> dict[str, Any]:
+def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: str, space: str) -> dict[str, Any]:
     """Return one row: the estimate, and its test where the metric has one."""
     row = {"step": step, "space": space, "metric": metric.name, "twin": twin}
-    empty = dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), stats.NAN)
-    if metric.interval == "lean" and (step, space) in lean:
-        return row | empty | lean_fields(lean[step, space], twin)
+    row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), stats.NAN)
+    if metric.interval == "lean" and (step, space) in tests.lean:
+        return row | lean_fields(tests.lean[step, space], metric.name, twin)
+    if metric.interval == "loss_lean" and step in tests.loss:
+        found = tests.loss[step]
+        return row | estimate_fields(found.estimate) | {"p_value": found.p, "p_corrected": found.p_corrected}
     scores = series.scores(metric, step, twin, space or series.scope.spaces[0])
     estimate = stats.proportion(scores) if metric.interval == "proportion" else stats.mean_interval(scores)
-    return row | empty | estimate_fields(estimate)
+    return row | estimate_fields(estimate)
 
 
-def lean_fields(result: LeanResult, twin: str) -> dict[str, Any]:
-    """Return the columns of own_share: estimate, relabelling p, and for both twins the corrected ones."""
-    fields = estimate_fields(result.estimates[twin]) | {"p_value": result.p[twin]}
+def lean_fields(result: LeanResult, name: str, twin: str) -> dict[str, Any]:
+    """Return the columns of own_share or gap_lean: estimate, relabelling p, and for both twins the corrected ones."""
+    if name == "gap_lean":
+        return estimate_fields(result.gap) | {"p_value": result.gap_p, "p_corrected": result.gap_p_corrected}
+    fields = estimate_fields(result.share[twin]) | {"p_value": result.share_p[twin]}
     if twin == "both":
         low, high = result.corrected
-        fields |= {"p_corrected": result.p_corrected, "low_corrected": low, "high_corrected": high}
+        fields |= {"p_corrected": result.gap_p_corrected, "low_corrected": low, "high_corrected": high}
+        fields |= {"note": "p_corrected is that of gap_lean, the headline test"}
     return fields
 
 
-def estimate_fields(estimate: Estimate) -> dict[str, Any]:
+def estimate_fields(estimate: Any) -> dict[str, Any]:
     """Return an estimate as columns."""
     names = ("value", "low", "high", "level", "n", "unit", "method", "note")
     return {name: getattr(estimate, name) for name in names}
 
 
 # ---------------------------------------------------------------------------
-# Onsets
+# Underfit checkpoints (statistics 6.1) and onsets (6.3)
 # ---------------------------------------------------------------------------
 
 
@@ -170,31 +238,277 @@ def curve(series: Series, name: str, steps: Sequence[int], space: str) -> np.nda
     return np.array([series.scores(metric, step, "both", space).values for step in steps])
 
 
-def loss_onset(series: Series) -> tuple[stats.Onset, tuple[int, ...]]:
-    """Return the minimum of the held-out loss and the steps that are underfit before it."""
-    steps, space = series.scope.steps, series.scope.spaces[0]
-    losses = curve(series, "loss_heldout", steps, space)
+def loss_onset(series: Series, losses: np.ndarray) -> stats.Onset:
+    """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
     if losses.shape[1] == 0:
-        return stats.Onset("undecided", -1, (), "no held-out loss was measured"), ()
+        return stats.Onset("undecided", -1, (), "no held-out loss was measured")
     draws = stats.resamples(losses.shape[1], derived_seed("images", series.scope.seed))
-    onset = stats.locate_minimum(losses, steps, draws, derived_seed("jitter", "loss", series.scope.seed), True)
-    mean = losses.mean(axis=1)
-    before = min(onset.steps, default=steps[-1])
-    underfit = [s for s, value in zip(steps, mean, strict=True) if s < before and value > UNDERFIT_LOSS * mean.min()]
-    return onset, tuple(underfit)
+    jitter = derived_seed("jitter", "loss", series.scope.seed)
+    return stats.locate_minimum(losses, series.scope.steps, draws, jitter, last_is_none=True)
 
 
 def divergence_onset(series: Series, space: str, evaluable: Sequence[int]) -> stats.Onset:
-    """Return the minimum of the twin distance over the evaluable steps (tau_div)."""
+    """Return the minimum of the twin distance (tau_div) over the evaluable steps."""
     distances = curve(series, "twin_distance_ratio", evaluable, space) if evaluable else np.empty((0, 0))
     if distances.size == 0:
         return stats.Onset("undecided", -1, (), "no checkpoint can be judged")
     draws = stats.resamples(distances.shape[1], derived_seed("seeds", series.scope.seed))
-    return stats.locate_minimum(distances, evaluable, draws, derived_seed("jitter", space, series.scope.seed))
+    jitter = derived_seed("jitter", space, series.scope.seed)
+    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
+
+
+def underfit_reasons(
+    series: Series, losses: np.ndarray, loss: stats.Onset, budgets: Budgets
+) -> dict[int, tuple[str, ...]]:
+    """Return per step the sentences that say it is underfit, none where it is not."""
+    mean = losses.mean(axis=1) if losses.shape[1] else np.full(len(series.scope.steps), np.nan)
+    found = {}
+    for step, value in zip(series.scope.steps, mean, strict=True):
+        reasons = []
+        before = bool(loss.steps) and step < min(loss.steps)
+        if before and value > budgets.underfit_loss * mean.min():
+            reasons.append(
+                f"Underfit: the held-out loss {value:.4f} is {value / mean.min():.2f} times the least, later on."
+            )
+        for twin in TWINS if series.heldout is not None else ():
+            reasons += sample_underfit(series, step, twin, budgets)
+        found[step] = tuple(reasons)
+    return found
+
+
+def sample_underfit(series: Series, step: int, twin: str, budgets: Budgets) -> list[str]:
+    """Return what the samples of one twin lack: coverage of held-out images, a fitting distance, unsaturated pixels."""
+    other, table = other_twin(twin), series.pool_tables[series.scope.picture_space]
+    reach = series.heldout["within_distance_5"].to_numpy()
+    covered = (series.coverage[step, twin] < reach).mean()
+    real = (series.heldout[f"cover_{other}_distance"].to_numpy() < reach).mean()
+    reasons = []
+    if covered < budgets.underfit_coverage * real:
+        reasons.append(
+            f"Underfit: samples of {twin} cover {covered:.0%} of held-out images, as many real images {real:.0%}."
+        )
+    evidence = series.evidence[step, twin, series.scope.picture_space]
+    near = np.median(evidence.heldout_distance) / np.median(table.heldout_distance[table.half == other])
+    if not budgets.underfit_near <= near <= budgets.underfit_far:
+        reasons.append(
+            f"Underfit: samples of {twin} lie {near:.2f} times as far from held-out images as real images do."
+        )
+    excess = series.saturated[step, twin] - table.saturated.mean()
+    if excess > budgets.underfit_saturated:
+        reasons.append(
+            f"Underfit: {excess:.0%} more pixels of the samples of {twin} are saturated than of real images."
+        )
+    return reasons
+
+
+# ---------------------------------------------------------------------------
+# Controls
+# ---------------------------------------------------------------------------
+
+
+def failed_controls(
+    series: Series, relabeling: Relabeling, references: Mapping[str, float], budgets: Budgets
+) -> list[str]:
+    """Return which controls fail: then no verdict but "memorizing" is given (statistics 10, rule 0)."""
+    failures = []
+    level = budgets.alpha / len(series.scope.spaces)
+    for space in series.scope.spaces:
+        copier = {twin: copying.flags(series.evidence["copier", twin, space]) for twin in TWINS}
+        rate = control_rate(series, space)
+        specific = space in ("pixel", "correlation") or rate <= budgets.copy_rule_false_alarms
+        if (
+            specific
+            and copying.copy_p(with_heldout(series, copier, space)["a"], with_heldout(series, copier, space)["b"])
+            > level
+        ):
+            failures.append(f"Control failed: a model that draws only copies is not found to copy in {space}.")
+        if "heldout" not in control_names(series.scope):
+            continue
+        if rate <= 0.004 and mixed_p(series, copier, space) > level:
+            failures.append(f"Control failed: 2% copies among held-out images are not found in {space}.")
+        failures += heldout_failures(series, relabeling, space, references[space], level, budgets)
+    return failures
+
+
+def control_rate(series: Series, space: str) -> float:
+    """Return the share of held-out images that the copying rule flags."""
+    if not series.scope.with_heldout:
+        return 0.0
+    both = [copying.flags(series.evidence[series.scope.steps[0], twin, space]).heldout for twin in TWINS]
+    return float(np.concatenate(both).mean())
+
+
+def with_heldout(series: Series, found: Mapping[str, copying.Flags], space: str) -> dict[str, copying.Flags]:
+    """Return a control's flags with those of real held-out images beside them."""
+    real = {twin: copying.flags(series.evidence[series.scope.steps[0], twin, space]).heldout for twin in TWINS}
+    return {twin: replace(found[twin], heldout=real[twin]) for twin in TWINS}
+
+
+def mixed_p(series: Series, copier: Mapping[str, copying.Flags], space: str) -> float:
+    """Return the copying p of held-out images of which one in 50 is a copy, as many as the run has seeds."""
+    real = with_heldout(series, copier, space)
+    n = series.scope.n_samples
+    copies = max(1, n // COPIER_SHARE)
+    mixed = {}
+    for twin in TWINS:
+        own = np.resize(real[twin].heldout, n).copy()
+        other = np.resize(real[other_twin(twin)].heldout, n).copy()
+        own[:copies], other[:copies] = (np.resize(x, copies) for x in (real[twin].own, real[twin].other))
+        mixed[twin] = copying.Flags(own, other, real[twin].heldout)
+    return copying.copy_p(mixed["a"], mixed["b"])
+
+
+def heldout_failures(
+    series: Series, relabeling: Relabeling, space: str, reference: float, level: float, budgets: Budgets
+) -> list[str]:
+    """Return whether real held-out images, taken as samples, are called biased or copied."""
+    failures = []
+    lands = {twin: series.landings["heldout", twin, space] for twin in TWINS}
+    result, _ = leaning.test_all(series.pool, relabeling, {(0, space): lands}, {}, 0)
+    lean = lean_fact(result[0, space], reference, len(lands["a"].in_a))
+    if replace(lean, p_corrected=lean.p_corrected * budgets.alpha / level).is_bias(budgets):
+        failures.append(f"Control failed: real held-out images are called biased in {space}.")
+    generated = {twin: copying.flags(series.evidence["heldout", twin, space]) for twin in TWINS}
+    real = {twin: copying.flags(series.evidence[series.scope.steps[0], twin, space]).heldout[2::3] for twin in TWINS}
+    found = {twin: replace(generated[twin], heldout=real[twin]) for twin in TWINS}
+    if copying.copy_p(found["a"], found["b"]) <= level:
+        failures.append(f"Control failed: real held-out images are called copies in {space}.")
+    return failures
+
+
+def differing_halves(series: Series, relabeling: Relabeling) -> list[str]:
+    """Return why the halves may not be exchangeable (statistics 1.2)."""
+    reasons = []
+    for space, nearest in series.nearest_in_pool.items():
+        share, p = stats.exchangeability(nearest, relabeling)
+        if p < N_EXCHANGEABLE / len(series.nearest_in_pool):
+            reasons.append(
+                f"The halves are not exchangeable (site, time, preprocessing?): in {space} {share:.1%} of training "
+                f"images have their nearest image in their own half, p {p:.3g}."
+            )
+    table = next(iter(series.pool_tables.values()))
+    p = stats.two_sided_p(relabeling, table.brightness.to_numpy())
+    if p < N_EXCHANGEABLE:
+        reasons.append(f"The halves differ in mean brightness more than chance explains, p {p:.3g}.")
+    return reasons
+
+
+# ---------------------------------------------------------------------------
+# Facts, and all of it
+# ---------------------------------------------------------------------------
+
+
+def lean_fact(result: LeanResult, reference: float, n: int) -> Lean:
+    """Return what the verdict needs of one lean."""
+    return Lean(
+        result.share["both"].value, result.v_seed, result.v_hub, n, result.gap_p_corrected, reference, result.few_images
+    )
+
+
+def step_facts(
+    series: Series,
+    tests: Tests,
+    references: Mapping[str, float],
+    underfit: Mapping[int, tuple[str, ...]],
+    losses: np.ndarray,
+) -> list[StepFacts]:
+    """Gather what the verdict on each checkpoint rests on."""
+    scope, facts = series.scope, []
+    loss_reference = leaning.reference_loss(series.linear, series.pool) if tests.loss else stats.NAN
+    least = losses.mean(axis=1).argmin() if losses.shape[1] else 0
+    for i, step in enumerate(scope.steps):
+        found = tests.loss.get(step)
+        facts.append(
+            StepFacts(
+                step,
+                {s: lean_fact(tests.lean[step, s], references[s], scope.n_samples) for s in scope.spaces if tests.lean},
+                LossLean(found.estimate.value, found.low, found.high, found.p_corrected, loss_reference)
+                if found
+                else None,
+                {space: tests.copying[step, space] for space in scope.spaces if tests.copying},
+                underfit[step],
+                stats.paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else stats.NAN,
+                curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.lean else None,
+            )
+        )
+    return facts
+
+
+def measure(
+    run: RunDirectory, scope: Scope, budgets: Budgets, say: Callable[[str], None] = lambda text: None
+) -> tuple[list[Decision], Recommendation, dict[str, Any]]:
+    """Write measurements, onsets and verdicts of a run from its evidence; return decisions and the controls."""
+    say("reading the evidence")
+    series = read_series(run, scope)
+    say("testing and estimating")
+    relabeling = stats.relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_train else None
+    tests = test_series(series, relabeling)
+    references = {
+        space: leaning.reference_share({t: series.landings["smooth", t, space] for t in TWINS}, series.pool)
+        for space in (scope.spaces if scope.with_train else ())
+    }
+    losses = curve(series, "loss_heldout", scope.steps, scope.spaces[0])
+    loss = loss_onset(series, losses)
+    underfit = underfit_reasons(series, losses, loss, budgets)
+    evaluable = [step for step in scope.steps if not underfit[step]]
+    divergence = {space: divergence_onset(series, space, evaluable) for space in scope.spaces}
+    context = Context(
+        divergence[scope.headline_space].steps,
+        loss.steps,
+        scope.n_samples,
+        tuple(failed_controls(series, relabeling, references, budgets)) if relabeling else (),
+        tuple(differing_halves(series, relabeling)) if relabeling else (),
+    )
+    facts = step_facts(series, tests, references, underfit, losses)
+    recommendation = verdict.recommend(facts, context, budgets)
+    decisions = [
+        replace(verdict.judge(each, context, budgets), recommended=each.step == recommendation.step) for each in facts
+    ]
+    tables.write(run.table("measurements"), tables.MEASUREMENTS, estimate_rows(series, tests))
+    tables.write(run.table("onsets"), tables.ONSETS, onset_rows(scope, divergence, loss, facts, budgets))
+    tables.write(run.table("verdicts"), tables.VERDICTS, [decision_row(d) for d in decisions])
+    checks = {
+        "distrust": list(context.distrust),
+        "not_exchangeable": list(context.not_exchangeable),
+        "smooth_reference": references,
+        "linear_reference": facts[0].loss.reference if facts[0].loss else None,
+        "recommendation": {
+            "status": recommendation.status,
+            "step": recommendation.step,
+            "sentence": recommendation.sentence,
+        },
+    }
+    return decisions, recommendation, checks
+
+
+def onset_rows(
+    scope: Scope,
+    divergence: Mapping[str, stats.Onset],
+    loss: stats.Onset,
+    facts: Sequence[StepFacts],
+    budgets: Budgets,
+) -> list[dict[str, Any]]:
+    """Return the rows of onsets.parquet."""
+    rows = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
+    rows.append(onset_row("loss", "", loss))
+    for space in sorted(scope.spaces) if facts[0].lean else ():
+        judged = [f for f in facts if not f.underfit]
+        steps = [f.step for f in judged]
+        lean = [f.lean[space] for f in judged]
+        copied = [f.copying[space] for f in judged]
+        rows.append(
+            risk_row("bias", space, steps, [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean])
+        )
+        rows.append(
+            risk_row(
+                "copying", space, steps, [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
+            )
+        )
+    return sorted(rows, key=lambda row: (row["onset"], row["space"]))
 
 
 def onset_row(name: str, space: str, onset: stats.Onset) -> dict[str, Any]:
-    """Return one row of onsets.parquet."""
+    """Return one row for the minimum of a curve."""
     return {
         "onset": name,
         "space": space,
@@ -208,49 +522,15 @@ def onset_row(name: str, space: str, onset: stats.Onset) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------------------
-# All of it
-# ---------------------------------------------------------------------------
-
-
-def measure(run: RunDirectory, scope: Scope, say: Callable[[str], None] = lambda text: None) -> list[Decision]:
-    """Write measurements, onsets and verdicts of a run from its evidence."""
-    say("reading the evidence")
-    series = read_series(run, scope)
-    say("testing and estimating")
-    lean = lean_results(series)
-    rows = estimate_rows(series, lean)
-    loss, underfit = loss_onset(series)
-    evaluable = [step for step in scope.steps if step not in underfit]
-    divergence = {space: divergence_onset(series, space, evaluable) for space in scope.spaces}
-    decisions = decide(scope, rows, lean, divergence, underfit)
-    tables.write(run.table("measurements"), tables.MEASUREMENTS, rows)
-    onsets = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
-    tables.write(run.table("onsets"), tables.ONSETS, [*onsets, onset_row("loss", "", loss)])
-    tables.write(run.table("verdicts"), tables.VERDICTS, [decision_row(d) for d in decisions])
-    return decisions
-
-
-def decide(
-    scope: Scope,
-    rows: Sequence[Mapping[str, Any]],
-    lean: Mapping[tuple[int, str], LeanResult],
-    divergence: Mapping[str, stats.Onset],
-    underfit: Sequence[int],
-) -> list[Decision]:
-    """Gather what the rule looks at, and apply it. Without training images nothing is recommended."""
-    value = {(r["step"], r["space"], r["metric"], r["twin"]): r["value"] for r in rows}
-    copy_space = "pixel" if "pixel" in scope.spaces else scope.spaces[0]
-    headline = HEADLINE_SPACE if HEADLINE_SPACE in scope.spaces else scope.spaces[0]
-    facts = []
-    for step in scope.steps:
-        low = {space: lean[step, space].corrected[0] if lean else stats.NAN for space in scope.spaces}
-        flagged, control = (
-            float(np.max([value[step, copy_space, name, twin] for twin in TWINS]))  # NaN stays NaN
-            for name in ("memorized_fraction", "heldout_memorized_fraction")
-        )
-        facts.append(StepFacts(step, step in underfit, low, (flagged, 0.0 if np.isnan(control) else control)))
-    return provisional(facts, divergence[headline])
+def risk_row(
+    name: str, space: str, steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]
+) -> dict[str, Any]:
+    """Return one row for the onset of a risk: from the first step not shown safe to the first of two findings."""
+    status, low, high = verdict.risk_onset(steps, safe, found) if steps else ("undecided", -1, -1)
+    inside = [step for step in steps if low >= 0 and low <= step and (high < 0 or step <= high)]
+    note = "from the first step not shown safe to the first of two consecutive findings; -1 is open"
+    row = {"onset": name, "space": space, "status": status, "step": high, "low": low, "high": high}
+    return row | {"steps": ",".join(map(str, inside)), "level": stats.LEVEL, "note": note}
 
 
 def decision_row(decision: Decision) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def search(
     assert queries.space == reference.space, f"queries in {queries.space}, reference in {reference.space}"
     assert queries.vectors.shape[1] == reference.vectors.shape[1], "queries and reference differ in dimension"
     assert not exclude_self or len(queries.ids) == len(reference.ids), "exclude_self takes one set twice"
-    assert k >= 1, "k is at least 1"
+    assert k >= 1 and len(reference.ids), "there is something to find"
     nearest = _Search(reference.vectors, k, memory_mib)
     shape = (len(queries.vectors), k)
     distances, indices = np.empty(shape, np.float32), np.empty(shape, np.int64)

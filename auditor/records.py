@@ -150,8 +150,8 @@ class Neighbors:
 
     @property
     def ids(self) -> np.ndarray:
-        """Ids of the neighbours, object ``[n, k]``."""
-        return np.asarray(self.reference_ids, dtype=object)[self.indices]
+        """Ids of the neighbours, object ``[n, k]``; the empty id where there are fewer images than ranks."""
+        return np.asarray([*self.reference_ids, ""], dtype=object)[self.indices]  # index -1 is the last
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,15 @@ class Evidence:
     heldout_own: np.ndarray | None = None  # float64 [H, 8], held-out images to their nearest own images
     heldout_pool_own: np.ndarray | None = None  # float64 [H]
     heldout_pool_other: np.ndarray | None = None  # float64 [H]
+    own_nearest: np.ndarray | None = None  # object [S], id of the nearest own image
+    own_outside: np.ndarray | None = None  # float64 [S], nearest own image outside the duplicates of the nearest
+    other_outside: np.ndarray | None = None  # float64 [S]
+    heldout_own_outside: np.ndarray | None = None  # float64 [H]
+    heldout_distance: np.ndarray | None = None  # float64 [S], samples to their nearest held-out image
+    kid_scores: np.ndarray | None = None  # float64 [S], linearised shares of KID to held-out
+    gap: np.ndarray | None = None  # float64 [S] in [0, 1], how much the nearest pool image stands out
     losses: Mapping[str, LossTable] = field(default_factory=dict)  # own, other, heldout
+    twin_losses: Mapping[str, LossTable] = field(default_factory=dict)  # the twin's, by its own roles
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,8 @@ class Metric:
     """A metric: what it asks, how to read it, and its scores.
 
     ``interval`` names how stats.py makes the Estimate: ``mean`` (Student's t over units),
-    ``proportion`` (Clopper-Pearson), ``lean`` (relabelling and the two-way interval).
+    ``proportion`` (Clopper-Pearson), ``lean`` (relabelling and the two-way interval),
+    ``loss_lean`` (relabelling and a bootstrap of groups within halves).
     ``twins`` lists what is reported; ``both`` beside ``a`` and ``b`` is their average.
     """
 

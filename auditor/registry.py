@@ -29,12 +29,15 @@ METRICS = {
     "nearest_other": "auditor.metrics.nearest_other:METRIC",
     "nearest_heldout": "auditor.metrics.nearest_heldout:METRIC",
     "own_share": "auditor.metrics.own_share:METRIC",
+    "gap_lean": "auditor.metrics.gap_lean:METRIC",
     "heldout_share": "auditor.metrics.heldout_share:METRIC",
     "memorized_fraction": "auditor.metrics.memorized_fraction:METRIC",
     "heldout_memorized_fraction": "auditor.metrics.heldout_memorized_fraction:METRIC",
+    "kid": "auditor.metrics.kid:METRIC",
     "loss_own": "auditor.metrics.loss:OWN",
     "loss_other": "auditor.metrics.loss:OTHER",
     "loss_heldout": "auditor.metrics.loss:HELDOUT",
+    "loss_lean": "auditor.metrics.loss_lean:METRIC",
 }
 
 REPORTS = {

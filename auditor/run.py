@@ -68,6 +68,14 @@ class RunDirectory:
         """One row per image and noise level."""
         return self.root / "losses" / twin / f"{step}.parquet"
 
+    def control(self, name: str) -> Path:
+        """uint8 ``[n, h, w, c]``: images of a control, ``smooth-a``, ``copier-b``, ..."""
+        return self.root / "controls" / f"{name}.npy"
+
+    def control_losses(self, name: str) -> Path:
+        """One row per image and noise level: losses of a reference denoiser, ``linear-a``, ``linear-b``."""
+        return self.root / "losses" / f"{name}.parquet"
+
     def images(self, name: str) -> Path:
         """The images of a set that are somebody's neighbour, as the model sees them."""
         return self.root / "images" / f"{name}.npy"
@@ -91,7 +99,9 @@ class RunDirectory:
             version = int(record["format"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AuditError(
-                f"run.json cannot be read: {error}.", self.record, "Run the audit again with --remake."
+                f"run.json cannot be read: {error}.",
+                self.record,
+                "Remove this file and give the audit run command again: what is finished is kept.",
             ) from None
         if version > FORMAT_VERSION:
             raise AuditError(
@@ -130,12 +140,7 @@ class RunDirectory:
 
     def key(self, path: Path) -> dict[str, Any] | None:
         """Return the key of a finished artefact, or None where there is none."""
-        if not path.exists():
-            return None
-        try:
-            return json.loads(key_path(path).read_text())
-        except (OSError, ValueError):
-            return None
+        return read_key(key_path(path)) if path.exists() else None
 
     @contextmanager
     def artefact(self, path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
@@ -166,7 +171,8 @@ class RunDirectory:
         prepare_parts(folder, key)
         for start in starts:
             part = part_path(path, start)
-            if not part.exists():
+            # A source that has grown since (more samples are asked for) leaves a last part that is too short.
+            if n_rows(part) < min(starts.step, starts.stop - start):
                 rows = compute(range(start, start + starts.step))
                 with atomic(part) as temporary:
                     save_array(temporary, rows)
@@ -183,12 +189,13 @@ class RunDirectory:
         old = np.load(path, mmap_mode="r")[:have] if have else None
         like = old if old is not None else np.load(part_path(path, have), mmap_mode="r")
         with self.artefact(path, key) as temporary:
-            joined = np.lib.format.open_memmap(temporary, "w+", like.dtype, (n, *like.shape[1:]))
-            if old is not None:
-                joined[:have] = old
-            for start in range(have, n, batch_size):
-                joined[start : start + batch_size] = np.load(part_path(path, start))[: n - start]
-            joined.flush()
+            # Written in order and not through a memory map, which on a full disk ends the process by SIGBUS.
+            with open(temporary, "wb") as handle:
+                np.lib.format.write_array_header_1_0(handle, header(like.dtype, (n, *like.shape[1:])))
+                for start in range(0, have, batch_size):
+                    handle.write(old[start : start + batch_size].tobytes())
+                for start in range(have, n, batch_size):
+                    handle.write(np.load(part_path(path, start))[: n - start].tobytes())
         drop_parts(path)
 
 
@@ -218,23 +225,43 @@ def as_json(value: Any) -> Any:
 
 
 def n_rows(path: Path) -> int:
-    """Return the number of rows of an ``.npy`` file, from its header."""
-    return len(np.load(path, mmap_mode="r"))
+    """Return the number of rows of an ``.npy`` file, from its header; 0 where it is missing or damaged."""
+    try:
+        return len(np.load(path, mmap_mode="r"))
+    except (OSError, ValueError, EOFError):
+        return 0
+
+
+def header(dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the header of an ``.npy`` file in C order."""
+    return {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+
+
+def read_key(path: Path) -> dict[str, Any] | None:
+    """Return a key as it was written, or None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def prepare_parts(parts: Path, key: Mapping[str, Any]) -> None:
     """Make the folder of finished batches, emptied if it was begun under another key."""
     key_file = parts / "key.json"
-    if parts.exists() and not (key_file.exists() and json.loads(key_file.read_text()) == as_json(key)):
+    if parts.exists() and read_key(key_file) != as_json(key):
         shutil.rmtree(parts)
     parts.mkdir(parents=True, exist_ok=True)
     write_json(key_file, key)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an ``.npy`` under exactly this name (``np.save`` would append a suffix)."""
+    """Write an ``.npy`` under exactly this name (``np.save`` would append a suffix).
+
+    Not by ``np.save``: on a full disk numpy 2.4 raises an OSError without an errno.
+    """
     with open(path, "wb") as handle:
-        np.save(handle, array, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(handle, header(array.dtype, array.shape))
+        handle.write(array.tobytes())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -34,7 +34,7 @@ def resolve_steps(sampler: str, asked: int | None, scheduler: Mapping[str, Any])
     if sampler not in SAMPLERS:
         raise AuditError(f"There is no sampler {sampler!r}.", "--sampler", f"Choose from: {', '.join(SAMPLERS)}.")
     train_steps = int(scheduler["num_train_timesteps"])
-    steps = asked or SAMPLERS[sampler][2] or train_steps
+    steps = asked or min(SAMPLERS[sampler][2] or train_steps, train_steps)
     if steps > train_steps:
         raise AuditError(
             f"{steps} sampling steps were asked for, the schedule has {train_steps}.",

@@ -7,7 +7,7 @@ from generators whose seeds are given, never from a global state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats as distributions
@@ -120,11 +120,11 @@ def relabeling_test(relabeling: Relabeling, weights: np.ndarray) -> RelabelingTe
     """Test M linear statistics, rows of ``weights`` ``[M, N]``, for being larger than labels explain (2.3).
 
     p counts the true labelling itself, so it is never 0. A statistic that no relabelling
-    changes (identical twins) has z = 0 and p = 1.
+    changes (identical twins), or that is not defined, has z = 0 and p = 1.
     """
     t = relabeling.labels.astype(float) @ weights.T - weights @ relabeling.mean
     sd = t.std(axis=0)
-    flat = sd <= 1e-12 * np.maximum(1, np.abs(weights).sum(axis=1))
+    flat = ~(sd > 1e-12 * np.maximum(1, np.abs(weights).sum(axis=1)))  # NaN is flat, too
     z = np.where(flat, 0.0, t / np.where(flat, 1.0, sd))
     p = at_least(z, z[0]).mean(axis=0)
     return RelabelingTest(t[0], np.where(flat, 0.0, sd), z, p)
@@ -194,13 +194,27 @@ def own_share_both(a: Landing, b: Landing, pool: Pool, level: float = LEVEL) -> 
     """
     e = a.in_a - b.in_a
     n = len(e)
+    if not np.isfinite(e).all():
+        return undefined("some samples have no nearest image", "seed", n, level), NAN, NAN
     value = 0.5 + e.mean() / 2
     c = a.weights(len(pool.labels)) - b.weights(len(pool.labels))
     v_seed = e.var() / (4 * n)
-    v_hub = hub_variance(c, pool, float(np.mean(a.first != b.first)), n)
+    v_hub = hub_variance(c, pool, differing(a, b, pool.groups), n)
     half = distributions.norm.ppf((1 + level) / 2) * np.sqrt(v_seed + v_hub)
     low, high = max(0.0, value - half), min(1.0, value + half)
     return Estimate(float(value), low, high, level, n, "seed", "two-way: seeds and split"), v_seed, v_hub
+
+
+def differing(a: Landing, b: Landing, groups: np.ndarray) -> float:
+    """Return q of 3.4: the share of seeds whose twins land on different groups.
+
+    With ties, half the mean squared difference of what both twins put on each group, which
+    is the same where nothing ties.
+    """
+    apart = (a.in_a - b.in_a) ** 2
+    on_a = np.where(groups[a.nearest_a] == groups[b.nearest_a], apart, a.in_a**2 + b.in_a**2)
+    on_b = np.where(groups[a.nearest_b] == groups[b.nearest_b], apart, (1 - a.in_a) ** 2 + (1 - b.in_a) ** 2)
+    return float((on_a + on_b).mean() / 2)
 
 
 def hub_variance(c: np.ndarray, pool: Pool, q: float, n_seeds: int) -> float:
@@ -219,6 +233,8 @@ def own_share_one(landing: Landing, pool: Pool, sign: float, test_sd: float, lev
     the split, which one twin cannot tell from a lean.
     """
     value = float(0.5 + sign * (landing.in_a.mean() - 0.5))
+    if not np.isfinite(value):
+        return undefined("some samples have no nearest image", "seed", len(landing.in_a), level)
     half = distributions.norm.ppf((1 + level) / 2) * test_sd
     low, high = max(0.0, value - half), min(1.0, value + half)
     return Estimate(value, low, high, level, len(landing.in_a), "seed", "spread under relabelling")
@@ -329,6 +345,11 @@ def locate_minimum(
     ``edge`` if the set holds the first or last step, ``undecided`` if it holds more than
     half of them; with ``last_is_none``, a set that reaches the last step has no onset yet.
     """
+    known = np.isfinite(curve).all(axis=1)
+    if not known.all():
+        steps = np.asarray(steps)
+        onset = locate_minimum(curve[known], steps[known], draws, seed, last_is_none)
+        return replace(onset, note=join(onset.note, f"without values at {', '.join(map(str, steps[~known]))}"))
     if len(steps) < 3:
         return Onset("undecided", -1, (), "fewer than three checkpoints can be judged")
     v = iterate_variance(curve)
@@ -348,3 +369,73 @@ def locate_minimum(
 def join(*sentences: str) -> str:
     """Return the non-empty sentences joined by semicolons."""
     return "; ".join(s for s in sentences if s)
+
+
+# ---------------------------------------------------------------------------
+# Two groups of images: the loss lean (statistics 5), and whether the halves are exchangeable (1.2)
+# ---------------------------------------------------------------------------
+
+
+def half_difference_test(relabeling: Relabeling, columns: np.ndarray, r: np.ndarray) -> RelabelingTest:
+    """Test half the difference of the mean of ``r`` between the halves, for the pool images ``columns``.
+
+    The two-sample mean is taken anew under each relabelling, since a subset of the pool
+    need not stay balanced.
+    """
+    in_a = relabeling.labels[:, columns] > 0
+    n_a = in_a.sum(axis=1)
+    sum_a = in_a @ r
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (sum_a / n_a - (r.sum() - sum_a) / (len(r) - n_a)) / 2
+    t = np.nan_to_num(t)[:, None]
+    sd = t.std(axis=0)
+    z = np.where(sd > 0, t / np.where(sd > 0, sd, 1.0), 0.0)
+    return RelabelingTest(t[0], sd, z, at_least(z, z[0]).mean(axis=0))
+
+
+def half_difference_draws(r: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Return bootstrap draws of half the difference between the halves; groups are drawn within halves."""
+    parts = []
+    for sign in (1, -1):
+        _, member = np.unique(groups[labels == sign], return_inverse=True)
+        sums, sizes = np.bincount(member, r[labels == sign]), np.bincount(member)
+        counts = resamples(len(sizes), seed + sign)
+        parts.append((counts @ sums) / (counts @ sizes))
+    return (parts[0] - parts[1]) / 2
+
+
+def exchangeability(nearest: np.ndarray, relabeling: Relabeling) -> tuple[float, float]:
+    """Return the share of pool images whose nearest image of another group is of their half, and its p.
+
+    A share that is larger than relabelling explains says that the halves differ (site,
+    time, preprocessing), so that leaning on a half need not be leaning on its images.
+    """
+    known = np.flatnonzero(nearest >= 0)
+    labels = relabeling.labels
+    same = (labels[:, known] == labels[:, nearest[known]]).mean(axis=1)
+    return float(same[0]), float(at_least(same, same[0]).mean())
+
+
+def two_sided_p(relabeling: Relabeling, x: np.ndarray) -> float:
+    """Return the two-sided relabelling p that the halves differ in the mean of ``x``."""
+    deviation = np.abs(relabeling.labels @ (x - x.mean()))
+    return float(at_least(deviation, deviation[0] * (1 - 1e-6)).mean())
+
+
+def paired_lower(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> float:
+    """Return the one-sided lower limit of mean(first - second), units paired."""
+    difference = first - second
+    se = difference.std(ddof=1) / np.sqrt(len(difference))
+    return float(difference.mean() - distributions.t.ppf(level, len(difference) - 1) * se)
+
+
+def upper_limit(hits: int, n: int, level: float = LEVEL) -> float:
+    """Return the one-sided Clopper-Pearson upper limit; 0 of n gives about 3 / n at 95 %."""
+    if n == 0 or hits >= n:
+        return 1.0
+    return float(distributions.beta.ppf(level, hits + 1, n - hits))
+
+
+def lower_limit(hits: int, n: int, level: float = LEVEL) -> float:
+    """Return the one-sided Clopper-Pearson lower limit."""
+    return 0.0 if hits == 0 else float(distributions.beta.ppf(1 - level, hits, n - hits + 1))

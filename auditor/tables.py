@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+DISTANCE = "distance of the space"
 RANKS = range(1, N_NEIGHBORS + 1)
 
 
@@ -77,6 +78,10 @@ EVIDENCE = (
     Column(
         "other_mean_distance_50", "float32", "mean distance to the 50 nearest other images", "distance of the space"
     ),
+    Column(
+        "own_outside_distance", "float32", "distance to the nearest own image that is no duplicate of rank 1", DISTANCE
+    ),
+    Column("other_outside_distance", "float32", "the same among other images", DISTANCE),
     Column("heldout_distance", "float32", "distance to the nearest held-out image", "distance of the space"),
     Column("twin_distance", "float64", "distance to the twin's sample of the same seed", "distance of the space"),
     Column(
@@ -86,6 +91,8 @@ EVIDENCE = (
         "distance of the space",
     ),
     Column("memorized", "bool", "own distance 1 is 0 or below a third of own distance 2"),
+    Column("kid_score", "float64", "linearised share of this seed in KID to held-out; the mean over seeds is KID"),
+    Column("saturated", "float32", "share of the sample's pixels that are 0 or 255", "share"),
 )
 
 HELDOUT = (
@@ -94,6 +101,43 @@ HELDOUT = (
     *neighbours("b", "nearest training image of half b"),
     Column("pool_a_distance", "float32", "distance to the nearest pool image of half a", "distance of the space"),
     Column("pool_b_distance", "float32", "distance to the nearest pool image of half b", "distance of the space"),
+    Column(
+        "a_outside_distance",
+        "float32",
+        "distance to the nearest image of half a that is no duplicate of rank 1",
+        DISTANCE,
+    ),
+    Column("b_outside_distance", "float32", "the same in half b", DISTANCE),
+    Column("within_distance_5", "float32", "distance to the fifth nearest other held-out image", DISTANCE),
+    Column(
+        "cover_a_distance",
+        "float32",
+        "distance to the nearest of as many pool images of half a as there are samples",
+        DISTANCE,
+    ),
+    Column("cover_b_distance", "float32", "the same in half b", DISTANCE),
+)
+
+COVERAGE = (
+    Column("id", "string", "held-out image"),
+    Column(
+        "distance",
+        "float32",
+        "distance to the nearest sample, of at most as many as the smaller half has images",
+        DISTANCE,
+    ),
+)
+
+POOL_IMAGES = (
+    Column("half", "string", "a or b"),
+    Column("id", "string", "training image"),
+    Column("group", "int64", "images that are relabelled together: duplicates"),
+    Column("brightness", "float64", "mean over pixels", "gray levels of 255"),
+    Column("saturated", "float64", "share of pixels that are 0 or 255", "share"),
+    Column("nearest_half", "string", "half of the nearest pool image of another group"),
+    Column("nearest_id", "string", "the nearest pool image of another group"),
+    Column("nearest_distance", "float32", "distance to it", DISTANCE),
+    Column("heldout_distance", "float32", "distance to the nearest held-out image", DISTANCE),
 )
 
 TRAIN = (
@@ -213,4 +257,6 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     except FileNotFoundError:
         raise AuditError("A table of the run is missing.", path, "Give the audit run command again.") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise AuditError(f"A table cannot be read: {error}.", path, "Give the audit run command again.") from None
+        raise AuditError(
+            f"A table cannot be read: {error}.", path, "Remove this file and give the audit run command again."
+        ) from None

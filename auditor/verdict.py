@@ -1,23 +1,162 @@
-"""Estimates to decisions: which checkpoint would be released, and why. Rules in docs/statistics.md."""
+"""Estimates to decisions: one verdict per checkpoint, onsets of bias and copying, one recommendation.
+
+The rules of docs/statistics.md 6.1, 6.5, 10 and 11. Everything here is a pure function of
+a few numbers per checkpoint; every reason is a sentence that carries them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from auditor.stats import Onset
+import numpy as np
 
-OWN_SHARE_MARGIN = 0.05  # lean of the corrected lower limit above 1/2 that is still accepted
+from auditor.config import Budgets
+from auditor.stats import upper_limit
+
+ONE_SIDED = 1.645  # standard errors of a one-sided 95 % bound
+SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 % power (statistics 8)
+VERDICTS = ("underfit", "generalizing", "biased", "overfit", "memorizing", "undecided")
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Own-versus-other lean of one checkpoint in one space, with what a smooth model would show."""
+
+    value: float  # own_share of both twins
+    v_seed: float
+    v_hub: float
+    n_seeds: int
+    p_corrected: float  # gap lean, over all checkpoints, spaces and losses
+    reference: float  # own_share of the smooth reference
+    few_images: bool = False  # the evidence rests on fewer than ten images
+
+    @property
+    def se(self) -> float:
+        """Standard error over seeds and the hubs of this split."""
+        return float(np.sqrt(self.v_seed + self.v_hub))
+
+    def bias_margin(self, budgets: Budgets) -> float:
+        """Least lean above one half that is called bias."""
+        return max(budgets.lean_bias, self.reference - 0.5)
+
+    def safe_margin(self, budgets: Budgets) -> float:
+        """Lean above one half that "no bias" has to stay under."""
+        return max(budgets.lean_safe, self.reference - 0.5 + budgets.lean_safe_beyond_reference)
+
+    def is_bias(self, budgets: Budgets) -> bool:
+        """Significant after correction, and larger than a smooth model's lean."""
+        above = self.value - ONE_SIDED * self.se > 0.5 + self.bias_margin(budgets)
+        return bool(self.p_corrected <= budgets.alpha and above)
+
+    def is_safe(self, budgets: Budgets) -> bool:
+        """Shown to lie under the margin."""
+        return bool(self.value + ONE_SIDED * self.se < 0.5 + self.safe_margin(budgets))
+
+    def seeds_needed(self, budgets: Budgets) -> int | None:
+        """Seeds that would settle it with 90 % power, or None where seeds cannot."""
+        room = (self.safe_margin(budgets) - abs(self.value - 0.5)) / SETTLES
+        left = room**2 - self.v_hub
+        if room <= 0 or left <= 0:
+            return None
+        return int(np.ceil(self.v_seed * self.n_seeds / left))
+
+    def sentence(self, space: str, budgets: Budgets) -> str:
+        """Say the numbers."""
+        return (
+            f"{space}: own_share {self.value:.3f} (one-sided 95% bounds {self.value - ONE_SIDED * self.se:.3f} and "
+            f"{self.value + ONE_SIDED * self.se:.3f}, smooth reference {self.reference:.3f}, accepted up to "
+            f"{0.5 + self.safe_margin(budgets):.3f}, corrected p {self.p_corrected:.3g})"
+        )
+
+
+@dataclass(frozen=True)
+class LossLean:
+    """Difference-in-differences of the twins' losses at one checkpoint."""
+
+    value: float
+    low: float  # one-sided 95 % bounds
+    high: float
+    p_corrected: float
+    reference: float  # of the linear denoiser
+
+    def bias_margin(self, budgets: Budgets) -> float:
+        """Least loss lean that is called bias."""
+        return max(budgets.loss_bias, self.reference)
+
+    def is_bias(self, budgets: Budgets) -> bool:
+        """Significant after correction, and larger than a linear model's."""
+        return bool(self.p_corrected <= budgets.alpha and self.low > self.bias_margin(budgets))
+
+    def is_safe(self, budgets: Budgets) -> bool:
+        """Shown to lie under the margin."""
+        return bool(self.high < self.bias_margin(budgets) + budgets.loss_safe_beyond_bias)
+
+    def sentence(self, budgets: Budgets) -> str:
+        """Say the numbers."""
+        return (
+            f"loss_lean {self.value:.3f} (one-sided 95% bounds {self.low:.3f} and {self.high:.3f}, linear reference "
+            f"{self.reference:.3f}, accepted up to {self.bias_margin(budgets) + budgets.loss_safe_beyond_bias:.3f}, "
+            f"corrected p {self.p_corrected:.3g})"
+        )
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Copies among the samples of both twins at one checkpoint in one space, beside held-out images."""
+
+    hits: int
+    n: int
+    control_hits: int
+    control_n: int
+    p_corrected: float
+    sources: int  # distinct training images among the flagged
+
+    def is_copy(self, budgets: Budgets) -> bool:
+        """More flagged than held-out images, and than the twin's samples of the same seeds, after correction."""
+        return bool(self.p_corrected <= budgets.alpha)
+
+    def is_safe(self, budgets: Budgets) -> bool:
+        """The upper limit is under that of held-out images plus the budget."""
+        control = upper_limit(self.control_hits, self.control_n) if self.control_n else 0.0
+        return upper_limit(self.hits, self.n) < control + budgets.copies_beyond_heldout
+
+    def counts(self, space: str, budgets: Budgets) -> bool:
+        """Whether a finding in this space makes the verdict: the rule must be specific here."""
+        rate = self.control_hits / self.control_n if self.control_n else 0.0
+        return space in ("pixel", "correlation") or rate <= budgets.copy_rule_false_alarms
+
+    def sentence(self, space: str) -> str:
+        """Say the numbers."""
+        control = f"{self.control_hits} of {self.control_n} held-out images" if self.control_n else "no held-out images"
+        return (
+            f"{space}: {self.hits} of {self.n} samples flagged as copies of {self.sources} images "
+            f"(at most {upper_limit(self.hits, self.n):.2%} at 95%), {control}, corrected p {self.p_corrected:.3g}"
+        )
 
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What the provisional rule looks at, for one checkpoint."""
+    """Everything the verdict on one checkpoint rests on."""
 
     step: int
-    underfit: bool
-    own_share_low: Mapping[str, float]  # space -> corrected lower limit of own_share, both twins
-    copies: tuple[float, float]  # flagged share of samples (larger of the twins), of held-out images; in the copy space
+    lean: Mapping[str, Lean] = field(default_factory=dict)  # by space; empty without training images
+    loss: LossLean | None = None
+    copying: Mapping[str, Copying] = field(default_factory=dict)
+    underfit: tuple[str, ...] = ()  # sentences
+    loss_rise: float = float("nan")  # one-sided lower limit of [L - min L] / min L; NaN where unknown
+    quality: np.ndarray | None = None  # linearised KID per seed, both twins averaged
+
+
+@dataclass(frozen=True)
+class Context:
+    """What holds for the whole run."""
+
+    divergence: tuple[int, ...]  # steps that may hold the least twin distance, in the headline space
+    loss: tuple[int, ...]  # steps that may hold the least held-out loss
+    n_seeds: int
+    distrust: tuple[str, ...] = ()  # controls that failed
+    not_exchangeable: tuple[str, ...] = ()  # why the halves may differ
 
 
 @dataclass(frozen=True)
@@ -30,36 +169,186 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def provisional(facts: Sequence[StepFacts], divergence: Onset) -> list[Decision]:
-    """Return one decision per checkpoint by the provisional rule.
+@dataclass(frozen=True)
+class Recommendation:
+    """The step to release, or why there is none."""
 
-    Recommended is the latest checkpoint that is not underfit, not after the confidence set
-    of the least twin distance, whose corrected lower limit of ``own_share`` is at most
-    1/2 + margin in every space, and whose samples are not flagged as copies more often
-    than held-out images are.
-    """
-    objections = {f.step: objections_to(f, divergence) for f in facts}
-    passing = [step for step, reasons in objections.items() if not reasons]
-    best = max(passing, default=None)
-    return [
-        Decision(f.step, "underfit" if f.underfit else "undecided", f.step == best, tuple(objections[f.step]))
-        for f in facts
+    status: str  # found, none, undecided
+    step: int  # -1 if none
+    sentence: str
+
+
+def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
+    """Return the verdict on one checkpoint: the first rung of the ladder that applies (10)."""
+    copied = [
+        each.sentence(space)
+        for space, each in facts.copying.items()
+        if each.is_copy(budgets) and each.counts(space, budgets)
     ]
-
-
-def objections_to(facts: StepFacts, divergence: Onset) -> list[str]:
-    """Return the sentences that speak against releasing this checkpoint, none if it passes."""
-    reasons = []
+    if copied:
+        return Decision(facts.step, "memorizing", False, tuple(copied))
+    if context.distrust:
+        return Decision(facts.step, "undecided", False, context.distrust)
     if facts.underfit:
-        reasons.append("Its held-out loss is still more than 1.25 times the least: it is underfit.")
-    if not divergence.steps:
-        reasons.append("Where the twins begin to diverge could not be judged.")
-    elif facts.step > max(divergence.steps):
-        reasons.append(f"The twins' samples diverge after step {max(divergence.steps)}.")
-    for space, low in facts.own_share_low.items():
-        if not low <= 0.5 + OWN_SHARE_MARGIN:  # NaN objects too
-            reasons.append(f"Samples lean on their own half in {space}: own_share is at least {low:.3f}.")
-    flagged, control = facts.copies
-    if not flagged <= control:
-        reasons.append(f"{flagged:.1%} of the samples are flagged as copies, {control:.1%} of held-out images.")
+        return Decision(facts.step, "underfit", False, facts.underfit)
+    if context.n_seeds < budgets.least_seeds:
+        reason = f"{context.n_seeds} seeds are fewer than the {budgets.least_seeds} that a verdict needs."
+        return Decision(facts.step, "undecided", False, (reason,))
+    if context.loss and facts.step > max(context.loss) and facts.loss_rise > budgets.overfit_rise:
+        rise = f"The held-out loss is at least {facts.loss_rise:.1%} above its least value, before this step."
+        return Decision(facts.step, "overfit", False, (rise,))
+    biased = bias_reasons(facts, context, budgets)
+    unsafe = unsafe_reasons(facts, budgets)
+    if context.not_exchangeable and (biased or not unsafe):
+        return Decision(facts.step, "undecided", False, context.not_exchangeable)
+    if biased:
+        return Decision(facts.step, "biased", False, tuple(biased))
+    if not unsafe:
+        return Decision(facts.step, "generalizing", False, tuple(safe_sentences(facts, budgets)))
+    return Decision(facts.step, "undecided", False, tuple(unsafe))
+
+
+def bias_reasons(facts: StepFacts, context: Context, budgets: Budgets) -> list[str]:
+    """Return what shows that samples or losses lean on the own images beyond a smooth model (rule 4)."""
+    reasons = [f"Leans: {each.sentence(space, budgets)}" for space, each in facts.lean.items() if each.is_bias(budgets)]
+    diverged = bool(context.divergence) and facts.step > max(context.divergence)
+    if facts.loss is not None and facts.loss.is_bias(budgets) and diverged:
+        reasons.append(f"Leans: {facts.loss.sentence(budgets)}")
     return reasons
+
+
+def unsafe_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
+    """Return what keeps this checkpoint from being shown safe, none if it is (rule 5)."""
+    if not facts.lean:
+        return ["Without training images of both halves nothing can be shown safe."]
+    reasons = []
+    for space, each in facts.lean.items():
+        if not each.is_safe(budgets):
+            needed = each.seeds_needed(budgets)
+            more = f"about {needed:,} seeds would settle it" if needed else "more seeds cannot settle it"
+            reasons.append(f"Lean not shown small: {each.sentence(space, budgets)}; {more}.")
+    if facts.loss is not None and not facts.loss.is_safe(budgets):
+        reasons.append(f"Loss lean not shown small: {facts.loss.sentence(budgets)}; more seeds do not change it.")
+    reasons += [
+        f"Copies not shown rare: {each.sentence(space)}."
+        for space, each in facts.copying.items()
+        if each.counts(space, budgets) and not each.is_safe(budgets)
+    ]
+    return reasons
+
+
+def safe_sentences(facts: StepFacts, budgets: Budgets) -> list[str]:
+    """Return the numbers behind "generalizing"."""
+    sentences = [each.sentence(space, budgets) for space, each in facts.lean.items()]
+    sentences += [facts.loss.sentence(budgets)] if facts.loss is not None else []
+    return sentences + [each.sentence(space) for space, each in facts.copying.items() if each.counts(space, budgets)]
+
+
+def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
+    """Walk forward over the checkpoints that are not underfit, stop at the first that does not pass (11).
+
+    Among those passed, the earliest whose quality is not significantly worse than the best.
+    """
+    if context.distrust:
+        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
+    if context.not_exchangeable:
+        return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
+    if context.n_seeds < budgets.least_seeds:
+        return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
+    candidates = [f for f in facts if not f.underfit]
+    if not candidates:
+        return Recommendation("none", -1, "Every checkpoint is underfit.")
+    passed: list[StepFacts] = []
+    for each in candidates:
+        if unsafe_reasons(each, budgets):
+            break
+        passed.append(each)
+    if passed:
+        best = earliest_good(passed)
+        return Recommendation("found", best.step, release_sentence(best, passed, candidates, budgets))
+    return no_release(candidates[0], candidates, budgets)
+
+
+def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
+    """Return the earliest whose KID is not significantly worse than the best of those passed (paired 95 %)."""
+    known = [f for f in passed if f.quality is not None and np.isfinite(f.quality).all()]
+    if not known:
+        return passed[-1]
+    best = min(known, key=lambda f: f.quality.mean())
+    for each in known:
+        difference = each.quality - best.quality
+        se = difference.std(ddof=1) / np.sqrt(len(difference))
+        if difference.mean() <= 1.96 * se:
+            return each
+    return best
+
+
+def release_sentence(
+    best: StepFacts, passed: Sequence[StepFacts], candidates: Sequence[StepFacts], budgets: Budgets
+) -> str:
+    """Say why this step is released."""
+    worst = max(best.lean.items(), key=lambda item: item[1].value - item[1].safe_margin(budgets))
+    beyond = [f.step for f in candidates if f.step > passed[-1].step]
+    end = f" The first that does not pass is step {beyond[0]:,}." if beyond else ""
+    return (
+        f"Release step {best.step:,}: all risks up to step {passed[-1].step:,} are shown to be within their budgets "
+        f"({worst[1].sentence(worst[0], budgets)}), and its quality is not shown to be worse than that of any of them.{end}"
+    )
+
+
+def no_release(first: StepFacts, candidates: Sequence[StepFacts], budgets: Budgets) -> Recommendation:
+    """Say that no checkpoint qualifies or that it is undecided, and how much lean there is."""
+    over = over_budget(first, budgets)
+    least = least_lean(candidates)
+    if not over:
+        return Recommendation(
+            "undecided", -1, f"Not enough evidence for any checkpoint: {unsafe_reasons(first, budgets)[0]}"
+        )
+    sentence = f"No checkpoint qualifies: already at step {first.step:,}, the first that is not underfit, {over[0]}."
+    if least:
+        step, space, lean = least
+        needed = lean.value + ONE_SIDED * lean.se - 0.5
+        sentence += (
+            f" The least lean is at step {step:,}: own_share {lean.value:.3f} in {space}; "
+            f"to accept it the lean budget would have to be {needed:.3f} instead of {lean.safe_margin(budgets):.3f}."
+        )
+    return Recommendation("none", -1, sentence)
+
+
+def over_budget(facts: StepFacts, budgets: Budgets) -> list[str]:
+    """Return the risks whose lower bound is already above their budget."""
+    over = [
+        each.sentence(space, budgets)
+        for space, each in facts.lean.items()
+        if each.value - ONE_SIDED * each.se > 0.5 + each.safe_margin(budgets)
+    ]
+    if facts.loss is not None and facts.loss.low > facts.loss.bias_margin(budgets) + budgets.loss_safe_beyond_bias:
+        over.append(facts.loss.sentence(budgets))
+    over += [
+        each.sentence(space)
+        for space, each in facts.copying.items()
+        if each.is_copy(budgets) and each.counts(space, budgets)
+    ]
+    return over
+
+
+def least_lean(candidates: Sequence[StepFacts]) -> tuple[int, str, Lean] | None:
+    """Return the step whose worst space leans least, with that space."""
+    worst = [(f.step, *max(f.lean.items(), key=lambda item: item[1].value)) for f in candidates if f.lean]
+    return min(worst, key=lambda item: item[2].value, default=None)
+
+
+def risk_onset(steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]) -> tuple[str, int, int]:
+    """Return status, first step not shown safe, and first of two consecutive findings or the last (6.5).
+
+    Either end may be open (-1): nothing was found, or nothing was shown safe to begin with.
+    """
+    low = next((step for step, ok in zip(steps, safe, strict=True) if not ok), -1)
+    high = -1
+    for i, step in enumerate(steps):
+        if found[i] and (i + 1 == len(steps) or found[i + 1]):
+            high = step
+            break
+    if high < 0:
+        return ("none" if low < 0 else "undecided"), low, high
+    return ("edge" if low == steps[0] else "found"), low, high

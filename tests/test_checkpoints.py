@@ -444,6 +444,7 @@ MISFITS = {
     "an unknown block": (lambda f: edit_config(f, down_block_types=["Odd", "Odd"]), "no network that diffusers can"),
     "zero groups": (lambda f: edit_config(f, norm_num_groups=0), "no network that diffusers can build"),
     "text for a number": (lambda f: edit_config(f, layers_per_block="1"), "no network that diffusers can build"),
+    "an odd image size": (lambda f: edit_config(f, sample_size=7), "fails on an image of its size 7 x 7"),
     "a newer setting": (lambda f: edit_config(f, gated_skips=True), "unknown to the installed diffusers: gated_skips"),
 }
 
@@ -570,7 +571,9 @@ def test_a_scheduler_that_is_no_ddpm_schedule_is_refused(content, message, check
 
 
 def test_a_scheduler_file_that_is_not_there_is_an_error(checkpoint):
-    with pytest.raises(AuditError, match="ddmp does not exist"):
+    with pytest.raises(
+        AuditError, match=r"'ddmp' is not there: it does not exist.\nwhere: --scheduler\nto do: Give ddpm"
+    ):
         scheduler_config(checkpoint, "ddmp")
 
 

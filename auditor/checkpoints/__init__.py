@@ -250,6 +250,9 @@ def scheduler_config(checkpoint: Checkpoint, override: str | None) -> dict[str, 
             "Pass --scheduler FILE.json, or --scheduler ddpm, which assumes the 1000-step linear DDPM schedule.",
         )
     path = checkpoint.scheduler if override is None else Path(override).expanduser()
+    if override is not None and not path.is_file():
+        what = f"The scheduler {override!r} is not there: it {absence(path)}."
+        raise AuditError(what, "--scheduler", "Give ddpm, or the path of a scheduler_config.json.")
     return _checked_schedule(read_json(path), path)
 
 

@@ -39,6 +39,17 @@ REQUIRED = (
 # EMAModel.save_pretrained writes its own state into the configuration of the network.
 EMA_STATE = {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
 DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32")
+# What torch and diffusers raise for impossible settings, as found by trying them; there is no common class.
+IMPOSSIBLE = (
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    NameError,
+    AssertionError,
+    RuntimeError,
+)
 SAVE_AGAIN = "Copy or save it again (a file of some 130 bytes is a git-lfs pointer: run git lfs pull)."
 
 
@@ -211,8 +222,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
         raise CheckpointError(f"The weights cannot be read: {problem.strerror}.", path) from problem
     digest.update(data)
     tensors = _finite(_tensors(data, path), path)
-    # The meta device allocates nothing, so a wrong configuration cannot fill the memory.
-    return config, _fit(_network(config, folder, "meta"), tensors, path), digest.hexdigest()
+    network = _network(config, folder, "meta")  # allocates nothing, whatever the configuration says
+    tensors = _fit(network, tensors, path)
+    _require_forward(network, _image_shape(config, folder), folder / CONFIG)
+    return config, tensors, digest.hexdigest()
 
 
 def _tensors(data: bytes, path: Path) -> dict[str, Any]:
@@ -255,8 +268,7 @@ def _network(config: Mapping[str, Any], folder: Path, device: str) -> Any:
     with torch.random.fork_rng(devices=[]), torch.device(device):
         try:
             return UNet2DModel(**{key: value for key, value in settings.items() if key in known})
-        # What torch and diffusers raise for impossible settings; there is no common class.
-        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as problem:
+        except IMPOSSIBLE as problem:
             what = f"{CONFIG} describes no network that diffusers can build: {problem}."
             raise CheckpointError(what, folder / CONFIG, "Save it with save_pretrained.") from problem
 
@@ -274,3 +286,20 @@ def _fit(network: Any, tensors: dict[str, Any], path: Path) -> dict[str, Any]:
         what += f"{expected.get(name, 'absent')} by the configuration ({len(differing)} such weights)."
         raise CheckpointError(what, path, "Save both again from one model.")
     return tensors
+
+
+def _require_forward(network: Any, image_shape: tuple[int, int, int], path: Path) -> None:
+    """Refuse a configuration whose weights fit but that maps no image of its own size to an output like it."""
+    import torch
+
+    height, width, channels = image_shape
+    x = torch.empty(1, channels, height, width, device="meta")
+    try:
+        shape = network(x, torch.zeros(1, dtype=torch.long, device="meta"), return_dict=False)[0].shape
+    except IMPOSSIBLE as problem:
+        what = f"The network of {CONFIG} fails on an image of its size {height} x {width}: {problem}."
+        raise CheckpointError(what, path, "Save it with save_pretrained.") from problem
+    if shape != x.shape:
+        raise CheckpointError(
+            f"The network gives {tuple(shape)} for {tuple(x.shape)}.", path, "It must keep the shape."
+        )

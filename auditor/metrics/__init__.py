@@ -25,12 +25,14 @@ def closer(own: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(own) | np.isnan(other), np.nan, share)
 
 
-def gap_ratio_flag(distances: np.ndarray) -> np.ndarray:
+def gap_ratio_flag(distances: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
     """Return 1.0 where d1 = 0 or d1 < d2 / 3, else 0.0, NaN where d2 is unknown (fewer than two images).
 
-    The multiplicative form also holds for 0 and 0: an exact copy of a duplicated image.
+    ``outside`` is d2 where the training set has duplicates: the distance to the nearest
+    image that is no duplicate of the nearest one, without which no near copy of a
+    duplicated image would be flagged. The multiplicative form also holds for 0 and 0.
     """
-    nearest, second = distances[:, 0], distances[:, 1]
+    nearest, second = distances[:, 0], distances[:, 1] if outside is None else outside
     return np.where(np.isnan(second), np.nan, (nearest == 0) | (nearest < second / 3))
 
 
@@ -43,10 +45,10 @@ def over_seeds(evidence: Evidence, values: np.ndarray | None) -> Scores:
 
 def over_heldout(evidence: Evidence, values: np.ndarray | None) -> Scores:
     """Return per-image scores of the held-out set, or none where it or the training images are missing."""
-    if evidence.heldout_ids is None:
-        return absent("image", ABSENT_HELDOUT)
-    if values is None:
+    if evidence.own is None:  # then held-out images have nothing to be compared with, given or not
         return absent("image", ABSENT_TRAIN)
+    if evidence.heldout_ids is None or values is None:
+        return absent("image", ABSENT_HELDOUT)
     return Scores("image", evidence.heldout_ids, np.asarray(values, dtype=float), reason_for_nan(values))
 
 

@@ -6,7 +6,9 @@ from auditor.records import Evidence, Metric, Scores
 
 def scores(evidence: Evidence) -> Scores:
     """Return 1 for a held-out image that the gap ratio would call a copy of an own training image, else 0."""
-    return over_heldout(evidence, None if evidence.heldout_own is None else gap_ratio_flag(evidence.heldout_own))
+    if evidence.heldout_own is None:
+        return over_heldout(evidence, None)
+    return over_heldout(evidence, gap_ratio_flag(evidence.heldout_own, evidence.heldout_own_outside))
 
 
 METRIC = Metric(
@@ -14,7 +16,7 @@ METRIC = Metric(
     question="How often would the copying rule flag a real image that was never trained on?",
     unit="share",
     direction="larger means a less specific rule here; the control of memorized_fraction",
-    reference="mean_h 1{d1 = 0 or d1 < d2 / 3}, h held-out",
+    reference="mean_h 1{d1 = 0 or d1 < d2 / 3}, d2 of no duplicate, h held-out",
     k=2,
     twins=("a", "b"),
     interval="proportion",

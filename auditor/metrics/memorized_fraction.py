@@ -6,7 +6,9 @@ from auditor.records import Evidence, Metric, Scores
 
 def scores(evidence: Evidence) -> Scores:
     """Return 1 for a sample whose nearest own image is at 0 or three times nearer than the second nearest, else 0."""
-    return over_seeds(evidence, None if evidence.own is None else gap_ratio_flag(evidence.own))
+    if evidence.own is None:
+        return over_seeds(evidence, None)
+    return over_seeds(evidence, gap_ratio_flag(evidence.own, evidence.own_outside))
 
 
 METRIC = Metric(
@@ -14,7 +16,7 @@ METRIC = Metric(
     question="Which share of samples copies one training image?",
     unit="share",
     direction="larger means more copies; compare with heldout_memorized_fraction, the rule's false alarms",
-    reference="mean_s 1{d1 = 0 or d1 < d2 / 3}; Yoon et al. 2023, Gu et al. 2023 (arXiv 2310.02664)",
+    reference="mean_s 1{d1 = 0 or d1 < d2 / 3}, d2 of no duplicate; Yoon et al. 2023, Gu et al. 2023 (arXiv 2310.02664)",
     k=2,
     twins=("a", "b"),
     interval="proportion",

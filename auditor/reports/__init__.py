@@ -60,33 +60,18 @@ class Report:
         return o[(o.onset == name) & (o.space == space)].iloc[0]
 
     @property
-    def conclusion(self) -> str:
-        """The one sentence a decision-maker reads, labelled provisional."""
-        if not self.record["scope"]["with_train"]:
-            return "No checkpoint can be recommended: without training images only divergence was measured."
-        step = self.recommended
-        if step is None:
-            return f"Provisional: release none of these checkpoints. {self.nearest_objection}"
-        return f"Provisional: release step {step}. {self.praise(step)}"
+    def is_trusted(self) -> bool:
+        """Whether the run's own controls passed."""
+        return not self.record["checks"].get("distrust")
 
     @property
-    def nearest_objection(self) -> str:
-        """Why the checkpoint with the fewest objections is not recommended."""
-        verdicts = self.tables["verdicts"]
-        row = verdicts.loc[verdicts.reasons.str.count(r"\.").idxmin()]
-        return f"The nearest is step {row.step}: {row.reasons}"
-
-    def praise(self, step: int) -> str:
-        """Return in words why this step passes, with its numbers."""
-        share = self.estimates("own_share", "both", self.headline_space).loc[step]
-        copied = max(self.estimates("memorized_fraction", t, self.copy_space).loc[step].value for t in "ab")
-        limit = self.onset("divergence", self.headline_space)
-        return (
-            f"It is the latest that is not after the divergence of the twins (by step {limit.high}), "
-            f"{percent(share.value)} of its samples lie closer to their own half in {self.headline_space} "
-            f"({percent(share.low)} to {percent(share.high)}; 50% is no lean), and {percent(copied)} are flagged "
-            "as copies."
-        )
+    def conclusion(self) -> str:
+        """The one sentence a decision-maker reads."""
+        if self.record["status"] != "complete":
+            return "The audit is not finished; give the same command again."
+        if not self.record["scope"]["with_train"]:
+            return "No checkpoint can be recommended: without training images only divergence was measured."
+        return self.record["checks"]["recommendation"]["sentence"]
 
 
 def percent(value: float) -> str:

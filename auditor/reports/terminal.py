@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ WIDE = 120  # from here on the table shows intervals and both twins
 def render(report: Report, out: TextIO, width: int | None = None, color: bool | None = None) -> None:
     """Write the report; ``width`` and ``color`` default to what the terminal offers."""
     console = Console(file=out, width=width, no_color=None if color is None else not color, highlight=False)
-    for part in (heading, conclusion, table, curves, onsets, excluded, caveats, footer):
+    for part in (heading, conclusion, table, reasons, curves, onsets, excluded, caveats, footer):
         block = part(report, console.width)
         if block is not None:
             console.print(block)
@@ -50,7 +50,7 @@ def table(report: Report, width: int) -> Group:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     columns = table_columns(report, wide)
     for name, _ in columns:
-        grid.add_column(name, justify="left" if name == "says" else "right", no_wrap=name != "says")
+        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
     for step in report.steps:
         style = "bold green" if step == report.recommended else ""
         grid.add_row(*(cells.get(step, "-") for _, cells in columns), style=style)
@@ -70,7 +70,7 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
             share = report.estimates("own_share", "both", space)
             columns.append((f"own share\n{space}", shares(share, wide)))
         columns.append(("copies\na / b", copies(report)))
-    return [*columns, ("says", says(report))]
+    return [*columns, ("verdict", says(report))]
 
 
 def cells(rows: pd.DataFrame, form: str, with_interval: bool) -> dict[int, str]:
@@ -97,19 +97,8 @@ def copies(report: Report) -> dict[int, str]:
 
 
 def says(report: Report) -> dict[int, str]:
-    """Return the last column: release, underfit, or what speaks against the step."""
-    words = {}
-    for row in report.tables["verdicts"].itertuples():
-        words[row.step] = "release" if row.recommended else short_reason(row.verdict, row.reasons)
-    return words
-
-
-def short_reason(verdict: str, reasons: str) -> str:
-    """Return a word or two for the sentences against a step."""
-    if verdict != "undecided":
-        return verdict
-    found = [word for key, word in (("copies", "copies"), ("lean", "leans"), ("diverge", "diverged")) if key in reasons]
-    return ", ".join(found) or "passes"
+    """Return the verdict per step."""
+    return {row.step: row.verdict for row in report.tables["verdicts"].itertuples()}
 
 
 def legend(report: Report) -> str:
@@ -123,7 +112,7 @@ def legend(report: Report) -> str:
         )
         lines.append(f"copies: gap ratio 1/3 in {report.copy_space}; real held-out images: {control}.")
     if report.recommended is not None:
-        lines.append("* = release by the provisional rule.")
+        lines.append("* = recommended.")
     return " ".join(lines)
 
 
@@ -134,6 +123,16 @@ def max_control(report: Report) -> str:
     if np.isnan(worst.value):
         return "not known"
     return f"{percent(worst.value)} ({percent(worst.low)} to {percent(worst.high)})"
+
+
+def reasons(report: Report, width: int) -> Table | None:
+    """Why each checkpoint got its verdict: the first sentence, all of them where there is room."""
+    if not report.record["scope"]["with_train"]:
+        return None
+    grid = Table.grid(padding=(0, 1))
+    for row in report.tables["verdicts"].itertuples():
+        grid.add_row(Text(f"{row.step:,}", justify="right"), Text(row.verdict), Text(row.reasons))
+    return grid
 
 
 def curves(report: Report, width: int) -> Table:
@@ -157,32 +156,42 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(" " if np.isnan(each) else BARS[round(float(each))] for each in level)
 
 
-def onsets(report: Report, width: int) -> Text:
-    """Where the twin distance and the held-out loss have their minimum, as sets."""
-    text = Text()
+ONSET_NAMES = {
+    "loss": "least held-out loss",
+    "divergence": "least twin distance",
+    "bias": "samples begin to lean",
+    "copying": "samples begin to copy",
+}
+
+
+def onsets(report: Report, width: int) -> Table:
+    """Where the curves have their minimum and the risks begin, as sets."""
+    grid = Table.grid(padding=(0, 1))
     for row in report.tables["onsets"].itertuples():
-        name = "least held-out loss" if row.onset == "loss" else f"least twin distance, {row.space}"
-        where = (
-            "not known"
-            if row.low < 0
-            else f"step {row.low:,}"
-            if row.low == row.high
-            else f"steps {row.low:,} to {row.high:,}"
-        )
-        note = f" ({row.note})" if row.note else ""
-        status = "" if row.status == "found" else f", {row.status}"
-        text.append(f"{name}: {where} (95% set){status}{note}\n")
-    text.rstrip()
-    return text
+        grid.add_row(Text(ONSET_NAMES[row.onset]), Text(row.space), Text(where(row)), Text(row.status))
+    return grid
+
+
+def where(row: Any) -> str:
+    """Return the steps of one onset in words."""
+    if row.low < 0 and row.high < 0:
+        return "nowhere in this series" if row.status == "none" else "not known"
+    if row.low == row.high:
+        return f"step {row.low:,}"
+    low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
+    return f"steps {low} to {high}"
 
 
 def excluded(report: Report, width: int) -> Text | None:
-    """Checkpoints that were found and not audited."""
+    """Checkpoints that were found and not audited, by reason."""
     rows = report.tables["checkpoints"]
     rows = rows[~rows.audited]
     if rows.empty:
         return None
-    lines = [f"  {row.twin} {row.path}: {row.reason}" for row in rows.itertuples()]
+    lines = [
+        f"  {reason}: {', '.join(f'{row.twin}/{row.path}' for row in group.itertuples())}"
+        for reason, group in rows.groupby("reason", sort=False)
+    ]
     return Text("Not audited\n" + "\n".join(lines))
 
 

@@ -242,10 +242,7 @@ def _no_answer(url: str) -> str:
 
 def _load(resolved: ResolvedClip, settings: SpaceSettings) -> tuple[Any, Any, int]:
     """Return image tower, picture transform and dimension; the text tower is dropped."""
-    import pickle
-
     import open_clip
-    from safetensors import SafetensorError
 
     preprocess = {f"image_{name}": value for name, value in resolved.preprocess.items()}
     try:
@@ -253,11 +250,22 @@ def _load(resolved: ResolvedClip, settings: SpaceSettings) -> tuple[Any, Any, in
             model, transform = open_clip.create_model_from_pretrained(
                 resolved.model, str(resolved.weights), weights_only=True, **preprocess
             )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError) as error:
+    except _reading_errors() as error:
         what = f"{resolved.weights} does not hold weights of {resolved.model}: {_first_lines(error)}"
         remedy = "Pass the --clip-model of these weights; of OpenAI's TorchScript archives, the safetensors version"
         raise _refusal(settings, what, remedy) from error
     return model.visual.eval().to(settings.device), transform, open_clip.get_model_config(resolved.model)["embed_dim"]
+
+
+def _reading_errors() -> tuple[type[Exception], ...]:
+    """Return what open_clip, torch, pickle and safetensors raise on a file that holds other weights, or none."""
+    from pickle import UnpicklingError
+    from struct import error as StructError
+
+    from safetensors import SafetensorError
+
+    python = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, StopIteration)
+    return *python, UnpicklingError, StructError, SafetensorError
 
 
 def _pictures(images: np.ndarray) -> Iterator[Any]:
@@ -270,7 +278,9 @@ def _pictures(images: np.ndarray) -> Iterator[Any]:
 
 
 def _refusal(settings: SpaceSettings, what: str, remedy: str) -> AuditError:
-    where = f"--clip-model {settings.clip_model} --clip-weights {settings.clip_weights}"
+    where = f"--clip-model {settings.clip_model}"
+    if not settings.clip_model.startswith(LOCAL_DIR):
+        where += f" --clip-weights {settings.clip_weights}"
     return AuditError(what, where, f"{remedy}, or run without this space: --spaces pixel,correlation.")
 
 

@@ -1,0 +1,148 @@
+"""Lean towards the own half: samples and losses of all checkpoints and spaces under one relabelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from auditor import stats
+from auditor.metrics.loss_lean import log_ratio
+from auditor.records import TWINS, Estimate, LossTable
+from auditor.stats import Landing, Pool, Relabeling
+
+FEW_IMAGES = 10  # statistics 2.4
+
+
+@dataclass(frozen=True)
+class LeanResult:
+    """Own-versus-other lean of one checkpoint and space."""
+
+    share: Mapping[str, Estimate]  # own_share for a, b, both
+    share_p: Mapping[str, float]  # one-sided by relabelling, uncorrected
+    corrected: tuple[float, float]  # interval of both, over all checkpoints and spaces
+    gap: Estimate  # gap lean of both
+    gap_p: float
+    gap_p_corrected: float  # with all checkpoints, spaces and losses
+    v_seed: float
+    v_hub: float
+    few_images: bool
+
+
+@dataclass(frozen=True)
+class LossLeanResult:
+    """Loss lean of one checkpoint."""
+
+    estimate: Estimate
+    low: float  # one-sided 95 % bounds
+    high: float
+    p: float
+    p_corrected: float
+
+
+Lands = Mapping[str, Landing]  # by twin
+Losses = Mapping[str, Mapping[str, LossTable]]  # twin -> role -> table
+
+
+def test_all(
+    pool: Pool, relabeling: Relabeling, lands: Mapping[tuple[int, str], Lands], losses: Mapping[int, Losses], seed: int
+) -> tuple[dict[tuple[int, str], LeanResult], dict[int, LossLeanResult]]:
+    """Test and estimate every lean of a run; one family for the correction (statistics 7.1)."""
+    cells, steps = list(lands), list(losses)
+    n = len(pool.labels)
+    share = {twin: np.array([lands[c][twin].weights(n) for c in cells]) for twin in TWINS}
+    gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells])
+    tests = {
+        "a": stats.relabeling_test(relabeling, share["a"]),
+        "b": stats.relabeling_test(relabeling, -share["b"]),
+        "both": stats.relabeling_test(relabeling, share["a"] - share["b"]),
+        "gap": stats.relabeling_test(relabeling, gap),
+    }
+    loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
+    loss_tests = {step: stats.half_difference_test(relabeling, *loss_parts[step]) for step in steps}
+    family = np.hstack([tests["gap"].z, *(loss_tests[step].z for step in steps)])
+    corrected = stats.step_down_max_t(family)
+    few = stats.effective_images(gap) < FEW_IMAGES
+    leans = {
+        cell: lean_result(lands[cell], pool, tests, i, float(corrected[i]), bool(few[i]), len(cells))
+        for i, cell in enumerate(cells)
+    }
+    loss_leans = {
+        step: loss_result(pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[len(cells) + i]), seed)
+        for i, step in enumerate(steps)
+    }
+    return leans, loss_leans
+
+
+def lean_result(
+    lands: Lands,
+    pool: Pool,
+    tests: Mapping[str, stats.RelabelingTest],
+    i: int,
+    gap_p_corrected: float,
+    few_images: bool,
+    n_looks: int,
+) -> LeanResult:
+    """Return the estimates and p values of column ``i`` of the tests."""
+    both, v_seed, v_hub = stats.own_share_both(lands["a"], lands["b"], pool)
+    one = {
+        twin: stats.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
+        for twin, sign in (("a", 1.0), ("b", -1.0))
+    }
+    gap_value, gap_sd = float(tests["gap"].value[i]) / 2, float(tests["gap"].sd[i]) / 2
+    half = 1.96 * gap_sd
+    gap = Estimate(
+        gap_value, gap_value - half, gap_value + half, stats.LEVEL, both.n, "seed", "spread under relabelling"
+    )
+    return LeanResult(
+        share={**one, "both": both},
+        share_p={twin: float(tests[twin].p[i]) for twin in (*TWINS, "both")},
+        corrected=stats.widen(both, n_looks),
+        gap=gap,
+        gap_p=float(tests["gap"].p[i]),
+        gap_p_corrected=gap_p_corrected,
+        v_seed=v_seed,
+        v_hub=v_hub,
+        few_images=few_images,
+    )
+
+
+def loss_scores(losses: Losses, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Return pool indices and r = ln(l_B / l_A) of the training images whose loss was measured (5.1)."""
+    index = {pair: i for i, pair in enumerate(pool.ids)}
+    columns, r = [], []
+    for half, mine, twins in (("a", "own", "other"), ("b", "other", "own")):
+        ids = losses["a"][mine].ids
+        ratio = log_ratio(losses["b"][twins].values, losses["a"][mine].values)  # ln(l_B / l_A) on this half
+        for image, value in zip(ids, ratio, strict=True):
+            if (half, image) in index:
+                columns.append(index[half, image])
+                r.append(value)
+    return np.array(columns), np.array(r)
+
+
+def loss_result(
+    pool: Pool, columns: np.ndarray, r: np.ndarray, p: float, p_corrected: float, seed: int
+) -> LossLeanResult:
+    """Return the loss lean with its bootstrap intervals over groups."""
+    labels, groups = pool.labels[columns], pool.groups[columns]
+    value = float(r[labels > 0].mean() - r[labels < 0].mean()) / 2
+    draws = stats.half_difference_draws(r, labels, groups, seed)
+    low, one_low, one_high, high = np.quantile(draws, [0.025, 0.05, 0.95, 0.975])
+    estimate = Estimate(
+        value, min(low, value), max(high, value), stats.LEVEL, len(r), "image", "bootstrap of groups within halves"
+    )
+    return LossLeanResult(estimate, float(one_low), float(one_high), p, p_corrected)
+
+
+def reference_share(lands: Lands, pool: Pool) -> float:
+    """Return the own_share of a control that stands for both twins."""
+    return stats.own_share_both(lands["a"], lands["b"], pool)[0].value
+
+
+def reference_loss(losses: Losses, pool: Pool) -> float:
+    """Return the loss lean of the linear denoisers of both halves."""
+    columns, r = loss_scores(losses, pool)
+    labels = pool.labels[columns]
+    return float(r[labels > 0].mean() - r[labels < 0].mean()) / 2

@@ -1,0 +1,240 @@
+"""Small real checkpoints, image sets and finished runs; the command line called in this process.
+
+The networks are tiny and untrained: what is tested here is what the audit does with
+networks, not what training does to them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test waits for a network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # these networks are too small for more, and runs are compared by bytes
+
+import numpy as np
+import pytest
+
+STEPS = (90, 200, 1000)  # as text they would sort otherwise
+FAST = {
+    "spaces": "pixel,correlation",
+    "n-samples": "12",
+    "batch-size": "5",  # does not divide 12: the last batch is padded
+    "sampling-steps": "4",
+    "loss-images": "6",
+    "loss-levels": "2",
+}
+
+
+def tiny_unet(seed: int, size: int = 8, channels: int = 1):
+    """Return an untrained network of some 10,000 weights, a function of the seed."""
+    import torch
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            add_attention=False,
+        ).eval()
+
+
+def write_series(root: Path, seed: int, steps: tuple[int, ...] = STEPS, size: int = 8, channels: int = 1) -> Path:
+    """Write what the diffusers training script writes: raw and EMA weights per step, the scheduler beside."""
+    from diffusers import DDPMScheduler
+
+    for i, step in enumerate(steps):
+        for kind, offset in (("unet", 0), ("unet_ema", 500)):
+            tiny_unet(1000 * seed + i + offset, size, channels).save_pretrained(root / f"checkpoint-{step}" / kind)
+    DDPMScheduler(num_train_timesteps=1000).save_pretrained(root / "scheduler")
+    return root
+
+
+def smooth_images(n: int, seed: int, size: int = 8) -> np.ndarray:
+    """Return uint8 ``[n, size, size]``: coarse random pictures, enlarged."""
+    coarse = np.random.default_rng(seed).uniform(0, 255, (n, size // 2 + 1, size // 2 + 1))
+    fine = coarse.repeat(2, axis=1).repeat(2, axis=2)
+    return ((fine[:, 1:-1, 1:-1] + fine[:, :-2, :-2]) / 2).astype(np.uint8)[:, :size, :size]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Two series of checkpoints and the images of their trainings."""
+
+    root: Path
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options that give all of them."""
+        names = {"ckpts-a": "a", "ckpts-b": "b"} | {name: f"{name}.npz" for name in ("train-a", "train-b", "heldout")}
+        return {name: str(self.root / path) for name, path in names.items()}
+
+
+def write_inputs(root: Path) -> Inputs:
+    """Write both series and the three image sets."""
+    for seed, twin in enumerate("ab", start=1):
+        write_series(root / twin, seed)
+    for seed, (name, n) in enumerate({"train-a": 40, "train-b": 40, "heldout": 30}.items()):
+        np.savez(root / f"{name}.npz", images=smooth_images(n, seed))
+    return Inputs(root)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def call(*arguments: object) -> Outcome:
+    """Return the outcome of ``audit ARGUMENTS``, run in this process as the installed command runs it."""
+    from auditor import cli
+
+    before = sys.argv, signal.getsignal(signal.SIGTERM)
+    sys.argv = ["audit", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+            cli.main()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        sys.argv = before[0]
+        signal.signal(signal.SIGTERM, before[1])
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def as_arguments(options: dict[str, str | None]) -> list[str]:
+    """Return options as one types them; None leaves an option out, an empty text makes it a flag."""
+    given = [(f"--{name}", value) for name, value in options.items() if value is not None]
+    return [part for name, value in given for part in ((name, value) if value != "" else (name,))]
+
+
+@pytest.fixture(scope="session")
+def saved_inputs(tmp_path_factory) -> Inputs:
+    """The inputs, made once; read them only."""
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def inputs(saved_inputs, tmp_path) -> Inputs:
+    """A copy of the inputs that a test may damage."""
+    return Inputs(Path(shutil.copytree(saved_inputs.root, tmp_path / "inputs")))
+
+
+@pytest.fixture
+def audit() -> Callable[..., Outcome]:
+    """``audit("report", path)`` is the command of that name; returns status, stdout and stderr."""
+    return call
+
+
+@pytest.fixture
+def audit_args(saved_inputs, tmp_path) -> Callable[..., list[str]]:
+    """The arguments of a fast ``audit run`` into ``tmp_path/run``; keywords change or (None) remove an option."""
+
+    def build(inputs: Inputs = saved_inputs, **changes: object) -> list[str]:
+        plain = {name.replace("_", "-"): None if value is None else str(value) for name, value in changes.items()}
+        return ["run", *as_arguments({**inputs.options, "out": str(tmp_path / "run"), **FAST, **plain})]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def finished(saved_inputs, tmp_path_factory) -> Path:
+    """A complete run; read it only."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    outcome = call("run", *as_arguments({**saved_inputs.options, "out": str(out), **FAST}))
+    assert outcome.status == 0, outcome.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def without_training(saved_inputs, tmp_path_factory) -> Path:
+    """A complete run with neither training nor held-out images; read it only."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    options = {name: saved_inputs.options[name] for name in ("ckpts-a", "ckpts-b")}
+    outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
+    assert outcome.status == 0, outcome.err
+    return out
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path) -> Path:
+    """A copy of the complete run, where ``audit_args`` would write it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@dataclass(frozen=True)
+class Child:
+    """A started command: ``process.kill()`` is a real ``kill -9``."""
+
+    process: BaseProcess
+    log: Path
+
+    def wait_for(self, is_true: Callable[[], bool], seconds: float = 60) -> None:
+        """Return when something is true of the disk; it must come true before the command ends."""
+        end = time.monotonic() + seconds
+        while not is_true():
+            assert self.process.is_alive(), f"the command ended too early:\n{self.log.read_text()}"
+            assert time.monotonic() < end, "it never came true"
+            time.sleep(0.0005)
+
+    def status(self) -> int:
+        """Return the exit status once the command has ended; a signal is its negative number."""
+        self.process.join(120)
+        assert self.process.exitcode is not None, "the command hangs"
+        return self.process.exitcode
+
+
+def in_child(arguments: list[str], log: Path) -> None:
+    """Run ``audit ARGUMENTS`` as the whole work of a process; what it prints goes to ``log``."""
+    from auditor import cli
+
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = ["audit", *arguments]
+    cli.main()
+
+
+@pytest.fixture(scope="session")
+def spawn(tmp_path_factory):
+    """``spawn(arguments)`` starts ``audit ARGUMENTS`` in a process of its own, which may be killed.
+
+    The processes are forked from one that has imported the libraries already, because that takes seconds.
+    """
+    context = get_context("forkserver")
+    heavy = ["diffusers", "diffusers.models.unets.unet_2d", "faiss", "pandas", "pyarrow.parquet", "scipy.stats"]
+    context.set_forkserver_preload([*heavy, "auditor.pipeline", "auditor.reports.terminal"])
+    logs = tmp_path_factory.mktemp("logs")
+
+    def start(arguments: list[str]) -> Child:
+        log = logs / f"{len(list(logs.iterdir()))}.txt"
+        log.touch()
+        process = context.Process(target=in_child, args=(arguments, log))
+        process.start()
+        return Child(process, log)
+
+    return start

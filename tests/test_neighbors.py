@@ -1,0 +1,208 @@
+"""Nearest neighbors are exact: the same as a float64 search over all pairs, whatever faiss rounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from auditor import neighbors
+from auditor.neighbors import paired_distance, search, shifted_distance
+from auditor.records import Features
+
+
+def features(vectors) -> Features:
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return Features("pixel", "set", vectors, tuple(str(i) for i in range(len(vectors))))
+
+
+def brute_force(queries, reference, k, exclude_self=False):
+    """Distances and indices by float64 differences of all pairs; the stable sort puts the smaller index first."""
+    queries, reference = (np.asarray(v, np.float32).astype(np.float64) for v in (queries, reference))
+    distances = np.stack([np.linalg.norm(reference - query, axis=1) for query in queries])
+    if exclude_self:
+        np.fill_diagonal(distances, np.inf)
+    indices = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, indices, axis=1), indices
+
+
+def assert_exact(queries, reference, k, **options):
+    found = search(features(queries), features(reference), k, **options)
+    distances, indices = brute_force(queries, reference, k, options.get("exclude_self", False))
+    np.testing.assert_array_equal(found.indices, indices)
+    # float64 sums of d terms in another order, then rounded to float32
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-6)
+
+
+def unit_vectors(rng, n, d):
+    vectors = rng.normal(size=(n, d))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_four_points_on_a_line_are_found_in_order():
+    found = search(features([[0.0]]), features([[5.0], [-1.0], [3.0], [2.0]]), k=3)
+    np.testing.assert_array_equal(found.indices, [[1, 3, 2]])
+    np.testing.assert_array_equal(found.distances, [[1, 2, 3]])
+    assert found.distances.dtype == np.float32 and found.indices.dtype == np.int64
+    np.testing.assert_array_equal(found.ids, [["1", "3", "2"]])
+
+
+@pytest.mark.parametrize("k", [1, 8, 50])
+def test_random_vectors_agree_with_brute_force(k):
+    rng = np.random.default_rng(0)
+    assert_exact(rng.normal(size=(500, 64)), rng.normal(size=(500, 64)), k)
+
+
+def test_exact_duplicates_have_distance_zero_however_long_the_vectors():
+    """float32 expansion returned 24 for the distance of identical vectors with squared norm 3e7."""
+    rng = np.random.default_rng(1)
+    reference = 5000 + 100 * rng.normal(size=(300, 64))
+    found = search(features(reference[::3]), features(reference), k=1)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(0, 300, 3))
+    assert (found.distances == 0).all()
+
+
+def test_planted_copies_are_found():
+    rng = np.random.default_rng(2)
+    reference = unit_vectors(rng, 2000, 128)
+    planted = rng.choice(2000, size=100, replace=False)
+    found = search(features(reference[planted] + 1e-3 * rng.normal(size=(100, 128))), features(reference), k=2)
+    np.testing.assert_array_equal(found.indices[:, 0], planted)
+    assert (3 * found.distances[:, 0] < found.distances[:, 1]).all()
+
+
+def test_ties_go_to_the_smallest_index():
+    reference = np.vstack([np.eye(8), np.eye(8), np.eye(8)])
+    found = search(features([np.zeros(8)]), features(reference), k=5)
+    np.testing.assert_array_equal(found.indices, [[0, 1, 2, 3, 4]])
+    found = search(features([np.eye(8)[3]]), features(reference), k=4)
+    np.testing.assert_array_equal(found.indices, [[3, 11, 19, 0]])
+
+
+def test_more_ties_than_candidates_still_go_to_the_smallest_index():
+    """On a small grid of integers hundreds of points are equally near, more than faiss is asked for."""
+    rng = np.random.default_rng(3)
+    assert_exact(1000 * rng.integers(-1, 2, size=(100, 6)), 1000 * rng.integers(-1, 2, size=(4000, 6)), k=8)
+
+
+def test_a_cluster_of_near_duplicates_is_named_right():
+    """A hundred unit vectors 1e-4 apart: float32 cannot order them, and only 40 are candidates."""
+    rng = np.random.default_rng(4)
+    center = unit_vectors(rng, 1, 64)
+    cluster = center + 1e-4 / np.sqrt(64) * rng.normal(size=(100, 64))
+    queries = center + 1e-4 / np.sqrt(64) * rng.normal(size=(50, 64))
+    assert_exact(queries, np.vstack([unit_vectors(rng, 3000, 64), cluster]), k=8)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e19])
+def test_scales_at_which_float32_squares_vanish_or_overflow_are_searched_right(scale):
+    rng = np.random.default_rng(5)
+    assert_exact(scale * rng.normal(size=(20, 16)), scale * rng.normal(size=(300, 16)), k=3)
+
+
+def test_too_coarse_arithmetic_is_noticed_and_made_good(monkeypatch):
+    """Squared distances wrong by 5e-4, as products in TF32 make them on some GPUs, must not be believed."""
+    rng = np.random.default_rng(6)
+
+    def coarse(queries, blocks, k):
+        reference = np.concatenate(list(blocks))
+        squared = np.square(queries[:, None] - reference).sum(axis=2)
+        squared += rng.normal(scale=5e-4, size=squared.shape).astype(np.float32)
+        order = np.argsort(squared, axis=1)[:, :k]
+        return np.take_along_axis(squared, order, axis=1), order
+
+    monkeypatch.setattr("faiss.contrib.exhaustive_search.knn_ground_truth", coarse)
+    centers = unit_vectors(rng, 10, 32)
+    # Distances of about 0.04 inside a cluster, 0.0016 squared: plain to float32.
+    reference, queries = (centers.repeat(n, axis=0) + 0.005 * rng.normal(size=(10 * n, 32)) for n in (100, 20))
+    assert_exact(queries, reference, k=3)
+
+
+def test_nearly_every_query_is_settled_by_the_candidates(monkeypatch):
+    """The look at every row is for exceptions: features of 512 dimensions must not need it."""
+    monkeypatch.delattr(neighbors._Search, "_among_all")
+    rng = np.random.default_rng(7)
+    with pytest.raises(AttributeError):
+        search(features(np.zeros((1, 4))), features(np.zeros((100, 4))), k=1)
+    assert_exact(unit_vectors(rng, 50, 512), unit_vectors(rng, 2000, 512), k=50)
+
+
+def test_missing_neighbors_are_nan_with_index_minus_one():
+    found = search(features([[0.0], [10.0]]), features([[1.0], [3.0]]), k=4)
+    np.testing.assert_array_equal(found.indices, [[0, 1, -1, -1], [1, 0, -1, -1]])
+    np.testing.assert_array_equal(found.distances, [[1, 3, np.nan, np.nan], [7, 9, np.nan, np.nan]])
+
+
+def test_the_result_does_not_depend_on_the_memory_budget(monkeypatch):
+    rng = np.random.default_rng(8)
+    queries, reference = rng.normal(size=(300, 32)), np.repeat(rng.normal(size=(700, 32)), 2, axis=0)
+    wide = search(features(queries), features(reference), k=45)
+    block_rows = {"query_rows": 7, "reference_rows": 11, "pair_rows": 13, "whole_rows": 3}
+    original = neighbors._Search.__init__
+
+    def narrow_blocks(self, *arguments):
+        original(self, *arguments)
+        vars(self).update(block_rows)
+
+    monkeypatch.setattr(neighbors._Search, "__init__", narrow_blocks)
+    narrow = search(features(queries), features(reference), k=45)
+    np.testing.assert_array_equal(narrow.indices, wide.indices)
+    np.testing.assert_array_equal(narrow.distances, wide.distances)
+
+
+def test_a_smaller_budget_means_smaller_blocks():
+    reference = np.zeros((1000, 512), np.float32)
+    small, large = (neighbors._Search(reference, 8, mib) for mib in (1, 64))
+    assert small.query_rows < large.query_rows and small.reference_rows < large.reference_rows
+    assert small.reference_rows * 16 * 512 <= 2**20
+
+
+def test_exclude_self_drops_the_image_and_keeps_its_duplicate():
+    found = search(features([[0.0], [4.0], [0.0]]), features([[0.0], [4.0], [0.0]]), k=2, exclude_self=True)
+    np.testing.assert_array_equal(found.indices, [[2, 1], [0, 2], [0, 1]])
+    np.testing.assert_array_equal(found.distances, [[0, 4], [4, 4], [0, 4]])
+    single = search(features([[1.0]]), features([[1.0]]), k=1, exclude_self=True)
+    assert np.isnan(single.distances).all() and (single.indices == -1).all()
+
+
+def test_exclude_self_agrees_with_brute_force_across_query_blocks():
+    vectors = np.random.default_rng(9).normal(size=(1500, 16))
+    assert_exact(vectors, vectors, k=8, exclude_self=True, memory_mib=2)
+
+
+def test_vectors_of_two_dimensions_cannot_be_compared():
+    with pytest.raises(AssertionError):
+        search(features(np.zeros((2, 3))), features(np.zeros((2, 4))), k=1)
+
+
+def test_paired_distance_is_the_norm_of_the_difference():
+    distances = paired_distance(np.float32([[0, 0], [1, 1]]), np.float32([[3, 4], [1, 1]]))
+    np.testing.assert_array_equal(distances, [5, 0])
+    assert distances.dtype == np.float64
+
+
+def test_paired_distance_keeps_a_small_difference_of_long_vectors():
+    first = np.full((1, 100), 1000, np.float32)
+    assert paired_distance(first, first + np.float32(0.125))[0] == 1.25
+
+
+def test_shifted_distance_of_three_seeds_is_the_mean_to_the_two_others():
+    first, second = np.float32([[0], [0], [0]]), np.float32([[1], [2], [4]])
+    np.testing.assert_array_equal(shifted_distance(first, second), [3, 2.5, 1.5])
+
+
+def test_shifted_distance_takes_the_sixteen_following_seeds():
+    n = 40
+    first, second = np.zeros((n, 1), np.float32), np.arange(n, dtype=np.float32)[:, None]
+    others = (np.arange(n)[:, None] + np.arange(1, 17)) % n
+    np.testing.assert_allclose(shifted_distance(first, second), others.mean(axis=1))
+
+
+@pytest.mark.parametrize("n", [2, 16, 17, 18])
+def test_shifted_distance_never_compares_a_seed_with_itself(n):
+    """One-hot rows are at distance 0 from themselves and sqrt(2) from all others."""
+    rows = np.eye(n, dtype=np.float32)
+    np.testing.assert_allclose(shifted_distance(rows, rows), np.sqrt(2))
+
+
+def test_a_single_seed_has_no_different_seed():
+    assert np.isnan(shifted_distance(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))).all()

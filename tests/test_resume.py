@@ -1,0 +1,256 @@
+"""A run that was killed, stopped, extended or moved ends with the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auditor import run as run_module
+from auditor.run import RunDirectory
+
+OF_THE_PROCESS = {"run.json", "log.txt", ".lock"}  # times, versions and where it ran
+
+# What is on disk when the process is killed.
+MOMENTS = {
+    "the first batch of samples": "samples/a/90.partial/00000000.npy",
+    "the second batch of samples of the other twin": "samples/b/90.partial/00000005.npy",
+    "a part of the losses": "losses/a/90.partial/00000000.npy",
+    "finished samples": "samples/a/200.npy",
+    "a table of evidence": "evidence/correlation/b/200.parquet",
+    "the first of the tables": "measurements.parquet",
+}
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return every file of a run but those that tell of the process."""
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if name not in OF_THE_PROCESS}
+
+
+def assert_same_run(root: Path, expected: Path) -> None:
+    """The files are the same, byte for byte: nothing is missing, nothing is left over."""
+    found, wanted = contents(root), contents(expected)
+    assert sorted(found) == sorted(wanted)
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+def test_two_undisturbed_runs_are_identical(audit, audit_args, finished, out):
+    assert audit(*audit_args()).status == 0
+    assert_same_run(out, finished)
+
+
+def test_a_run_killed_at_telling_moments_ends_with_the_same_bytes(spawn, audit_args, finished, out):
+    for path in MOMENTS.values():
+        child = spawn(audit_args())
+        child.wait_for((out / path).exists)
+        child.process.kill()
+        assert child.status() == -signal.SIGKILL
+    assert spawn(audit_args()).status() == 0
+    assert_same_run(out, finished)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_again_and_again_at_random_ends_with_the_same_bytes(spawn, audit_args, finished, out, seed):
+    rng = random.Random(seed)
+    for attempt in range(1, 12):
+        child = spawn(audit_args())
+        child.process.join(rng.uniform(0.1, 0.3) * attempt)  # each time a little later, so that it ends
+        child.process.kill()
+        if child.status() == 0:
+            break
+    else:
+        assert spawn(audit_args()).status() == 0
+    assert_same_run(out, finished)
+
+
+def test_the_installed_command_resumes_after_a_kill(audit_args, finished, out):
+    command = [sys.executable, "-m", "auditor", *audit_args()]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not (out / "samples").exists():
+        assert first.poll() is None, first.stdout.read()
+    first.kill()
+    first.communicate()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert_same_run(out, finished)
+
+
+def test_a_kill_loses_at_most_one_batch(spawn, audit_args, out):
+    parts = out / "samples/a/90.partial"
+    child = spawn(audit_args(n_samples=2000, sampling_steps=20))
+    child.wait_for((parts / "00000010.npy").exists)
+    child.process.kill()
+    child.status()
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("0*.npy")}
+    child = spawn(audit_args(n_samples=2000, sampling_steps=20))
+    child.wait_for((parts / f"{5 * len(before) + 5:08d}.npy").exists)
+    child.process.kill()
+    child.status()
+    assert {name: (parts / name).stat().st_mtime_ns for name in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_ends_with_one_line_and_the_command_that_resumes(spawn, audit_args, out, number):
+    arguments = audit_args(n_samples=2000, out=str(out.with_name("my run")))
+    child = spawn(arguments)
+    child.wait_for((out.with_name("my run") / "samples/a/90.partial/00000005.npy").exists)
+    os.kill(child.process.pid, number)
+    assert child.status() == 130
+    *_, last = child.log.read_text().splitlines()
+    assert last.startswith("stopped; to go on from the last finished batch: audit run --ckpts-a ")
+    assert f"'{out.with_name('my run')}'" in last  # quoted: it can be pasted
+    assert "Traceback" not in child.log.read_text()
+    assert not list(out.with_name("my run").rglob("*.tmp"))
+
+
+def test_a_full_disk_ends_with_three_lines_and_the_run_resumes(audit, audit_args, finished, out, monkeypatch):
+    replace, calls = os.replace, []
+
+    def full(old, new):
+        calls.append(new)
+        if len(calls) == 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        stopped = audit(*audit_args())
+    assert stopped.status == 1
+    what, where, remedy = stopped.err.splitlines()[-3:]
+    assert what == "error: The disk is full." and where == f"where: {calls[39]}" and "the run resumes" in remedy
+    assert audit(*audit_args()).status == 0
+    assert_same_run(out, finished)
+
+
+def test_batches_that_outlived_their_artefact_are_cleared_away(audit, audit_args, finished, out, monkeypatch):
+    """Killed between the renaming of an artefact and the removal of its batches, a run kept them for ever."""
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "drop_parts", killed)
+        assert audit(*audit_args()).status == 130
+    assert list(out.rglob("*.partial"))
+    assert audit(*audit_args()).status == 0
+    assert_same_run(out, finished)
+
+
+# Extending and changing
+
+
+def test_more_samples_extend_a_run_and_keep_the_earlier_ones(audit, audit_args, run_copy, tmp_path):
+    earlier = np.load(run_copy / "samples/a/90.npy")
+    assert audit(*audit_args(n_samples=18)).status == 0
+    assert np.array_equal(np.load(run_copy / "samples/a/90.npy")[:12], earlier)
+    assert audit(*audit_args(n_samples=18, out=tmp_path / "anew")).status == 0
+    assert_same_run(run_copy, tmp_path / "anew")
+
+
+def test_fewer_samples_measure_the_first_ones(audit, audit_args, run_copy, tmp_path):
+    assert audit(*audit_args(n_samples=9)).status == 0
+    assert audit(*audit_args(n_samples=9, out=tmp_path / "anew")).status == 0
+    for name in ("measurements", "onsets", "verdicts"):
+        assert (run_copy / f"{name}.parquet").read_bytes() == (tmp_path / f"anew/{name}.parquet").read_bytes()
+
+
+def test_another_space_extends_a_run_without_a_network_call(audit, audit_args, tmp_path, finished):
+    assert audit(*audit_args(spaces="pixel")).status == 0
+    plan = audit(*audit_args(), "--dry-run").out
+    assert "total 0 network calls" in plan
+    assert audit(*audit_args()).status == 0
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_other_sampling_steps_are_refused_with_the_reason_until_remake_is_given(audit, audit_args, run_copy):
+    before = contents(run_copy)
+    refused = audit(*audit_args(sampling_steps=5))
+    assert refused.status == 1
+    assert "would discard 6 finished artefacts" in refused.err and "sampling_steps: 4 -> 5" in refused.err
+    assert "--remake" in refused.err
+    assert contents(run_copy) == before
+    assert audit(*audit_args(sampling_steps=5), "--remake").status == 0
+    assert not np.array_equal(np.load(run_copy / "samples/a/90.npy"), np.frombuffer(b"", np.uint8))
+    assert contents(run_copy)["samples/a/90.npy"] != before["samples/a/90.npy"]
+
+
+def test_changed_weights_are_noticed_by_their_digest(audit, audit_args, inputs, run_copy):
+    other = inputs.root / "b/checkpoint-200/unet_ema"
+    shutil.copytree(inputs.root / "b/checkpoint-90/unet_ema", other, dirs_exist_ok=True)
+    refused = audit(*audit_args(inputs))
+    assert refused.status == 1 and "samples b/200 (checkpoint: " in refused.err
+
+
+def test_automatic_settings_are_those_the_run_began_with(audit, audit_args, run_copy):
+    again = audit(*audit_args(batch_size=None), "--dry-run")  # auto would be 64 on a CPU
+    assert "total 0 network calls of 5 images" in again.out
+
+
+# Looking without touching
+
+
+def test_a_dry_run_of_a_new_audit_writes_nothing(audit, audit_args, out):
+    plan = audit(*audit_args(), "--dry-run")
+    assert plan.status == 0 and not out.exists()
+    lines = plan.out.splitlines()
+    assert "make        6 x samples: not there, 72 network calls" in lines  # 6 x 3 batches x 4 steps
+    assert lines[-1].startswith("total ") and lines[-1].endswith(" network calls of 5 images on cpu")
+
+
+def test_a_dry_run_of_a_finished_audit_changes_nothing_and_finds_nothing_to_do(audit, audit_args, run_copy):
+    before = {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")}
+    plan = audit(*audit_args(), "--dry-run")
+    assert {line.split()[0] for line in plan.out.splitlines()} == {"reuse", "total"}
+    assert "total 0 network calls" in plan.out
+    assert {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")} == before
+
+
+def test_a_dry_run_says_what_would_be_remade_and_why(audit, audit_args, run_copy):
+    plan = audit(*audit_args(seed=1), "--dry-run")
+    assert plan.status == 0
+    assert "remake      6 x samples: first_seed: 0 -> 1" in plan.out
+
+
+def test_a_moved_run_can_be_reported_and_resumed(audit, audit_args, run_copy, tmp_path):
+    moved = tmp_path / "elsewhere" / "audit"
+    moved.parent.mkdir()
+    run_copy.rename(moved)
+    assert audit("report", moved).status == 0
+    assert "total 0 network calls" in audit(*audit_args(out=moved), "--dry-run").out
+
+
+def test_a_run_that_somebody_else_writes_is_refused(audit, audit_args, out):
+    with RunDirectory(out).locked():
+        refused = audit(*audit_args())
+    assert refused.status == 1 and "Another process is writing this run." in refused.err
+
+
+def test_a_run_of_a_newer_auditor_is_neither_read_nor_overwritten(audit, audit_args, run_copy):
+    record = run_copy / "run.json"
+    record.write_text(record.read_text().replace('"format": 1', '"format": 99'))
+    before = contents(run_copy)
+    for command in (["report", run_copy], audit_args(), [*audit_args(), "--remake"]):
+        refused = audit(*command)
+        assert refused.status == 1 and "Upgrade auditor" in refused.err
+    assert contents(run_copy) == before
+
+
+def test_a_lost_record_is_written_again_and_the_work_is_kept(audit, audit_args, run_copy, finished):
+    (run_copy / "run.json").unlink()
+    assert "total 0 network calls" in audit(*audit_args(), "--dry-run").out
+    assert audit(*audit_args()).status == 0
+    assert_same_run(run_copy, finished)
