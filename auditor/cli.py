@@ -176,6 +176,54 @@ def demo_command(
     run_audit(config, remake=retrain)
 
 
+CHECK_EXAMPLE = """Judge a run, or one of its steps, for a release pipeline; the reason is one paragraph.
+
+Exit status 0: a step is recommended, or the step meets the policy; 3: none is, or it does not; 4: undecided.
+
+Example: audit check audits/first --step 4000 --policy release.toml --junit check.xml
+"""
+
+
+@app.command("check", help=CHECK_EXAMPLE)
+def check_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="TOML file: [budgets] METRIC = upper limit, [require] verdict = [...]."),
+    ] = None,
+    step: Annotated[int | None, typer.Option("--step", help="The step to judge [default: the recommended].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The judgement as JSON.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML file, too.")] = None,
+) -> None:
+    from auditor import gate
+
+    judgement = gate.check(run, policy, step)
+    if junit is not None:
+        gate.write_junit(judgement, junit)
+    print(gate.as_json(judgement) if json else judgement.paragraph)
+    raise typer.Exit(judgement.exit_status)
+
+
+@app.command(
+    "verify", help="Recompute a run's tables from its evidence and compare. Example: audit verify audits/first"
+)
+def verify_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="Every difference, as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    with Chatter(), shown() as say:
+        from auditor import verify
+
+        found = verify.verify(run, lambda text: say(text, 0))
+    if json:
+        print(found.as_json())
+    found.require()
+    if not json:
+        print(found.sentence)
+
+
 @app.command("list", help="List checkpoint formats, feature spaces, metrics and reports. Example: audit list")
 def list_command() -> None:
     from auditor import registry

@@ -61,6 +61,8 @@ class AuditConfig:
             value = getattr(self, each.name)
             if low is not None and value is not None and value < low:
                 raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at least {low}.")
+        if not self.space_names:
+            raise AuditError("No space is given.", "--spaces", f"Choose from: {', '.join(SPACES)}.")
         for name in self.space_names:
             if name not in SPACES:
                 close = get_close_matches(name, SPACES, n=1)
@@ -171,9 +173,9 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
     kind = {each.name: str(each.type) for each in dataclasses.fields(AuditConfig)}[name.replace("-", "_")]
-    if kind.startswith("str"):
+    if kind.startswith("str") and type(value) in (str, int):  # steps = 500
         return str(value)
-    expected = bool if kind.startswith("bool") else int
+    expected = str if kind.startswith("str") else bool if kind.startswith("bool") else int
     if type(value) is not expected:
         raise AuditError(f"{name} = {value!r} is of the wrong type.", path, f"Give {expected.__name__}, as in --help.")
     return value

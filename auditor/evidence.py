@@ -108,7 +108,9 @@ def outside_cluster(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray
     numbers = np.arange(len(found.reference_ids)) if clusters is None else clusters
     cluster = numbers[found.indices]
     outside = (cluster != cluster[:, [0]]) & ~np.isnan(found.distances)
-    position = np.where(outside.any(axis=1), outside.argmax(axis=1), found.distances.shape[1] - 1)
+    known = (~np.isnan(found.distances)).sum(axis=1)
+    farthest = np.where(known < 2, found.distances.shape[1] - 1, known - 1)  # NaN where there is no second image
+    position = np.where(outside.any(axis=1), outside.argmax(axis=1), farthest)
     return np.take_along_axis(found.distances, position[:, None], axis=1)[:, 0]
 
 
@@ -136,11 +138,17 @@ def neighbour_columns(role: str, found: Neighbors) -> dict[str, Any]:
 
 
 def pool_columns(found: Mapping[str, Neighbors]) -> dict[str, Any]:
-    """Return the columns of the merged search in both pool halves, nearest first."""
+    """Return the columns of the merged search in both pool halves, nearest first.
+
+    Equal distances are ordered by rank in their half, so that a tie for the nearest is
+    between the nearest of either half, however many images of one half tie.
+    """
     roles = list(found)
-    distances = np.hstack([found[role].distances[:, :N_NEIGHBORS] for role in roles])
-    ids = np.hstack([found[role].ids[:, :N_NEIGHBORS] for role in roles])
-    role_of = np.repeat(roles, [found[role].distances[:, :N_NEIGHBORS].shape[1] for role in roles])
+    distances, ids = (
+        np.stack([values[:, :N_NEIGHBORS] for values in parts], axis=2).reshape(len(parts[0]), -1)
+        for parts in ([found[role].distances for role in roles], [found[role].ids for role in roles])
+    )
+    role_of = np.tile(roles, N_NEIGHBORS)
     order = np.argsort(distances, axis=1, kind="stable")  # NaN sorts last
     data: dict[str, Any] = {f"pool_{role}_distance": found[role].distances[:, 0] for role in roles}
     for j in tables.RANKS:

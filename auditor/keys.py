@@ -33,7 +33,7 @@ class Keys:
             **self.machine,
         }
 
-    @property
+    @cached_property
     def machine(self) -> dict[str, Any]:
         """Return what changes the arithmetic of a network."""
         p = self.prepared

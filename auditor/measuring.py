@@ -20,6 +20,7 @@ from auditor.stats import Landing, Pool, Relabeling
 from auditor.verdict import Context, Copying, Decision, Lean, LossLean, Recommendation, StepFacts
 
 COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
+LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdicts": tables.VERDICTS}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,23 @@ class Series:
     def losses(self, step: int) -> dict[str, Mapping[str, LossTable]]:
         """Return the losses of both twins at one step."""
         return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in TWINS}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the evidence of a run says: the rows of its tables, and the checks of its record."""
+
+    estimates: Sequence[Mapping[str, Any]]
+    onsets: Sequence[Mapping[str, Any]]
+    decisions: Sequence[Decision]
+    recommendation: Recommendation
+    checks: Mapping[str, Any]
+
+    @property
+    def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """The rows by table."""
+        verdicts = [decision_row(each) for each in self.decisions]
+        return {"measurements": self.estimates, "onsets": self.onsets, "verdicts": verdicts}
 
 
 def average(a: Scores, b: Scores) -> Scores:
@@ -244,7 +262,7 @@ def loss_onset(series: Series, losses: np.ndarray) -> stats.Onset:
         return stats.Onset("undecided", -1, (), "no held-out loss was measured")
     draws = stats.resamples(losses.shape[1], derived_seed("images", series.scope.seed))
     jitter = derived_seed("jitter", "loss", series.scope.seed)
-    return stats.locate_minimum(losses, series.scope.steps, draws, jitter, last_is_none=True)
+    return stats.locate_minimum(losses, series.scope.steps, draws, jitter)
 
 
 def divergence_onset(series: Series, space: str, evaluable: Sequence[int]) -> stats.Onset:
@@ -262,14 +280,15 @@ def underfit_reasons(
 ) -> dict[int, tuple[str, ...]]:
     """Return per step the sentences that say it is underfit, none where it is not."""
     mean = losses.mean(axis=1) if losses.shape[1] else np.full(len(series.scope.steps), np.nan)
+    least = np.nanmin(mean, initial=np.inf)
     found = {}
     for step, value in zip(series.scope.steps, mean, strict=True):
         reasons = []
         before = bool(loss.steps) and step < min(loss.steps)
-        if before and value > budgets.underfit_loss * mean.min():
-            reasons.append(
-                f"Underfit: the held-out loss {value:.4f} is {value / mean.min():.2f} times the least, later on."
-            )
+        if losses.shape[1] and np.isnan(value):
+            reasons.append("Underfit: the held-out loss is not a number.")
+        if before and value > budgets.underfit_loss * least:
+            reasons.append(f"Underfit: the held-out loss {value:.4f} is {value / least:.2f} times the least, later on.")
         for twin in TWINS if series.heldout is not None else ():
             reasons += sample_underfit(series, step, twin, budgets)
         found[step] = tuple(reasons)
@@ -415,7 +434,7 @@ def step_facts(
     """Gather what the verdict on each checkpoint rests on."""
     scope, facts = series.scope, []
     loss_reference = leaning.reference_loss(series.linear, series.pool) if tests.loss else stats.NAN
-    least = losses.mean(axis=1).argmin() if losses.shape[1] else 0
+    least = int(np.nan_to_num(losses.mean(axis=1), nan=np.inf).argmin()) if losses.shape[1] else 0
     for i, step in enumerate(scope.steps):
         found = tests.loss.get(step)
         facts.append(
@@ -436,8 +455,18 @@ def step_facts(
 
 def measure(
     run: RunDirectory, scope: Scope, budgets: Budgets, say: Callable[[str], None] = lambda text: None
-) -> tuple[list[Decision], Recommendation, dict[str, Any]]:
-    """Write measurements, onsets and verdicts of a run from its evidence; return decisions and the controls."""
+) -> Measured:
+    """Write measurements, onsets and verdicts of a run from its evidence."""
+    measured = compute(run, scope, budgets, say)
+    for name, columns in LAYOUTS.items():
+        tables.write(run.table(name), columns, measured.rows[name])
+    return measured
+
+
+def compute(
+    run: RunDirectory, scope: Scope, budgets: Budgets, say: Callable[[str], None] = lambda text: None
+) -> Measured:
+    """Return what the evidence of a run says; nothing is written."""
     say("reading the evidence")
     series = read_series(run, scope)
     say("testing and estimating")
@@ -464,9 +493,6 @@ def measure(
     decisions = [
         replace(verdict.judge(each, context, budgets), recommended=each.step == recommendation.step) for each in facts
     ]
-    tables.write(run.table("measurements"), tables.MEASUREMENTS, estimate_rows(series, tests))
-    tables.write(run.table("onsets"), tables.ONSETS, onset_rows(scope, divergence, loss, facts, budgets))
-    tables.write(run.table("verdicts"), tables.VERDICTS, [decision_row(d) for d in decisions])
     checks = {
         "distrust": list(context.distrust),
         "not_exchangeable": list(context.not_exchangeable),
@@ -478,7 +504,8 @@ def measure(
             "sentence": recommendation.sentence,
         },
     }
-    return decisions, recommendation, checks
+    onsets = onset_rows(scope, divergence, loss, facts, budgets)
+    return Measured(estimate_rows(series, tests), onsets, decisions, recommendation, checks)
 
 
 def onset_rows(

@@ -21,7 +21,7 @@ from auditor.errors import RunExists
 from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
 from auditor.records import TWINS, DiffusionModel, Features, other_twin
-from auditor.run import RunDirectory, as_json, differences, drop_parts, n_rows, part_path
+from auditor.run import RunDirectory, as_json, differences, drop_parts, n_rows, part_path, save_array
 
 CONTROLS = ("smooth-a", "smooth-b", "copier-a", "copier-b")
 LOSS_IMAGES_AT_ONCE = 32  # images whose cells make one resumable batch of the loss stage
@@ -462,8 +462,8 @@ def keep_neighbour_images(prepared: Prepared, run: RunDirectory) -> None:
     for name, ids in wanted.items():
         kept = [i for i, each in enumerate(prepared.sets[name].ids) if each in ids]
         key = {"ids": [prepared.sets[name].ids[i] for i in kept], "images": prepared.set_digests[name]}
-        with run.artefact(run.images(name), key) as temporary, open(temporary, "wb") as handle:
-            np.save(handle, prepared.sets[name].images[kept])
+        with run.artefact(run.images(name), key) as temporary:
+            save_array(temporary, prepared.sets[name].images[kept])
 
 
 # ---------------------------------------------------------------------------
@@ -547,11 +547,11 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     executor = Executor(prepared, run, say)
     executor.execute(tasks)
+    run.sweep()
     started = time.perf_counter()
     checks: dict[str, Any] = {"redraw": executor.redraw()}
     if prepared.scope.with_train:
         keep_neighbour_images(prepared, run)
-    _, _, found = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))
-    checks |= found
+    checks |= measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0)).checks
     executor.seconds["measuring"] = time.perf_counter() - started
     run.write_record(record(prepared, "complete", executor.seconds, checks))

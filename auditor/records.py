@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 TWINS = ("a", "b")
+VERDICTS = ("underfit", "generalizing", "biased", "overfit", "memorizing", "undecided")
 
 
 def other_twin(twin: str) -> str:
@@ -156,12 +157,17 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric gives: one number per unit; their mean is the value."""
+    """What a metric gives: one number per unit; their mean is the value.
 
-    unit: str  # "seed" or "image": what is resampled
+    A comparison of samples with held-out images is a mean over either: its ``second``
+    holds the same value's parts over the held-out images.
+    """
+
+    unit: str  # "seed", "image" or "block of seeds": what is resampled; "set" where nothing is
     ids: np.ndarray  # [n]
     values: np.ndarray  # float64 [n]
-    note: str = ""  # why the values are NaN, where they are
+    note: str = ""  # why the values are NaN, where they are; for values shown without an interval, their noise
+    second: np.ndarray | None = None  # float64 [n of the other sample], of the same mean
 
 
 @dataclass(frozen=True)
@@ -223,9 +229,19 @@ class Evidence:
     own_outside: np.ndarray | None = None  # float64 [S], nearest own image outside the duplicates of the nearest
     other_outside: np.ndarray | None = None  # float64 [S]
     heldout_own_outside: np.ndarray | None = None  # float64 [H]
+    own_cluster_size: np.ndarray | None = None  # int64 [S], how many own images equal the nearest one, itself included
+    own_mean_50: np.ndarray | None = None  # float64 [S], mean distance to the 50 nearest own images
+    heldout_own_mean_50: np.ndarray | None = None  # float64 [H]
+    own_spacing: np.ndarray | None = None  # float64 [S], from the nearest own image to its nearest that is no duplicate
+    heldout_own_spacing: np.ndarray | None = None  # float64 [H]
+    own_cell: np.ndarray | None = None  # int64 [S], k-means cell of the own half
+    heldout_own_cell: np.ndarray | None = None  # int64 [H]
     heldout_distance: np.ndarray | None = None  # float64 [S], samples to their nearest held-out image
     kid_scores: np.ndarray | None = None  # float64 [S], linearised shares of KID to held-out
     gap: np.ndarray | None = None  # float64 [S] in [0, 1], how much the nearest pool image stands out
+    own_quality: Mapping[str, np.ndarray] | None = None  # statistic -> float64 [B], scores per block of seeds
+    other_quality: Mapping[str, np.ndarray] | None = None
+    heldout_quality: Mapping[str, np.ndarray] | None = None  # with frechet, float64 [1]
     losses: Mapping[str, LossTable] = field(default_factory=dict)  # own, other, heldout
     twin_losses: Mapping[str, LossTable] = field(default_factory=dict)  # the twin's, by its own roles
 
@@ -234,9 +250,8 @@ class Evidence:
 class Metric:
     """A metric: what it asks, how to read it, and its scores.
 
-    ``interval`` names how stats.py makes the Estimate: ``mean`` (Student's t over units),
-    ``proportion`` (Clopper-Pearson), ``lean`` (relabelling and the two-way interval),
-    ``loss_lean`` (relabelling and a bootstrap of groups within halves).
+    ``interval`` names how stats.py makes the Estimate: a key of ``stats.INTERVALS``, where
+    ``lean`` and ``loss_lean`` stand for the tests by relabelling (docs/statistics.md 2 to 5).
     ``twins`` lists what is reported; ``both`` beside ``a`` and ``b`` is their average.
     """
 

@@ -178,6 +178,15 @@ class RunDirectory:
                     save_array(temporary, rows)
             yield min(start + starts.step, starts.stop)
 
+    def sweep(self) -> None:
+        """Remove batches that outlived their artefact: a kill can come between its renaming and their removal."""
+        for folder in self.root.rglob("*.partial"):
+            key = read_key(folder / "key.json")
+            for suffix in (".npy", ".parquet"):
+                path = folder.with_suffix(suffix)
+                if key is not None and self.key(path) == key:
+                    drop_parts(path)
+
     def _reusable_rows(self, path: Path, key: Mapping[str, Any], batch_size: int) -> int:
         """Return how many whole batches' rows of a shorter finished artefact can be kept."""
         if self.key(path) != as_json(key):

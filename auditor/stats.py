@@ -6,10 +6,12 @@ from generators whose seeds are given, never from a global state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+from scipy import special
 from scipy import stats as distributions
 
 from auditor.config import LEVEL, N_RELABELINGS, N_RESAMPLES
@@ -27,15 +29,28 @@ def undefined(reason: str, unit: str = "", n: int = 0, level: float = LEVEL) -> 
     return Estimate(NAN, NAN, NAN, level, n, unit, "", reason)
 
 
+def without_value(scores: Scores, level: float) -> Estimate | None:
+    """Return the undefined estimate of scores that are missing or NaN; None where all are numbers."""
+    x = scores.values
+    if len(x) and np.isfinite(x).all() and (scores.second is None or np.isfinite(scores.second).all()):
+        return None
+    return undefined(scores.note or "some scores are not defined", scores.unit, len(x), level)
+
+
+def without_interval(scores: Scores, value: float, level: float, note: str, method: str = "") -> Estimate:
+    """Return a value that has no honest interval, and why."""
+    return Estimate(float(value), NAN, NAN, level, len(scores.values), scores.unit, method, join(scores.note, note))
+
+
 def mean_interval(scores: Scores, level: float = LEVEL) -> Estimate:
     """Return the mean of per-unit scores with Student's t interval over the units."""
-    x = np.asarray(scores.values, dtype=float)
-    if len(x) == 0 or not np.isfinite(x).all():
-        return undefined(scores.note or "some scores are not defined", scores.unit, len(x), level)
+    x = scores.values
+    if (missing := without_value(scores, level)) is not None:
+        return missing
     value = float(x.mean())
     if len(x) == 1:
         return Estimate(value, NAN, NAN, level, 1, scores.unit, "", f"one {scores.unit} has no interval")
-    half = distributions.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
+    half = special.stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x))
     return Estimate(value, value - half, value + half, level, len(x), scores.unit, "t over units", scores.note)
 
 
@@ -45,21 +60,151 @@ def clopper_pearson(hits: float, n: int, level: float = LEVEL) -> tuple[float, f
     Half hits (ties) are allowed: the beta quantiles interpolate.
     """
     tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(distributions.beta.ppf(tail, hits, n - hits + 1))
-    high = 1.0 if hits == n else float(distributions.beta.ppf(1 - tail, hits + 1, n - hits))
+    low = 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, tail))
+    high = 1.0 if hits == n else float(special.betaincinv(hits + 1, n - hits, 1 - tail))
     return low, high
 
 
 def proportion(scores: Scores, level: float = LEVEL) -> Estimate:
     """Return the share of units (scores 0, 1, and 1/2 for ties) with its Clopper-Pearson interval."""
-    x = np.asarray(scores.values, dtype=float)
-    if len(x) == 0 or not np.isfinite(x).all():
-        return undefined(scores.note or "some scores are not defined", scores.unit, len(x), level)
+    x = scores.values
+    if (missing := without_value(scores, level)) is not None:
+        return missing
     value = float(x.mean())
     low, high = clopper_pearson(float(x.sum()), len(x), level)
     return Estimate(
         value, min(low, value), max(high, value), level, len(x), scores.unit, "Clopper-Pearson", scores.note
     )
+
+
+def percent(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return a proportion whose scores are 0 and 100, in percent."""
+    share = proportion(replace(scores, values=scores.values / 100), level)
+    return replace(share, value=100 * share.value, low=100 * share.low, high=100 * share.high)
+
+
+def jackknife(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return a statistic that is no mean over seeds, from its scores per block of seeds.
+
+    The scores are theta + (B - 1) (mean theta_-b - theta_-b), theta_-b without block b: their
+    mean is theta, and their variance over B is the delete-block jackknife's.
+    """
+    if (missing := without_value(scores, level)) is not None:
+        return missing
+    if np.ptp(scores.values) == 0:
+        return without_interval(scores, scores.values[0], level, "no block of seeds changes it: no interval")
+    return replace(mean_interval(scores, level), method="delete-block jackknife")
+
+
+def jackknife_share(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return the same for a value in [0, 1], its limits kept there."""
+    found = jackknife(scores, level)
+    if np.isnan(found.low):
+        return found
+    value = float(np.clip(found.value, 0, 1))  # rounding
+    return replace(found, value=value, low=max(0.0, found.low), high=min(1.0, found.high))
+
+
+def standard_error(scores: Scores) -> float:
+    """Return the standard error of a comparison of two samples, both of which vary.
+
+    With placement values this is DeLong's, with differences from the other sample's mean Welch's.
+    """
+    return float(np.sqrt(sum(x.var(ddof=1) / len(x) if len(x) > 1 else np.inf for x in (scores.values, scores.second))))
+
+
+def two_sample(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return a difference of means with its normal interval over both samples."""
+    if (missing := without_value(scores, level)) is not None:
+        return missing
+    value, se = float(scores.values.mean()), standard_error(scores)
+    if not np.isfinite(se):
+        return without_interval(scores, value, level, "one unit on a side has no interval")
+    half = special.ndtri((1 + level) / 2) * se
+    n = len(scores.values)
+    return Estimate(value, value - half, value + half, level, n, scores.unit, "Welch, normal", scores.note)
+
+
+def auc(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return a Mann-Whitney AUC with DeLong's interval on the logit scale.
+
+    Where the samples do not overlap, DeLong's variance is 0 and would claim certainty: then
+    the limits are Clopper-Pearson's for as many independent pairs as the smaller sample has.
+    """
+    if (missing := without_value(scores, level)) is not None:
+        return missing
+    value, se = float(np.clip(scores.values.mean(), 0, 1)), standard_error(scores)
+    n, pairs = len(scores.values), min(len(scores.values), len(scores.second))
+    if not np.isfinite(se) or se == 0 or not 0 < value < 1:
+        low, high = clopper_pearson(value * pairs, pairs, level)
+        method = "Clopper-Pearson over pairs"
+    else:
+        half = special.ndtri((1 + level) / 2) * se / (value * (1 - value))
+        low, high = (float(special.expit(special.logit(value) + shift)) for shift in (-half, half))
+        method = "DeLong, logit"
+    return Estimate(value, min(low, value), max(high, value), level, n, scores.unit, method, scores.note)
+
+
+def shown(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return a value that no resampling gives an honest interval; its note carries its noise instead."""
+    missing = without_value(scores, level)
+    return missing or without_interval(scores, scores.values.mean(), level, "shown without an interval")
+
+
+def quantile_99(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return the 99 % quantile with the order statistics that bound it whatever the distribution."""
+    if (missing := without_value(scores, level)) is not None:
+        return missing
+    x, n, tail = np.sort(scores.values), len(scores.values), (1 - level) / 2
+    value = x[int(np.ceil(0.99 * n)) - 1]
+    low, high = (int(distributions.binom.ppf(q, n, 0.99)) for q in (tail, 1 - tail))
+    if low < 1 or high >= n:
+        return without_interval(scores, value, level, f"{n} are too few to bound a 99 % quantile")
+    return Estimate(
+        float(value), float(x[low - 1]), float(x[high]), level, n, scores.unit, "order statistics", scores.note
+    )
+
+
+def maximum(scores: Scores, level: float = LEVEL) -> Estimate:
+    """Return the largest score; it grows with their number, and a resample cannot exceed it."""
+    missing = without_value(scores, level)
+    return missing or without_interval(
+        scores, scores.values.max(initial=-np.inf), level, f"the largest of {len(scores.values)}: no interval"
+    )
+
+
+INTERVALS: Mapping[str, Callable[[Scores], Estimate]] = {
+    "mean": mean_interval,
+    "proportion": proportion,
+    "percent": percent,
+    "jackknife": jackknife,
+    "jackknife_share": jackknife_share,
+    "two_sample": two_sample,
+    "auc": auc,
+    "shown": shown,
+    "quantile_99": quantile_99,
+    "maximum": maximum,
+    "lean": mean_interval,  # only where there is nothing to relabel: then there are no scores either
+    "loss_lean": mean_interval,
+}
+
+
+def split_information(accuracy: Estimate) -> Estimate:
+    """Return the least information, in bits, that samples carry on which half trained their model.
+
+    Fano's inequality for two equally likely halves: I >= 1 - H2(accuracy), and 0 where the
+    guess by the nearest image is no better than chance. Its limits are those of the accuracy.
+    """
+    if np.isnan(accuracy.value):
+        return accuracy
+    value, low, high = (fano(x) for x in (accuracy.value, accuracy.low, accuracy.high))
+    return replace(accuracy, value=value, low=low, high=high)
+
+
+def fano(accuracy: float) -> float:
+    """Return 1 - H2(accuracy) in bits, 0 at and below one half."""
+    a = max(0.5, accuracy)
+    return float(1 - (special.entr(a) + special.entr(1 - a)) / np.log(2))
 
 
 # ---------------------------------------------------------------------------
@@ -281,10 +426,13 @@ def holm(p: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4)  # all checkpoints share their resamples, and drawing them takes longer than using them
 def resamples(n_units: int, seed: int, n: int = N_RESAMPLES) -> np.ndarray:
     """Return how often each unit is drawn in each resample, float32 ``[n, n_units]``; rows sum to n_units."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n).astype(np.float32)
+    draws = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n).astype(np.float32)
+    draws.flags.writeable = False
+    return draws
 
 
 def iterate_variance(curve: np.ndarray) -> float | None:
@@ -389,8 +537,9 @@ def half_difference_test(relabeling: Relabeling, columns: np.ndarray, r: np.ndar
         t = (sum_a / n_a - (r.sum() - sum_a) / (len(r) - n_a)) / 2
     t = np.nan_to_num(t)[:, None]
     sd = t.std(axis=0)
-    z = np.where(sd > 0, t / np.where(sd > 0, sd, 1.0), 0.0)
-    return RelabelingTest(t[0], sd, z, at_least(z, z[0]).mean(axis=0))
+    flat = sd <= 1e-12 * np.abs(r).max(initial=0.0)  # rounding alone is no spread
+    z = np.where(flat, 0.0, t / np.where(flat, 1.0, sd))
+    return RelabelingTest(t[0], np.where(flat, 0.0, sd), z, at_least(z, z[0]).mean(axis=0))
 
 
 def half_difference_draws(r: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -433,9 +582,9 @@ def upper_limit(hits: int, n: int, level: float = LEVEL) -> float:
     """Return the one-sided Clopper-Pearson upper limit; 0 of n gives about 3 / n at 95 %."""
     if n == 0 or hits >= n:
         return 1.0
-    return float(distributions.beta.ppf(level, hits + 1, n - hits))
+    return float(special.betaincinv(hits + 1, n - hits, level))
 
 
 def lower_limit(hits: int, n: int, level: float = LEVEL) -> float:
     """Return the one-sided Clopper-Pearson lower limit."""
-    return 0.0 if hits == 0 else float(distributions.beta.ppf(1 - level, hits, n - hits + 1))
+    return 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, 1 - level))

@@ -16,7 +16,6 @@ from auditor.stats import upper_limit
 
 ONE_SIDED = 1.645  # standard errors of a one-sided 95 % bound
 SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 % power (statistics 8)
-VERDICTS = ("underfit", "generalizing", "biased", "overfit", "memorizing", "undecided")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Lean:
         return (
             f"{space}: own_share {self.value:.3f} (one-sided 95% bounds {self.value - ONE_SIDED * self.se:.3f} and "
             f"{self.value + ONE_SIDED * self.se:.3f}, smooth reference {self.reference:.3f}, accepted up to "
-            f"{0.5 + self.safe_margin(budgets):.3f}, corrected p {self.p_corrected:.3g})"
+            f"{0.5 + self.safe_margin(budgets):.3f}, corrected p {self.p_corrected:.3g}"
+            f"{'; the evidence rests on few images' if self.few_images else ''})"
         )
 
 
@@ -187,20 +187,18 @@ def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
     ]
     if copied:
         return Decision(facts.step, "memorizing", False, tuple(copied))
-    if context.distrust:
-        return Decision(facts.step, "undecided", False, context.distrust)
-    if facts.underfit:
-        return Decision(facts.step, "underfit", False, facts.underfit)
+    if context.distrust or context.not_exchangeable:
+        return Decision(facts.step, "undecided", False, (*context.distrust, *context.not_exchangeable))
     if context.n_seeds < budgets.least_seeds:
         reason = f"{context.n_seeds} seeds are fewer than the {budgets.least_seeds} that a verdict needs."
         return Decision(facts.step, "undecided", False, (reason,))
+    if facts.underfit:
+        return Decision(facts.step, "underfit", False, facts.underfit)
     if context.loss and facts.step > max(context.loss) and facts.loss_rise > budgets.overfit_rise:
         rise = f"The held-out loss is at least {facts.loss_rise:.1%} above its least value, before this step."
         return Decision(facts.step, "overfit", False, (rise,))
     biased = bias_reasons(facts, context, budgets)
     unsafe = unsafe_reasons(facts, budgets)
-    if context.not_exchangeable and (biased or not unsafe):
-        return Decision(facts.step, "undecided", False, context.not_exchangeable)
     if biased:
         return Decision(facts.step, "biased", False, tuple(biased))
     if not unsafe:
@@ -210,10 +208,12 @@ def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
 
 def bias_reasons(facts: StepFacts, context: Context, budgets: Budgets) -> list[str]:
     """Return what shows that samples or losses lean on the own images beyond a smooth model (rule 4)."""
-    reasons = [f"Leans: {each.sentence(space, budgets)}" for space, each in facts.lean.items() if each.is_bias(budgets)]
+    reasons = [
+        f"Leans: {each.sentence(space, budgets)}." for space, each in facts.lean.items() if each.is_bias(budgets)
+    ]
     diverged = bool(context.divergence) and facts.step > max(context.divergence)
     if facts.loss is not None and facts.loss.is_bias(budgets) and diverged:
-        reasons.append(f"Leans: {facts.loss.sentence(budgets)}")
+        reasons.append(f"Leans: {facts.loss.sentence(budgets)}.")
     return reasons
 
 
@@ -292,27 +292,40 @@ def release_sentence(
     end = f" The first that does not pass is step {beyond[0]:,}." if beyond else ""
     return (
         f"Release step {best.step:,}: all risks up to step {passed[-1].step:,} are shown to be within their budgets "
-        f"({worst[1].sentence(worst[0], budgets)}), and its quality is not shown to be worse than that of any of them.{end}"
+        f"({worst[1].sentence(worst[0], budgets)}), and its quality is not shown to be worse than that of any of them."
+        f"{end}"
     )
 
 
 def no_release(first: StepFacts, candidates: Sequence[StepFacts], budgets: Budgets) -> Recommendation:
     """Say that no checkpoint qualifies or that it is undecided, and how much lean there is."""
     over = over_budget(first, budgets)
-    least = least_lean(candidates)
-    if not over:
+    where = f"step {first.step:,}, the first that is not underfit,"
+    if over:
         return Recommendation(
-            "undecided", -1, f"Not enough evidence for any checkpoint: {unsafe_reasons(first, budgets)[0]}"
+            "none",
+            -1,
+            f"No checkpoint qualifies: already {where} exceeds a budget. {over[0]}.{carried(candidates, budgets)}",
         )
-    sentence = f"No checkpoint qualifies: already at step {first.step:,}, the first that is not underfit, {over[0]}."
-    if least:
-        step, space, lean = least
-        needed = lean.value + ONE_SIDED * lean.se - 0.5
-        sentence += (
-            f" The least lean is at step {step:,}: own_share {lean.value:.3f} in {space}; "
-            f"to accept it the lean budget would have to be {needed:.3f} instead of {lean.safe_margin(budgets):.3f}."
-        )
-    return Recommendation("none", -1, sentence)
+    reason = unsafe_reasons(first, budgets)[0]
+    return Recommendation(
+        "undecided",
+        -1,
+        f"Undecided: {where} is not shown to be within the budgets. {reason}{carried(candidates, budgets)}",
+    )
+
+
+def carried(candidates: Sequence[StepFacts], budgets: Budgets) -> str:
+    """Say where the samples lean least and what budget would accept it; nothing without training images."""
+    least = least_lean(candidates)
+    if least is None:
+        return ""
+    step, space, lean = least
+    needed = lean.value + ONE_SIDED * lean.se - 0.5
+    return (
+        f" The least lean of any candidate is at step {step:,}: own_share {lean.value:.3f} in {space}; "
+        f"accepting it takes a lean budget of {needed:.3f} instead of {lean.safe_margin(budgets):.3f}."
+    )
 
 
 def over_budget(facts: StepFacts, budgets: Budgets) -> list[str]:

@@ -35,6 +35,7 @@ FAST = {
     "loss-images": "6",
     "loss-levels": "2",
 }
+SMALL_CONTROLS = {"N_SMOOTH": 70, "N_COPIES": 40}  # images of the controls; a batch is 64
 
 
 def tiny_unet(seed: int, size: int = 8, channels: int = 1):
@@ -106,6 +107,15 @@ class Outcome:
     err: str
 
 
+def make_fast(patch: pytest.MonkeyPatch) -> None:
+    """Shrink what costs seconds and changes no code path: the controls, and waiting for the disk."""
+    from auditor import controls, run
+
+    for name, value in SMALL_CONTROLS.items():
+        patch.setattr(controls, name, value)
+    patch.setattr(run, "sync", lambda path: None)  # a killed process loses nothing that it has written
+
+
 def call(*arguments: object) -> Outcome:
     """Return the outcome of ``audit ARGUMENTS``, run in this process as the installed command runs it."""
     from auditor import cli
@@ -114,7 +124,8 @@ def call(*arguments: object) -> Outcome:
     sys.argv = ["audit", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     try:
-        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+            make_fast(patch)
             cli.main()
         status = 0
     except SystemExit as end:
@@ -207,10 +218,31 @@ class Child:
         return self.process.exitcode
 
 
-def in_child(arguments: list[str], log: Path) -> None:
+def die_at_rename(number: int) -> None:
+    """Make this process kill itself by SIGKILL around its n-th renaming of a file: before if n is odd, else after.
+
+    Renaming is what makes a file part of a run, so these are the moments between two states of it.
+    """
+    replace, left = os.replace, [number]
+
+    def counted(old, new):
+        left[0] -= 1
+        if left[0] == 0 and number % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(old, new)
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = counted
+
+
+def in_child(arguments: list[str], log: Path, kill_at: int | None) -> None:
     """Run ``audit ARGUMENTS`` as the whole work of a process; what it prints goes to ``log``."""
     from auditor import cli
 
+    make_fast(pytest.MonkeyPatch())
+    if kill_at:
+        die_at_rename(kill_at)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -221,7 +253,7 @@ def in_child(arguments: list[str], log: Path) -> None:
 
 @pytest.fixture(scope="session")
 def spawn(tmp_path_factory):
-    """``spawn(arguments)`` starts ``audit ARGUMENTS`` in a process of its own, which may be killed.
+    """``spawn(arguments, kill_at)`` starts ``audit ARGUMENTS`` in a process of its own, which may be killed.
 
     The processes are forked from one that has imported the libraries already, because that takes seconds.
     """
@@ -230,10 +262,10 @@ def spawn(tmp_path_factory):
     context.set_forkserver_preload([*heavy, "auditor.pipeline", "auditor.reports.terminal"])
     logs = tmp_path_factory.mktemp("logs")
 
-    def start(arguments: list[str]) -> Child:
+    def start(arguments: list[str], kill_at: int | None = None) -> Child:
         log = logs / f"{len(list(logs.iterdir()))}.txt"
         log.touch()
-        process = context.Process(target=in_child, args=(arguments, log))
+        process = context.Process(target=in_child, args=(arguments, log, kill_at))
         process.start()
         return Child(process, log)
 

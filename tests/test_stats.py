@@ -173,6 +173,17 @@ def test_the_expected_label_of_an_image_is_the_share_of_its_group_size(grouped):
     np.testing.assert_allclose(relabeling.labels[1:].mean(axis=0), relabeling.mean, atol=4 * 0.016)
 
 
+def test_a_statistic_is_what_exceeds_its_expectation_under_relabelling(grouped):
+    """With groups of unequal size w.y has no mean of zero; z over 4,000 relabellings has, to 4 / sqrt(4,000)."""
+    w = np.random.default_rng(30).uniform(size=(1, 16))
+    relabeling = stats.relabel(grouped, 0, 4000)
+    test = stats.relabeling_test(relabeling, w)
+    assert abs(w @ relabeling.mean)[0] > 0.1
+    assert test.value == pytest.approx(w @ grouped.labels - w @ relabeling.mean)
+    assert test.z[1:].mean() == pytest.approx(0, abs=4 / np.sqrt(4000))
+    assert test.z[0] == pytest.approx(test.value / test.sd)
+
+
 def test_relabelling_depends_on_its_seed_alone(grouped):
     np.testing.assert_array_equal(stats.relabel(grouped, 1, 20).labels, stats.relabel(grouped, 1, 20).labels)
     assert (stats.relabel(grouped, 1, 20).labels != stats.relabel(grouped, 2, 20).labels).any()
@@ -517,6 +528,32 @@ def test_jittering_weights_need_their_variance_in_the_argmin_set():
     }
     assert inside[v] >= 0.93
     assert inside[0] < 0.7
+
+
+def argmin_set_written_out(curve, draws, seed: int, v: float, level: float) -> list[bool]:
+    """c stays if max_c' (m_c - m_c') / se <= the quantile of max_c' [(m*_c - m*_c') - (m_c - m_c')] / se."""
+    n_steps, n_units = curve.shape
+    jitter = np.random.default_rng(seed).normal(0, np.sqrt(v), (len(draws), n_steps))
+    m, resampled = curve.mean(axis=1), draws @ curve.T / n_units + jitter
+    inside = []
+    for c in range(n_steps):
+        rivals = [r for r in range(n_steps) if r != c]
+        se = [np.sqrt((curve[c] - curve[r]).var(ddof=1) / n_units + 2 * v) for r in rivals]
+        t = max((m[c] - m[r]) / s for r, s in zip(rivals, se, strict=True))
+        shifts = [((resampled[:, c] - resampled[:, r]) - (m[c] - m[r])) / s for r, s in zip(rivals, se, strict=True)]
+        inside.append(t <= np.quantile(np.max(shifts, axis=0), level))
+    return inside
+
+
+@pytest.mark.parametrize("v", [0.0, 0.02])
+def test_the_argmin_set_agrees_with_its_definition_written_out(v):
+    """Thirty curves whose checkpoints are noisy to different degrees, so that each standard error matters."""
+    rng, draws = np.random.default_rng(31), stats.resamples(60, 31, 200)
+    noise = np.array([0.1, 2, 0.1, 1, 0.1, 3, 0.1, 2, 0.1])[:, None]
+    for seed in range(30):
+        curve = U[:, None] + noise * rng.normal(size=(9, 60)) + rng.normal(0, np.sqrt(v), (9, 1))
+        expected = argmin_set_written_out(curve, draws, seed, v, 0.9)
+        np.testing.assert_array_equal(stats.argmin_set(curve, draws, seed, v, level=0.9), expected)
 
 
 def test_a_flat_curve_keeps_nearly_everything():

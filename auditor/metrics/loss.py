@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from auditor.metrics import absent
-from auditor.records import Evidence, Metric, Scores
+from auditor.records import Evidence, Metric, Scores, other_twin
 
 NAMES = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 
@@ -15,7 +17,9 @@ def scores_on(role: str) -> Callable[[Evidence], Scores]:
         table = evidence.losses.get(role)
         if table is None:
             return absent("image", f"no loss was measured on {NAMES[role]}")
-        return Scores("image", table.ids, table.values.mean(axis=1))
+        half = {"own": evidence.twin, "other": other_twin(evidence.twin), "heldout": "heldout"}[role]
+        ids = np.array([f"{half}/{i}" for i in table.ids], dtype=object)  # halves may use the same file names
+        return Scores("image", ids, table.values.mean(axis=1))
 
     return scores
 

@@ -16,7 +16,7 @@ METRIC = Metric(
     question="Which share of samples copies one training image?",
     unit="share",
     direction="larger means more copies; compare with heldout_memorized_fraction, the rule's false alarms",
-    reference="mean_s 1{d1 = 0 or d1 < d2 / 3}, d2 of no duplicate; Yoon et al. 2023, Gu et al. 2023 (arXiv 2310.02664)",
+    reference="mean_s 1{d1 = 0 or d1 < d2 / 3}, d2 of no duplicate; Yoon et al. 2023; Gu et al. 2023 (2310.02664)",
     k=2,
     twins=("a", "b"),
     interval="proportion",

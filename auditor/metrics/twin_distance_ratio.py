@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from auditor.metrics import absent, over_seeds
+from auditor.metrics import over_seeds
 from auditor.records import Evidence, Metric, Scores
 
 
@@ -13,7 +13,8 @@ def scores(evidence: Evidence) -> Scores:
     """
     paired, chance = evidence.twin_distance, evidence.different_seed_distance
     if np.isnan(chance).any() or chance.mean() == 0:
-        return absent("seed", "different seeds give no distance to compare with")
+        unknown = np.full(len(evidence.seeds), np.nan)
+        return Scores("seed", evidence.seeds, unknown, "different seeds give no distance to compare with")
     ratio = paired.mean() / chance.mean()
     return over_seeds(evidence, ratio + (paired - ratio * chance) / chance.mean())
 

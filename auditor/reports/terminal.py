@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from auditor.records import VERDICTS
 from auditor.reports import Report, percent
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -47,14 +48,19 @@ def conclusion(report: Report, width: int) -> Text:
 def table(report: Report, width: int) -> Group:
     """One row per checkpoint with the few columns that matter."""
     wide = width >= WIDE
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 0, 0, 1))
     columns = table_columns(report, wide)
     for name, _ in columns:
-        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
+        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True, min_width=widest(name))
     for step in report.steps:
         style = "bold green" if step == report.recommended else ""
         grid.add_row(*(cells.get(step, "-") for _, cells in columns), style=style)
     return Group(grid, Text(legend(report), style="dim"))
+
+
+def widest(name: str) -> int | None:
+    """Return the width that a column must not fall below: words are never cut, names of spaces may be."""
+    return max(map(len, VERDICTS)) if name == "verdict" else None
 
 
 def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
@@ -68,8 +74,8 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
     if report.record["scope"]["with_train"]:
         for space in report.record["scope"]["spaces"]:
             share = report.estimates("own_share", "both", space)
-            columns.append((f"own share\n{space}", shares(share, wide)))
-        columns.append(("copies\na / b", copies(report)))
+            columns.append((f"own share\n{space}" if wide else f"own\n{space[:6]}", shares(share, wide)))
+        columns.append(("copies\na / b" if wide else "copies", copies(report, wide)))
     return [*columns, ("verdict", says(report))]
 
 
@@ -90,10 +96,12 @@ def shares(rows: pd.DataFrame, wide: bool) -> dict[int, str]:
     return {step: text[step] + ("!" if row.p_corrected <= 0.025 else " ") for step, row in rows.iterrows()}
 
 
-def copies(report: Report) -> dict[int, str]:
-    """Return the flagged share of both twins per step."""
+def copies(report: Report, wide: bool) -> dict[int, str]:
+    """Return the flagged share per step: of both twins, or of the twin with more."""
     a, b = (report.estimates("memorized_fraction", twin, report.copy_space).value for twin in "ab")
-    return {step: f"{percent(a[step])} / {percent(b[step])}" for step in a.index}
+    if wide:
+        return {step: f"{percent(a[step])} / {percent(b[step])}" for step in a.index}
+    return {step: percent(max(a[step], b[step])) for step in a.index}
 
 
 def says(report: Report) -> dict[int, str]:
@@ -131,7 +139,10 @@ def reasons(report: Report, width: int) -> Table | None:
         return None
     grid = Table.grid(padding=(0, 1))
     for row in report.tables["verdicts"].itertuples():
-        grid.add_row(Text(f"{row.step:,}", justify="right"), Text(row.verdict), Text(row.reasons))
+        sentences = row.reasons.split(". ")
+        more = f". ({len(sentences) - 1} more in verdicts.parquet)" if len(sentences) > 1 and width < WIDE else ""
+        said = row.reasons if width >= WIDE else sentences[0] + more
+        grid.add_row(Text(f"{row.step:,}", justify="right"), Text(row.verdict), Text(said))
     return grid
 
 

@@ -1,0 +1,246 @@
+"""G0: twins whose truth is known. Exact denoisers play checkpoints, and the audit has to see what was built into them.
+
+Methods G0 and G12. The twins of hierarchical.py share nothing with each other's half but the grammar up to tau = 6;
+from 7 on each remembers its own half more and more, while the held-out loss still falls until 15. Their twin distance
+and losses go through the metrics, tests and rules of a real audit. There are no samples, hence no lean in a space:
+"generalizing" cannot be shown, and "undecided" stands where nothing is found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pytest
+from hierarchical import (
+    TAUS,
+    Twins,
+    alpha_bar,
+    belief_propagation,
+    cross_entropy,
+    divergence,
+    draw_sequences,
+    empirical,
+    field,
+    grammar,
+    noisy,
+    normalized,
+    softmax,
+)
+from scipy import stats as scipy_stats
+
+from auditor import leaning, measuring, registry, stats, verdict
+from auditor.config import Budgets
+from auditor.records import Evidence, LossTable
+from auditor.verdict import Context, LossLean, StepFacts
+
+NO_GAUSSIAN = float("nan")  # the linear reference of token data: the margin is then the budget's .01 (statistics 5.2)
+
+
+# ---------------------------------------------------------------------------
+# The model: grammar, noise, exact denoisers
+# ---------------------------------------------------------------------------
+
+TABLE = {  # methods B.1: for each parent, its pairs of children and how often it has them
+    0: {"24": 0.151, "32": 0.132, "50": 0.553, "51": 0.164},
+    1: {"02": 0.418, "14": 0.213, "15": 0.083, "45": 0.286},
+    2: {"12": 0.123, "44": 0.568, "52": 0.188, "53": 0.121},
+    3: {"11": 0.524, "22": 0.138, "25": 0.153, "42": 0.185},
+    4: {"10": 0.094, "35": 0.108, "40": 0.034, "41": 0.764},
+    5: {"13": 0.264, "31": 0.049, "33": 0.090, "54": 0.596},
+}
+
+
+@pytest.mark.parametrize("parent", TABLE)
+def test_the_grammar_of_seed_0_is_that_of_the_paper(parent):
+    rules = grammar(0)[parent]
+    found = {f"{left}{right}": rules[left, right] for left, right in np.argwhere(rules > 0)}
+    assert found == pytest.approx(TABLE[parent], abs=6e-4)  # the table has three digits
+
+
+def test_every_pair_of_children_has_one_possible_parent():
+    assert ((grammar(0) > 0).sum(axis=0) <= 1).all()
+
+
+def test_drawn_sequences_follow_the_grammar():
+    """Pairs of leaves occur as the grammar says; of 40,000 sequences, four standard errors."""
+    m, n = grammar(0), 40_000
+    drawn = draw_sequences(m, 2, n, np.random.default_rng(0))
+    expected = np.einsum("rlm,lab->ab", m, m) / 6  # uniform root r, its left child l, the leaves below
+    found = np.bincount(drawn[:, 0] * 6 + drawn[:, 1], minlength=36).reshape(6, 6) / n
+    assert (np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / n)).all()
+
+
+@pytest.mark.parametrize(("t", "expected"), [(5, 0.9982), (75, 0.78913), (150, 0.39651), (500, 4e-5)])
+def test_the_signal_left_at_t_is_that_of_the_paper(t, expected):
+    assert alpha_bar(t) == pytest.approx(expected, abs=5e-5)
+
+
+def brute_force(x_t: np.ndarray, h: float, m: np.ndarray, k: int) -> np.ndarray:
+    """The posterior by summing over all sequences of 8 letters.
+
+    With the top k levels cut, the blocks below level k are independent given the root.
+    """
+    q = len(m)
+    two = np.einsum("rab->rab", m)
+    four = np.einsum("rlm,lab,mcd->rabcd", m, two, two)
+    eight = np.einsum("rlm,labcd,mefgh->rabcdefgh", m, four, four)  # p(sequence | root)
+    size, letters = 8 // 2**k, "abcdefgh"
+    blocks = [letters[i : i + size] for i in range(0, 8, size)]
+    marginals = [np.einsum(f"r{letters}->r{block}", eight) for block in blocks]
+    prior = np.einsum(",".join(f"r{block}" for block in blocks) + f"->{letters}", *marginals) / q
+    answer = np.empty_like(x_t)
+    for n, each in enumerate(np.exp(h * x_t)):
+        joint = np.einsum(",".join([letters, *letters]) + f"->{letters}", prior, *each)
+        answer[n] = [joint.sum(axis=tuple(j for j in range(8) if j != i)) for i in range(8)]
+    return normalized(answer)
+
+
+@pytest.mark.parametrize("k", range(4))
+def test_belief_propagation_agrees_with_summing_over_all_sequences(k):
+    m, rng = grammar(1, q=3, q_eff=2), np.random.default_rng(2)
+    x_t = noisy(np.eye(3)[draw_sequences(m, 3, 5, rng)], 75, rng)
+    found = belief_propagation(x_t, field(75), m, k)
+    np.testing.assert_allclose(found, brute_force(x_t, field(75), m, k), rtol=0, atol=1e-12)
+
+
+def test_the_empirical_denoiser_is_the_posterior_over_its_training_sequences():
+    """With the weights exp(-||x_t - alpha x^p||^2 / 2 sigma^2) written out; and h_t is alpha / sigma^2."""
+    rng, train = np.random.default_rng(3), np.random.default_rng(4).integers(6, size=(50, 16))
+    x_p = np.eye(6)[train]
+    x_t, kept = noisy(x_p[:20], 75, rng), alpha_bar(75)
+    squared = ((x_t[:, None] - np.sqrt(kept) * x_p) ** 2).sum(axis=(2, 3))
+    expected = np.einsum("np,pia->nia", softmax(-squared / (2 * (1 - kept))), x_p)
+    np.testing.assert_allclose(empirical(x_t, field(75), train), expected, rtol=0, atol=1e-12)
+
+
+def test_exact_and_filtered_denoisers_have_the_distances_of_the_paper(trained):
+    """Methods B.7 at t = 75; the tolerance is four standard errors of 1,500 sequences."""
+    bp = [each[trained.rows("heldout")] for each in trained.filtered]
+    for k, expected in enumerate((0.112, 0.483, 1.461, 3.578), start=1):
+        assert mean_of(divergence(bp[0], bp[k])) == pytest.approx(expected, abs=4 * error_of(divergence(bp[0], bp[k])))
+    losses = cross_entropy(bp[0], trained.x0[trained.rows("heldout")])
+    assert mean_of(losses) == pytest.approx(0.3959, abs=4 * error_of(losses))
+
+
+def mean_of(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
+def error_of(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+# ---------------------------------------------------------------------------
+# The audit of two such models
+# ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit in which ``models[0]`` is presented as twin a, and ``halves[0]`` as the half it was trained on."""
+
+    twins: Twins
+    models: str = "ab"
+    halves: str = "ab"
+
+    @cached_property
+    def evidence(self) -> dict[tuple[int, str], Evidence]:
+        """What a run leaves on disk, by (tau, twin): distances of posteriors and losses, per sequence."""
+        sequences = np.arange(self.twins.n_measured)
+        unknown = np.full(len(sequences), np.nan)
+        distance = self.twins.results.split[self.models[0], self.models[1]]
+        found = {}
+        for tau in TAUS:
+            losses = {twin: self.losses(model, tau) for twin, model in zip("ab", self.models, strict=True)}
+            for twin, other in ("ab", "ba"):
+                known = {"own": losses[twin][twin], "other": losses[twin][other], "heldout": losses[twin]["heldout"]}
+                twins = {"own": losses[other][other], "other": losses[other][twin]}
+                found[tau, twin] = Evidence(
+                    twin, tau, "posterior", sequences, distance[tau], unknown, losses=known, twin_losses=twins
+                )
+        return found
+
+    def losses(self, model: str, tau: int) -> dict[str, LossTable]:
+        """Return the losses of one model by set: the halves a and b as presented, and held-out."""
+        values, tables = self.twins.results.loss[model][tau], {}
+        for name, rows in (("a", self.halves[0]), ("b", self.halves[1]), ("heldout", "heldout")):
+            part = values[self.twins.rows(rows)][:, None]
+            ids = np.array([f"{rows}{i}" for i in range(len(part))], dtype=object)
+            tables[name] = LossTable(ids, np.array([self.twins.t]), part)
+        return tables
+
+    def curve(self, name: str) -> np.ndarray:
+        """Return the scores of a metric along the series, the average of both twins: float64 [taus, units]."""
+        scores = registry.lookup("metric", name).scores
+        return np.array([measuring.average(*(scores(self.evidence[t, twin]) for twin in "ab")).values for t in TAUS])
+
+    @cached_property
+    def pool(self) -> stats.Pool:
+        """The training sequences whose loss was measured; equal ones are a group."""
+        ids = [(half, str(each)) for half in "ab" for each in self.evidence[0, half].losses["own"].ids]
+        sequences = np.concatenate([self.twins.measured[half] for half in self.halves])
+        _, groups = np.unique(sequences, axis=0, return_inverse=True)
+        return stats.Pool(tuple(ids), np.repeat([1.0, -1.0], self.twins.n_measured), groups.ravel())
+
+    @cached_property
+    def r(self) -> np.ndarray:
+        """ln(l_B / l_A) of every sequence of the pool, [taus, sequences]."""
+        pairs = [{twin: self.evidence[tau, twin].losses for twin in "ab"} for tau in TAUS]
+        columns, r = zip(*(leaning.loss_scores(each, self.pool) for each in pairs), strict=True)
+        assert (np.array(columns) == np.arange(len(self.pool.labels))).all()
+        return np.array(r)
+
+    @cached_property
+    def leans(self) -> list[leaning.LossLeanResult]:
+        """The loss lean of every tau, corrected over the series."""
+        columns, relabeling = np.arange(len(self.pool.labels)), stats.relabel(self.pool, 1)
+        tests = [stats.half_difference_test(relabeling, columns, r) for r in self.r]
+        corrected = stats.step_down_max_t(np.hstack([each.z for each in tests]))
+        return [
+            leaning.loss_result(self.pool, columns, r, float(test.p[0]), float(p), seed=2)
+            for r, test, p in zip(self.r, tests, corrected, strict=True)
+        ]
+
+    @cached_property
+    def loss(self) -> stats.Onset:
+        """tau_loss and its set."""
+        return stats.locate_minimum(self.curve("loss_heldout"), TAUS, self.draws, 3, last_is_none=True)
+
+    @cached_property
+    def divergence(self) -> stats.Onset:
+        """tau_div and its set, over the taus that are not underfit."""
+        evaluable = [tau for tau in TAUS if not self.underfit(tau)]
+        return stats.locate_minimum(self.curve("twin_distance")[evaluable], evaluable, self.draws, 4, last_is_none=True)
+
+    @cached_property
+    def draws(self) -> np.ndarray:
+        """Resamples of the held-out sequences, shared by both curves."""
+        return stats.resamples(self.twins.n_measured, 5)
+
+    def underfit(self, tau: int) -> bool:
+        """Return whether the loss alone calls it underfit (statistics 6.1 i)."""
+        loss = self.curve("loss_heldout").mean(axis=1)
+        return tau < min(self.loss.steps) and loss[tau] > Budgets().underfit_loss * loss.min()
+
+    def facts(self, tau: int) -> StepFacts:
+        """Return what the verdict on one tau rests on: losses alone."""
+        losses, lean = self.curve("loss_heldout"), self.leans[tau]
+        least = losses[losses.mean(axis=1).argmin()]
+        return StepFacts(
+            tau,
+            loss=LossLean(lean.estimate.value, lean.low, lean.high, lean.p_corrected, NO_GAUSSIAN),
+            underfit=("Underfit by its loss.",) if self.underfit(tau) else (),
+            loss_rise=stats.paired_lower(losses[tau], least) / least.mean(),
+        )
+
+    def verdicts(self, context: Context, budgets: Budgets) -> list[str]:
+        """Return the verdict on every tau."""
+        return [verdict.judge(self.facts(tau), context, budgets).verdict for tau in TAUS]
+
+    @cached_property
+    def as_implemented(self) -> list[str]:
+        """The verdicts by the rules and default budgets of the tool."""
+        context = Context(self.divergence.steps, self.loss.steps, self.twins.n_measured)
+        return self.verdicts(context, Budgets(least_seeds=min(1000, self.twins.n_measured)))
