@@ -5,25 +5,27 @@ Everything up to these tables may need a GPU; nothing after them does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from auditor import tables
+from auditor import cells, tables
 from auditor.config import N_NEIGHBORS
 from auditor.errors import AuditError
-from auditor.metrics import closer, gap_ratio_flag
-from auditor.metrics.kid import seed_scores
+from auditor.metrics import closer, gap, gap_ratio_flag
+from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import paired_distance, search, shifted_distance
+from auditor.quality import subset
 from auditor.records import TWINS, Evidence, Features, LossTable, Neighbors, other_twin
 from auditor.run import RunDirectory
 from auditor.stats import Landing, Pool
 
-REVISION = 1
+REVISION = 2  # 2: columns for calibrated and cluster-aware copies, cells and spacing; sets are drawn, not cut off
 COVERAGE_K = 5  # statistics 6.1
 KID_HELDOUT = 5000  # held-out images that KID is taken against; its cost grows with their square
 MANY = 10**9
@@ -37,6 +39,7 @@ class Reference:
     features: Features
     in_pool: np.ndarray  # bool [n]
     clusters: np.ndarray | None = None  # int64 [n], equal images share a number; None: all differ
+    centers: np.ndarray | None = None  # float64 [cells, d], k-means centers of the set
 
     @property
     def pool(self) -> Features:
@@ -60,11 +63,13 @@ def sample_rows(
     heldout: Features | None,
     seeds: np.ndarray,
     saturated: np.ndarray | None = None,
+    kid_term: float | None = None,
 ) -> dict[str, Any]:
     """Return the columns of one evidence table: one row per seed.
 
     ``references`` holds ``own`` and ``other``, or nothing where no training images were
-    given; what is unknown becomes NaN and the empty id.
+    given; what is unknown becomes NaN and the empty id. ``kid_term`` is what
+    ``kid_heldout_term`` returns, where it is known already.
     """
     n = len(seeds)
     data: dict[str, Any] = {
@@ -72,7 +77,7 @@ def sample_rows(
         "twin_distance": paired_distance(samples.vectors, twin_samples.vectors),
         "different_seed_distance": shifted_distance(samples.vectors, twin_samples.vectors),
         "saturated": np.full(n, np.nan) if saturated is None else saturated,
-        **heldout_columns(samples, heldout),
+        **heldout_columns(samples, heldout, kid_term),
     }
     if not references:
         return data | unknown_columns(n)
@@ -80,21 +85,58 @@ def sample_rows(
     for role, found in full.items():
         data |= neighbour_columns(role, found)
         data[f"{role}_mean_distance_{MEAN_OVER}"] = found.distances[:, :MEAN_OVER].mean(axis=1)
-        data[f"{role}_outside_distance"] = outside_cluster(found, references[role].clusters)
+        data[f"{role}_outside_distance"] = outside_distance(samples, references[role], found)
     data |= pool_columns({role: in_pool(samples, references[role], full[role]) for role in full})
-    data["memorized"] = gap_ratio_flag(full["own"].distances, data["own_outside_distance"]) == 1
+    data["own_cluster_size"] = cluster_sizes(full["own"], references["own"].clusters)
+    data["own_cell"] = cells.assign(samples.vectors, references["own"].centers)
+    data["memorized"] = gap_ratio_flag(*full["own"].distances[:, :2].T) == 1
     return data
 
 
-def heldout_columns(samples: Features, heldout: Features | None) -> dict[str, Any]:
+def heldout_columns(samples: Features, heldout: Features | None, kid_term: float | None) -> dict[str, Any]:
     """Return how samples compare with held-out images: nearest distance, and shares of KID."""
     if heldout is None:
         unknown = np.full(len(samples.ids), np.nan)
         return {"heldout_distance": unknown, "kid_score": unknown}
     return {
         "heldout_distance": search(samples, heldout, 1).distances[:, 0],
-        "kid_score": seed_scores(samples.vectors, heldout.vectors[:KID_HELDOUT]),
+        "kid_score": seed_scores(samples.vectors, subset(heldout, KID_HELDOUT).vectors, kid_term),
     }
+
+
+def kid_heldout_term(heldout: Features) -> float:
+    """Return the part of KID that no sample enters."""
+    return heldout_term(subset(heldout, KID_HELDOUT).vectors)
+
+
+def cluster_sizes(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray:
+    """Return how many images equal the nearest one, itself included, ``[n]``."""
+    if clusters is None:
+        return np.ones(len(found.indices))
+    return np.bincount(clusters)[clusters[found.indices[:, 0]]]
+
+
+def outside_distance(queries: Features, reference: Reference, found: Neighbors) -> np.ndarray:
+    """Return the distance to the nearest image that is no duplicate of the nearest one, ``[n]``.
+
+    An image may have more duplicates than neighbours were looked for; its queries are
+    searched again among one image of each cluster.
+    """
+    distance = outside_cluster(found, reference.clusters)
+    if reference.clusters is None:
+        return distance
+    alike = reference.clusters[found.indices] == reference.clusters[found.indices[:, [0]]]
+    hidden = np.flatnonzero(alike.all(axis=1) & (found.indices >= 0).all(axis=1))
+    _, first_of_each = np.unique(reference.clusters, return_index=True)
+    if len(hidden) and len(first_of_each) > 1:
+        again = search(rows_of(queries, hidden), rows_of(reference.features, first_of_each), 2)
+        distance[hidden] = again.distances[:, 1]
+    return distance
+
+
+def rows_of(features: Features, rows: np.ndarray) -> Features:
+    """Return some rows of features."""
+    return Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
 
 
 def outside_cluster(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray:
@@ -164,11 +206,13 @@ def heldout_rows(heldout: Features, references: Mapping[str, Reference], n_sampl
     """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``."""
     data: dict[str, Any] = {"id": list(heldout.ids)}
     for twin, reference in references.items():
-        full = search(heldout, reference.features, N_NEIGHBORS)
+        full = search(heldout, reference.features, MEAN_OVER)
         data |= neighbour_columns(twin, full)
         data[f"pool_{twin}_distance"] = in_pool(heldout, reference, full).distances[:, 0]
-        data[f"{twin}_outside_distance"] = outside_cluster(full, reference.clusters)
-        data[f"cover_{twin}_distance"] = search(heldout, first(reference.pool, n_samples), 1).distances[:, 0]
+        data[f"{twin}_mean_distance_{MEAN_OVER}"] = full.distances.mean(axis=1)
+        data[f"{twin}_outside_distance"] = outside_distance(heldout, reference, full)
+        data[f"{twin}_cell"] = cells.assign(heldout.vectors, reference.centers)
+        data[f"cover_{twin}_distance"] = search(heldout, subset(reference.pool, n_samples), 1).distances[:, 0]
     within = search(heldout, heldout, COVERAGE_K, exclude_self=True)
     return data | {f"within_distance_{COVERAGE_K}": within.distances[:, COVERAGE_K - 1]}
 
@@ -218,22 +262,28 @@ def pool_groups(clusters: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def nearest_of_another_group(features: Features, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return index and distance of each image's nearest one of another group; -1 and NaN where none is known."""
-    found = search(features, features, min(MEAN_OVER, len(groups) - 1), exclude_self=True)
+    """Return index and distance of each image's nearest one of another group; -1 and NaN where there is none."""
+    found = search(features, features, max(1, min(MEAN_OVER, len(groups) - 1)), exclude_self=True)
     other = (groups[found.indices] != groups[:, None]) & (found.indices >= 0)
     position = other.argmax(axis=1)
     rows = np.arange(len(groups))
     known = other.any(axis=1)
     index = np.where(known, found.indices[rows, position], -1)
-    return index, np.where(known, found.distances[rows, position], np.nan)
+    distance = np.where(known, found.distances[rows, position], np.nan)
+    hidden, first_of_each = np.flatnonzero(~known), np.unique(groups, return_index=True)[1]
+    if len(hidden) and len(first_of_each) > 1:  # behind more duplicates than were looked for
+        again = search(rows_of(features, hidden), rows_of(features, first_of_each), 2)
+        index[hidden], distance[hidden] = first_of_each[again.indices[:, 1]], again.distances[:, 1]
+    return index, distance
 
 
 def train_rows(reference: Reference, digests: Sequence[str], clusters: np.ndarray) -> dict[str, Any]:
     """Return the columns of one half's table: identity, clusters of equal images, neighbours within the half."""
     features = reference.features
     within = search(features, features, N_NEIGHBORS, exclude_self=True)
+    _, outside = nearest_of_another_group(features, clusters)
     identity = {"id": list(features.ids), "digest": list(digests), "cluster": clusters, "in_pool": reference.in_pool}
-    return identity | neighbour_columns("own", within)
+    return identity | neighbour_columns("own", within) | {"outside_distance": outside}
 
 
 # ---------------------------------------------------------------------------
@@ -247,16 +297,23 @@ class EvidenceReader:
     def __init__(self, run: RunDirectory, space: str, n_samples: int, with_train: bool, with_heldout: bool) -> None:
         self.run, self.space, self.n_samples = run, space, n_samples
         self.with_train, self.with_heldout = with_train, with_heldout
-        self._heldout = tables.read(run.evidence(space, "heldout")) if with_heldout and with_train else None
+        self._heldout = tables.arrays(run.evidence(space, "heldout")) if with_heldout and with_train else None
         self.pool_table = tables.read(run.evidence(space, "pool")) if with_train else None
         self.pool = self._read_pool() if with_train else None
         self._index = index_of_halves(self.pool) if self.pool else {}
+        self._spacing = {twin: self._read_spacing(twin) for twin in TWINS} if with_train else {}
+        self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in TWINS}
 
     def _read_pool(self) -> Pool:
         """Return the pool of both halves, a's images first."""
         frame = self.pool_table
         labels = np.where(frame.half == "a", 1.0, -1.0)
         return Pool(tuple(zip(frame.half, frame.id, strict=True)), labels, frame.group.to_numpy())
+
+    def _read_spacing(self, twin: str) -> pd.Series:
+        """Return each training image's distance to the nearest one that is no duplicate of it, by id."""
+        frame = tables.read(self.run.evidence(self.space, f"train-{twin}"), ["id", "outside_distance"])
+        return pd.Series(frame.outside_distance.to_numpy(float), index=pd.Index(frame.id, dtype=object))
 
     def nearest_in_pool(self) -> np.ndarray:
         """Return the pool index of each pool image's nearest image of another group, -1 where unknown."""
@@ -276,39 +333,41 @@ class EvidenceReader:
             If seeds are missing: a missing sample is never counted as anything.
         """
         path = self.run.evidence(self.space, f"{twin}/{step}")
-        frame = tables.read(path, self._columns())
-        if len(frame) != self.n_samples:
+        data = tables.arrays(path, self._columns())
+        n = len(data["seed"])
+        if n != self.n_samples:
             raise AuditError(
-                f"The evidence has {len(frame)} of {self.n_samples} seeds.", path, "Give the audit run command again."
+                f"The evidence has {n} of {self.n_samples} seeds.", path, "Give the audit run command again."
             )
-        return self._values(frame, twin, step)
+        return self._values(data, twin, step)
 
     def read_control(self, name: str, twin: str) -> tuple[Evidence, Landing]:
         """Return the evidence of a control (``smooth``, ``copier``) that stands for a twin."""
-        frame = tables.read(self.run.evidence(self.space, f"{name}-{twin}"), self._columns())
-        return self._values(frame, twin, -1)
+        data = tables.arrays(self.run.evidence(self.space, f"{name}-{twin}"), self._columns())
+        return self._values(data, twin, -1)
 
-    def _values(self, frame: pd.DataFrame, twin: str, step: int) -> tuple[Evidence, Landing | None]:
+    def _values(self, data: Mapping[str, Any], twin: str, step: int) -> tuple[Evidence, Landing | None]:
         evidence = Evidence(
             twin,
             step,
             self.space,
-            frame.seed.to_numpy(),
-            frame.twin_distance.to_numpy(),
-            frame.different_seed_distance.to_numpy(),
-            heldout_distance=frame.heldout_distance.to_numpy(float),
-            kid_scores=frame.kid_score.to_numpy(float) if self.with_heldout else None,
-            **self._train_fields(frame),
-            **self._heldout_fields(twin),
+            data["seed"],
+            data["twin_distance"],
+            data["different_seed_distance"],
+            heldout_distance=data["heldout_distance"],
+            kid_scores=data["kid_score"] if self.with_heldout else None,
+            saturated=data["saturated"],
+            **self._train_fields(data, twin),
+            **self._heldout_fields[twin],
         )
         if self.pool is None:
             return evidence, None
-        landing = self._landing(frame, twin)
+        landing = self._landing(data, twin)
         return replace(evidence, gap=landing.gap), landing
 
     def _columns(self) -> list[str]:
         """Return the columns that metrics and tests read; the others are for people."""
-        columns = ["seed", "twin_distance", "different_seed_distance", "heldout_distance", "kid_score"]
+        columns = ["seed", "twin_distance", "different_seed_distance", "heldout_distance", "kid_score", "saturated"]
         if not self.with_train:
             return columns
         own = [f"{role}_distance_{j}" for role in ("own", "other") for j in tables.RANKS]
@@ -319,57 +378,67 @@ class EvidenceReader:
             "pool_other_distance",
             "own_outside_distance",
             "other_outside_distance",
+            "own_mean_distance_50",
+            "own_cluster_size",
+            "own_cell",
         )
         return [*columns, *own, *pool, *single]
 
-    def _train_fields(self, frame: pd.DataFrame) -> dict[str, Any]:
+    def _train_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
         """Return the Evidence fields that need training images."""
         if not self.with_train:
             return {}
         return {
-            "own": distance_matrix(frame, "own"),
-            "other": distance_matrix(frame, "other"),
-            "pool_own": frame.pool_own_distance.to_numpy(float),
-            "pool_other": frame.pool_other_distance.to_numpy(float),
-            "own_nearest": frame.own_id_1.to_numpy(object),
-            "own_outside": frame.own_outside_distance.to_numpy(float),
-            "other_outside": frame.other_outside_distance.to_numpy(float),
+            "own": distance_matrix(data, "own"),
+            "other": distance_matrix(data, "other"),
+            "pool_own": data["pool_own_distance"],
+            "pool_other": data["pool_other_distance"],
+            "own_nearest": data["own_id_1"].values,
+            "own_outside": data["own_outside_distance"],
+            "other_outside": data["other_outside_distance"],
+            "own_mean_50": data["own_mean_distance_50"],
+            "own_cluster_size": data["own_cluster_size"],
+            "own_cell": data["own_cell"],
+            "own_spacing": spacing_of(self._spacing[twin], data["own_id_1"]),
         }
 
-    def _heldout_fields(self, twin: str) -> dict[str, Any]:
+    def _fields_of_heldout(self, twin: str) -> dict[str, Any]:
         """Return the Evidence fields of the held-out control, seen from this twin."""
         if self._heldout is None:
             return {}
         return {
-            "heldout_ids": self._heldout.id.to_numpy(object),
+            "heldout_ids": self._heldout["id"],
             "heldout_own": distance_matrix(self._heldout, twin),
-            "heldout_pool_own": self._heldout[f"pool_{twin}_distance"].to_numpy(float),
-            "heldout_pool_other": self._heldout[f"pool_{other_twin(twin)}_distance"].to_numpy(float),
-            "heldout_own_outside": self._heldout[f"{twin}_outside_distance"].to_numpy(float),
+            "heldout_pool_own": self._heldout[f"pool_{twin}_distance"],
+            "heldout_pool_other": self._heldout[f"pool_{other_twin(twin)}_distance"],
+            "heldout_own_outside": self._heldout[f"{twin}_outside_distance"],
+            "heldout_own_mean_50": self._heldout[f"{twin}_mean_distance_50"],
+            "heldout_own_cell": self._heldout[f"{twin}_cell"],
+            "heldout_own_spacing": spacing_of(self._spacing[twin], self._heldout[f"{twin}_id_1"]),
         }
 
-    def _landing(self, frame: pd.DataFrame, twin: str) -> Landing:
+    def _landing(self, data: Mapping[str, Any], twin: str) -> Landing:
         """Return where the samples of ``twin`` land: roles turned into halves, ids into pool indices."""
-        own = np.column_stack([(frame[f"pool_role_{j}"] == "own").to_numpy() for j in tables.RANKS])
-        ids = [frame[f"pool_id_{j}"] for j in tables.RANKS]
-        as_own = np.column_stack([self._pool_index(twin, column) for column in ids])
-        as_other = np.column_stack([self._pool_index(other_twin(twin), column) for column in ids])
-        index = np.where(own, as_own, as_other)
+        names = data["pool_id_1"].names
+        roles, ids = (
+            np.column_stack([data[f"pool_{what}_{j}"].codes for j in tables.RANKS]) for what in ("role", "id")
+        )
+        own = (names == "own")[roles]
+        index = np.where(own, self._pool_index(twin, names)[ids], self._pool_index(other_twin(twin), names)[ids])
         in_half_a = own if twin == "a" else ~own
-        to_own, to_other = (frame[f"pool_{role}_distance"].to_numpy(float) for role in ("own", "other"))
-        in_own = closer(to_own, to_other)
+        in_own = closer(data["pool_own_distance"], data["pool_other_distance"])
         return Landing(
             first_where(in_half_a, index),
             first_where(~in_half_a, index),
             in_own if twin == "a" else 1 - in_own,
-            gaps(distance_matrix(frame, "pool"), self.pool.groups[index]),
+            gaps(distance_matrix(data, "pool"), self.pool.groups[index]),
         )
 
-    def _pool_index(self, half: str, ids: pd.Series) -> np.ndarray:
-        """Return the pool index of each id taken as an image of ``half``; 0 where it is none of them."""
+    def _pool_index(self, half: str, names: np.ndarray) -> np.ndarray:
+        """Return the pool index of each name taken as an image of ``half``; 0 where it is none of them."""
         offset, index = self._index[half]
-        position = index.get_indexer(ids.cat.categories)
-        return np.where(position < 0, 0, position + offset)[ids.cat.codes]
+        position = index.get_indexer(names)
+        return np.where(position < 0, 0, position + offset)
 
 
 def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:
@@ -378,9 +447,14 @@ def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:
     return {"a": (0, ids["a"]), "b": (len(ids["a"]), ids["b"])}
 
 
-def distance_matrix(frame: pd.DataFrame, role: str) -> np.ndarray:
+def spacing_of(spacing: pd.Series, ids: tables.Categories) -> np.ndarray:
+    """Return the spacing of each training image that a column of ids names, float64 ``[n]``."""
+    return spacing.reindex(ids.names).to_numpy()[ids.codes]
+
+
+def distance_matrix(data: Mapping[str, Any], role: str) -> np.ndarray:
     """Return float64 ``[n, 8]`` distances of one role."""
-    return frame[[f"{role}_distance_{j}" for j in tables.RANKS]].to_numpy(float)
+    return np.column_stack([data[f"{role}_distance_{j}"] for j in tables.RANKS])
 
 
 def first_where(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -400,18 +474,34 @@ def gaps(distances: np.ndarray, groups: np.ndarray) -> np.ndarray:
     other_group = (groups != groups[:, [0]]) & ~np.isnan(distances)
     position = np.where(other_group.any(axis=1), other_group.argmax(axis=1), (~np.isnan(distances)).sum(axis=1) - 1)
     second = np.take_along_axis(distances, position[:, None], axis=1)[:, 0]
-    total = nearest + second
-    return np.where(nearest == 0, 1.0, (second - nearest) / np.where(total == 0, 1.0, total))
+    return gap(nearest, second)
+
+
+def read_quality(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Return the Evidence fields of one checkpoint's quality: own_quality, other_quality, heldout_quality."""
+    data = tables.arrays(path, ["set", "statistic", "score"])
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for rows, name, statistic in runs_of(data["set"], data["statistic"]):
+        found.setdefault(f"{name}_quality", {})[statistic] = data["score"][rows]
+    return found
+
+
+def runs_of(*columns: tables.Categories) -> Iterator[tuple[Any, ...]]:
+    """Yield the slices of consecutive rows in which all columns stay the same, and what they are there."""
+    codes = np.column_stack([column.codes for column in columns])
+    ends = [*(np.flatnonzero((codes[1:] != codes[:-1]).any(axis=1)) + 1).tolist(), len(codes)]
+    for start, end in pairwise([0, *ends]):
+        yield slice(start, end), *(str(column.names[column.codes[start]]) for column in columns)
 
 
 def read_losses(path: Path) -> dict[str, LossTable]:
     """Return the losses of one checkpoint by role: own, other, heldout, as far as measured."""
     if not path.exists():
         return {}
-    frame = tables.read(path)
+    data = tables.arrays(path)
     found = {}
-    for role, rows in frame.groupby("set", observed=True, sort=False):
-        times = np.unique(rows.t)
-        values = rows.loss.to_numpy().reshape(-1, len(times))
-        found[str(role)] = LossTable(rows.id.astype(object).to_numpy()[:: len(times)], times, values)
+    for rows, role in runs_of(data["set"]):
+        times = np.unique(data["t"][rows])
+        values = data["loss"][rows].reshape(-1, len(times))
+        found[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
     return found

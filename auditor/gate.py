@@ -107,6 +107,8 @@ def check(root: str | Path, policy_path: str | Path | None = None, step: int | N
         found.append(recommendation(record))
     elif policy is None:
         found += by_rule(step, record, verdicts)
+    if step is not None and step == recommended_step(record) and verdicts.verdict[step] != "generalizing":
+        notes.append(f"It is recommended although its verdict is {verdicts.verdict[step]}: {verdicts.reasons[step]}")
     if policy is not None and step is not None:
         measurements = tables.read(run.table("measurements"))
         found += [judge_budget(measurements, step, *each, policy.path) for each in policy.budgets.items()]

@@ -60,7 +60,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         For anything that would make the audit wrong or impossible, before any sampling.
     """
     require(config)
-    earlier = run.read_record()["resolved"] if run.record.is_file() else {}
+    earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
     budgets = budgets_from_file(config.budgets)
     device = resolve_device(config.device, earlier)
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
@@ -69,6 +69,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     say("reading the checkpoints", 0)
     pair = usable(discover(config))
     image_shape, scheduler = checkpoints.check_compatible(pair, config.scheduler)
+    require_levels(config.loss_levels, int(scheduler["num_train_timesteps"]))
+    steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     say("reading the images", 0)
     sets = read_sets(config, image_shape)
     digests = {name: images.digests(each) for name, each in sets.items()}
@@ -81,7 +83,6 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *duplicate_notes(digests),
         *pool_notes(pools),
     )
-    steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     batch_size = resolve_batch_size(config.batch_size, device, earlier)
     set_digests = {name: images.set_digest(each) for name, each in sets.items()}
     return Prepared(
@@ -114,6 +115,16 @@ def require(config: AuditConfig) -> None:
             f"--train-{given} is given and --train-{lacking} is not.",
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
+        )
+
+
+def require_levels(n_levels: int, train_steps: int) -> None:
+    """Refuse more noise levels than the schedule has noised times: two levels would be one."""
+    if n_levels > train_steps - 1:
+        raise AuditError(
+            f"{n_levels} noise levels were asked for, the schedule has {train_steps - 1}.",
+            "--loss-levels",
+            f"Give at most {train_steps - 1}; 16 is the default.",
         )
 
 

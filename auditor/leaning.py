@@ -51,8 +51,8 @@ def test_all(
     """Test and estimate every lean of a run; one family for the correction (statistics 7.1)."""
     cells, steps = list(lands), list(losses)
     n = len(pool.labels)
-    share = {twin: np.array([lands[c][twin].weights(n) for c in cells]) for twin in TWINS}
-    gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells])
+    share = {twin: np.array([lands[c][twin].weights(n) for c in cells]).reshape(-1, n) for twin in TWINS}
+    gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells]).reshape(-1, n)
     tests = {
         "a": stats.relabeling_test(relabeling, share["a"]),
         "b": stats.relabeling_test(relabeling, -share["b"]),

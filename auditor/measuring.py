@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from auditor import copying, leaning, registry, stats, tables, verdict
+from auditor import copying, leaning, phase, registry, stats, tables, verdict
 from auditor.config import HEADLINE_SPACE, N_EXCHANGEABLE, Budgets
-from auditor.evidence import EvidenceReader, read_losses
+from auditor.evidence import EvidenceReader, read_losses, read_quality
 from auditor.leaning import LeanResult, LossLeanResult
 from auditor.noise import derived_seed
 from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
@@ -33,6 +33,11 @@ class Scope:
     seed: int
     with_train: bool
     with_heldout: bool
+
+    @property
+    def with_images(self) -> bool:
+        """Whether there is any image set to compare samples with."""
+        return self.with_train or self.with_heldout
 
     @property
     def headline_space(self) -> str:
@@ -125,7 +130,8 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
             for twin in TWINS:
                 found, landing = reader.read(twin, step)
                 mine, twins = losses[step, twin], losses[step, other_twin(twin)]
-                evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins)
+                seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
+                evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins, **seen)
                 if landing is not None:
                     landings[step, twin, space] = landing
         for name in control_names(scope):
@@ -141,7 +147,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {space: reader.nearest_in_pool() for space, reader in trained.items()},
         read_coverage(run, scope),
         tables.read(run.evidence(scope.picture_space, "heldout")) if trained and scope.with_heldout else None,
-        read_saturation(run, scope),
+        {(step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean()) for step in scope.steps for t in TWINS},
         {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if trained else {},
     )
 
@@ -158,18 +164,7 @@ def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.n
     if not scope.with_heldout:
         return {}
     return {
-        (step, twin): tables.read(run.evidence(scope.picture_space, f"{twin}/{step}.coverage")).distance.to_numpy()
-        for step in scope.steps
-        for twin in TWINS
-    }
-
-
-def read_saturation(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], float]:
-    """Return the mean share of saturated pixels of each checkpoint's samples."""
-    return {
-        (step, twin): float(
-            tables.read(run.evidence(scope.spaces[0], f"{twin}/{step}"), ["saturated"]).saturated.mean()
-        )
+        (step, twin): tables.arrays(run.evidence(scope.picture_space, f"{twin}/{step}.coverage"))["distance"]
         for step in scope.steps
         for twin in TWINS
     }
@@ -218,25 +213,40 @@ def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: st
     row = {"step": step, "space": space, "metric": metric.name, "twin": twin}
     row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), stats.NAN)
     if metric.interval == "lean" and (step, space) in tests.lean:
-        return row | lean_fields(tests.lean[step, space], metric.name, twin)
+        return row | LEAN_FIELDS[metric.name](tests.lean[step, space], twin)
     if metric.interval == "loss_lean" and step in tests.loss:
         found = tests.loss[step]
         return row | estimate_fields(found.estimate) | {"p_value": found.p, "p_corrected": found.p_corrected}
     scores = series.scores(metric, step, twin, space or series.scope.spaces[0])
-    estimate = stats.proportion(scores) if metric.interval == "proportion" else stats.mean_interval(scores)
-    return row | estimate_fields(estimate)
+    return row | estimate_fields(stats.INTERVALS[metric.interval](scores))
 
 
-def lean_fields(result: LeanResult, name: str, twin: str) -> dict[str, Any]:
-    """Return the columns of own_share or gap_lean: estimate, relabelling p, and for both twins the corrected ones."""
-    if name == "gap_lean":
-        return estimate_fields(result.gap) | {"p_value": result.gap_p, "p_corrected": result.gap_p_corrected}
+def gap_fields(result: LeanResult, twin: str) -> dict[str, Any]:
+    """Return the columns of gap_lean: the headline test."""
+    return estimate_fields(result.gap) | {"p_value": result.gap_p, "p_corrected": result.gap_p_corrected}
+
+
+def share_fields(result: LeanResult, twin: str) -> dict[str, Any]:
+    """Return the columns of own_share: estimate, relabelling p, and for both twins the corrected ones."""
     fields = estimate_fields(result.share[twin]) | {"p_value": result.share_p[twin]}
     if twin == "both":
         low, high = result.corrected
         fields |= {"p_corrected": result.gap_p_corrected, "low_corrected": low, "high_corrected": high}
         fields |= {"note": "p_corrected is that of gap_lean, the headline test"}
     return fields
+
+
+def information_fields(result: LeanResult, twin: str) -> dict[str, Any]:
+    """Return the columns of split_information: what the accuracy's estimate says, with the accuracy's p."""
+    return estimate_fields(stats.split_information(result.share["both"])) | {"p_value": result.share_p["both"]}
+
+
+LEAN_FIELDS = {
+    "gap_lean": gap_fields,
+    "own_share": share_fields,
+    "split_identification": share_fields,
+    "split_information": information_fields,
+}
 
 
 def estimate_fields(estimate: Any) -> dict[str, Any]:
@@ -497,6 +507,7 @@ def compute(
         "distrust": list(context.distrust),
         "not_exchangeable": list(context.not_exchangeable),
         "smooth_reference": references,
+        "phase": {name: without_nan(value) for name, value in asdict(find_phase(series, losses, evaluable)).items()},
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": {
             "status": recommendation.status,
@@ -506,6 +517,20 @@ def compute(
     }
     onsets = onset_rows(scope, divergence, loss, facts, budgets)
     return Measured(estimate_rows(series, tests), onsets, decisions, recommendation, checks)
+
+
+def find_phase(series: Series, losses: np.ndarray, evaluable: Sequence[int]) -> phase.Phase:
+    """Look for a span in which the held-out loss falls while the twins diverge, in the headline space."""
+    scope = series.scope
+    kept = [i for i, step in enumerate(scope.steps) if step in evaluable]
+    distances = curve(series, "twin_distance_ratio", evaluable, scope.headline_space) if kept else np.empty((0, 0))
+    seeds = derived_seed("seeds", scope.seed), derived_seed("images", scope.seed)
+    return phase.find(distances, losses[kept], evaluable, seeds, derived_seed("jitter", "phase", scope.seed))
+
+
+def without_nan(value: Any) -> Any:
+    """Return None for NaN, which JSON does not know."""
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def onset_rows(

@@ -16,7 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, controls, denoising, evidence, images, measuring, noise, sampling, spaces, tables
+from auditor import (
+    cells,
+    checkpoints,
+    controls,
+    denoising,
+    evidence,
+    images,
+    measuring,
+    noise,
+    quality,
+    sampling,
+    spaces,
+    tables,
+)
 from auditor.errors import RunExists
 from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
@@ -102,6 +115,8 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "evidence", f"{twin}/{step}", space
                 if "heldout" in prepared.sets:
                     yield "coverage", f"{twin}/{step}", space
+                if prepared.sets:
+                    yield "quality", f"{twin}/{step}", space
 
 
 def artefact(
@@ -128,8 +143,8 @@ def artefact(
         return run.losses(twin, int(step)), keys.losses(twin, int(step)), None
     if kind == "sample-features":
         return run.features(space, of), keys.features(space, keys.samples(twin, int(step))), n
-    if kind == "coverage":
-        return run.evidence(space, f"{of}.coverage"), keys.evidence(space, twin, int(step)), None
+    if kind in ("coverage", "quality"):
+        return run.evidence(space, f"{of}.{kind}"), keys.evidence(space, twin, int(step)), None
     return run.evidence(space, of), keys.evidence(space, twin, int(step)), None
 
 
@@ -201,6 +216,9 @@ class Executor:
         self.seconds: dict[str, float] = {}
         self._model: tuple[str, DiffusionModel] | None = None
         self._gaussians: dict[str, controls.Gaussian] = {}
+        self._centers: dict[tuple[str, str], np.ndarray] = {}  # by space and training set
+        self._targets: dict[str, dict[str, quality.Target]] = {}  # by space
+        self._kid_terms: dict[str, float] = {}  # by space
 
     def execute(self, tasks: list[Task]) -> None:
         """Do what is not up to date, in the order given."""
@@ -209,6 +227,7 @@ class Executor:
             "control-losses": self._losses,
             "control-evidence": self._control_evidence,
             "coverage": self._coverage,
+            "quality": self._quality,
             "features": self._features,
             "set-evidence": self._set_evidence,
             "samples": self._samples,
@@ -363,7 +382,8 @@ class Executor:
         )
         saturated = pixel_facts(self._images(task))["saturated"]
         references = self._roles(task.space, task.twin)
-        data = evidence.sample_rows(mine, twins, references, self._heldout(task.space), seeds, saturated)
+        heldout, term = self._heldout(task.space), self._kid_term(task.space)
+        data = evidence.sample_rows(mine, twins, references, heldout, seeds, saturated, term)
         yield from self._write(task, tables.EVIDENCE, data)
 
     def _control_evidence(self, task: Task) -> Iterator[int]:
@@ -380,6 +400,30 @@ class Executor:
         n = min(p.config.n_samples, size)
         samples = self._sample_features(task.space, task.of, p.config.seed + np.arange(n))
         yield from self._write(task, tables.COVERAGE, evidence.coverage_rows(self._heldout(task.space), samples, n))
+
+    def _quality(self, task: Task) -> Iterator[int]:
+        """Write precision, recall, density, coverage and Fréchet distance of one checkpoint."""
+        p = self.prepared
+        samples = self._sample_features(task.space, task.of, p.config.seed + np.arange(p.config.n_samples))
+        halves = {f"train-{task.twin}": "own", f"train-{other_twin(task.twin)}": "other", "heldout": "heldout"}
+        against = {halves[name]: each for name, each in self._quality_targets(task.space).items()}
+        data = quality.rows(samples, against, self._heldout(task.space))
+        yield from self._write(task, tables.QUALITY, data)
+
+    def _quality_targets(self, space: str) -> dict[str, quality.Target]:
+        """Return the image sets of one space with their radii, made once."""
+        if space not in self._targets:
+            trained = [f"train-{twin}" for twin in TWINS] if self.prepared.scope.with_train else []
+            sets = {name: self._reference(space, name).pool for name in trained}
+            heldout = self._heldout(space)
+            self._targets[space] = quality.targets(sets if heldout is None else sets | {"heldout": heldout})
+        return self._targets[space]
+
+    def _kid_term(self, space: str) -> float | None:
+        """Return the part of KID that no sample enters, computed once."""
+        if space not in self._kid_terms and self.prepared.scope.with_heldout:
+            self._kid_terms[space] = evidence.kid_heldout_term(self._heldout(space))
+        return self._kid_terms.get(space)
 
     def _write(self, task: Task, columns: Any, data: Mapping[str, Any]) -> Iterator[int]:
         path, key, _ = self._target(task)
@@ -420,7 +464,10 @@ class Executor:
 
     def _reference(self, space: str, name: str) -> evidence.Reference:
         clusters = images.duplicate_groups(self.prepared.digests[name])
-        return evidence.Reference(self._set_features(space, name), self.prepared.in_pool[name], clusters)
+        features = self._set_features(space, name)
+        if (space, name) not in self._centers:
+            self._centers[space, name] = cells.centers(features.vectors)
+        return evidence.Reference(features, self.prepared.in_pool[name], clusters, self._centers[space, name])
 
     def redraw(self) -> dict[str, Any]:
         """Draw a few seeds again at another batch size; return how far they are from the run's samples."""

@@ -180,7 +180,7 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Remove batches that outlived their artefact: a kill can come between its renaming and their removal."""
-        for folder in self.root.rglob("*.partial"):
+        for folder in list(self.root.rglob("*.partial")):
             key = read_key(folder / "key.json")
             for suffix in (".npy", ".parquet"):
                 path = folder.with_suffix(suffix)
@@ -197,14 +197,13 @@ class RunDirectory:
         """Join the kept rows and the parts into the artefact, a batch at a time."""
         old = np.load(path, mmap_mode="r")[:have] if have else None
         like = old if old is not None else np.load(part_path(path, have), mmap_mode="r")
-        with self.artefact(path, key) as temporary:
-            # Written in order and not through a memory map, which on a full disk ends the process by SIGBUS.
-            with open(temporary, "wb") as handle:
-                np.lib.format.write_array_header_1_0(handle, header(like.dtype, (n, *like.shape[1:])))
-                for start in range(0, have, batch_size):
-                    handle.write(old[start : start + batch_size].tobytes())
-                for start in range(have, n, batch_size):
-                    handle.write(np.load(part_path(path, start))[: n - start].tobytes())
+        # Written in order and not through a memory map, which on a full disk ends the process by SIGBUS.
+        with self.artefact(path, key) as temporary, open(temporary, "wb") as handle:
+            np.lib.format.write_array_header_1_0(handle, header(like.dtype, (n, *like.shape[1:])))
+            for start in range(0, have, batch_size):
+                handle.write(old[start : start + batch_size].tobytes())
+            for start in range(have, n, batch_size):
+                handle.write(np.load(part_path(path, start))[: n - start].tobytes())
         drop_parts(path)
 
 

@@ -7,10 +7,13 @@ also go into the schema's ``PANDAS_ATTRS``, which pandas keeps as ``df.attrs``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from auditor.config import N_NEIGHBORS
 from auditor.errors import AuditError
@@ -82,6 +85,8 @@ EVIDENCE = (
         "own_outside_distance", "float32", "distance to the nearest own image that is no duplicate of rank 1", DISTANCE
     ),
     Column("other_outside_distance", "float32", "the same among other images", DISTANCE),
+    Column("own_cluster_size", "float32", "how many own images equal rank 1, itself included", "images"),
+    Column("own_cell", "float32", "number of the k-means cell of the own half that the sample is in"),
     Column("heldout_distance", "float32", "distance to the nearest held-out image", "distance of the space"),
     Column("twin_distance", "float64", "distance to the twin's sample of the same seed", "distance of the space"),
     Column(
@@ -108,6 +113,10 @@ HELDOUT = (
         DISTANCE,
     ),
     Column("b_outside_distance", "float32", "the same in half b", DISTANCE),
+    Column("a_mean_distance_50", "float32", "mean distance to the 50 nearest images of half a", DISTANCE),
+    Column("b_mean_distance_50", "float32", "the same in half b", DISTANCE),
+    Column("a_cell", "float32", "number of the k-means cell of half a that the image is in"),
+    Column("b_cell", "float32", "the same of half b"),
     Column("within_distance_5", "float32", "distance to the fifth nearest other held-out image", DISTANCE),
     Column(
         "cover_a_distance",
@@ -148,6 +157,16 @@ TRAIN = (
         "in_pool", "bool", "takes part in own-versus-other statistics: not blank, not shared, subsampled to equal size"
     ),
     *neighbours("own", "nearest other image of the same half"),
+    Column(
+        "outside_distance", "float32", "distance to the nearest image of the half that is no duplicate of it", DISTANCE
+    ),
+)
+
+QUALITY = (
+    Column("set", "category", "what samples are compared with: own, other or heldout"),
+    Column("statistic", "category", "precision, recall, density, coverage or frechet"),
+    Column("block", "int64", "block of seeds"),
+    Column("score", "float64", "linearised share of this block; the mean over blocks is the value"),
 )
 
 LOSSES = (
@@ -241,6 +260,19 @@ def to_arrow(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
+@dataclass(frozen=True)
+class Categories:
+    """A column of names: ``names[codes]``. All such columns of one table share their ``names``."""
+
+    codes: np.ndarray  # int64 [n]
+    names: np.ndarray  # object [n names]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The column as an object array."""
+        return self.names[self.codes]
+
+
 def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a table as pandas, with the columns' meaning in ``df.attrs``.
 
@@ -250,10 +282,49 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
         If it is missing or unreadable.
     """
     import pandas as pd
+
+    with readable(path):
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+
+
+def arrays(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the columns of a table as arrays, float32 as float64, and categories as ``Categories``.
+
+    What hundreds of tables are read with: pandas would take several times as long.
+
+    Raises
+    ------
+    AuditError
+        If it is missing or unreadable.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        table = pq.ParquetFile(path).read(None if columns is None else list(columns), use_threads=False)
+    single = {name: table.column(name).combine_chunks() for name in table.column_names}
+    named = [name for name, column in single.items() if pa.types.is_dictionary(column.type)]
+    found = {name: plain(column) for name, column in single.items() if name not in named}
+    if named:
+        shared = pa.chunked_array([single[name] for name in named]).unify_dictionaries()
+        names = shared.chunk(0).dictionary.to_numpy(zero_copy_only=False)
+        found |= {name: Categories(plain(shared.chunk(i).indices), names) for i, name in enumerate(named)}
+    return found
+
+
+def plain(column: pa.Array) -> np.ndarray:
+    """Return an Arrow array as numbers of 64 bits, truth values or objects."""
+    values = column.to_numpy(zero_copy_only=False)
+    return values.astype({"f": np.float64, "i": np.int64}.get(values.dtype.kind, values.dtype))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a table is read into an error that says what to do."""
     import pyarrow as pa
 
     try:
-        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+        yield
     except FileNotFoundError:
         raise AuditError("A table of the run is missing.", path, "Give the audit run command again.") from None
     except (pa.ArrowInvalid, OSError) as error:

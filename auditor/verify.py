@@ -28,6 +28,7 @@ from auditor.run import RunDirectory, as_json, n_rows
 ROUNDING = 1e-12  # relative; another BLAS sums in another order
 ZERO = 1e-15  # absolute, for differences that cancel
 SHOWN = 10  # differences that the error tells
+BRIEF = 60  # characters of a sentence that is told
 SCHEMA_VERSION = 1  # of the JSON
 KEYS = {"measurements": ("step", "space", "metric", "twin"), "onsets": ("onset", "space"), "verdicts": ("step",)}
 NOT_RECOMPUTED = ("redraw",)  # of the checks in run.json: it needs the network
@@ -50,7 +51,9 @@ class Difference:
     def sentence(self) -> str:
         """Say where, and both values."""
         where = "".join(f", {name} {value}" for name, value in self.key.items() if value != "")
-        return f"{self.table}{where}: {self.column} is {self.stored}, the evidence gives {self.recomputed}"
+        return (
+            f"{self.table}{where}: {self.column} is {brief(self.stored)}, the evidence gives {brief(self.recomputed)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class Verification:
                 f"{len(self.differences):,} of {self.values:,} values differ from what the evidence gives."
                 f"{listed([each.sentence for each in self.differences])}",
                 self.root,
-                "The tables or the evidence were changed after the run. If it was not the evidence, give the audit run "
-                f"command again: it writes the tables anew.{remade}",
+                "The tables or the evidence were changed after the run, or another version of auditor made them. If the"
+                f" evidence is to be trusted, give the audit run command again: it writes the tables anew.{remade}",
             )
 
     def as_json(self) -> str:
@@ -206,7 +209,7 @@ def evidence_problems(run: RunDirectory, space: str, twin: str, step: int, scope
     if not np.array_equal(seeds, scope.seed + np.arange(scope.n_samples)):
         yield f"{name} has {len(seeds)} seeds, not {scope.n_samples} from {scope.seed} on"
     features, samples = run.key(run.features(space, of)), run.key(run.samples(twin, step))
-    if run.key(path).get("samples") != features or features.get("of") != samples:
+    if run.key(path).get("samples") != features or (samples is not None and features.get("of") != samples):
         yield f"{name} was made from other samples or features than those on disk"
 
 
@@ -312,6 +315,12 @@ def listed(lines: Sequence[str]) -> str:
     """Return the first lines, one below the other, and how many more there are."""
     more = [f"and {len(lines) - SHOWN:,} more; --json lists all"] if len(lines) > SHOWN else []
     return "".join(f"\n  {line}" for line in [*lines[:SHOWN], *more])
+
+
+def brief(value: Any) -> str:
+    """Return a value as text; a long sentence is cut, an empty one is shown."""
+    text = str(value)
+    return text[: BRIEF - 3] + "..." if len(text) > BRIEF else text or "empty"
 
 
 def flat(difference: Difference) -> dict[str, Any]:

@@ -124,7 +124,12 @@ def call(*arguments: object) -> Outcome:
     sys.argv = ["audit", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     try:
-        with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        with (
+            redirect_stdout(out),
+            redirect_stderr(err),
+            warnings.catch_warnings(),
+            pytest.MonkeyPatch.context() as patch,
+        ):
             make_fast(patch)
             cli.main()
         status = 0

@@ -179,6 +179,14 @@ def test_the_step_that_is_recommended_passes_by_name_as_it_does_without(write):
     assert named.paragraph == unnamed.paragraph
 
 
+def test_a_recommended_step_passes_but_a_verdict_against_it_is_told(write):
+    """A lean can be significant, hence biased, and yet be shown to lie within its budget."""
+    root = write({200: "biased"})
+    for judgement in (gate.check(root), gate.check(root, step=200)):
+        assert judgement.outcome == "pass"
+        assert "It is recommended although its verdict is biased: Reasons of step 200." in judgement.paragraph
+
+
 def test_a_step_that_was_not_audited_is_an_error_that_lists_the_steps(write, audit):
     outcome = audit("check", write(), "--step", 250)
     assert outcome.status == 1 and outcome.out == ""

@@ -83,8 +83,7 @@ def brute_force(x_t: np.ndarray, h: float, m: np.ndarray, k: int) -> np.ndarray:
     With the top k levels cut, the blocks below level k are independent given the root.
     """
     q = len(m)
-    two = np.einsum("rab->rab", m)
-    four = np.einsum("rlm,lab,mcd->rabcd", m, two, two)
+    four = np.einsum("rlm,lab,mcd->rabcd", m, m, m)
     eight = np.einsum("rlm,labcd,mefgh->rabcdefgh", m, four, four)  # p(sequence | root)
     size, letters = 8 // 2**k, "abcdefgh"
     blocks = [letters[i : i + size] for i in range(0, 8, size)]
@@ -171,6 +170,16 @@ class Audit:
             tables[name] = LossTable(ids, np.array([self.twins.t]), part)
         return tables
 
+    @cached_property
+    def heldout_loss(self) -> np.ndarray:
+        """Held-out loss of both twins, [taus, sequences]."""
+        return self.curve("loss_heldout")
+
+    @cached_property
+    def distance(self) -> np.ndarray:
+        """Twin distance, [taus, sequences]."""
+        return self.curve("twin_distance")
+
     def curve(self, name: str) -> np.ndarray:
         """Return the scores of a metric along the series, the average of both twins: float64 [taus, units]."""
         scores = registry.lookup("metric", name).scores
@@ -193,26 +202,35 @@ class Audit:
         return np.array(r)
 
     @cached_property
-    def leans(self) -> list[leaning.LossLeanResult]:
-        """The loss lean of every tau, corrected over the series."""
-        columns, relabeling = np.arange(len(self.pool.labels)), stats.relabel(self.pool, 1)
-        tests = [stats.half_difference_test(relabeling, columns, r) for r in self.r]
-        corrected = stats.step_down_max_t(np.hstack([each.z for each in tests]))
-        return [
-            leaning.loss_result(self.pool, columns, r, float(test.p[0]), float(p), seed=2)
-            for r, test, p in zip(self.r, tests, corrected, strict=True)
-        ]
+    def tests(self) -> list[stats.RelabelingTest]:
+        """The relabelling test of the loss lean at every tau."""
+        relabeling = stats.relabel(self.pool, 1)
+        return [stats.half_difference_test(relabeling, np.arange(len(self.pool.labels)), r) for r in self.r]
+
+    @cached_property
+    def p_corrected(self) -> np.ndarray:
+        """Its p values, corrected over the series."""
+        return stats.step_down_max_t(np.hstack([each.z for each in self.tests]))
+
+    @cached_property
+    def leans(self) -> list[LossLean]:
+        """The loss lean of every tau with its bounds, as the verdict takes it."""
+        columns, found = np.arange(len(self.pool.labels)), []
+        for r, test, p in zip(self.r, self.tests, self.p_corrected, strict=True):
+            result = leaning.loss_result(self.pool, columns, r, float(test.p[0]), float(p), seed=2)
+            found.append(LossLean(result.estimate.value, result.low, result.high, result.p_corrected, NO_GAUSSIAN))
+        return found
 
     @cached_property
     def loss(self) -> stats.Onset:
         """tau_loss and its set."""
-        return stats.locate_minimum(self.curve("loss_heldout"), TAUS, self.draws, 3, last_is_none=True)
+        return stats.locate_minimum(self.heldout_loss, TAUS, self.draws, 3, last_is_none=True)
 
     @cached_property
     def divergence(self) -> stats.Onset:
         """tau_div and its set, over the taus that are not underfit."""
         evaluable = [tau for tau in TAUS if not self.underfit(tau)]
-        return stats.locate_minimum(self.curve("twin_distance")[evaluable], evaluable, self.draws, 4, last_is_none=True)
+        return stats.locate_minimum(self.distance[evaluable], evaluable, self.draws, 4, last_is_none=True)
 
     @cached_property
     def draws(self) -> np.ndarray:
@@ -221,26 +239,214 @@ class Audit:
 
     def underfit(self, tau: int) -> bool:
         """Return whether the loss alone calls it underfit (statistics 6.1 i)."""
-        loss = self.curve("loss_heldout").mean(axis=1)
+        loss = self.heldout_loss.mean(axis=1)
         return tau < min(self.loss.steps) and loss[tau] > Budgets().underfit_loss * loss.min()
 
     def facts(self, tau: int) -> StepFacts:
         """Return what the verdict on one tau rests on: losses alone."""
-        losses, lean = self.curve("loss_heldout"), self.leans[tau]
+        losses = self.heldout_loss
         least = losses[losses.mean(axis=1).argmin()]
         return StepFacts(
             tau,
-            loss=LossLean(lean.estimate.value, lean.low, lean.high, lean.p_corrected, NO_GAUSSIAN),
+            loss=self.leans[tau],
             underfit=("Underfit by its loss.",) if self.underfit(tau) else (),
             loss_rise=stats.paired_lower(losses[tau], least) / least.mean(),
         )
 
-    def verdicts(self, context: Context, budgets: Budgets) -> list[str]:
-        """Return the verdict on every tau."""
+    def verdicts(self, divergence: tuple[int, ...], loss: tuple[int, ...], budgets: Budgets) -> list[str]:
+        """Return the verdict on every tau, given the taus that may hold either minimum."""
+        context = Context(divergence, loss, self.twins.n_measured)
         return [verdict.judge(self.facts(tau), context, budgets).verdict for tau in TAUS]
 
     @cached_property
-    def as_implemented(self) -> list[str]:
-        """The verdicts by the rules and default budgets of the tool."""
-        context = Context(self.divergence.steps, self.loss.steps, self.twins.n_measured)
-        return self.verdicts(context, Budgets(least_seeds=min(1000, self.twins.n_measured)))
+    def by_default(self) -> list[str]:
+        """The verdicts by the rules and budgets of the tool."""
+        return self.verdicts(self.divergence.steps, self.loss.steps, Budgets())
+
+
+@pytest.fixture(scope="module")
+def trained() -> Twins:
+    """Twins that learn the grammar and then remember their halves."""
+    return Twins()
+
+
+@pytest.fixture(scope="module")
+def audit(trained) -> Audit:
+    """Their audit."""
+    return Audit(trained)
+
+
+@pytest.fixture(scope="module")
+def unbiased() -> Audit:
+    """The audit of twins that learn the grammar and remember nothing (eta = 0 throughout)."""
+    return Audit(Twins(memory=0))
+
+
+def twin_mean(values: dict[str, np.ndarray], tau: int, rows: slice = slice(None)) -> np.ndarray:
+    """The average of both models, per sequence."""
+    return (values["a"][tau, rows] + values["b"][tau, rows]) / 2
+
+
+# The minima and numbers below are those of methods G0 [calc], from other draws of the same size: the difference of two
+# such estimates has sqrt(2) times the standard error of one. Tolerances are four of these.
+
+
+def close(found: np.ndarray, expected: float) -> bool:
+    return abs(found.mean() - expected) <= 4 * np.sqrt(2) * error_of(found)
+
+
+def test_the_twins_are_nearest_to_each_other_at_7(audit):
+    assert abs(audit.distance.mean(axis=1).argmin() - 7) <= 1
+
+
+def test_the_twins_are_nearest_to_the_truth_at_14(trained):
+    oracle = [mean_of(twin_mean(trained.results.oracle, tau)) for tau in TAUS]
+    assert abs(int(np.argmin(oracle)) - 14) <= 1
+
+
+def test_the_heldout_loss_is_least_at_15(audit):
+    assert abs(audit.heldout_loss.mean(axis=1).argmin() - 15) <= 1
+
+
+def test_the_heldout_loss_falls_and_rises_as_computed_before(audit):
+    for tau, expected in ((0, 0.627), (15, 0.400), (20, 0.408)):
+        assert close(audit.heldout_loss[tau], expected)
+    assert close(audit.heldout_loss[0] - audit.heldout_loss[15], 0.627 - 0.400)
+    assert audit.heldout_loss[20].mean() - audit.heldout_loss[15].mean() == pytest.approx(0.408 - 0.400, abs=0.001)
+
+
+@pytest.mark.parametrize(("tau", "expected"), [(0, 0), (6, 0), (7, 0.0092), (10, 0.0511), (15, 0.1311), (20, 0.2170)])
+def test_the_twins_gain_on_their_own_halves_as_computed_before(trained, tau, expected):
+    """The sum over both halves of the mean gap l_other - l_own, in nats per token."""
+    loss = trained.results.loss
+    on_a = (loss["b"] - loss["a"])[tau, trained.rows("a")]
+    on_b = (loss["a"] - loss["b"])[tau, trained.rows("b")]
+    assert close(on_a + on_b, expected)  # independent sequences, so the error of the sum is that of unpaired means
+
+
+def test_the_excess_loss_is_none_on_heldout_sequences_and_negative_on_the_own(trained):
+    """The part of the loss that an exact posterior cannot have, whatever the model, without remembering (B.6)."""
+    excess = trained.results.excess
+    for tau in TAUS:
+        assert close(twin_mean(excess, tau, trained.rows("heldout")), 0)
+    assert close((excess["a"][20, trained.rows("a")] + excess["b"][20, trained.rows("b")]) / 2, -0.103)
+
+
+# ---------------------------------------------------------------------------
+# What the audit has to find
+# ---------------------------------------------------------------------------
+
+
+def test_the_audit_finds_both_minima(audit):
+    assert (audit.divergence.status, audit.loss.status) == ("found", "found")
+    assert 7 in audit.divergence.steps
+    assert {14, 15} <= set(audit.loss.steps)
+
+
+def test_the_twins_diverge_before_the_loss_rises(audit):
+    assert max(audit.divergence.steps) < min(audit.loss.steps)
+
+
+def test_the_loss_leans_from_the_first_tau_that_remembers(audit):
+    assert (audit.p_corrected[:7] > 0.025).all()
+    assert (audit.p_corrected[7:] <= 0.025).all()
+
+
+def test_twins_that_remember_nothing_yet_are_never_called_biased(audit):
+    assert "biased" not in audit.by_default[:7]
+
+
+# The rules as they stand do not give the truth at four taus; the two reasons, with the numbers.
+BENT = (
+    "statistics 6.2 takes the bend of the curves for jittering weights: v is 1.9e-5 on the distance and 3.1e-6 on the "
+    "loss, where exact denoisers have none, and the sets are 5-9 and 11-19 instead of 7 and 14-16"
+)
+SMALL = "statistics 10 rule 3 wants a rise above 1 % of the loss, which is .50 % at 17 and .95 % at 18"
+
+
+@pytest.mark.parametrize(
+    "tau", [pytest.param(9, marks=pytest.mark.xfail(strict=True, reason=BENT)), 10, 11, 12, 13, 14]
+)
+def test_twins_that_remember_while_the_loss_still_falls_are_called_biased(audit, tau):
+    assert audit.by_default[tau] == "biased"
+
+
+@pytest.mark.parametrize(
+    "tau",
+    [
+        pytest.param(17, marks=pytest.mark.xfail(strict=True, reason=SMALL)),
+        pytest.param(18, marks=pytest.mark.xfail(strict=True, reason=SMALL)),
+        pytest.param(19, marks=pytest.mark.xfail(strict=True, reason=BENT)),
+        20,
+    ],
+)
+def test_twins_whose_loss_rises_are_called_overfit(audit, tau):
+    assert audit.by_default[tau] == "overfit"
+
+
+def test_without_iterate_noise_and_rise_margin_each_verdict_is_the_truth(audit):
+    """Exact denoisers have no weights that jitter (v = 0), and here any certain rise of the loss counts."""
+    sets = [
+        tuple(np.flatnonzero(stats.argmin_set(curve, audit.draws, 0, v=0.0)).tolist())
+        for curve in (audit.distance, audit.heldout_loss)
+    ]
+    found = audit.verdicts(*sets, Budgets(overfit_rise=0.0))
+    assert "biased" not in found[:7]
+    assert set(found[9:15]) == {"biased"}
+    assert set(found[17:]) == {"overfit"}
+
+
+def test_twins_that_never_remember_have_no_biased_phase(unbiased):
+    assert unbiased.divergence.status == "none"
+    assert not any(lean.is_bias(Budgets()) for lean in unbiased.leans)
+    assert not {"biased", "overfit"} & set(unbiased.by_default)
+
+
+def test_the_loss_lean_of_twins_that_never_remember_is_seldom_significant():
+    """Ten pairs with new sequences and initialisations at level .025: three or more have a chance of .002."""
+    pairs = [Audit(Twins(seed, memory=0, n_train=400, n_measured=250)) for seed in range(1, 11)]
+    assert sum(each.p_corrected.min() <= 0.025 for each in pairs) <= 2
+
+
+# ---------------------------------------------------------------------------
+# Negative controls (G12)
+# ---------------------------------------------------------------------------
+
+
+def test_a_checkpoint_audited_against_itself_shows_nothing(trained):
+    same = Audit(trained, models="aa")
+    assert (same.distance == 0).all()
+    assert (same.r == 0).all()
+    for each in same.tests:
+        assert (each.value, each.p) == (0, 1)
+    assert (same.p_corrected == 1).all()
+    assert same.divergence.status == "undecided"
+
+
+def test_naming_the_twins_the_other_way_round_changes_no_verdict(trained, audit):
+    """Every r changes its sign, and so does every label: the lean is the same."""
+    swapped = Audit(trained, models="ba", halves="ba")
+    n = trained.n_measured
+    np.testing.assert_allclose(swapped.r, -np.roll(audit.r, n, axis=1), rtol=0, atol=1e-12)
+    for each, before in zip(swapped.leans, audit.leans, strict=True):
+        assert each.value == pytest.approx(before.value, abs=1e-12)
+    assert swapped.by_default == audit.by_default
+
+
+def test_checkpoints_given_to_the_wrong_twin_lean_the_other_way(trained, audit):
+    crossed = Audit(trained, models="ba")
+    for each, before in zip(crossed.tests, audit.tests, strict=True):
+        np.testing.assert_allclose(each.value, -before.value, rtol=0, atol=1e-12)
+    assert (crossed.p_corrected > 0.5).all()
+
+
+def test_p_is_uniform_once_the_labels_of_the_halves_are_permuted(audit):
+    """At tau = 20, where the lean is largest: 200 permuted pools of 99 relabelings each, in ten bins of ten values."""
+    columns, r = np.arange(len(audit.pool.labels)), audit.r[20]
+    p = [
+        stats.half_difference_test(stats.relabel(replace(audit.pool, labels=labels), seed, 99), columns, r).p[0]
+        for seed, labels in enumerate(stats.relabel(audit.pool, 6, 200).labels[1:])
+    ]
+    counts, _ = np.histogram(p, np.arange(11) / 10 + 0.005)
+    assert counts.sum() == 200
+    assert scipy_stats.chisquare(counts).pvalue > 0.001

@@ -17,6 +17,7 @@ from auditor.run import RunDirectory
 
 OF_THE_PROCESS = {"run.json", "log.txt", ".lock"}  # times, versions and where it ran
 
+
 def contents(root: Path) -> dict[str, bytes]:
     """Return every file of a run but those that tell of the process."""
     found = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -72,7 +72,7 @@ def test_a_diffusers_pipeline_given_the_seeds_as_generators_makes_the_same_image
 
 
 def test_the_per_step_noise_of_ddpm_is_shared_by_twins():
-    """A network of zeros adds nothing of its own, so what differs between seeds is the noise, and twins get the same."""
+    """A network of zeros adds nothing of its own, so seeds differ by their noise alone, and twins share it."""
     twins = [DiffusionModel(lambda x, t: torch.zeros_like(x), DDPM, (8, 8, 1), 0) for _ in "ab"]
     torch.manual_seed(0)
     a = sample_batch(twins[0], SEEDS, "ddpm", 20)

@@ -6,12 +6,15 @@ stats.py alone turns the scores of a whole series into Estimates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from auditor.records import Evidence, Scores
 
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
 ABSENT_HELDOUT = "no held-out images were given (--heldout)"
+SETS = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 
 
 def absent(unit: str, reason: str) -> Scores:
@@ -25,15 +28,56 @@ def closer(own: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(own) | np.isnan(other), np.nan, share)
 
 
-def gap_ratio_flag(distances: np.ndarray, outside: np.ndarray | None = None) -> np.ndarray:
-    """Return 1.0 where d1 = 0 or d1 < d2 / 3, else 0.0, NaN where d2 is unknown (fewer than two images).
+def gap_ratio_flag(nearest: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return 1.0 where d1 = 0 or d1 < d2 / 3, else 0.0, NaN where d2 is unknown; the form also holds for 0 and 0."""
+    flag = (nearest == 0) | (nearest < second / 3)
+    return np.where(np.isnan(nearest) | np.isnan(second), np.nan, flag)
 
-    ``outside`` is d2 where the training set has duplicates: the distance to the nearest
-    image that is no duplicate of the nearest one, without which no near copy of a
-    duplicated image would be flagged. The multiplicative form also holds for 0 and 0.
+
+def carlini_flag(nearest: np.ndarray, mean_50: np.ndarray) -> np.ndarray:
+    """Return 1.0 where l = d1 / (0.5 * mean of the 50 nearest) < 1 or d1 = 0, else 0.0, NaN where it is unknown."""
+    flag = (nearest == 0) | (nearest < 0.5 * mean_50)
+    return np.where(np.isnan(nearest) | np.isnan(mean_50), np.nan, flag)
+
+
+def gap(nearest: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return (d2 - d1) / (d2 + d1), 1 where d1 = 0: how much the nearest image stands out, NaN where d2 is unknown."""
+    total = nearest + second
+    return np.where((nearest == 0) & ~np.isnan(second), 1.0, (second - nearest) / np.where(total == 0, 1.0, total))
+
+
+def shares_below(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return for each of ``x`` which share of ``y`` lies below it, ties counting one half; float64 ``[len(x)]``."""
+    y = np.sort(y)
+    return (np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")) / (2 * len(y))
+
+
+def beside_heldout(
+    evidence: Evidence, compare: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None, str]]
+) -> Scores:
+    """Return scores that compare samples with held-out images by the distance to the nearest own image.
+
+    ``compare`` takes the distances of samples and of held-out images and returns the
+    samples' scores, the held-out images' (or None), and a note.
     """
-    nearest, second = distances[:, 0], distances[:, 1] if outside is None else outside
-    return np.where(np.isnan(second), np.nan, (nearest == 0) | (nearest < second / 3))
+    if evidence.own is None:
+        return absent("seed", ABSENT_TRAIN)
+    if evidence.heldout_own is None:
+        return absent("seed", ABSENT_HELDOUT)
+    samples, heldout = evidence.own[:, 0], evidence.heldout_own[:, 0]
+    if np.isnan(samples).any() or np.isnan(heldout).any():
+        return Scores("seed", evidence.seeds, np.full(len(samples), np.nan), "some distances are not defined")
+    values, second, note = compare(samples, heldout)
+    return Scores("seed", evidence.seeds, values, note, second)
+
+
+def over_blocks(evidence: Evidence, role: str, statistic: str) -> Scores:
+    """Return the scores per block of seeds of a statistic against own, other or held-out images."""
+    found = {"own": evidence.own_quality, "other": evidence.other_quality, "heldout": evidence.heldout_quality}[role]
+    if found is None:
+        return absent("block of seeds", ABSENT_HELDOUT if role == "heldout" else ABSENT_TRAIN)
+    values = found[statistic]
+    return Scores("block of seeds", np.arange(len(values)), values, reason_for_nan(values))
 
 
 def over_seeds(evidence: Evidence, values: np.ndarray | None) -> Scores:

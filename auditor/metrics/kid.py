@@ -27,20 +27,29 @@ def without_self(x: np.ndarray) -> np.ndarray:
     return (kernel_means(x, x) * len(x) - kernel_self(x)) / (len(x) - 1)
 
 
-def seed_scores(samples: np.ndarray, heldout: np.ndarray) -> np.ndarray:
+def heldout_scale(heldout: np.ndarray) -> float:
+    """Return the root mean square of held-out features, which gives the kernel the same meaning in every space."""
+    return float(np.sqrt((heldout.astype(float) ** 2).mean()))
+
+
+def heldout_term(heldout: np.ndarray) -> float:
+    """Return the mean kernel between different held-out images: the same for all checkpoints, and the slowest part."""
+    return float(without_self(heldout / heldout_scale(heldout)).mean()) if len(heldout) > 1 else float("nan")
+
+
+def seed_scores(samples: np.ndarray, heldout: np.ndarray, term: float | None = None) -> np.ndarray:
     """Return one score per seed whose mean is the unbiased squared MMD (KID).
 
     The scores are the U-statistic's linear part, KID + 2 (a_s - mean a) - 2 (b_s - mean b),
     a_s the mean kernel to the other samples, b_s to the held-out images; their spread is
-    that of the estimate over seeds. Features are scaled by the held-out images' root mean
-    square, so that the kernel means the same in every space.
+    that of the estimate over seeds. ``term`` is ``heldout_term(heldout)`` where it is known.
     """
     if len(samples) < 2 or len(heldout) < 2:
         return np.full(len(samples), np.nan)
-    scale = np.sqrt((heldout.astype(float) ** 2).mean())
+    scale = heldout_scale(heldout)
     x, y = samples / scale, heldout / scale
     a, b = without_self(x), kernel_means(x, y)
-    kid = a.mean() + without_self(y).mean() - 2 * b.mean()
+    kid = a.mean() + (heldout_term(heldout) if term is None else term) - 2 * b.mean()
     return kid + 2 * (a - a.mean()) - 2 * (b - b.mean())
 
 

@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from auditor.metrics import absent
+from auditor.metrics import SETS, absent
 from auditor.records import Evidence, Metric, Scores, other_twin
-
-NAMES = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 
 
 def scores_on(role: str) -> Callable[[Evidence], Scores]:
@@ -16,7 +14,7 @@ def scores_on(role: str) -> Callable[[Evidence], Scores]:
     def scores(evidence: Evidence) -> Scores:
         table = evidence.losses.get(role)
         if table is None:
-            return absent("image", f"no loss was measured on {NAMES[role]}")
+            return absent("image", f"no loss was measured on {SETS[role]}")
         half = {"own": evidence.twin, "other": other_twin(evidence.twin), "heldout": "heldout"}[role]
         ids = np.array([f"{half}/{i}" for i in table.ids], dtype=object)  # halves may use the same file names
         return Scores("image", ids, table.values.mean(axis=1))
@@ -28,7 +26,7 @@ def loss_metric(role: str) -> Metric:
     """Return the metric of the denoising loss on one set."""
     return Metric(
         name=f"loss_{role}",
-        question=f"How well does the model denoise {NAMES[role]}?",
+        question=f"How well does the model denoise {SETS[role]}?",
         unit="squared error per pixel",
         direction="larger means a worse denoiser; the image is the unit, averaged over its cells first",
         reference="mean over (image, t, eps) cells of ||f(x_t, t) - target||^2 / dim, unweighted (docs/metrics.md)",

@@ -8,7 +8,7 @@ def scores(evidence: Evidence) -> Scores:
     """Return 1 for a sample whose nearest own image is at 0 or three times nearer than the second nearest, else 0."""
     if evidence.own is None:
         return over_seeds(evidence, None)
-    return over_seeds(evidence, gap_ratio_flag(evidence.own, evidence.own_outside))
+    return over_seeds(evidence, gap_ratio_flag(evidence.own[:, 0], evidence.own[:, 1]))
 
 
 METRIC = Metric(
@@ -16,7 +16,7 @@ METRIC = Metric(
     question="Which share of samples copies one training image?",
     unit="share",
     direction="larger means more copies; compare with heldout_memorized_fraction, the rule's false alarms",
-    reference="mean_s 1{d1 = 0 or d1 < d2 / 3}, d2 of no duplicate; Yoon et al. 2023; Gu et al. 2023 (2310.02664)",
+    reference="mean_s 1{d1 = 0 or d1 < d2 / 3}; Yoon et al. 2023; Gu et al. 2023 (2310.02664); blind to duplicates",
     k=2,
     twins=("a", "b"),
     interval="proportion",

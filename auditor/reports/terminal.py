@@ -175,12 +175,24 @@ ONSET_NAMES = {
 }
 
 
-def onsets(report: Report, width: int) -> Table:
+def onsets(report: Report, width: int) -> Group:
     """Where the curves have their minimum and the risks begin, as sets."""
     grid = Table.grid(padding=(0, 1))
     for row in report.tables["onsets"].itertuples():
         grid.add_row(Text(ONSET_NAMES[row.onset]), Text(row.space), Text(where(row)), Text(row.status))
-    return grid
+    return Group(grid, Text(phase(report)))
+
+
+def phase(report: Report) -> str:
+    """Say whether held-out loss still falls while the twins diverge."""
+    found = report.record["checks"].get("phase") or {}
+    if found.get("ratio_low") is None:
+        return f"biased phase: not known ({found.get('note', 'the run is not finished')})"
+    claim = "held-out loss still falls after the twins diverge" if found["claimed"] else "not shown"
+    return (
+        f"biased phase: {claim} (least loss at {found['ratio_low']:.2g} to {found['ratio_high']:.2g} times the step of "
+        f"least twin distance; before it in {found['bootstrap_share']:.0%} of resamples)"
+    )
 
 
 def where(row: Any) -> str:

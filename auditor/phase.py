@@ -1,0 +1,97 @@
+"""Is there a biased phase: held-out loss still falling while the twins already diverge (docs/statistics.md 6.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from auditor import stats
+
+JOINT_LEVEL = 0.975  # of each set, so that both hold together at 95 %
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What can be said of tau_div < tau_loss."""
+
+    claimed: bool  # the sets are disjoint and in this order
+    ratio_low: float  # interval of tau_loss / tau_div; above 1 is a biased phase
+    ratio_high: float
+    bootstrap_share: float  # of resamples in which tau_div < tau_loss; descriptive
+    p: float  # cross-fitted intersection-union test; descriptive
+    note: str = ""
+
+
+def find(
+    distances: np.ndarray, losses: np.ndarray, steps: Sequence[int], seeds: tuple[int, int], jitter_seed: int
+) -> Phase:
+    """Compare where the twin distance and the held-out loss have their minimum.
+
+    Parameters
+    ----------
+    distances
+        float64 ``[checkpoints, seeds]``, chance-normalised twin distance.
+    losses
+        float64 ``[checkpoints, images]``, held-out loss. Both over the same evaluable ``steps``.
+    seeds
+        Of the resamples of seeds and of images: those that all curves share.
+    """
+    if len(steps) < 3 or losses.shape[1] == 0:
+        return Phase(False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "too few checkpoints, or no held-out loss")
+    curves = (distances, losses)
+    draws = [stats.resamples(x.shape[1], seed) for x, seed in zip(curves, seeds, strict=True)]
+    v = [stats.iterate_variance(x) or 0.0 for x in curves]
+    sets = [
+        np.asarray(steps)[stats.argmin_set(x, d, jitter_seed + i, v[i], JOINT_LEVEL)]
+        for i, (x, d) in enumerate(zip(curves, draws, strict=True))
+    ]
+    if not all(map(len, sets)):
+        return Phase(False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "a confidence set is empty")
+    least = [(d @ x.T).argmin(axis=1) for x, d in zip(curves, draws, strict=True)]
+    return Phase(
+        claimed=bool(sets[0].max() < sets[1].min()),
+        ratio_low=float(sets[1].min() / sets[0].max()),
+        ratio_high=float(sets[1].max() / sets[0].min()),
+        bootstrap_share=float((least[0] < least[1]).mean()),
+        p=cross_fitted(distances, losses, v[0], v[1], jitter_seed),
+    )
+
+
+def cross_fitted(distances: np.ndarray, losses: np.ndarray, v_distance: float, v_loss: float, seed: int) -> float:
+    """Return p of "some c1 < c2 has a lower loss at c2 and a larger twin distance there".
+
+    c1 and c2, the two minima, are chosen on one half of seeds and images and tested on the
+    other; both differences must show, so the larger p counts; the halves then swap and the
+    smaller p is doubled.
+    """
+    folds = [(halves(distances.shape[1], seed), halves(losses.shape[1], seed + 1))]
+    folds.append((~folds[0][0], ~folds[0][1]))
+    p = [one_fold(distances[:, a], losses[:, b], distances[:, ~a], losses[:, ~b], v_distance, v_loss) for a, b in folds]
+    return min(1.0, 2 * min(p))
+
+
+def one_fold(
+    d_choose: np.ndarray, l_choose: np.ndarray, d_test: np.ndarray, l_test: np.ndarray, v_distance: float, v_loss: float
+) -> float:
+    """Return the larger p of the two differences at checkpoints chosen elsewhere; 1 if they come in the other order."""
+    c1, c2 = int(d_choose.mean(axis=1).argmin()), int(l_choose.mean(axis=1).argmin())
+    if c1 >= c2:
+        return 1.0
+    return max(larger_p(l_test[c1], l_test[c2], v_loss), larger_p(d_test[c2], d_test[c1], v_distance))
+
+
+def larger_p(first: np.ndarray, second: np.ndarray, v: float) -> float:
+    """Return the one-sided p that mean(first) > mean(second), units paired, iterate noise on both."""
+    difference = first - second
+    se = np.sqrt(difference.var(ddof=1) / len(difference) + 2 * v)
+    return 1.0 if se == 0 else float(special.ndtr(-difference.mean() / se))
+
+
+def halves(n: int, seed: int) -> np.ndarray:
+    """Return a random half of n units, bool ``[n]``."""
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(n)[: n // 2]] = True
+    return chosen
