@@ -424,7 +424,8 @@ class EvidenceReader:
             np.column_stack([data[f"pool_{what}_{j}"].codes for j in tables.RANKS]) for what in ("role", "id")
         )
         own = (names == "own")[roles]
-        index = np.where(own, self._pool_index(twin, names)[ids], self._pool_index(other_twin(twin), names)[ids])
+        named = pd.Index(names, dtype=object)
+        index = np.where(own, self._pool_index(twin, named)[ids], self._pool_index(other_twin(twin), named)[ids])
         in_half_a = own if twin == "a" else ~own
         in_own = closer(data["pool_own_distance"], data["pool_other_distance"])
         return Landing(
@@ -434,7 +435,7 @@ class EvidenceReader:
             gaps(distance_matrix(data, "pool"), self.pool.groups[index]),
         )
 
-    def _pool_index(self, half: str, names: np.ndarray) -> np.ndarray:
+    def _pool_index(self, half: str, names: pd.Index) -> np.ndarray:
         """Return the pool index of each name taken as an image of ``half``; 0 where it is none of them."""
         offset, index = self._index[half]
         position = index.get_indexer(names)
@@ -449,7 +450,8 @@ def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:
 
 def spacing_of(spacing: pd.Series, ids: tables.Categories) -> np.ndarray:
     """Return the spacing of each training image that a column of ids names, float64 ``[n]``."""
-    return spacing.reindex(ids.names).to_numpy()[ids.codes]
+    position = spacing.index.get_indexer(pd.Index(ids.names, dtype=object))
+    return np.where(position < 0, np.nan, spacing.to_numpy()[position])[ids.codes]
 
 
 def distance_matrix(data: Mapping[str, Any], role: str) -> np.ndarray:

@@ -438,15 +438,17 @@ def resamples(n_units: int, seed: int, n: int = N_RESAMPLES) -> np.ndarray:
 def iterate_variance(curve: np.ndarray) -> float | None:
     """Return the variance of a checkpoint's mean that comes from weights jittering between checkpoints (6.2).
 
-    ``curve`` is ``[checkpoints, units]``. From second differences along the series: their
-    robust spread, less what the units explain, over 6. None with fewer than 8 checkpoints.
+    ``curve`` is ``[checkpoints, units]``. From third differences along the series: their
+    robust spread, less what the units explain, over 20. Third, because the bend of a smooth
+    valley shows in second differences as if it were jitter. None with fewer than 8
+    checkpoints.
     """
     if len(curve) < 8:
         return None
-    second = curve[:-2] - 2 * curve[1:-1] + curve[2:]
-    robust = (1.4826 * np.median(np.abs(second.mean(axis=1)))) ** 2
-    from_units = (second.var(axis=1, ddof=1) / second.shape[1]).mean()
-    return max(0.0, float(robust - from_units) / 6)
+    third = np.diff(curve, n=3, axis=0)
+    robust = (1.4826 * np.median(np.abs(third.mean(axis=1)))) ** 2
+    from_units = (third.var(axis=1, ddof=1) / third.shape[1]).mean()
+    return max(0.0, float(robust - from_units) / 20)
 
 
 def argmin_set(curve: np.ndarray, draws: np.ndarray, seed: int, v: float = 0.0, level: float = LEVEL) -> np.ndarray:

@@ -8,9 +8,9 @@ from auditor import registry
 
 HEAD = """# Metrics
 
-Each row of `measurements.parquet` is one metric at one step, for one twin (`a`, `b`, or `both`) and one space. `own` are
-the images a model was trained on, `other` those of its twin, `heldout` those of neither. This page is made from the code
-by `python docs/generate.py`.
+Each row of `measurements.parquet` is one metric at one step, for one twin (`a`, `b`, or `both`) and one space. `own`
+are the images a model was trained on, `other` those of its twin, `heldout` those of neither. This page is made from the
+code by `python docs/generate.py`.
 
 """
 
@@ -19,9 +19,14 @@ INTERVALS = {
     "proportion": "Clopper-Pearson",
     "lean": "two-way over seeds and the hubs of the split (both); spread under relabelling (a, b)",
     "loss_lean": "bootstrap of groups within halves",
+    "percent": "Clopper-Pearson",
     "jackknife": "delete-block jackknife over seeds",
-    "auc": "DeLong",
-    "shown": "none: the note says why",
+    "jackknife_share": "delete-block jackknife over seeds",
+    "two_sample": "Welch, over samples and held-out images",
+    "auc": "DeLong on the logit scale; Clopper-Pearson over pairs where the samples do not overlap",
+    "quantile_99": "order statistics",
+    "maximum": "none: a resample cannot exceed it",
+    "shown": "none: the note carries its noise",
 }
 
 

@@ -1,4 +1,4 @@
-"""The calibration benchmark runs, counts what it says, and puts its tables where they belong. Its rates are not tested here."""
+"""The calibration benchmark runs, counts what it says, and puts its tables in place. Its rates are not tested here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import calibration
 from calibrating import audits, nulls, power, table, worlds
-
-from auditor import stats
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +70,11 @@ def test_ignoring_groups_relabels_images_one_by_one(world):
 
 
 @pytest.mark.parametrize(
-    ("aim", "hits", "met"), [("at most", 37, True), ("at most", 38, False), ("beyond", 37, False), ("beyond", 38, True)]
+    ("aim", "hits", "met"), [("at most", 35, True), ("at most", 36, False), ("beyond", 35, False), ("beyond", 36, True)]
 )
 def test_a_rate_is_judged_by_its_lower_limit(aim, hits, met):
-    """Of 500 series, 37 alarms are compatible with 5 %: the lower limit is 5.3 % from 38 on."""
-    row = table.Row("False alarms", "case", 500, {"alarm": hits}, aim, 0.05)
-    assert row.met is met or stats.clopper_pearson(hits, 500)[0] == pytest.approx(0.05, abs=0.004)
+    """Of 500 series, 35 alarms are compatible with 5 %: the lower limit is 4.9 %, that of 36 is 5.1 %."""
+    assert table.Row("False alarms", "case", 500, {"alarm": hits}, aim, 0.05).met is met
 
 
 def test_the_table_lands_between_the_markers(tmp_path, monkeypatch):

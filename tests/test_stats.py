@@ -608,10 +608,16 @@ def test_the_iterate_variance_is_recovered(v):
     assert np.mean(found) == pytest.approx(v, rel=0.16, abs=0.2 * 0.25 / 60)
 
 
-def test_the_iterate_variance_of_three_second_differences_agrees_by_hand():
-    """Every unit sees 0 0 0 0 1 0 0 0: second differences 0 0 1 -2 1 0, median of their sizes 1/2."""
+def test_the_iterate_variance_of_one_spike_agrees_by_hand():
+    """Every unit sees 0 0 0 0 1 0 0 0: third differences 0 1 -3 3 -1, median of their sizes 1."""
     curve = np.tile(np.array([0, 0, 0, 0, 1.0, 0, 0, 0])[:, None], 5)
-    assert stats.iterate_variance(curve) == pytest.approx((1.4826 / 2) ** 2 / 6)
+    assert stats.iterate_variance(curve) == pytest.approx(1.4826**2 / 20)
+
+
+def test_the_bend_of_a_smooth_valley_is_no_jitter():
+    """Second differences, which see the bend, gave an exact denoiser's curve a jitter of two grid steps."""
+    valley = (np.arange(10.0) - 4) ** 2
+    assert stats.iterate_variance(valley[:, None] + np.arange(5)) == pytest.approx(0, abs=1e-20)
 
 
 def test_a_straight_curve_does_not_jitter():

@@ -16,9 +16,9 @@ def scores(evidence: Evidence) -> Scores:
         return over_seeds(evidence, None)
     found = over_seeds(evidence, gap_ratio_flag(evidence.own[:, 0], evidence.own_outside))
     largest = evidence.own_cluster_size[found.values == 1].max(initial=0)
-    return (
-        replace(found, note=f"copied images occur up to {largest:.0f} times in the training set") if largest > 1 else found
-    )
+    if largest <= 1:
+        return found
+    return replace(found, note=f"copied images occur up to {largest:.0f} times in the training set")
 
 
 METRIC = Metric(
