@@ -4,7 +4,8 @@
 
 The sampling stage is what the pipeline does per checkpoint: noise, scheduler steps, batches
 written, synced and joined. The bare calls are the same number of calls of the same network
-on batches of the same shape. Both run in turns, so that other work on the machine meets both.
+on batches of the same shape. Both run in turns, batch by batch, so that other work on the
+machine meets both.
 The ratio must be at most 1.10, and the peak memory of 4 n samples that of n; memory is
 measured in fresh processes on 64x64 color images with a network of zeros, so that holding
 the samples would show (4 n of them are 48 MiB).
@@ -14,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -74,21 +74,19 @@ def models() -> dict[str, Callable[[], object]]:
     return chosen | {name: lambda size=size: built(*size) for name, size in sizes.items()}
 
 
-def stage(model, n: int, batch: int, steps: int) -> None:
-    """Sample as the pipeline does, into a run directory of its own."""
+def stage(model, n: int, batch: int, steps: int) -> Iterator[int]:
+    """Sample as the pipeline does, into a run directory of its own; yields after each batch."""
     from auditor.run import RunDirectory
     from auditor.sampling import sample_batch
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
-        for _ in run.build(
-            run.samples("a", 1), KEY, n, batch, lambda rows: sample_batch(model, list(rows), "ddim", steps)
-        ):
-            pass
+        path = run.samples("a", 1)
+        yield from run.build(path, KEY, n, batch, lambda rows: sample_batch(model, list(rows), "ddim", steps))
 
 
-def bare_calls(model, n: int, batch: int, steps: int) -> None:
-    """Make the network calls alone."""
+def bare_calls(model, n: int, batch: int, steps: int) -> Iterator[int]:
+    """Make the network calls alone; yields after each batch."""
     import torch
 
     from auditor.sampling import batches, make_scheduler
@@ -96,31 +94,50 @@ def bare_calls(model, n: int, batch: int, steps: int) -> None:
     h, w, c = model.image_shape
     x = torch.randn(batch, c, h, w, generator=torch.Generator().manual_seed(0))
     times = [torch.full((batch,), int(t)) for t in make_scheduler("ddim", steps, model.scheduler).timesteps]
-    with torch.inference_mode():
-        for _ in batches(n, batch):
+    for rows in batches(n, batch):
+        with torch.inference_mode():
             for t in times:
                 model.network(x, t)
+        yield rows.stop
 
 
-def clocked(work: Callable[[], None]) -> tuple[float, float]:
-    """Return wall and processor seconds."""
-    wall, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - processor
+class Clock:
+    """Adds up wall and processor seconds of what runs inside it."""
+
+    def __init__(self) -> None:
+        self.wall = self.processor = 0.0
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.perf_counter() - self._start[0]
+        self.processor += time.process_time() - self._start[1]
+
+
+def in_turns(works: list[Iterator[int]]) -> list[Clock]:
+    """Return the time of each work, which take turns batch by batch, the first one changing."""
+    clocks, left = [Clock() for _ in works], list(range(len(works)))
+    while left:
+        for each in list(left):
+            with clocks[each]:
+                ended = next(works[each], None) is None
+            if ended:
+                left.remove(each)
+        left.reverse()
+    return clocks
 
 
 def ratios(model, n: int, batch: int, steps: int, repetitions: int) -> dict[str, float]:
-    """Return the median over interleaved repetitions of stage time divided by bare time."""
-    size = (model, n, batch, steps)
-    bare_calls(model, batch, batch, steps)  # the first calls choose algorithms
-    stage(model, batch, batch, steps)
+    """Return the median over repetitions of stage time divided by bare time."""
+    for work in (stage, bare_calls):  # the first calls choose algorithms
+        list(work(model, batch, batch, steps))
     wall, processor, seconds = [], [], []
-    for turn in range(repetitions):
-        works = [stage, bare_calls] if turn % 2 else [bare_calls, stage]
-        spent = {work: clocked(lambda work=work: work(*size)) for work in works}
-        wall.append(spent[stage][0] / spent[bare_calls][0])
-        processor.append(spent[stage][1] / spent[bare_calls][1])
-        seconds.append(spent[bare_calls][0])
+    for _ in range(repetitions):
+        whole, bare = in_turns([work(model, n, batch, steps) for work in (stage, bare_calls)])
+        wall.append(whole.wall / bare.wall)
+        processor.append(whole.processor / bare.processor)
+        seconds.append(bare.wall)
     return {"wall": median(wall), "processor": median(processor), "bare_seconds": median(seconds)}
 
 
@@ -129,7 +146,18 @@ def sample_zeros(n: int) -> None:
     from auditor.checkpoints import DDPM
     from auditor.records import DiffusionModel
 
-    stage(DiffusionModel(lambda x, t: x * 0, DDPM, (64, 64, 3), 0), n, 64, 4)
+    list(stage(DiffusionModel(lambda x, t: x * 0, DDPM, (64, 64, 3), 0), n, 64, 4))
+
+
+def own_peak_mib() -> float:
+    """Return the peak resident memory of this process.
+
+    Linux keeps ``ru_maxrss`` through exec, so a child would show the peak of its parent.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("/proc/self/status has no VmHWM")
 
 
 def peak_mib(n: int) -> float:
@@ -149,7 +177,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.peak_of:
         sample_zeros(given.peak_of)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(own_peak_mib())
         return
     worst = 0.0
     for name, make in models().items():
