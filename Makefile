@@ -11,7 +11,8 @@ help:  ## what can be made
 	touch $@
 
 .venv/developed: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pytest ruff
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > .venv/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv/dev.txt
 	touch $@
 
 demo: .venv/installed  ## a complete audit of the shipped twins on handwritten digits, into ./audit-demo

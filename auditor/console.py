@@ -75,8 +75,10 @@ class Progress:
 
     def __call__(self, label: str, calls: int) -> None:
         """Take note that ``calls`` more network calls are finished, while doing ``label``."""
-        self.done += calls
         now = time.monotonic()
+        if not self.done and not calls:
+            self._started = now  # what comes before the first network call says nothing about their rate
+        self.done += calls
         if label != self._label or now - self._spoken >= (0.2 if self.stream.isatty() else QUIET_SECONDS):
             self._show(label, now)
 
