@@ -40,8 +40,8 @@ def missing_inputs(record: Mapping[str, Any]) -> list[str]:
     scope, lines = record["scope"], []
     if not scope["with_train"]:
         lines.append(
-            "Without --train-a and --train-b only the divergence of the twins is measured: nothing is known of copying "
-            "or of leaning on training images, and no checkpoint can be recommended."
+            "Without --train-a and --train-b the divergence of the twins is measured, and with --heldout their loss "
+            "and quality; copying and leaning on training images are not."
         )
     if not scope["with_heldout"]:
         lines.append(

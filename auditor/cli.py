@@ -158,6 +158,8 @@ def show_report(root: Path, form: str = "terminal", width: int | None = None) ->
     from auditor import registry
     from auditor.reports import read_report
 
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without block characters still gets the numbers
     registry.lookup("report", form)(read_report(root), sys.stdout, width)
 
 

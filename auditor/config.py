@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def budgets_from_file(path: str | Path | None) -> Budgets:
         plain = name.replace("-", "_")
         if plain not in known:
             raise AuditError(f"There is no budget {name!r}.", path, f"Choose from: {', '.join(known)}.")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise AuditError(f"The budget {name} = {value!r} is no number.", path, "Give a number.")
         values[plain] = value
     return Budgets(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 import warnings
@@ -89,6 +90,8 @@ class Progress:
             return
         self._label, self._spoken = label, now
         text = f"{label}{self._counts(now)}"
+        if is_terminal:  # a longer line would wrap and leave its first row behind
+            text = text[: shutil.get_terminal_size().columns - 1]
         self.stream.write(f"\r\x1b[2K{text}" if is_terminal else f"{text}\n")
         self.stream.flush()
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from auditor import noise
+from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
 
 REVISION = 1
@@ -75,4 +76,6 @@ def losses(
             target, x_t = target_and_input(forward, x0[i].to(device), (sign * eps[i, level]).to(device), t)
             error = (model.network(x_t, t) - target).double().square().flatten(1).mean(1)
             squared[start : start + len(chunk)] = error[: len(chunk)].cpu().numpy()
+    if not np.isfinite(squared).all():
+        raise CheckpointError("the network's loss is not finite", "denoising loss", "Leave it out.")
     return squared.reshape(len(images), len(times), 2).mean(2)

@@ -1,29 +1,23 @@
-"""Evidence tables: from features to rows on disk, and from rows back to what metrics and tests need.
+"""Evidence tables: from features to rows on disk; reading.py reads them back.
 
 Everything up to these tables may need a GPU; nothing after them does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from auditor import cells, tables
 from auditor.config import N_NEIGHBORS
-from auditor.errors import AuditError
-from auditor.metrics import closer, gap, gap_ratio_flag
+from auditor.metrics import gap_ratio_flag
 from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.quality import subset
-from auditor.records import TWINS, Evidence, Features, LossTable, Neighbors, other_twin
-from auditor.run import RunDirectory
-from auditor.stats import Landing, Pool
+from auditor.records import TWINS, Features, Neighbors
 
 REVISION = 2  # 2: columns for calibrated and cluster-aware copies, cells and spacing; sets are drawn, not cut off
 COVERAGE_K = 5  # statistics 6.1
@@ -284,226 +278,3 @@ def train_rows(reference: Reference, digests: Sequence[str], clusters: np.ndarra
     _, outside = nearest_of_another_group(features, clusters)
     identity = {"id": list(features.ids), "digest": list(digests), "cluster": clusters, "in_pool": reference.in_pool}
     return identity | neighbour_columns("own", within) | {"outside_distance": outside}
-
-
-# ---------------------------------------------------------------------------
-# Rows -> values
-# ---------------------------------------------------------------------------
-
-
-class EvidenceReader:
-    """Reads the evidence of one space of a finished or growing run; shared tables are read once."""
-
-    def __init__(self, run: RunDirectory, space: str, n_samples: int, with_train: bool, with_heldout: bool) -> None:
-        self.run, self.space, self.n_samples = run, space, n_samples
-        self.with_train, self.with_heldout = with_train, with_heldout
-        self._heldout = tables.arrays(run.evidence(space, "heldout")) if with_heldout and with_train else None
-        self.pool_table = tables.read(run.evidence(space, "pool")) if with_train else None
-        self.pool = self._read_pool() if with_train else None
-        self._index = index_of_halves(self.pool) if self.pool else {}
-        self._spacing = {twin: self._read_spacing(twin) for twin in TWINS} if with_train else {}
-        self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in TWINS}
-
-    def _read_pool(self) -> Pool:
-        """Return the pool of both halves, a's images first."""
-        frame = self.pool_table
-        labels = np.where(frame.half == "a", 1.0, -1.0)
-        return Pool(tuple(zip(frame.half, frame.id, strict=True)), labels, frame.group.to_numpy())
-
-    def _read_spacing(self, twin: str) -> pd.Series:
-        """Return each training image's distance to the nearest one that is no duplicate of it, by id."""
-        frame = tables.read(self.run.evidence(self.space, f"train-{twin}"), ["id", "outside_distance"])
-        return pd.Series(frame.outside_distance.to_numpy(float), index=pd.Index(frame.id, dtype=object))
-
-    def nearest_in_pool(self) -> np.ndarray:
-        """Return the pool index of each pool image's nearest image of another group, -1 where unknown."""
-        frame = self.pool_table
-        index = np.full(len(frame), -1)
-        for half, (offset, ids) in self._index.items():
-            rows = np.flatnonzero(frame.nearest_half == half)
-            index[rows] = ids.get_indexer(frame.nearest_id.to_numpy(object)[rows]) + offset
-        return index
-
-    def read(self, twin: str, step: int) -> tuple[Evidence, Landing | None]:
-        """Return the evidence of one twin and step, and where its samples land in the pool.
-
-        Raises
-        ------
-        AuditError
-            If seeds are missing: a missing sample is never counted as anything.
-        """
-        path = self.run.evidence(self.space, f"{twin}/{step}")
-        data = tables.arrays(path, self._columns())
-        n = len(data["seed"])
-        if n != self.n_samples:
-            raise AuditError(
-                f"The evidence has {n} of {self.n_samples} seeds.", path, "Give the audit run command again."
-            )
-        return self._values(data, twin, step)
-
-    def read_control(self, name: str, twin: str) -> tuple[Evidence, Landing]:
-        """Return the evidence of a control (``smooth``, ``copier``) that stands for a twin."""
-        data = tables.arrays(self.run.evidence(self.space, f"{name}-{twin}"), self._columns())
-        return self._values(data, twin, -1)
-
-    def _values(self, data: Mapping[str, Any], twin: str, step: int) -> tuple[Evidence, Landing | None]:
-        evidence = Evidence(
-            twin,
-            step,
-            self.space,
-            data["seed"],
-            data["twin_distance"],
-            data["different_seed_distance"],
-            heldout_distance=data["heldout_distance"],
-            kid_scores=data["kid_score"] if self.with_heldout else None,
-            saturated=data["saturated"],
-            **self._train_fields(data, twin),
-            **self._heldout_fields[twin],
-        )
-        if self.pool is None:
-            return evidence, None
-        landing = self._landing(data, twin)
-        return replace(evidence, gap=landing.gap), landing
-
-    def _columns(self) -> list[str]:
-        """Return the columns that metrics and tests read; the others are for people."""
-        columns = ["seed", "twin_distance", "different_seed_distance", "heldout_distance", "kid_score", "saturated"]
-        if not self.with_train:
-            return columns
-        own = [f"{role}_distance_{j}" for role in ("own", "other") for j in tables.RANKS]
-        pool = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in tables.RANKS]
-        single = (
-            "own_id_1",
-            "pool_own_distance",
-            "pool_other_distance",
-            "own_outside_distance",
-            "other_outside_distance",
-            "own_mean_distance_50",
-            "own_cluster_size",
-            "own_cell",
-        )
-        return [*columns, *own, *pool, *single]
-
-    def _train_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
-        """Return the Evidence fields that need training images."""
-        if not self.with_train:
-            return {}
-        return {
-            "own": distance_matrix(data, "own"),
-            "other": distance_matrix(data, "other"),
-            "pool_own": data["pool_own_distance"],
-            "pool_other": data["pool_other_distance"],
-            "own_nearest": data["own_id_1"].values,
-            "own_outside": data["own_outside_distance"],
-            "other_outside": data["other_outside_distance"],
-            "own_mean_50": data["own_mean_distance_50"],
-            "own_cluster_size": data["own_cluster_size"],
-            "own_cell": data["own_cell"],
-            "own_spacing": spacing_of(self._spacing[twin], data["own_id_1"]),
-        }
-
-    def _fields_of_heldout(self, twin: str) -> dict[str, Any]:
-        """Return the Evidence fields of the held-out control, seen from this twin."""
-        if self._heldout is None:
-            return {}
-        return {
-            "heldout_ids": self._heldout["id"],
-            "heldout_own": distance_matrix(self._heldout, twin),
-            "heldout_pool_own": self._heldout[f"pool_{twin}_distance"],
-            "heldout_pool_other": self._heldout[f"pool_{other_twin(twin)}_distance"],
-            "heldout_own_outside": self._heldout[f"{twin}_outside_distance"],
-            "heldout_own_mean_50": self._heldout[f"{twin}_mean_distance_50"],
-            "heldout_own_cell": self._heldout[f"{twin}_cell"],
-            "heldout_own_spacing": spacing_of(self._spacing[twin], self._heldout[f"{twin}_id_1"]),
-        }
-
-    def _landing(self, data: Mapping[str, Any], twin: str) -> Landing:
-        """Return where the samples of ``twin`` land: roles turned into halves, ids into pool indices."""
-        names = data["pool_id_1"].names
-        roles, ids = (
-            np.column_stack([data[f"pool_{what}_{j}"].codes for j in tables.RANKS]) for what in ("role", "id")
-        )
-        own = (names == "own")[roles]
-        named = pd.Index(names, dtype=object)
-        index = np.where(own, self._pool_index(twin, named)[ids], self._pool_index(other_twin(twin), named)[ids])
-        in_half_a = own if twin == "a" else ~own
-        in_own = closer(data["pool_own_distance"], data["pool_other_distance"])
-        return Landing(
-            first_where(in_half_a, index),
-            first_where(~in_half_a, index),
-            in_own if twin == "a" else 1 - in_own,
-            gaps(distance_matrix(data, "pool"), self.pool.groups[index]),
-        )
-
-    def _pool_index(self, half: str, names: pd.Index) -> np.ndarray:
-        """Return the pool index of each name taken as an image of ``half``; 0 where it is none of them."""
-        offset, index = self._index[half]
-        position = index.get_indexer(names)
-        return np.where(position < 0, 0, position + offset)
-
-
-def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:
-    """Return per half the pool index of its first image and its ids in order."""
-    ids = {half: pd.Index([i for h, i in pool.ids if h == half], dtype=object) for half in TWINS}
-    return {"a": (0, ids["a"]), "b": (len(ids["a"]), ids["b"])}
-
-
-def spacing_of(spacing: pd.Series, ids: tables.Categories) -> np.ndarray:
-    """Return the spacing of each training image that a column of ids names, float64 ``[n]``."""
-    position = spacing.index.get_indexer(pd.Index(ids.names, dtype=object))
-    return np.where(position < 0, np.nan, spacing.to_numpy()[position])[ids.codes]
-
-
-def distance_matrix(data: Mapping[str, Any], role: str) -> np.ndarray:
-    """Return float64 ``[n, 8]`` distances of one role."""
-    return np.column_stack([data[f"{role}_distance_{j}"] for j in tables.RANKS])
-
-
-def first_where(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return per row the first index whose mask holds; 0 where none does (it then carries no weight)."""
-    position = mask.argmax(axis=1)
-    found = np.take_along_axis(index, position[:, None], axis=1)[:, 0]
-    return np.where(mask.any(axis=1), found, 0)
-
-
-def gaps(distances: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return (d2 - d1) / (d2 + d1) per sample, d2 the next pool image of another group (statistics 3.1).
-
-    1 where d1 is 0. Where all known neighbours are of one group, the farthest of them
-    stands for d2, which it does not exceed.
-    """
-    nearest = distances[:, 0]
-    other_group = (groups != groups[:, [0]]) & ~np.isnan(distances)
-    position = np.where(other_group.any(axis=1), other_group.argmax(axis=1), (~np.isnan(distances)).sum(axis=1) - 1)
-    second = np.take_along_axis(distances, position[:, None], axis=1)[:, 0]
-    return gap(nearest, second)
-
-
-def read_quality(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return the Evidence fields of one checkpoint's quality: own_quality, other_quality, heldout_quality."""
-    data = tables.arrays(path, ["set", "statistic", "score"])
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for rows, name, statistic in runs_of(data["set"], data["statistic"]):
-        found.setdefault(f"{name}_quality", {})[statistic] = data["score"][rows]
-    return found
-
-
-def runs_of(*columns: tables.Categories) -> Iterator[tuple[Any, ...]]:
-    """Yield the slices of consecutive rows in which all columns stay the same, and what they are there."""
-    codes = np.column_stack([column.codes for column in columns])
-    ends = [*(np.flatnonzero((codes[1:] != codes[:-1]).any(axis=1)) + 1).tolist(), len(codes)]
-    for start, end in pairwise([0, *ends]):
-        yield slice(start, end), *(str(column.names[column.codes[start]]) for column in columns)
-
-
-def read_losses(path: Path) -> dict[str, LossTable]:
-    """Return the losses of one checkpoint by role: own, other, heldout, as far as measured."""
-    if not path.exists():
-        return {}
-    data = tables.arrays(path)
-    found = {}
-    for rows, role in runs_of(data["set"]):
-        times = np.unique(data["t"][rows])
-        values = data["loss"][rows].reshape(-1, len(times))
-        found[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
-    return found

@@ -15,6 +15,7 @@ from auditor.measuring import Scope
 from auditor.records import TWINS, Excluded, ImageSet, TwinPair
 from auditor.run import RunDirectory
 
+LEAST_IMAGES = 10  # of every image set
 Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word
 
 
@@ -73,8 +74,10 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     say("reading the images", 0)
     sets = read_sets(config, image_shape)
-    digests = {name: images.digests(each) for name, each in sets.items()}
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
+    sets = without_leaks(sets, shared)
+    require_enough(sets)
+    digests = {name: images.digests(each) for name, each in sets.items()}
     pools = pool_masks(sets, shared, config.seed)
     notes = (
         *scheduler_notes(pair, config),
@@ -211,11 +214,33 @@ def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str,
             shared[first] |= {a for a, _ in pairs}
             shared[second] |= {b for _, b in pairs}
             if pairs:
+                left = "held-out" if "heldout" in (first, second) else "every own-versus-other statistic"
                 notes.append(
                     f"{first} and {second} share {len({a for a, _ in pairs})} images (--allow-overlap): "
-                    "they are left out of every own-versus-other statistic."
+                    f"they are left out of {left}."
                 )
     return shared, tuple(notes)
+
+
+def without_leaks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]]) -> dict[str, ImageSet]:
+    """Return the sets, held-out without images that a half also holds: a leaked one is no control."""
+    kept = dict(sets)
+    if shared.get("heldout"):
+        whole = sets["heldout"]
+        rows = [i for i, each in enumerate(whole.ids) if each not in shared["heldout"]]
+        kept["heldout"] = replace(whole, images=whole.images[rows], ids=tuple(whole.ids[i] for i in rows))
+    return kept
+
+
+def require_enough(sets: Mapping[str, ImageSet]) -> None:
+    """Refuse sets on which no statistic can rest."""
+    for name, each in sets.items():
+        if len(each) < LEAST_IMAGES:
+            raise AuditError(
+                f"{name} has {len(each)} images; no statistic can rest on so few.",
+                f"--{name}",
+                f"Give at least {LEAST_IMAGES}, better hundreds.",
+            )
 
 
 def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], seed: int) -> dict[str, np.ndarray]:
@@ -230,11 +255,11 @@ def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], see
             distinct = np.array([i not in shared[name] for i in sets[name].ids])
             masks[name] = distinct & ~images.is_blank(sets[name])
     size = min((mask.sum() for mask in masks.values()), default=0)
-    if masks and size == 0:
+    if masks and size < LEAST_IMAGES:
         raise AuditError(
-            "No training image is left for own-versus-other statistics: all are blank or shared.",
+            f"{size} images of a half are left for own-versus-other statistics: others are blank or shared.",
             "--train-a, --train-b",
-            "Give two disjoint halves.",
+            f"Give two disjoint halves of at least {LEAST_IMAGES} images.",
         )
     return {name: subsample(mask, int(size), noise.derived_seed("pool", name, seed)) for name, mask in masks.items()}
 

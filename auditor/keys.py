@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
@@ -59,6 +60,13 @@ class Keys:
             **self.references,
         }
 
+    def restricted(self, name: str) -> dict[str, Any]:
+        """Return which images of a half are in the pool, where not all of them are."""
+        mask = self.prepared.in_pool.get(name)
+        if mask is None or mask.all():
+            return {}
+        return {"pool": sha256(mask.tobytes()).hexdigest()}
+
     def control(self, name: str) -> dict[str, Any]:
         """Return what determines the images of a control."""
         p = self.prepared
@@ -112,6 +120,6 @@ class Keys:
             "images": p.config.loss_images,
             "times": p.times.tolist(),
             "seed": p.config.seed,
-            "sets": {name: self.image_set(name) for name in p.sets},
+            "sets": {name: self.image_set(name) | self.restricted(name) for name in p.sets},
             **self.machine,
         }

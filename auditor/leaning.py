@@ -11,7 +11,9 @@ from auditor import stats
 from auditor.metrics.loss_lean import log_ratio
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import Landing, Pool, Relabeling
+from auditor.verdict import Lean
 
+LEAST_LOSSES = 2  # images of each half for an interval of the loss lean
 FEW_IMAGES = 10  # statistics 2.4
 
 
@@ -127,6 +129,9 @@ def loss_result(
 ) -> LossLeanResult:
     """Return the loss lean with its bootstrap intervals over groups."""
     labels, groups = pool.labels[columns], pool.groups[columns]
+    if min((labels > 0).sum(), (labels < 0).sum()) < LEAST_LOSSES or not np.isfinite(r).all():
+        missing = stats.undefined(f"fewer than {LEAST_LOSSES} defined losses in a half", "image", len(r))
+        return LossLeanResult(missing, stats.NAN, stats.NAN, 1.0, 1.0)
     value = float(r[labels > 0].mean() - r[labels < 0].mean()) / 2
     draws = stats.half_difference_draws(r, labels, groups, seed)
     low, one_low, one_high, high = np.quantile(draws, [0.025, 0.05, 0.95, 0.975])
@@ -146,3 +151,10 @@ def reference_loss(losses: Losses, pool: Pool) -> float:
     columns, r = loss_scores(losses, pool)
     labels = pool.labels[columns]
     return float(r[labels > 0].mean() - r[labels < 0].mean()) / 2
+
+
+def lean_fact(result: LeanResult, reference: float, n: int) -> Lean:
+    """Return what the verdict needs of one lean."""
+    return Lean(
+        result.share["both"].value, result.v_seed, result.v_hub, n, result.gap_p_corrected, reference, result.few_images
+    )

@@ -7,83 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from auditor import copying, leaning, phase, registry, stats, tables, verdict
-from auditor.config import HEADLINE_SPACE, N_EXCHANGEABLE, Budgets
-from auditor.evidence import EvidenceReader, read_losses, read_quality
-from auditor.leaning import LeanResult, LossLeanResult
+from auditor import copying, leaning, phase, registry, stats, tables, trust, verdict
+from auditor.config import Budgets
+from auditor.leaning import LeanResult, LossLeanResult, lean_fact
 from auditor.noise import derived_seed
-from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
+from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
-from auditor.stats import Landing, Pool, Relabeling
-from auditor.verdict import Context, Copying, Decision, Lean, LossLean, Recommendation, StepFacts
+from auditor.series import Scope, Series, read_series
+from auditor.stats import Relabeling
+from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, StepFacts
 
-COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
 LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdicts": tables.VERDICTS}
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What a run was asked to look at: the axes of every table."""
-
-    steps: tuple[int, ...]
-    spaces: tuple[str, ...]
-    n_samples: int
-    seed: int
-    with_train: bool
-    with_heldout: bool
-
-    @property
-    def with_images(self) -> bool:
-        """Whether there is any image set to compare samples with."""
-        return self.with_train or self.with_heldout
-
-    @property
-    def headline_space(self) -> str:
-        """Where tau_div is taken: correlation, else the first space."""
-        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.spaces[0]
-
-    @property
-    def picture_space(self) -> str:
-        """Where underfit is judged: pixel, else the first space."""
-        return "pixel" if "pixel" in self.spaces else self.spaces[0]
-
-    @property
-    def quality_space(self) -> str:
-        """Where KID decides between checkpoints: clip, else pixel, else the first space."""
-        return "clip" if "clip" in self.spaces else self.picture_space
-
-
-@dataclass(frozen=True)
-class Series:
-    """All evidence of a run, by (step, twin, space), and where samples land, by the same.
-
-    Controls have their name in place of the step: smooth, copier, heldout.
-    """
-
-    scope: Scope
-    evidence: Mapping[tuple[int | str, str, str], Evidence]
-    landings: Mapping[tuple[int | str, str, str], Landing]
-    pool: Pool | None
-    pool_tables: Mapping[str, pd.DataFrame]  # by space
-    nearest_in_pool: Mapping[str, np.ndarray]  # by space
-    coverage: Mapping[tuple[int, str], np.ndarray]  # (step, twin): held-out images to the nearest sample
-    heldout: pd.DataFrame | None  # the held-out table of the picture space
-    saturated: Mapping[tuple[int, str], float]  # (step, twin): mean share of saturated pixels
-    linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
-
-    def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
-        """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
-        if twin != "both":
-            return metric.scores(self.evidence[step, twin, space])
-        if "a" not in metric.twins:  # a comparison: the same from either side
-            return metric.scores(self.evidence[step, "a", space])
-        return average(*(metric.scores(self.evidence[step, each, space]) for each in TWINS))
-
-    def losses(self, step: int) -> dict[str, Mapping[str, LossTable]]:
-        """Return the losses of both twins at one step."""
-        return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in TWINS}
 
 
 @dataclass(frozen=True)
@@ -101,73 +36,6 @@ class Measured:
         """The rows by table."""
         verdicts = [decision_row(each) for each in self.decisions]
         return {"measurements": self.estimates, "onsets": self.onsets, "verdicts": verdicts}
-
-
-def average(a: Scores, b: Scores) -> Scores:
-    """Return the average of both twins: per unit where they share their units, else over all units."""
-    note = stats.join(a.note, b.note if b.note != a.note else "")
-    if len(a.ids) == len(b.ids) and (a.ids == b.ids).all():
-        return Scores(a.unit, a.ids, (a.values + b.values) / 2, note)
-    return Scores(a.unit, np.concatenate([a.ids, b.ids]), np.concatenate([a.values, b.values]), note)
-
-
-# ---------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------
-
-
-def read_series(run: RunDirectory, scope: Scope) -> Series:
-    """Read all evidence of a run."""
-    evidence: dict[Any, Evidence] = {}
-    landings: dict[Any, Landing] = {}
-    readers = {
-        space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout)
-        for space in scope.spaces
-    }
-    losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in TWINS}
-    for space, reader in readers.items():
-        for step in scope.steps:
-            for twin in TWINS:
-                found, landing = reader.read(twin, step)
-                mine, twins = losses[step, twin], losses[step, other_twin(twin)]
-                seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
-                evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins, **seen)
-                if landing is not None:
-                    landings[step, twin, space] = landing
-        for name in control_names(scope):
-            for twin in TWINS:
-                evidence[name, twin, space], landings[name, twin, space] = reader.read_control(name, twin)
-    trained = readers if scope.with_train else {}
-    return Series(
-        scope,
-        evidence,
-        landings,
-        next((reader.pool for reader in trained.values()), None),
-        {space: reader.pool_table for space, reader in trained.items()},
-        {space: reader.nearest_in_pool() for space, reader in trained.items()},
-        read_coverage(run, scope),
-        tables.read(run.evidence(scope.picture_space, "heldout")) if trained and scope.with_heldout else None,
-        {(step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean()) for step in scope.steps for t in TWINS},
-        {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if trained else {},
-    )
-
-
-def control_names(scope: Scope) -> tuple[str, ...]:
-    """Return the controls of a run that stand for a twin."""
-    if not scope.with_train:
-        return ()
-    return ("smooth", "copier", "heldout") if scope.with_heldout else ("smooth", "copier")
-
-
-def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.ndarray]:
-    """Return the distance from held-out images to the nearest sample, in the picture space."""
-    if not scope.with_heldout:
-        return {}
-    return {
-        (step, twin): tables.arrays(run.evidence(scope.picture_space, f"{twin}/{step}.coverage"))["distance"]
-        for step in scope.steps
-        for twin in TWINS
-    }
 
 
 # ---------------------------------------------------------------------------
@@ -331,107 +199,8 @@ def sample_underfit(series: Series, step: int, twin: str, budgets: Budgets) -> l
 
 
 # ---------------------------------------------------------------------------
-# Controls
-# ---------------------------------------------------------------------------
-
-
-def failed_controls(
-    series: Series, relabeling: Relabeling, references: Mapping[str, float], budgets: Budgets
-) -> list[str]:
-    """Return which controls fail: then no verdict but "memorizing" is given (statistics 10, rule 0)."""
-    failures = []
-    level = budgets.alpha / len(series.scope.spaces)
-    for space in series.scope.spaces:
-        copier = {twin: copying.flags(series.evidence["copier", twin, space]) for twin in TWINS}
-        rate = control_rate(series, space)
-        specific = space in ("pixel", "correlation") or rate <= budgets.copy_rule_false_alarms
-        if (
-            specific
-            and copying.copy_p(with_heldout(series, copier, space)["a"], with_heldout(series, copier, space)["b"])
-            > level
-        ):
-            failures.append(f"Control failed: a model that draws only copies is not found to copy in {space}.")
-        if "heldout" not in control_names(series.scope):
-            continue
-        if rate <= 0.004 and mixed_p(series, copier, space) > level:
-            failures.append(f"Control failed: 2% copies among held-out images are not found in {space}.")
-        failures += heldout_failures(series, relabeling, space, references[space], level, budgets)
-    return failures
-
-
-def control_rate(series: Series, space: str) -> float:
-    """Return the share of held-out images that the copying rule flags."""
-    if not series.scope.with_heldout:
-        return 0.0
-    both = [copying.flags(series.evidence[series.scope.steps[0], twin, space]).heldout for twin in TWINS]
-    return float(np.concatenate(both).mean())
-
-
-def with_heldout(series: Series, found: Mapping[str, copying.Flags], space: str) -> dict[str, copying.Flags]:
-    """Return a control's flags with those of real held-out images beside them."""
-    real = {twin: copying.flags(series.evidence[series.scope.steps[0], twin, space]).heldout for twin in TWINS}
-    return {twin: replace(found[twin], heldout=real[twin]) for twin in TWINS}
-
-
-def mixed_p(series: Series, copier: Mapping[str, copying.Flags], space: str) -> float:
-    """Return the copying p of held-out images of which one in 50 is a copy, as many as the run has seeds."""
-    real = with_heldout(series, copier, space)
-    n = series.scope.n_samples
-    copies = max(1, n // COPIER_SHARE)
-    mixed = {}
-    for twin in TWINS:
-        own = np.resize(real[twin].heldout, n).copy()
-        other = np.resize(real[other_twin(twin)].heldout, n).copy()
-        own[:copies], other[:copies] = (np.resize(x, copies) for x in (real[twin].own, real[twin].other))
-        mixed[twin] = copying.Flags(own, other, real[twin].heldout)
-    return copying.copy_p(mixed["a"], mixed["b"])
-
-
-def heldout_failures(
-    series: Series, relabeling: Relabeling, space: str, reference: float, level: float, budgets: Budgets
-) -> list[str]:
-    """Return whether real held-out images, taken as samples, are called biased or copied."""
-    failures = []
-    lands = {twin: series.landings["heldout", twin, space] for twin in TWINS}
-    result, _ = leaning.test_all(series.pool, relabeling, {(0, space): lands}, {}, 0)
-    lean = lean_fact(result[0, space], reference, len(lands["a"].in_a))
-    if replace(lean, p_corrected=lean.p_corrected * budgets.alpha / level).is_bias(budgets):
-        failures.append(f"Control failed: real held-out images are called biased in {space}.")
-    generated = {twin: copying.flags(series.evidence["heldout", twin, space]) for twin in TWINS}
-    real = {twin: copying.flags(series.evidence[series.scope.steps[0], twin, space]).heldout[2::3] for twin in TWINS}
-    found = {twin: replace(generated[twin], heldout=real[twin]) for twin in TWINS}
-    if copying.copy_p(found["a"], found["b"]) <= level:
-        failures.append(f"Control failed: real held-out images are called copies in {space}.")
-    return failures
-
-
-def differing_halves(series: Series, relabeling: Relabeling) -> list[str]:
-    """Return why the halves may not be exchangeable (statistics 1.2)."""
-    reasons = []
-    for space, nearest in series.nearest_in_pool.items():
-        share, p = stats.exchangeability(nearest, relabeling)
-        if p < N_EXCHANGEABLE / len(series.nearest_in_pool):
-            reasons.append(
-                f"The halves are not exchangeable (site, time, preprocessing?): in {space} {share:.1%} of training "
-                f"images have their nearest image in their own half, p {p:.3g}."
-            )
-    table = next(iter(series.pool_tables.values()))
-    p = stats.two_sided_p(relabeling, table.brightness.to_numpy())
-    if p < N_EXCHANGEABLE:
-        reasons.append(f"The halves differ in mean brightness more than chance explains, p {p:.3g}.")
-    return reasons
-
-
-# ---------------------------------------------------------------------------
 # Facts, and all of it
 # ---------------------------------------------------------------------------
-
-
-def lean_fact(result: LeanResult, reference: float, n: int) -> Lean:
-    """Return what the verdict needs of one lean."""
-    return Lean(
-        result.share["both"].value, result.v_seed, result.v_hub, n, result.gap_p_corrected, reference, result.few_images
-    )
 
 
 def step_facts(
@@ -495,8 +264,8 @@ def compute(
         divergence[scope.headline_space].steps,
         loss.steps,
         scope.n_samples,
-        tuple(failed_controls(series, relabeling, references, budgets)) if relabeling else (),
-        tuple(differing_halves(series, relabeling)) if relabeling else (),
+        tuple(trust.failed_controls(series, relabeling, references, budgets)) if relabeling else (),
+        tuple(trust.differing_halves(series, relabeling)) if relabeling else (),
     )
     facts = step_facts(series, tests, references, underfit, losses)
     recommendation = verdict.recommend(facts, context, budgets)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from auditor import noise
-from auditor.errors import AuditError
+from auditor.errors import AuditError, CheckpointError
 from auditor.records import DiffusionModel
 
 REVISION = 1
@@ -92,7 +92,9 @@ def sample_batch(
             output = model.network(stepper.scale_model_input(x, t), times)
             x = stepper.step(output, t, x, **step_options).prev_sample
         if not torch.isfinite(x).all():
-            raise AuditError("The network returned values that are not finite.", f"seeds {seeds[0]} to {seeds[-1]}")
+            raise CheckpointError(
+                "the network returns values that are not finite", f"seeds {seeds[0]} to {seeds[-1]}", "Leave it out."
+            )
     return to_uint8(x)
 
 

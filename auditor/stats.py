@@ -539,7 +539,7 @@ def half_difference_test(relabeling: Relabeling, columns: np.ndarray, r: np.ndar
         t = (sum_a / n_a - (r.sum() - sum_a) / (len(r) - n_a)) / 2
     t = np.nan_to_num(t)[:, None]
     sd = t.std(axis=0)
-    flat = sd <= 1e-12 * np.abs(r).max(initial=0.0)  # rounding alone is no spread
+    flat = ~(sd > 1e-12 * np.abs(r).max(initial=0.0))  # rounding alone is no spread, nor is NaN
     z = np.where(flat, 0.0, t / np.where(flat, 1.0, sd))
     return RelabelingTest(t[0], np.where(flat, 0.0, sd), z, at_least(z, z[0]).mean(axis=0))
 

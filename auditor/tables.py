@@ -196,10 +196,10 @@ MEASUREMENTS = (
 )
 
 ONSETS = (
-    Column("onset", "string", "divergence or loss"),
+    Column("onset", "string", "divergence, loss, bias or copying"),
     Column("space", "string", "feature space; empty for the loss"),
     Column("status", "string", "found, edge, undecided or none"),
-    Column("step", "int64", "step of the least value; -1 if there is none", "steps"),
+    Column("step", "int64", "of the least value; of bias and copying the end of the onset; -1 if none", "steps"),
     Column("low", "int64", "first step of the confidence set; -1 if empty", "steps"),
     Column("high", "int64", "last step of the confidence set; -1 if empty", "steps"),
     Column("steps", "string", "all steps of the confidence set, comma-separated"),

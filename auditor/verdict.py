@@ -181,7 +181,7 @@ class Recommendation:
 def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
     """Return the verdict on one checkpoint: the first rung of the ladder that applies (10)."""
     copied = [
-        each.sentence(space)
+        f"Copies: {each.sentence(space)}."
         for space, each in facts.copying.items()
         if each.is_copy(budgets) and each.counts(space, budgets)
     ]
@@ -241,7 +241,8 @@ def safe_sentences(facts: StepFacts, budgets: Budgets) -> list[str]:
     """Return the numbers behind "generalizing"."""
     sentences = [each.sentence(space, budgets) for space, each in facts.lean.items()]
     sentences += [facts.loss.sentence(budgets)] if facts.loss is not None else []
-    return sentences + [each.sentence(space) for space, each in facts.copying.items() if each.counts(space, budgets)]
+    sentences += [each.sentence(space) for space, each in facts.copying.items() if each.counts(space, budgets)]
+    return [f"Shown small: {each}." for each in sentences]
 
 
 def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
@@ -260,12 +261,15 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
         return Recommendation("none", -1, "Every checkpoint is underfit.")
     passed: list[StepFacts] = []
     for each in candidates:
-        if unsafe_reasons(each, budgets):
+        if unsafe_reasons(each, budgets) or judge(each, context, budgets).verdict in ("memorizing", "overfit"):
             break
         passed.append(each)
     if passed:
         best = earliest_good(passed)
-        return Recommendation("found", best.step, release_sentence(best, passed, candidates, budgets))
+        said = release_sentence(best, passed, candidates, budgets)
+        if judge(best, context, budgets).verdict == "biased":
+            said += " Its samples do lean, significantly and more than a smooth model's, but within the accepted lean."
+        return Recommendation("found", best.step, said)
     return no_release(candidates[0], candidates, budgets)
 
 

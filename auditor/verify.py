@@ -21,9 +21,10 @@ import numpy as np
 from auditor import measuring, tables
 from auditor.config import Budgets
 from auditor.errors import AuditError
-from auditor.measuring import LAYOUTS, Scope
+from auditor.measuring import LAYOUTS
 from auditor.records import TWINS
 from auditor.run import RunDirectory, as_json, n_rows
+from auditor.series import Scope, control_names
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order
 ZERO = 1e-15  # absolute, for differences that cancel
@@ -176,7 +177,7 @@ def missing(run: RunDirectory, path: Path) -> list[str]:
 def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> Iterator[Path]:
     """Yield what is made once per run: features and tables of the image sets and the controls."""
     sets = list(record["sets"])
-    controls = [f"{name}-{twin}" for name in measuring.control_names(scope) for twin in TWINS]
+    controls = [f"{name}-{twin}" for name in control_names(scope) for twin in TWINS]
     for space in scope.spaces:
         yield from (run.features(space, name) for name in (*sets, *controls) if not name.startswith("heldout-"))
         if scope.with_train:

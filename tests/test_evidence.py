@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import evidence, registry, stats, tables
+from auditor import evidence, reading, registry, stats, tables
 from auditor.errors import AuditError
-from auditor.evidence import EvidenceReader, Reference
+from auditor.evidence import Reference
+from auditor.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory
 
@@ -394,12 +395,12 @@ def test_a_tie_of_both_halves_lands_on_both_however_many_images_tie(tmp_path):
 def test_a_copy_has_gap_one_even_of_a_duplicate_and_equal_distances_have_none():
     distances = np.array([[0, 0, 3.0], [2.0, 2.0, 2.0], [1.0, 1.0, 3.0]])
     groups = np.array([[0, 0, 1], [0, 1, 2], [4, 4, 4]])
-    np.testing.assert_allclose(evidence.gaps(distances, groups), [1, 0, 0.5])  # one group: the farthest stands for d2
+    np.testing.assert_allclose(reading.gaps(distances, groups), [1, 0, 0.5])  # one group: the farthest stands for d2
 
 
 def test_gaps_ignore_ranks_that_do_not_exist():
     distances = np.array([[1.0, 1.0, np.nan], [1.0, np.nan, np.nan]])
-    np.testing.assert_array_equal(evidence.gaps(distances, np.array([[3, 3, 0], [3, 0, 0]])), [0, 0])
+    np.testing.assert_array_equal(reading.gaps(distances, np.array([[3, 3, 0], [3, 0, 0]])), [0, 0])
 
 
 @pytest.mark.parametrize(
@@ -428,7 +429,7 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
     roles, ids = ["own"] * 4 + ["other"] * 4 + ["heldout"] * 2, ["x", "x", "y", "y", "x", "x", "z", "z", "h", "h"]
     columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0)}
     tables.write(path, tables.LOSSES, columns)
-    found = evidence.read_losses(path)
+    found = reading.read_losses(path)
     assert list(found) == ["own", "other", "heldout"]
     np.testing.assert_array_equal(found["own"].values, [[0, 1], [2, 3]])
     np.testing.assert_array_equal(found["other"].values, [[4, 5], [6, 7]])
@@ -436,4 +437,4 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
 
 
 def test_losses_that_were_not_measured_are_absent(tmp_path):
-    assert evidence.read_losses(RunDirectory(tmp_path).losses("a", STEP)) == {}
+    assert reading.read_losses(RunDirectory(tmp_path).losses("a", STEP)) == {}

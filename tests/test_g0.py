@@ -30,7 +30,7 @@ from hierarchical import (
 )
 from scipy import stats as scipy_stats
 
-from auditor import leaning, measuring, registry, stats, verdict
+from auditor import leaning, registry, series, stats, verdict
 from auditor.config import Budgets
 from auditor.records import Evidence, LossTable
 from auditor.verdict import Context, LossLean, StepFacts
@@ -183,7 +183,7 @@ class Audit:
     def curve(self, name: str) -> np.ndarray:
         """Return the scores of a metric along the series, the average of both twins: float64 [taus, units]."""
         scores = registry.lookup("metric", name).scores
-        return np.array([measuring.average(*(scores(self.evidence[t, twin]) for twin in "ab")).values for t in TAUS])
+        return np.array([series.average(*(scores(self.evidence[t, twin]) for twin in "ab")).values for t in TAUS])
 
     @cached_property
     def pool(self) -> stats.Pool:

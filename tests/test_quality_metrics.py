@@ -13,7 +13,7 @@ import pytest
 from scipy import linalg
 from scipy.stats import mannwhitneyu, wasserstein_distance
 
-from auditor import cells, evidence, quality, registry, stats, tables
+from auditor import cells, evidence, quality, reading, registry, stats, tables
 from auditor.errors import AuditError
 from auditor.evidence import Reference
 from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
@@ -523,8 +523,8 @@ def test_split_identification_is_own_share_of_both_twins_with_its_test(finished)
 def test_a_missing_quality_table_is_an_error_and_no_gap_in_the_report(finished, tmp_path):
     """Fault: what is missing is skipped and its rows stay 0."""
     with pytest.raises(AuditError, match="missing"):
-        evidence.read_quality(tmp_path / "evidence" / "pixel" / "a" / "90.quality.parquet")
-    found = evidence.read_quality(finished / "evidence" / "pixel" / "a" / "90.quality.parquet")
+        reading.read_quality(tmp_path / "evidence" / "pixel" / "a" / "90.quality.parquet")
+    found = reading.read_quality(finished / "evidence" / "pixel" / "a" / "90.quality.parquet")
     assert set(found) == {"own_quality", "other_quality", "heldout_quality"}
     assert set(found["own_quality"]) == set(quality.STATISTICS)
 

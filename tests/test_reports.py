@@ -99,7 +99,7 @@ def test_the_conclusion_and_every_caveat_are_on_the_screen(finished):
 
 def test_without_training_images_the_report_says_what_is_missing_and_claims_nothing_about_them(without_training):
     text = one_line(rendered(without_training))
-    assert "No checkpoint can be recommended: without training images only divergence was measured." in text
+    assert "No checkpoint can be recommended: without training images their risks are not known." in text
     assert "Without --train-a and --train-b" in text and "Without --heldout" in text
     table = text.split("twin distance: in")[0]
     for claim in ("copies", "lean", "own share", "%"):

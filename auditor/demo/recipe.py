@@ -11,6 +11,7 @@ from pathlib import Path
 from auditor.config import AuditConfig
 from auditor.demo import clip, digits, trainer
 from auditor.demo.trainer import LOG
+from auditor.errors import AuditError
 from auditor.records import TWINS
 from auditor.run import atomic
 
@@ -39,6 +40,10 @@ def demo_config(out: Path, retrained: bool = False, say: Callable[[str, int], No
     say
         Called with what is being done and 0.
     """
+    try:
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise AuditError(f"Cannot write here: {error.strerror}.", out, "Choose another --out.") from None
     images = digits.write(out)
     if retrained:
         retrain(out, say and (lambda *line: say("training {}: step {:,} of {:,}, loss {:.3f}".format(*line), 0)))

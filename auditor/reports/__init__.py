@@ -70,7 +70,7 @@ class Report:
         if self.record["status"] != "complete":
             return "The audit is not finished; give the same command again."
         if not self.record["scope"]["with_train"]:
-            return "No checkpoint can be recommended: without training images only divergence was measured."
+            return "No checkpoint can be recommended: without training images their risks are not known."
         return self.record["checks"]["recommendation"]["sentence"]
 
 

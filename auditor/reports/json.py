@@ -32,6 +32,9 @@ def facts(report: Report) -> dict[str, Any]:
         "checkpoints": rows(report, "checkpoints"),
         "measurements": rows(report, "measurements"),
         "scope": report.record["scope"],
+        "resolved": report.record["resolved"],
+        "budgets": report.record["budgets"],
+        "checks": report.record["checks"],
         "sets": report.record["sets"],
         "versions": report.record["versions"],
     }

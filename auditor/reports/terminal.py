@@ -74,7 +74,12 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
     if report.record["scope"]["with_train"]:
         for space in report.record["scope"]["spaces"]:
             share = report.estimates("own_share", "both", space)
-            columns.append((f"own share\n{space}" if wide else f"own\n{space[:6]}", shares(share, wide)))
+            columns.append(
+                (
+                    f"own share\n{space}" if wide else f"own\n{space[:6]}",
+                    shares(share, wide, report.record["budgets"]["alpha"]),
+                )
+            )
         columns.append(("copies\na / b" if wide else "copies", copies(report, wide)))
     return [*columns, ("verdict", says(report))]
 
@@ -90,10 +95,10 @@ def cells(rows: pd.DataFrame, form: str, with_interval: bool) -> dict[int, str]:
     }
 
 
-def shares(rows: pd.DataFrame, wide: bool) -> dict[int, str]:
+def shares(rows: pd.DataFrame, wide: bool, alpha: float) -> dict[int, str]:
     """Return own_share per step, marked where its lean is significant after correction."""
     text = cells(rows, "{:.2f}", wide)
-    return {step: text[step] + ("!" if row.p_corrected <= 0.025 else " ") for step, row in rows.iterrows()}
+    return {step: text[step] + ("!" if row.p_corrected <= alpha else " ") for step, row in rows.iterrows()}
 
 
 def copies(report: Report, wide: bool) -> dict[int, str]:
@@ -126,7 +131,10 @@ def legend(report: Report) -> str:
 
 def max_control(report: Report) -> str:
     """Return the rate at which held-out images are flagged, with its interval."""
-    rows = [report.estimates("heldout_memorized_fraction", twin, report.copy_space).iloc[0] for twin in "ab"]
+    found = [report.estimates("heldout_memorized_fraction", twin, report.copy_space) for twin in "ab"]
+    rows = [each.iloc[0] for each in found if len(each)]
+    if not rows:
+        return "not known"
     worst = max(rows, key=lambda row: -1 if np.isnan(row.value) else row.value)
     if np.isnan(worst.value):
         return "not known"

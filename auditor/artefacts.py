@@ -1,0 +1,92 @@
+"""What a run consists of: each artefact's path, key, number of rows and cost in network calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from auditor import controls
+from auditor.inputs import Prepared
+from auditor.keys import Keys
+from auditor.run import RunDirectory
+
+LOSS_IMAGES_AT_ONCE = 32  # images whose cells make one resumable batch of the loss stage
+
+
+@dataclass(frozen=True)
+class Task:
+    """One artefact of a run: what must be done for it, and why."""
+
+    kind: str  # what is made; see the *_artefacts functions
+    of: str  # an image set or control, or twin/step
+    space: str
+    action: str  # make, extend, reuse, remake
+    reason: str
+    calls: int  # network calls it still needs
+
+    @property
+    def twin(self) -> str:
+        """Twin of a checkpoint's task."""
+        return self.of.split("/")[0]
+
+    @property
+    def step(self) -> int:
+        """Step of a checkpoint's task."""
+        return int(self.of.split("/")[1])
+
+
+def artefact(
+    prepared: Prepared, run: RunDirectory, keys: Keys, kind: str, of: str, space: str
+) -> tuple[Path, dict[str, Any], int | None]:
+    """Return path, key and the rows asked for (None: the key says all) of one artefact."""
+    twin, _, step = of.partition("/")
+    n = prepared.config.n_samples
+    if kind == "control":
+        return run.control(of), keys.control(of), control_size(of)
+    if kind == "control-losses":
+        return run.control_losses(of), keys.control_losses(of), None
+    if kind == "features" and of in prepared.sets:
+        return run.features(space, of), keys.features(space, keys.image_set(of)), len(prepared.sets[of])
+    if kind == "features":
+        return run.features(space, of), keys.features(space, keys.control(of)), control_size(of)
+    if kind == "set-evidence":
+        return run.evidence(space, of), keys.set_evidence(space, of), None
+    if kind == "control-evidence":
+        return run.evidence(space, of), keys.control_evidence(space, of), None
+    if kind == "samples":
+        return run.samples(twin, int(step)), keys.samples(twin, int(step)), n
+    if kind == "losses":
+        return run.losses(twin, int(step)), keys.losses(twin, int(step)), None
+    if kind == "sample-features":
+        return run.features(space, of), keys.features(space, keys.samples(twin, int(step))), n
+    if kind in ("coverage", "quality"):
+        return run.evidence(space, f"{of}.{kind}"), keys.evidence(space, twin, int(step)), None
+    return run.evidence(space, of), keys.evidence(space, twin, int(step)), None
+
+
+def control_size(name: str) -> int:
+    """Return how many images a control has."""
+    return controls.N_SMOOTH if name.startswith("smooth") else controls.N_COPIES
+
+
+def calls_of(prepared: Prepared, kind: str, have: int) -> int:
+    """Return how many network calls an artefact needs, ``have`` rows being there."""
+    batch = prepared.batch_size
+    if kind == "samples":
+        whole = have // batch * batch
+        return -(-(prepared.config.n_samples - whole) // batch) * prepared.sampling_steps
+    if kind == "losses":  # those of the linear reference are no network calls
+        return sum(
+            -(-min(LOSS_IMAGES_AT_ONCE, n - start) * prepared.config.loss_levels * 2 // batch)
+            for n in loss_counts(prepared).values()
+            for start in range(0, n, LOSS_IMAGES_AT_ONCE)
+        )
+    return 0
+
+
+def loss_counts(prepared: Prepared) -> dict[str, int]:
+    """Return on how many images of each set the loss is measured."""
+    available = {name: len(each) for name, each in prepared.sets.items()}
+    available |= {name: int(mask.sum()) for name, mask in prepared.in_pool.items()}
+    return {name: min(prepared.config.loss_images, n) for name, n in available.items()}

@@ -1,0 +1,142 @@
+"""All evidence of a run in memory: by step or control, twin and space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from auditor import stats, tables
+from auditor.config import HEADLINE_SPACE
+from auditor.reading import EvidenceReader, read_losses, read_quality
+from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
+from auditor.run import RunDirectory
+from auditor.stats import Landing, Pool
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a run was asked to look at: the axes of every table."""
+
+    steps: tuple[int, ...]
+    spaces: tuple[str, ...]
+    n_samples: int
+    seed: int
+    with_train: bool
+    with_heldout: bool
+
+    @property
+    def with_images(self) -> bool:
+        """Whether there is any image set to compare samples with."""
+        return self.with_train or self.with_heldout
+
+    @property
+    def headline_space(self) -> str:
+        """Where tau_div is taken: correlation, else the first space."""
+        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.spaces[0]
+
+    @property
+    def picture_space(self) -> str:
+        """Where underfit is judged: pixel, else the first space."""
+        return "pixel" if "pixel" in self.spaces else self.spaces[0]
+
+    @property
+    def quality_space(self) -> str:
+        """Where KID decides between checkpoints: clip, else pixel, else the first space."""
+        return "clip" if "clip" in self.spaces else self.picture_space
+
+
+@dataclass(frozen=True)
+class Series:
+    """All evidence of a run, by (step, twin, space), and where samples land, by the same.
+
+    Controls have their name in place of the step: smooth, copier, heldout.
+    """
+
+    scope: Scope
+    evidence: Mapping[tuple[int | str, str, str], Evidence]
+    landings: Mapping[tuple[int | str, str, str], Landing]
+    pool: Pool | None
+    pool_tables: Mapping[str, pd.DataFrame]  # by space
+    nearest_in_pool: Mapping[str, np.ndarray]  # by space
+    coverage: Mapping[tuple[int, str], np.ndarray]  # (step, twin): held-out images to the nearest sample
+    heldout: pd.DataFrame | None  # the held-out table of the picture space
+    saturated: Mapping[tuple[int, str], float]  # (step, twin): mean share of saturated pixels
+    linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
+
+    def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
+        """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
+        if twin != "both":
+            return metric.scores(self.evidence[step, twin, space])
+        if "a" not in metric.twins:  # a comparison: the same from either side
+            return metric.scores(self.evidence[step, "a", space])
+        return average(*(metric.scores(self.evidence[step, each, space]) for each in TWINS))
+
+    def losses(self, step: int) -> dict[str, Mapping[str, LossTable]]:
+        """Return the losses of both twins at one step."""
+        return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in TWINS}
+
+
+def average(a: Scores, b: Scores) -> Scores:
+    """Return the average of both twins: per unit where they share their units, else over all units."""
+    note = stats.join(a.note, b.note if b.note != a.note else "")
+    if len(a.ids) == len(b.ids) and (a.ids == b.ids).all():
+        return Scores(a.unit, a.ids, (a.values + b.values) / 2, note)
+    return Scores(a.unit, np.concatenate([a.ids, b.ids]), np.concatenate([a.values, b.values]), note)
+
+
+def read_series(run: RunDirectory, scope: Scope) -> Series:
+    """Read all evidence of a run."""
+    evidence: dict[Any, Evidence] = {}
+    landings: dict[Any, Landing] = {}
+    readers = {
+        space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout)
+        for space in scope.spaces
+    }
+    losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in TWINS}
+    for space, reader in readers.items():
+        for step in scope.steps:
+            for twin in TWINS:
+                found, landing = reader.read(twin, step)
+                mine, twins = losses[step, twin], losses[step, other_twin(twin)]
+                seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
+                evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins, **seen)
+                if landing is not None:
+                    landings[step, twin, space] = landing
+        for name in control_names(scope):
+            for twin in TWINS:
+                evidence[name, twin, space], landings[name, twin, space] = reader.read_control(name, twin)
+    trained = readers if scope.with_train else {}
+    return Series(
+        scope,
+        evidence,
+        landings,
+        next((reader.pool for reader in trained.values()), None),
+        {space: reader.pool_table for space, reader in trained.items()},
+        {space: reader.nearest_in_pool() for space, reader in trained.items()},
+        read_coverage(run, scope),
+        tables.read(run.evidence(scope.picture_space, "heldout")) if trained and scope.with_heldout else None,
+        {(step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean()) for step in scope.steps for t in TWINS},
+        {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if trained else {},
+    )
+
+
+def control_names(scope: Scope) -> tuple[str, ...]:
+    """Return the controls of a run that stand for a twin."""
+    if not scope.with_train:
+        return ()
+    return ("smooth", "copier", "heldout") if scope.with_heldout else ("smooth", "copier")
+
+
+def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.ndarray]:
+    """Return the distance from held-out images to the nearest sample, in the picture space."""
+    if not scope.with_heldout:
+        return {}
+    return {
+        (step, twin): tables.arrays(run.evidence(scope.picture_space, f"{twin}/{step}.coverage"))["distance"]
+        for step in scope.steps
+        for twin in TWINS
+    }
