@@ -14,6 +14,7 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.stats import upper_limit
 
+NEVER_RELEASED = ("memorizing", "overfit")
 ONE_SIDED = 1.645  # standard errors of a one-sided 95 % bound
 SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 % power (statistics 8)
 
@@ -261,7 +262,7 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
         return Recommendation("none", -1, "Every checkpoint is underfit.")
     passed: list[StepFacts] = []
     for each in candidates:
-        if unsafe_reasons(each, budgets) or judge(each, context, budgets).verdict in ("memorizing", "overfit"):
+        if unsafe_reasons(each, budgets) or judge(each, context, budgets).verdict in NEVER_RELEASED:
             break
         passed.append(each)
     if passed:
@@ -270,7 +271,7 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
         if judge(best, context, budgets).verdict == "biased":
             said += " Its samples do lean, significantly and more than a smooth model's, but within the accepted lean."
         return Recommendation("found", best.step, said)
-    return no_release(candidates[0], candidates, budgets)
+    return no_release(candidates[0], candidates, context, budgets)
 
 
 def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
@@ -301,10 +302,14 @@ def release_sentence(
     )
 
 
-def no_release(first: StepFacts, candidates: Sequence[StepFacts], budgets: Budgets) -> Recommendation:
+def no_release(first: StepFacts, candidates: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
     """Say that no checkpoint qualifies or that it is undecided, and how much lean there is."""
     over = over_budget(first, budgets)
     where = f"step {first.step:,}, the first that is not underfit,"
+    found = judge(first, context, budgets)
+    if found.verdict in NEVER_RELEASED:
+        said = f"No checkpoint qualifies: already {where} is {found.verdict}. {found.reasons[0]}"
+        return Recommendation("none", -1, said)
     if over:
         return Recommendation(
             "none",
