@@ -35,6 +35,12 @@ def edit_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def make_huge(weights: Path) -> None:
+    """Leave every weight finite, but so large that the network overflows when it is used."""
+    tensors = {name: tensor.float().fill_(3e37) for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
 def make_nan(weights: Path) -> None:
     tensors = load_file(weights)
     next(iter(tensors.values())).fill_(float("nan"))
@@ -183,8 +189,9 @@ def test_checkpoints_without_a_noise_schedule_need_scheduler_ddpm_which_the_repo
         (lambda weights: weights.write_bytes(weights.read_bytes()[:2000]), "truncated"),
         (lambda weights: weights.write_bytes(weights.read_bytes()[:-4]), "corrupt"),
         (make_nan, "NaN"),
+        (make_huge, "values that are not finite"),
     ],
-    ids=["header cut", "tail cut", "nan"],
+    ids=["header cut", "tail cut", "nan", "overflow in use"],
 )
 def test_a_broken_checkpoint_is_left_out_with_its_reason_and_the_rest_goes_on(
     audit, audit_args, inputs, tmp_path, damage, reason

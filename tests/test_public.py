@@ -1,0 +1,40 @@
+"""The package as a Python user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import auditor
+from auditor import registry
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.mark.parametrize("name", auditor._HOME)
+def test_every_public_name_is_there(name):
+    assert getattr(auditor, name).__name__ == name
+    assert name in dir(auditor)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        auditor.nonsense  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = "numpy", "pandas", "torch", "scipy"
+    code = f"import auditor, sys; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_page_on_metrics_is_what_the_code_says():
+    """Remade by ``python docs/generate.py``."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        from generate import page
+    finally:
+        sys.path.remove(str(DOCS))
+    assert (DOCS / "metrics.md").read_text() == page()
+    assert all(f"## `{name}`" in page() for name in registry.METRICS)
