@@ -16,7 +16,7 @@ from auditor.records import other_twin
 
 @dataclass(frozen=True)
 class Keys:
-    """The key of every artefact of a prepared audit; those of samples and features hold no count, so runs can be extended."""
+    """The key of every artefact of a prepared audit; samples and features have no count in theirs, so runs can grow."""
 
     prepared: Prepared
 

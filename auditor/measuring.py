@@ -18,6 +18,7 @@ from auditor.series import Scope, Series, read_series
 from auditor.stats import Relabeling
 from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, StepFacts
 
+BANDED = ("twin_distance", "twin_distance_ratio", "loss_own", "loss_other", "loss_heldout")
 LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdicts": tables.VERDICTS}
 
 
@@ -73,7 +74,7 @@ def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
         for space in series.scope.spaces if metric.per_space else ("",):
             for step in series.scope.steps:
                 rows += [metric_row(series, tests, metric, step, twin, space) for twin in metric.twins]
-    return sorted(rows, key=lambda row: (row["step"], row["space"], row["metric"], row["twin"]))
+    return sorted(with_bands(series, rows), key=lambda row: (row["step"], row["space"], row["metric"], row["twin"]))
 
 
 def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: str, space: str) -> dict[str, Any]:
@@ -87,6 +88,25 @@ def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: st
         return row | estimate_fields(found.estimate) | {"p_value": found.p, "p_corrected": found.p_corrected}
     scores = series.scores(metric, step, twin, space or series.scope.spaces[0])
     return row | estimate_fields(stats.INTERVALS[metric.interval](scores))
+
+
+def with_bands(series: Series, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with simultaneous bands over the series where the curve is a mean over shared units."""
+    steps = series.scope.steps
+    limits = {}
+    for name in BANDED:
+        metric = registry.lookup("metric", name)
+        for space in series.scope.spaces if metric.per_space else ("",):
+            scores = curve(series, name, steps, space or series.scope.spaces[0])
+            if scores.shape[1] < 2 or not np.isfinite(scores).all():
+                continue
+            draws = stats.resamples(
+                scores.shape[1], derived_seed("images" if not space else "seeds", series.scope.seed)
+            )
+            for step, low, high in zip(steps, *stats.simultaneous_band(scores, draws), strict=True):
+                limits[step, space, name] = {"low_corrected": float(low), "high_corrected": float(high)}
+    key = ("step", "space", "metric")
+    return [row | limits.get(tuple(row[k] for k in key), {}) if row["twin"] == "both" else row for row in rows]
 
 
 def gap_fields(result: LeanResult, twin: str) -> dict[str, Any]:

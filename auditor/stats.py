@@ -435,6 +435,19 @@ def resamples(n_units: int, seed: int, n: int = N_RESAMPLES) -> np.ndarray:
     return draws
 
 
+def simultaneous_band(curve: np.ndarray, draws: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper limits that hold all checkpoints' means at once, each ``[checkpoints]`` (max-T).
+
+    mean +- q se, with q the ``level`` quantile over resamples of the largest deviation in
+    standard errors; the same ``draws`` serve every curve of these units.
+    """
+    mean, se = curve.mean(axis=1), curve.std(axis=1, ddof=1) / np.sqrt(curve.shape[1])
+    deviation = np.abs(draws @ curve.T / curve.shape[1] - mean)
+    largest = np.divide(deviation, se, out=np.zeros_like(deviation), where=se > 0).max(axis=1)
+    reach = np.quantile(largest, level) * se
+    return mean - reach, mean + reach
+
+
 def iterate_variance(curve: np.ndarray) -> float | None:
     """Return the variance of a checkpoint's mean that comes from weights jittering between checkpoints (6.2).
 

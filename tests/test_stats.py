@@ -680,3 +680,20 @@ def test_a_checkpoint_without_a_curve_is_left_out_and_named():
     onset = stats.locate_minimum(curve, steps, draws, 0)
     assert (onset.status, onset.step, onset.steps) == (without.status, without.step, without.steps)
     assert "100" in onset.note
+
+
+def test_a_simultaneous_band_holds_all_means_at_once():
+    """300 series of 8 means: 95 % of bands hold all eight truths, where single intervals hold them in 66 %."""
+    rng, held, single = np.random.default_rng(31), 0, 0
+    draws = stats.resamples(100, 31, n=500)
+    for _ in range(300):
+        curve = rng.normal(0, 1, (8, 100))
+        low, high = stats.simultaneous_band(curve, draws)
+        held += bool((low <= 0).all() and (high >= 0).all())
+        single += bool((np.abs(curve.mean(axis=1)) <= 0.196).all())
+    assert held / 300 > 0.91 and single / 300 < 0.75
+
+
+def test_a_band_around_a_constant_has_no_width():
+    low, high = stats.simultaneous_band(np.full((4, 30), 2.0), stats.resamples(30, 1))
+    np.testing.assert_array_equal([low, high], 2.0)
