@@ -308,19 +308,19 @@ def no_release(first: StepFacts, candidates: Sequence[StepFacts], context: Conte
     where = f"step {first.step:,}, the first that is not underfit,"
     found = judge(first, context, budgets)
     if found.verdict in NEVER_RELEASED:
-        said = f"No checkpoint qualifies: already {where} is {found.verdict}. {found.reasons[0]}"
+        said = f"Release none of these: already {where} is {found.verdict}. {found.reasons[0]}"
         return Recommendation("none", -1, said)
     if over:
         return Recommendation(
             "none",
             -1,
-            f"No checkpoint qualifies: already {where} exceeds a budget. {over[0]}.{carried(candidates, budgets)}",
+            f"Release none of these: already {where} exceeds a budget. {over[0]}.{carried(candidates, budgets)}",
         )
     reason = unsafe_reasons(first, budgets)[0]
     return Recommendation(
         "undecided",
         -1,
-        f"Undecided: {where} is not shown to be within the budgets. {reason}{carried(candidates, budgets)}",
+        f"Release none of these yet: {where} is not shown to be within the budgets. {reason}{carried(candidates, budgets)}",
     )
 
 
