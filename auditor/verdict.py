@@ -317,11 +317,8 @@ def no_release(first: StepFacts, candidates: Sequence[StepFacts], context: Conte
             f"Release none of these: already {where} exceeds a budget. {over[0]}.{carried(candidates, budgets)}",
         )
     reason = unsafe_reasons(first, budgets)[0]
-    return Recommendation(
-        "undecided",
-        -1,
-        f"Release none of these yet: {where} is not shown to be within the budgets. {reason}{carried(candidates, budgets)}",
-    )
+    said = f"Release none of these yet: {where} is not shown to be within the budgets. {reason}"
+    return Recommendation("undecided", -1, said + carried(candidates, budgets))
 
 
 def carried(candidates: Sequence[StepFacts], budgets: Budgets) -> str:
