@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import shlex
 import signal
 import sys
@@ -93,6 +94,8 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
     from auditor.console import Chatter, shown
 
     signal.signal(signal.SIGTERM, stop)
+    # Read when torch starts: OpenMP threads that spin while they wait make an audit ten times slower beside other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with Chatter() as chatter, shown() as say:
             say("loading the libraries", 0)

@@ -92,10 +92,10 @@ def lean_result(
         twin: stats.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
         for twin, sign in (("a", 1.0), ("b", -1.0))
     }
-    gap_value, gap_sd = float(tests["gap"].value[i]) / 2, float(tests["gap"].sd[i]) / 2
-    half = 1.96 * gap_sd
+    gap_value = float(tests["gap"].value[i]) / 2
+    half = 1.96 * float(np.sqrt(stats.gap_variance(lands["a"], lands["b"], pool)))
     gap = Estimate(
-        gap_value, gap_value - half, gap_value + half, stats.LEVEL, both.n, "seed", "spread under relabelling"
+        gap_value, gap_value - half, gap_value + half, stats.LEVEL, both.n, "seed", "two-way: seeds and split"
     )
     return LeanResult(
         share={**one, "both": both},

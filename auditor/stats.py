@@ -320,10 +320,14 @@ class Landing:
 
     def weights(self, n_pool: int, by_gap: bool = False) -> np.ndarray:
         """Return mean over seeds of the weight that lands on each pool image, ``[N]``."""
+        on_a, on_b = self.parts(by_gap)
+        total = np.bincount(self.nearest_a, on_a, n_pool) + np.bincount(self.nearest_b, on_b, n_pool)
+        return total / len(self.in_a)
+
+    def parts(self, by_gap: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return what each sample puts on its nearest image of half a and of half b, each ``[S]``."""
         g = self.gap if by_gap else np.ones_like(self.in_a)
-        on_a = np.bincount(self.nearest_a, g * self.in_a, n_pool)
-        on_b = np.bincount(self.nearest_b, g * (1 - self.in_a), n_pool)
-        return (on_a + on_b) / len(self.in_a)
+        return g * self.in_a, g * (1 - self.in_a)
 
     @property
     def first(self) -> np.ndarray:
@@ -350,15 +354,27 @@ def own_share_both(a: Landing, b: Landing, pool: Pool, level: float = LEVEL) -> 
     return Estimate(float(value), low, high, level, n, "seed", "two-way: seeds and split"), v_seed, v_hub
 
 
-def differing(a: Landing, b: Landing, groups: np.ndarray) -> float:
+def gap_variance(a: Landing, b: Landing, pool: Pool) -> float:
+    """Return the two-way variance of gap lean, 1/2 sum_i y_i w_i: 3.4 with every landing weighted by its gap.
+
+    The spread under relabelling is that of no lean, and too narrow where coupled twins lean.
+    """
+    (a_on_a, a_on_b), (b_on_a, b_on_b) = a.parts(True), b.parts(True)
+    signed = (a_on_a - a_on_b - b_on_a + b_on_b) / 2
+    n = len(signed)
+    w = a.weights(len(pool.labels), True) - b.weights(len(pool.labels), True)
+    return float(signed.var() / n + 4 * hub_variance(w, pool, differing(a, b, pool.groups, True), n))
+
+
+def differing(a: Landing, b: Landing, groups: np.ndarray, by_gap: bool = False) -> float:
     """Return q of 3.4: the share of seeds whose twins land on different groups.
 
-    With ties, half the mean squared difference of what both twins put on each group, which
-    is the same where nothing ties.
+    With ties, or weighted by gaps, half the mean squared difference of what both twins put
+    on each group, which is the same where nothing ties and all gaps are 1.
     """
-    apart = (a.in_a - b.in_a) ** 2
-    on_a = np.where(groups[a.nearest_a] == groups[b.nearest_a], apart, a.in_a**2 + b.in_a**2)
-    on_b = np.where(groups[a.nearest_b] == groups[b.nearest_b], apart, (1 - a.in_a) ** 2 + (1 - b.in_a) ** 2)
+    (a_on_a, a_on_b), (b_on_a, b_on_b) = a.parts(by_gap), b.parts(by_gap)
+    on_a = np.where(groups[a.nearest_a] == groups[b.nearest_a], (a_on_a - b_on_a) ** 2, a_on_a**2 + b_on_a**2)
+    on_b = np.where(groups[a.nearest_b] == groups[b.nearest_b], (a_on_b - b_on_b) ** 2, a_on_b**2 + b_on_b**2)
     return float((on_a + on_b).mean() / 2)
 
 

@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test waits for a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these networks are too small for more, and runs are compared by bytes
 
