@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,8 +103,10 @@ def markdown(rows: list[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def write_page(rows: list[Row]) -> None:
-    """Put the tables between the markers of docs/statistics.md."""
+def write_page(rows: Iterable[Row]) -> None:
+    """Put the tables between the markers of docs/statistics.md, in one order whatever the order of the runs."""
+    place = {name: i for i, name in enumerate(SECTIONS)}
+    rows = sorted(rows, key=lambda row: (place[row.section], row.case))
     text = PAGE.read_text()
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(rows)}\n\n{END}{after}")
