@@ -14,6 +14,24 @@ from auditor.verdict import Copying
 RATIO = 1 / 3
 
 
+def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple[float, np.ndarray]:
+    """Return the ratio d1 / d2 below which at most ``fpr`` of real images are flagged, and who may judge it (4.1).
+
+    It is the quantile of d1 / d2 of held-out images to either half, over a random half of
+    those images (fold 1); the others, a bool mask, tell the rate that the rule really has.
+    """
+    n = len(evidence["a"].heldout_ids)
+    judged = np.random.default_rng(seed).permutation(n) % 2 == 1
+    ratios = np.concatenate([ratio_of(each)[~judged] for each in evidence.values()])
+    return float(np.sort(ratios)[int(fpr * len(ratios))]), judged
+
+
+def ratio_of(evidence: Evidence) -> np.ndarray:
+    """Return d1 / d2 of held-out images to the half of this twin, 0 where d1 is 0, float64 ``[H]``."""
+    nearest, outside = evidence.heldout_own[:, 0], evidence.heldout_own_outside
+    return np.divide(nearest, outside, out=np.zeros_like(nearest), where=nearest > 0)
+
+
 @dataclass(frozen=True)
 class Flags:
     """Which samples are flagged as copies, of one twin in one space."""
@@ -23,19 +41,21 @@ class Flags:
     heldout: np.ndarray  # bool [H], held-out images of the own half
 
 
-def flagged(nearest: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Return d1 = 0 or d1 < d2 / 3, d2 the nearest image that is no duplicate of the nearest (4.1)."""
-    return (nearest == 0) | (nearest < RATIO * outside)
+def flagged(nearest: np.ndarray, outside: np.ndarray, ratio: float | None) -> np.ndarray:
+    """Return d1 = 0 or d1 < c d2, d2 the nearest image that is no duplicate of the nearest (4.1); c is 1/3 or given."""
+    return (nearest == 0) | (nearest < (ratio or RATIO) * outside)
 
 
 def flags(evidence: Evidence) -> Flags:
     """Return the flags of one twin's samples and of held-out images against its half."""
     heldout = np.zeros(0, dtype=bool)
     if evidence.heldout_own is not None:
-        heldout = flagged(evidence.heldout_own[:, 0], evidence.heldout_own_outside)
+        heldout = flagged(evidence.heldout_own[:, 0], evidence.heldout_own_outside, evidence.copy_ratio)
+        if evidence.heldout_judged is not None:
+            heldout = heldout[evidence.heldout_judged]
     return Flags(
-        flagged(evidence.own[:, 0], evidence.own_outside),
-        flagged(evidence.other[:, 0], evidence.other_outside),
+        flagged(evidence.own[:, 0], evidence.own_outside, evidence.copy_ratio),
+        flagged(evidence.other[:, 0], evidence.other_outside, evidence.copy_ratio),
         heldout,
     )
 
@@ -62,16 +82,16 @@ def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict
     found = {cell: {twin: flags(evidence[cell][twin]) for twin in TWINS} for cell in cells}
     corrected = stats.holm(np.array([copy_p(found[cell]["a"], found[cell]["b"]) for cell in cells]))
     return {
-        cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p))
+        cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p), evidence[cell]["a"].copy_ratio)
         for cell, p in zip(cells, corrected, strict=True)
     }
 
 
-def copying(found: Mapping[str, Flags], sources: int, p: float) -> Copying:
+def copying(found: Mapping[str, Flags], sources: int, p: float, ratio: float | None) -> Copying:
     """Return the counts of one checkpoint and space."""
     own = np.concatenate([found[twin].own for twin in TWINS])
     control = np.concatenate([found[twin].heldout for twin in TWINS])
-    return Copying(int(own.sum()), len(own), int(control.sum()), len(control), p, sources)
+    return Copying(int(own.sum()), len(own), int(control.sum()), len(control), p, sources, ratio)
 
 
 def n_sources(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> int:

@@ -43,7 +43,13 @@ class Prepared:
         """The axes of the run's tables."""
         c = self.config
         return Scope(
-            self.pair.steps, c.space_names, c.n_samples, c.seed, "train-a" in self.sets, "heldout" in self.sets
+            self.pair.steps,
+            c.space_names,
+            c.n_samples,
+            c.seed,
+            "train-a" in self.sets,
+            "heldout" in self.sets,
+            c.fpr,
         )
 
     @property
@@ -77,6 +83,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
     sets = without_leaks(sets, shared)
     require_enough(sets)
+    require_calibration(config.fpr, sets)
     digests = {name: images.digests(each) for name, each in sets.items()}
     pools = pool_masks(sets, shared, config.seed)
     notes = (
@@ -241,6 +248,20 @@ def require_enough(sets: Mapping[str, ImageSet]) -> None:
                 f"--{name}",
                 f"Give at least {LEAST_IMAGES}, better hundreds.",
             )
+
+
+def require_calibration(fpr: float | None, sets: Mapping[str, ImageSet]) -> None:
+    """Refuse a false-positive rate that the held-out images cannot set: each fold needs one expected hit."""
+    if fpr is None:
+        return
+    needed = int(np.ceil(2 / fpr)) if fpr > 0 else 0
+    have = len(sets.get("heldout", ()))
+    if fpr <= 0 or "train-a" not in sets or have < needed:
+        raise AuditError(
+            f"A false-positive rate of {fpr} cannot be set with {have} held-out images.",
+            "--fpr",
+            f"Give --train-a, --train-b and at least {needed or 'some'} held-out images (2 / rate), or a larger rate.",
+        )
 
 
 def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], seed: int) -> dict[str, np.ndarray]:

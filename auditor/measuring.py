@@ -16,7 +16,7 @@ from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
 from auditor.series import Scope, Series, read_series
 from auditor.stats import Relabeling
-from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, StepFacts
+from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts
 
 BANDED = ("twin_distance", "twin_distance_ratio", "loss_own", "loss_other", "loss_heldout")
 LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdicts": tables.VERDICTS}
@@ -226,7 +226,7 @@ def sample_underfit(series: Series, step: int, twin: str, budgets: Budgets) -> l
 def step_facts(
     series: Series,
     tests: Tests,
-    references: Mapping[str, float],
+    references: Mapping[str, Reference],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -295,8 +295,10 @@ def compute(
     checks = {
         "distrust": list(context.distrust),
         "not_exchangeable": list(context.not_exchangeable),
-        "smooth_reference": references,
+        "smooth_reference": {space: each.share for space, each in references.items()},
+        "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": {name: without_nan(value) for name, value in asdict(find_phase(series, losses, evaluable)).items()},
+        "copy_ratio": copy_ratios(series),
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": {
             "status": recommendation.status,
@@ -306,6 +308,14 @@ def compute(
     }
     onsets = onset_rows(scope, divergence, loss, facts, budgets)
     return Measured(estimate_rows(series, tests), onsets, decisions, recommendation, checks)
+
+
+def copy_ratios(series: Series) -> dict[str, float | None]:
+    """Return by space the ratio d1 / d2 below which --fpr flags a copy; empty without --fpr."""
+    if series.scope.fpr is None:
+        return {}
+    first = series.scope.steps[0]
+    return {space: series.evidence[first, "a", space].copy_ratio for space in series.scope.spaces}
 
 
 def find_phase(series: Series, losses: np.ndarray, evaluable: Sequence[int]) -> phase.Phase:

@@ -229,6 +229,8 @@ class Evidence:
     own_outside: np.ndarray | None = None  # float64 [S], nearest own image outside the duplicates of the nearest
     other_outside: np.ndarray | None = None  # float64 [S]
     heldout_own_outside: np.ndarray | None = None  # float64 [H]
+    copy_ratio: float | None = None  # d1 / d2 below which --fpr flags a copy in this space; None without --fpr
+    heldout_judged: np.ndarray | None = None  # bool [H], held-out images that did not set copy_ratio; None: all
     own_cluster_size: np.ndarray | None = None  # float64 [S], own images equal to the nearest one, itself included
     own_mean_50: np.ndarray | None = None  # float64 [S], mean distance to the 50 nearest own images
     heldout_own_mean_50: np.ndarray | None = None  # float64 [H]

@@ -40,6 +40,8 @@ METRICS = {
     "heldout_memorized_fraction_cluster": "auditor.metrics.heldout_memorized_fraction_cluster:METRIC",
     "memorized_fraction_carlini": "auditor.metrics.memorized_fraction_carlini:METRIC",
     "heldout_memorized_fraction_carlini": "auditor.metrics.heldout_memorized_fraction_carlini:METRIC",
+    "memorized_fraction_fpr": "auditor.metrics.memorized_fraction_fpr:METRIC",
+    "heldout_memorized_fraction_fpr": "auditor.metrics.heldout_memorized_fraction_fpr:METRIC",
     "gap_q99": "auditor.metrics.gap_tail:Q99",
     "heldout_gap_q99": "auditor.metrics.gap_tail:HELDOUT_Q99",
     "gap_max": "auditor.metrics.gap_tail:MAX",

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import stats, tables
+from auditor import copying, stats, tables
 from auditor.config import HEADLINE_SPACE
+from auditor.noise import derived_seed
 from auditor.reading import EvidenceReader, read_losses, read_quality
 from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
@@ -27,6 +28,7 @@ class Scope:
     seed: int
     with_train: bool
     with_heldout: bool
+    fpr: float | None = None  # false-positive rate that the copying rule is set to; None: the ratio 1/3
 
     @property
     def with_images(self) -> bool:
@@ -112,7 +114,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
     trained = readers if scope.with_train else {}
     return Series(
         scope,
-        evidence,
+        with_copy_ratio(evidence, scope),
         landings,
         next((reader.pool for reader in trained.values()), None),
         {space: reader.pool_table for space, reader in trained.items()},
@@ -122,6 +124,20 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {(step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean()) for step in scope.steps for t in TWINS},
         {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if trained else {},
     )
+
+
+def with_copy_ratio(evidence: dict[Any, Evidence], scope: Scope) -> dict[Any, Evidence]:
+    """Return the evidence with the copying rule of --fpr in it, set apart for each space."""
+    if scope.fpr is None:
+        return evidence
+    rules = {}
+    for space in scope.spaces:
+        first = {twin: evidence[scope.steps[0], twin, space] for twin in TWINS}
+        rules[space] = copying.calibrated(first, scope.fpr, derived_seed("heldout folds", scope.seed))
+    return {
+        key: replace(each, copy_ratio=rules[each.space][0], heldout_judged=rules[each.space][1])
+        for key, each in evidence.items()
+    }
 
 
 def control_names(scope: Scope) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ from auditor.config import N_EXCHANGEABLE, Budgets
 from auditor.records import TWINS, other_twin
 from auditor.series import Series, control_names
 from auditor.stats import Relabeling
+from auditor.verdict import Reference
 
 COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
 
 
 def failed_controls(
-    series: Series, relabeling: Relabeling, references: Mapping[str, float], budgets: Budgets
+    series: Series, relabeling: Relabeling, references: Mapping[str, Reference], budgets: Budgets
 ) -> list[str]:
     """Return which controls fail: then no verdict but "memorizing" is given (statistics 10, rule 0)."""
     failures = []
@@ -76,7 +77,7 @@ def mixed_p(series: Series, copier: Mapping[str, copying.Flags], space: str) -> 
 
 
 def heldout_failures(
-    series: Series, relabeling: Relabeling, space: str, reference: float, level: float, budgets: Budgets
+    series: Series, relabeling: Relabeling, space: str, reference: Reference, level: float, budgets: Budgets
 ) -> list[str]:
     """Return whether real held-out images, taken as samples, are called biased or copied."""
     failures = []

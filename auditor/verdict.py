@@ -20,6 +20,14 @@ SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 
 
 
 @dataclass(frozen=True)
+class Reference:
+    """own_share of the smooth reference, which memorizes nothing, in one space (statistics 3.5)."""
+
+    share: float
+    se: float = 0.0  # over its finitely many samples; the hubs of the split are those of the models', too
+
+
+@dataclass(frozen=True)
 class Lean:
     """Own-versus-other lean of one checkpoint in one space, with what a smooth model would show."""
 
@@ -29,6 +37,7 @@ class Lean:
     n_seeds: int
     p_corrected: float  # gap lean, over all checkpoints, spaces and losses
     reference: float  # own_share of the smooth reference
+    reference_se: float = 0.0
     few_images: bool = False  # the evidence rests on fewer than ten images
 
     @property
@@ -45,8 +54,10 @@ class Lean:
         return max(budgets.lean_safe, self.reference - 0.5 + budgets.lean_safe_beyond_reference)
 
     def is_bias(self, budgets: Budgets) -> bool:
-        """Significant after correction, and larger than a smooth model's lean."""
-        above = self.value - ONE_SIDED * self.se > 0.5 + self.bias_margin(budgets)
+        """Significant after correction, and larger than a smooth model's lean, which is itself an estimate."""
+        by_reference = self.reference - 0.5 > budgets.lean_bias
+        se = np.hypot(self.se, self.reference_se) if by_reference else self.se
+        above = self.value - ONE_SIDED * se > 0.5 + self.bias_margin(budgets)
         return bool(self.p_corrected <= budgets.alpha and above)
 
     def is_safe(self, budgets: Budgets) -> bool:
@@ -112,6 +123,7 @@ class Copying:
     control_n: int
     p_corrected: float
     sources: int  # distinct training images among the flagged
+    ratio: float | None = None  # d1 / d2 below which a copy is flagged, where it is not 1/3
 
     def is_copy(self, budgets: Budgets) -> bool:
         """More flagged than held-out images, and than the twin's samples of the same seeds, after correction."""
@@ -130,8 +142,9 @@ class Copying:
     def sentence(self, space: str) -> str:
         """Say the numbers."""
         control = f"{self.control_hits} of {self.control_n} held-out images" if self.control_n else "no held-out images"
+        rule = f" (d1 / d2 below {self.ratio:.3f})" if self.ratio else ""
         return (
-            f"{space}: {self.hits} of {self.n} samples flagged as copies of {self.sources} images "
+            f"{space}: {self.hits} of {self.n} samples flagged as copies{rule} of {self.sources} images "
             f"(at most {upper_limit(self.hits, self.n):.2%} at 95%), {control}, corrected p {self.p_corrected:.3g}"
         )
 

@@ -356,24 +356,12 @@ def test_twins_that_remember_nothing_yet_are_never_called_biased(audit):
     assert "biased" not in audit.by_default[:7]
 
 
-# The rules as they stand do not give the truth at two taus; the reason, with the numbers.
-SMALL = "statistics 10 rule 3 wants a rise above 1 % of the loss, which is .50 % at 17 and .95 % at 18"
-
-
 @pytest.mark.parametrize("tau", [9, 10, 11, 12, 13, 14])
 def test_twins_that_remember_while_the_loss_still_falls_are_called_biased(audit, tau):
     assert audit.by_default[tau] == "biased"
 
 
-@pytest.mark.parametrize(
-    "tau",
-    [
-        pytest.param(17, marks=pytest.mark.xfail(strict=True, reason=SMALL)),
-        pytest.param(18, marks=pytest.mark.xfail(strict=True, reason=SMALL)),
-        19,
-        20,
-    ],
-)
+@pytest.mark.parametrize("tau", [17, 18, 19, 20])
 def test_twins_whose_loss_rises_are_called_overfit(audit, tau):
     assert audit.by_default[tau] == "overfit"
 

@@ -152,6 +152,7 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         (apart.sum(axis=1) - np.diag(apart)) / (n - 1),
         losses=OWN_LOSSES,
         twin_losses=TWIN_LOSSES,
+        copy_ratio=0.6,  # as --fpr would set it
         **known,
     )
 
@@ -329,6 +330,8 @@ SWAPPED = {
     "heldout_memorized_fraction_cluster": lambda before: flagged(HELDOUT, OTHER),
     "memorized_fraction_carlini": lambda before: calibrated(SAMPLES, OTHER),
     "heldout_memorized_fraction_carlini": lambda before: calibrated(HELDOUT, OTHER),
+    "memorized_fraction_fpr": lambda before: flagged(SAMPLES, OTHER, 0.6),
+    "heldout_memorized_fraction_fpr": lambda before: flagged(HELDOUT, OTHER, 0.6),
     "gap_q99": lambda before: gaps(SAMPLES, OTHER).max(),  # of 31 and of 13 the 99 % quantile is the largest
     "heldout_gap_q99": lambda before: gaps(HELDOUT, OTHER).max(),
     "gap_max": lambda before: gaps(SAMPLES, OTHER).max(),
@@ -358,10 +361,10 @@ SWAPPED = {
 }
 
 
-def flagged(queries, reference) -> float:
-    """The share with d1 < d2 / 3, written out."""
+def flagged(queries, reference, ratio: float = 1 / 3) -> float:
+    """The share with d1 < c d2, written out."""
     d = np.sort(distances(queries, reference), axis=1)
-    return np.mean(d[:, 0] < d[:, 1] / 3)
+    return np.mean(d[:, 0] < ratio * d[:, 1])
 
 
 def to(queries, reference) -> np.ndarray:

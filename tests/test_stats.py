@@ -533,7 +533,7 @@ def test_jittering_weights_need_their_variance_in_the_argmin_set():
 def argmin_set_written_out(curve, draws, seed: int, v: float, level: float) -> list[bool]:
     """c stays if max_c' (m_c - m_c') / se <= the quantile of max_c' [(m*_c - m*_c') - (m_c - m_c')] / se."""
     n_steps, n_units = curve.shape
-    jitter = np.random.default_rng(seed).normal(0, np.sqrt(v), (len(draws), n_steps))
+    jitter = stats.iterate_noise(v, len(draws), n_steps, seed)
     m, resampled = curve.mean(axis=1), draws @ curve.T / n_units + jitter
     inside = []
     for c in range(n_steps):
@@ -606,6 +606,17 @@ def test_the_iterate_variance_is_recovered(v):
     rng = np.random.default_rng(27)
     found = [stats.iterate_variance(noisy(rng, np.linspace(3, 0, 200), v=v)) for _ in range(30)]
     assert np.mean(found) == pytest.approx(v, rel=0.16, abs=0.2 * 0.25 / 60)
+
+
+def test_iterate_noise_has_the_spread_of_a_variance_that_is_itself_estimated():
+    """Half of the draws are within .74 standard deviations or so of zero; far more than normal lie beyond three."""
+    noise = stats.iterate_noise(0.04, 20_000, 16, 3) / 0.2
+    assert np.median(np.abs(noise)) == pytest.approx(0.674, rel=0.1)
+    assert (np.abs(noise) > 3).mean() > 5 * 0.0027
+
+
+def test_weights_that_do_not_jitter_have_no_iterate_noise():
+    assert (stats.iterate_noise(0.0, 10, 9, 3) == 0).all()
 
 
 def test_the_iterate_variance_of_one_spike_agrees_by_hand():
