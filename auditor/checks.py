@@ -24,7 +24,7 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *clip_identity(record),
         *redraw(record),
         *record["notes"],
-        "Intervals cover these two trainings on this split; two trainings do not show how a third would differ.",
+        *covered(record),
     ]
 
 
@@ -49,6 +49,19 @@ def missing_inputs(record: Mapping[str, Any]) -> list[str]:
             "rule."
         )
     return lines
+
+
+def covered(record: Mapping[str, Any]) -> list[str]:
+    """Return what the intervals are about."""
+    if len(record["scope"].get("twins", "ab")) > 1:
+        return [
+            "Intervals cover these two trainings on this split; two trainings do not show how a third would differ."
+        ]
+    return [
+        "This is a single training: its samples are compared with real images that it did not see. Whether they lean "
+        "on its training images takes a twin trained on another half (--ckpts-b): neither biased nor safe is said.",
+        "Intervals cover this training; it does not show how another would differ.",
+    ]
 
 
 def few_samples(record: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ class Flags:
     """Which samples are flagged as copies, of one twin in one space."""
 
     own: np.ndarray  # bool [S], of an image of the own half
-    other: np.ndarray  # bool [S], of an image of the other half: the control
+    other: np.ndarray | None  # bool [S], of an image of the other half: the control; None without a twin
     heldout: np.ndarray  # bool [H], held-out images of the own half
 
 
@@ -55,32 +55,36 @@ def flags(evidence: Evidence) -> Flags:
             heldout = heldout[evidence.heldout_judged]
     return Flags(
         flagged(evidence.own[:, 0], evidence.own_outside, evidence.copy_ratio),
-        flagged(evidence.other[:, 0], evidence.other_outside, evidence.copy_ratio),
+        None if evidence.other is None else flagged(evidence.other[:, 0], evidence.other_outside, evidence.copy_ratio),
         heldout,
     )
 
 
-def copy_p(a: Flags, b: Flags) -> float:
+def copy_p(found: Mapping[str, Flags]) -> float:
     """Return max(p_F, p_T): more than held-out images, and more than the twin flags the same half (4.3).
 
     p_F is Fisher's test of own flags of both twins against held-out flags; without
-    held-out images p_T alone decides. p_T is McNemar's exact test over (seed, half).
+    held-out images p_T alone decides, and p_F alone for a single training. Without either
+    there is no control, and p is 1.
     """
+    own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
+    p = [stats.more_hits(int(own.sum()), len(own), int(control.sum()), len(control))] if len(control) else []
+    p += [twin_p(found["a"], found["b"])] if len(found) == len(TWINS) else []
+    return max(p, default=1.0)
+
+
+def twin_p(a: Flags, b: Flags) -> float:
+    """Return p_T, McNemar's exact test over (seed, half): own flags against the twin's of the same half."""
     own_only = int((a.own & ~b.other).sum() + (b.own & ~a.other).sum())
     twin_only = int((~a.own & b.other).sum() + (~b.own & a.other).sum())
-    p_twin = stats.paired_hits(own_only, twin_only)
-    control = np.concatenate([a.heldout, b.heldout])
-    if len(control) == 0:
-        return p_twin
-    own = np.concatenate([a.own, b.own])
-    return max(stats.more_hits(int(own.sum()), len(own), int(control.sum()), len(control)), p_twin)
+    return stats.paired_hits(own_only, twin_only)
 
 
 def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict[tuple[int, str], Copying]:
     """Test copying at every checkpoint and space, corrected by Holm (7.1)."""
     cells = list(evidence)
-    found = {cell: {twin: flags(evidence[cell][twin]) for twin in TWINS} for cell in cells}
-    corrected = stats.holm(np.array([copy_p(found[cell]["a"], found[cell]["b"]) for cell in cells]))
+    found = {cell: {twin: flags(each) for twin, each in evidence[cell].items()} for cell in cells}
+    corrected = stats.holm(np.array([copy_p(found[cell]) for cell in cells]))
     return {
         cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p), evidence[cell]["a"].copy_ratio)
         for cell, p in zip(cells, corrected, strict=True)
@@ -89,11 +93,10 @@ def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict
 
 def copying(found: Mapping[str, Flags], sources: int, p: float, ratio: float | None) -> Copying:
     """Return the counts of one checkpoint and space."""
-    own = np.concatenate([found[twin].own for twin in TWINS])
-    control = np.concatenate([found[twin].heldout for twin in TWINS])
+    own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
     return Copying(int(own.sum()), len(own), int(control.sum()), len(control), p, sources, ratio)
 
 
 def n_sources(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> int:
     """Return how many distinct training images the flagged samples copy."""
-    return sum(len(set(evidence[twin].own_nearest[found[twin].own])) for twin in TWINS)
+    return sum(len(set(evidence[twin].own_nearest[each.own])) for twin, each in found.items())

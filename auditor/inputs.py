@@ -50,6 +50,7 @@ class Prepared:
             "train-a" in self.sets,
             "heldout" in self.sets,
             c.fpr,
+            self.pair.twins,
         )
 
     @property
@@ -115,16 +116,34 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
-    for name in ("ckpts_a", "ckpts_b", "out"):
+    for name in ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
-    if (config.train_a is None) != (config.train_b is None):
+    if config.ckpts_b is None:
+        require_single(config)
+    elif (config.train_a is None) != (config.train_b is None):
         given, lacking = ("a", "b") if config.train_a else ("b", "a")
         raise AuditError(
             f"--train-{given} is given and --train-{lacking} is not.",
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
+        )
+
+
+def require_single(config: AuditConfig) -> None:
+    """Refuse a single training whose images are not given, or that comes with another half's."""
+    if config.train_b is not None:
+        raise AuditError(
+            "--train-b is given and --ckpts-b is not.",
+            "--ckpts-b",
+            "Give the checkpoints trained on half b; without them, images that were not trained on are --heldout.",
+        )
+    if config.train_a is None or config.heldout is None:
+        raise AuditError(
+            "A single training can only be compared with real images that it did not see.",
+            "--train-a, --heldout",
+            "Give both, or the checkpoints of a twin by --ckpts-b.",
         )
 
 
@@ -163,8 +182,9 @@ def resolve_batch_size(asked: str, device: str, earlier: Mapping[str, Any]) -> i
 
 def discover(config: AuditConfig) -> TwinPair:
     """Return the aligned series of both twins."""
-    found = [checkpoints.discover(root, twin) for root, twin in ((config.ckpts_a, "a"), (config.ckpts_b, "b"))]
-    return checkpoints.pair(*found, weights=config.weights, steps=config.step_numbers)
+    a = checkpoints.discover(config.ckpts_a, "a")
+    b = checkpoints.discover(config.ckpts_b, "b") if config.ckpts_b is not None else None
+    return checkpoints.pair(a, b, weights=config.weights, steps=config.step_numbers)
 
 
 def usable(pair: TwinPair) -> TwinPair:
@@ -173,13 +193,13 @@ def usable(pair: TwinPair) -> TwinPair:
     excluded = list(pair.excluded)
     for step in pair.steps:
         inspected = []
-        for twin in TWINS:
+        for twin in pair.twins:
             checkpoint = pair.series(twin).at(step)
             try:
                 inspected.append(checkpoints.inspect(checkpoint))
             except CheckpointError as error:
                 excluded.append(Excluded(twin, step, checkpoint.path, error.what))
-        if len(inspected) == len(TWINS):
+        if len(inspected) == len(pair.twins):
             for checkpoint in inspected:
                 good[checkpoint.twin].append(checkpoint)
         else:

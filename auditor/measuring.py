@@ -11,6 +11,7 @@ import numpy as np
 from auditor import copying, leaning, phase, registry, stats, tables, trust, verdict
 from auditor.config import Budgets
 from auditor.leaning import LeanResult, LossLeanResult, lean_fact
+from auditor.metrics import ABSENT_TWIN
 from auditor.noise import derived_seed
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
@@ -54,16 +55,19 @@ class Tests:
 
 
 def test_series(series: Series, relabeling: Relabeling | None) -> Tests:
-    """Run every test of the series; none without training images."""
-    if relabeling is None:
-        return Tests({}, {}, {})
+    """Run every test of the series; none without training images, and of copying alone without a twin."""
     scope = series.scope
+    if not scope.with_train:
+        return Tests({}, {}, {})
     cells = [(step, space) for step in scope.steps for space in scope.spaces]
+    found = {(step, space): {t: series.evidence[step, t, space] for t in scope.twins} for step, space in cells}
+    copied = copying.test_all(found)
+    if relabeling is None:
+        return Tests({}, {}, copied)
     lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
     losses = {step: series.losses(step) for step in scope.steps if "own" in series.losses(step)["a"]}
     lean, loss = leaning.test_all(series.pool, relabeling, lands, losses, derived_seed("groups", scope.seed))
-    both = {(step, space): {t: series.evidence[step, t, space] for t in TWINS} for step, space in cells}
-    return Tests(lean, loss, copying.test_all(both))
+    return Tests(lean, loss, copied)
 
 
 def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
@@ -73,7 +77,11 @@ def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
         metric = registry.lookup("metric", name)
         for space in series.scope.spaces if metric.per_space else ("",):
             for step in series.scope.steps:
-                rows += [metric_row(series, tests, metric, step, twin, space) for twin in metric.twins]
+                rows += [
+                    metric_row(series, tests, metric, step, twin, space)
+                    for twin in metric.twins
+                    if twin in (*series.scope.twins, "both")
+                ]
     return sorted(with_bands(series, rows), key=lambda row: (row["step"], row["space"], row["metric"], row["twin"]))
 
 
@@ -167,7 +175,8 @@ def divergence_onset(series: Series, space: str, evaluable: Sequence[int]) -> st
     """Return the minimum of the twin distance (tau_div) over the evaluable steps."""
     distances = curve(series, "twin_distance_ratio", evaluable, space) if evaluable else np.empty((0, 0))
     if distances.size == 0:
-        return stats.Onset("undecided", -1, (), "no checkpoint can be judged")
+        why = "no checkpoint can be judged" if series.scope.with_twin else ABSENT_TWIN
+        return stats.Onset("undecided", -1, (), why)
     draws = stats.resamples(distances.shape[1], derived_seed("seeds", series.scope.seed))
     jitter = derived_seed("jitter", space, series.scope.seed)
     return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
@@ -187,15 +196,18 @@ def underfit_reasons(
             reasons.append("Underfit: the held-out loss is not a number.")
         if before and value > budgets.underfit_loss * least:
             reasons.append(f"Underfit: the held-out loss {value:.4f} is {value / least:.2f} times the least, later on.")
-        for twin in TWINS if series.heldout is not None else ():
+        for twin in series.scope.twins if series.heldout is not None else ():
             reasons += sample_underfit(series, step, twin, budgets)
         found[step] = tuple(reasons)
     return found
 
 
 def sample_underfit(series: Series, step: int, twin: str, budgets: Budgets) -> list[str]:
-    """Return what the samples of one twin lack: coverage of held-out images, a fitting distance, unsaturated pixels."""
-    other, table = other_twin(twin), series.pool_tables[series.scope.picture_space]
+    """Return what the samples of one twin lack: coverage of held-out images, a fitting distance, unsaturated pixels.
+
+    Real images of the other half show what to expect; without a twin those of the own half.
+    """
+    other, table = other_twin(twin) if series.scope.with_twin else twin, series.pool_tables[series.scope.picture_space]
     reach = series.heldout["within_distance_5"].to_numpy()
     covered = (series.coverage[step, twin] < reach).mean()
     real = (series.heldout[f"cover_{other}_distance"].to_numpy() < reach).mean()
@@ -246,7 +258,7 @@ def step_facts(
                 {space: tests.copying[step, space] for space in scope.spaces if tests.copying},
                 underfit[step],
                 stats.paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else stats.NAN,
-                curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.lean else None,
+                curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.copying else None,
             )
         )
     return facts
@@ -269,11 +281,11 @@ def compute(
     say("reading the evidence")
     series = read_series(run, scope)
     say("testing and estimating")
-    relabeling = stats.relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_train else None
+    relabeling = stats.relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_lean else None
     tests = test_series(series, relabeling)
     references = {
         space: leaning.reference_share({t: series.landings["smooth", t, space] for t in TWINS}, series.pool)
-        for space in (scope.spaces if scope.with_train else ())
+        for space in (scope.spaces if scope.with_lean else ())
     }
     losses = curve(series, "loss_heldout", scope.steps, scope.spaces[0])
     loss = loss_onset(series, losses)
@@ -284,7 +296,7 @@ def compute(
         divergence[scope.headline_space].steps,
         loss.steps,
         scope.n_samples,
-        tuple(trust.failed_controls(series, relabeling, references, budgets)) if relabeling else (),
+        tuple(trust.failed_controls(series, relabeling, references, budgets)) if scope.with_train else (),
         tuple(trust.differing_halves(series, relabeling)) if relabeling else (),
     )
     facts = step_facts(series, tests, references, underfit, losses)
@@ -342,19 +354,16 @@ def onset_rows(
     """Return the rows of onsets.parquet."""
     rows = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
     rows.append(onset_row("loss", "", loss))
-    for space in sorted(scope.spaces) if facts[0].lean else ():
-        judged = [f for f in facts if not f.underfit]
-        steps = [f.step for f in judged]
+    judged = [f for f in facts if not f.underfit]
+    steps = [f.step for f in judged]
+    for space in sorted(facts[0].lean):
         lean = [f.lean[space] for f in judged]
+        safe, found = [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean]
+        rows.append(risk_row("bias", space, steps, safe, found))
+    for space in sorted(facts[0].copying):
         copied = [f.copying[space] for f in judged]
-        rows.append(
-            risk_row("bias", space, steps, [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean])
-        )
-        rows.append(
-            risk_row(
-                "copying", space, steps, [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
-            )
-        )
+        safe, found = [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
+        rows.append(risk_row("copying", space, steps, safe, found))
     return sorted(rows, key=lambda row: (row["onset"], row["space"]))
 
 

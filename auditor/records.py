@@ -72,7 +72,7 @@ class CheckpointSeries:
 
 @dataclass(frozen=True)
 class TwinPair:
-    """Two series aligned on their common steps; what is left out, with reasons."""
+    """Two series aligned on their common steps, ``b`` empty for a single training; what is left out, with reasons."""
 
     a: CheckpointSeries
     b: CheckpointSeries
@@ -82,6 +82,11 @@ class TwinPair:
     def steps(self) -> tuple[int, ...]:
         """The common steps, ascending."""
         return tuple(c.step for c in self.a.checkpoints)
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """``a`` and ``b``, or ``a`` alone."""
+        return TWINS if self.b.checkpoints else TWINS[:1]
 
     def series(self, twin: str) -> CheckpointSeries:
         """Return the series of twin ``a`` or ``b``."""
@@ -268,3 +273,4 @@ class Metric:
     interval: str
     scores: Callable[[Evidence], Scores]
     per_space: bool = True  # False: about the network, not about a feature space
+    needs_twin: bool = False  # it compares two trainings, or their halves

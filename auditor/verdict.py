@@ -234,7 +234,7 @@ def bias_reasons(facts: StepFacts, context: Context, budgets: Budgets) -> list[s
 def unsafe_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
     """Return what keeps this checkpoint from being shown safe, none if it is (rule 5)."""
     if not facts.lean:
-        return ["Without training images of both halves nothing can be shown safe."]
+        return ["Without two trainings and the images of both halves nothing can be shown safe."]
     reasons = []
     for space, each in facts.lean.items():
         if not each.is_safe(budgets):

@@ -22,7 +22,6 @@ from auditor import measuring, tables
 from auditor.config import Budgets
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS
-from auditor.records import TWINS
 from auditor.run import RunDirectory, as_json, n_rows
 from auditor.series import Scope, control_names
 
@@ -160,7 +159,7 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> I
     for path in set_artefacts(run, record, scope):
         yield from missing(run, path)
     for step in scope.steps:
-        for twin in TWINS:
+        for twin in scope.twins:
             yield from sample_problems(run, twin, step, scope, digests.get((twin, step)))
             if losses:
                 yield from loss_problems(run, twin, step, losses, digests.get((twin, step)))
@@ -177,13 +176,13 @@ def missing(run: RunDirectory, path: Path) -> list[str]:
 def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> Iterator[Path]:
     """Yield what is made once per run: features and tables of the image sets and the controls."""
     sets = list(record["sets"])
-    controls = [f"{name}-{twin}" for name in control_names(scope) for twin in TWINS]
+    controls = [f"{name}-{twin}" for name in control_names(scope) for twin in scope.twins]
     for space in scope.spaces:
         yield from (run.features(space, name) for name in (*sets, *controls) if not name.startswith("heldout-"))
         if scope.with_train:
             yield from (run.evidence(space, name) for name in (*sets, "pool", *controls))
-    if scope.with_train:
-        yield from (run.control_losses(f"linear-{twin}") for twin in TWINS)
+    if scope.with_lean:
+        yield from (run.control_losses(f"linear-{twin}") for twin in scope.twins)
 
 
 def sample_problems(run: RunDirectory, twin: str, step: int, scope: Scope, digest: str | None) -> Iterator[str]:

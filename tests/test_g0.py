@@ -183,7 +183,7 @@ class Audit:
     def curve(self, name: str) -> np.ndarray:
         """Return the scores of a metric along the series, the average of both twins: float64 [taus, units]."""
         scores = registry.lookup("metric", name).scores
-        return np.array([series.average(*(scores(self.evidence[t, twin]) for twin in "ab")).values for t in TAUS])
+        return np.array([series.average([scores(self.evidence[t, twin]) for twin in "ab"]).values for t in TAUS])
 
     @cached_property
     def pool(self) -> stats.Pool:
@@ -369,7 +369,7 @@ def test_twins_whose_loss_rises_are_called_overfit(audit, tau):
 def test_without_iterate_noise_and_rise_margin_each_verdict_is_the_truth(audit):
     """Exact denoisers have no weights that jitter (v = 0), and here any certain rise of the loss counts."""
     sets = [
-        tuple(np.flatnonzero(stats.argmin_set(curve, audit.draws, 0, v=0.0)).tolist())
+        tuple(np.flatnonzero(stats.argmin_set(curve, audit.draws, 0)).tolist())
         for curve in (audit.distance, audit.heldout_loss)
     ]
     found = audit.verdicts(*sets, Budgets(overfit_rise=0.0))

@@ -14,6 +14,7 @@ import numpy as np
 from auditor.records import Evidence, Scores
 
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
+ABSENT_TWIN = "a single training has no twin to be compared with (--ckpts-b)"
 ABSENT_HELDOUT = "no held-out images were given (--heldout)"
 SETS = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 

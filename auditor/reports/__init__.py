@@ -11,6 +11,7 @@ import pandas as pd
 
 from auditor import checks, tables
 from auditor.config import HEADLINE_SPACE
+from auditor.records import TWINS
 from auditor.run import RunDirectory
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
@@ -36,6 +37,16 @@ class Report:
         """The space in which copies are counted: pixel, else the first one."""
         spaces = self.record["scope"]["spaces"]
         return "pixel" if "pixel" in spaces else spaces[0]
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """``a`` and ``b``, or ``a`` alone for a single training."""
+        return tuple(self.record["scope"].get("twins", TWINS))
+
+    @property
+    def with_lean(self) -> bool:
+        """Whether samples could be asked which half they lean on: two trainings, both with their images."""
+        return bool(self.record["scope"]["with_train"]) and len(self.twins) == len(TWINS)
 
     @property
     def steps(self) -> list[int]:
