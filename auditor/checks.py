@@ -53,7 +53,12 @@ def missing_inputs(record: Mapping[str, Any]) -> list[str]:
 
 def covered(record: Mapping[str, Any]) -> list[str]:
     """Return what the intervals are about."""
-    if len(record["scope"].get("twins", "ab")) > 1:
+    n = len(record["scope"].get("twins", "ab"))
+    if n > 3:
+        return ["Intervals of `both` are over trainings; those of a pair cover its two trainings on their split."]
+    if n == 3:
+        return ["Three trainings say little of how a fourth would differ: the intervals over them are wide, and rough."]
+    if n == 2:
         return [
             "Intervals cover these two trainings on this split; two trainings do not show how a third would differ."
         ]

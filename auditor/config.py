@@ -33,6 +33,9 @@ class AuditConfig:
 
     ckpts_a: str | None = setting("Checkpoints of the training on half a: a folder.")
     ckpts_b: str | None = setting("Checkpoints of the training on half b: a folder.")
+    ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
+    ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
+    train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
     train_a: str | None = setting("Training images of half a: a picture folder, .npy, .npz or FILE.npz:KEY.")
     train_b: str | None = setting("Training images of half b.")
     heldout: str | None = setting("Images that neither training saw.")
@@ -181,9 +184,13 @@ def checked_name(name: str, path: str | Path) -> str:
 
 def checked_value(name: str, value: Any, path: str | Path) -> Any:
     """Return a TOML value in the type of its field: lists become comma-separated text."""
+    kind = {each.name: str(each.type) for each in dataclasses.fields(AuditConfig)}[name.replace("-", "_")]
+    if kind.startswith("tuple"):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise AuditError(f"{name} = {value!r} is no list of names.", path, f'Give {name} = ["NAME=PATH", ...].')
+        return tuple(value)
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
-    kind = {each.name: str(each.type) for each in dataclasses.fields(AuditConfig)}[name.replace("-", "_")]
     if kind.startswith("str") and type(value) in (str, int):  # steps = 500
         return str(value)
     expected = next(t for t in (str, bool, float, int) if kind.startswith(t.__name__))
@@ -197,5 +204,6 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
 def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     """Return the configuration: the command line wins over the file, the file over the defaults."""
     settings = from_file(file) if file else {}
-    settings.update({name: value for name, value in given.items() if value is not None})
+    settings.update({name: value for name, value in given.items() if value is not None and value != []})
+    settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
     return AuditConfig(**settings)

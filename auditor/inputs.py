@@ -51,6 +51,7 @@ class Prepared:
             "heldout" in self.sets,
             c.fpr,
             self.pair.twins,
+            c.ckpts_a2 is not None,
         )
 
     @property
@@ -116,10 +117,14 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
-    for name in ("ckpts_a", "out"):
+    for name in ("out",) if config.ckpts else ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
+    if config.ckpts:
+        return  # trainings.py checks what it splits into pairs
+    if config.ckpts_b is None and config.ckpts_a2 is not None:
+        raise AuditError("--ckpts-a2 is given without a twin.", "--ckpts-b", "Give the training on half b, too.")
     if config.ckpts_b is None:
         require_single(config)
     elif (config.train_a is None) != (config.train_b is None):

@@ -24,6 +24,14 @@ LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdic
 
 
 @dataclass(frozen=True)
+class Curves:
+    """The curves whose minima are located, by checkpoint and unit."""
+
+    losses: np.ndarray  # float64 [checkpoints, images], held-out loss of both twins
+    distances: Mapping[str, np.ndarray]  # by space, float64 [checkpoints, seeds], chance-normalised twin distance
+
+
+@dataclass(frozen=True)
 class Measured:
     """What the evidence of a run says: the rows of its tables, and the checks of its record."""
 
@@ -32,6 +40,9 @@ class Measured:
     decisions: Sequence[Decision]
     recommendation: Recommendation
     checks: Mapping[str, Any]
+    facts: Sequence[StepFacts] = ()  # what the decisions rest on, one per step
+    context: Context | None = None
+    curves: Curves | None = None
 
     @property
     def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -162,23 +173,22 @@ def curve(series: Series, name: str, steps: Sequence[int], space: str) -> np.nda
     return np.array([series.scores(metric, step, "both", space).values for step in steps])
 
 
-def loss_onset(series: Series, losses: np.ndarray) -> stats.Onset:
+def loss_onset(scope: Scope, losses: np.ndarray) -> stats.Onset:
     """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
     if losses.shape[1] == 0:
         return stats.Onset("undecided", -1, (), "no held-out loss was measured")
-    draws = stats.resamples(losses.shape[1], derived_seed("images", series.scope.seed))
-    jitter = derived_seed("jitter", "loss", series.scope.seed)
-    return stats.locate_minimum(losses, series.scope.steps, draws, jitter)
+    draws = stats.resamples(losses.shape[1], derived_seed("images", scope.seed))
+    jitter = derived_seed("jitter", "loss", scope.seed)
+    return stats.locate_minimum(losses, scope.steps, draws, jitter)
 
 
-def divergence_onset(series: Series, space: str, evaluable: Sequence[int]) -> stats.Onset:
-    """Return the minimum of the twin distance (tau_div) over the evaluable steps."""
-    distances = curve(series, "twin_distance_ratio", evaluable, space) if evaluable else np.empty((0, 0))
+def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+    """Return the minimum of the twin distance (tau_div) over the evaluable steps, the rows of ``distances``."""
     if distances.size == 0:
-        why = "no checkpoint can be judged" if series.scope.with_twin else ABSENT_TWIN
+        why = "no checkpoint can be judged" if scope.with_twin else ABSENT_TWIN
         return stats.Onset("undecided", -1, (), why)
-    draws = stats.resamples(distances.shape[1], derived_seed("seeds", series.scope.seed))
-    jitter = derived_seed("jitter", space, series.scope.seed)
+    draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
+    jitter = derived_seed("jitter", space, scope.seed)
     return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
 
 
@@ -269,9 +279,14 @@ def measure(
 ) -> Measured:
     """Write measurements, onsets and verdicts of a run from its evidence."""
     measured = compute(run, scope, budgets, say)
+    write(run, measured)
+    return measured
+
+
+def write(run: RunDirectory, measured: Measured) -> None:
+    """Write measurements, onsets and verdicts."""
     for name, columns in LAYOUTS.items():
         tables.write(run.table(name), columns, measured.rows[name])
-    return measured
 
 
 def compute(
@@ -288,10 +303,12 @@ def compute(
         for space in (scope.spaces if scope.with_lean else ())
     }
     losses = curve(series, "loss_heldout", scope.steps, scope.spaces[0])
-    loss = loss_onset(series, losses)
+    distances = {space: curve(series, "twin_distance_ratio", scope.steps, space) for space in scope.spaces}
+    loss = loss_onset(scope, losses)
     underfit = underfit_reasons(series, losses, loss, budgets)
-    evaluable = [step for step in scope.steps if not underfit[step]]
-    divergence = {space: divergence_onset(series, space, evaluable) for space in scope.spaces}
+    kept = [i for i, step in enumerate(scope.steps) if not underfit[step]]
+    evaluable = [scope.steps[i] for i in kept]
+    divergence = {space: divergence_onset(scope, space, evaluable, each[kept]) for space, each in distances.items()}
     context = Context(
         divergence[scope.headline_space].steps,
         loss.steps,
@@ -309,7 +326,12 @@ def compute(
         "not_exchangeable": list(context.not_exchangeable),
         "smooth_reference": {space: each.share for space, each in references.items()},
         "smooth_reference_se": {space: each.se for space, each in references.items()},
-        "phase": {name: without_nan(value) for name, value in asdict(find_phase(series, losses, evaluable)).items()},
+        "phase": {
+            name: without_nan(value)
+            for name, value in asdict(
+                find_phase(scope, losses[kept], distances[scope.headline_space][kept], evaluable)
+            ).items()
+        },
         "copy_ratio": copy_ratios(series),
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": {
@@ -319,7 +341,8 @@ def compute(
         },
     }
     onsets = onset_rows(scope, divergence, loss, facts, budgets)
-    return Measured(estimate_rows(series, tests), onsets, decisions, recommendation, checks)
+    rows = estimate_rows(series, tests)
+    return Measured(rows, onsets, decisions, recommendation, checks, facts, context, Curves(losses, distances))
 
 
 def copy_ratios(series: Series) -> dict[str, float | None]:
@@ -330,13 +353,10 @@ def copy_ratios(series: Series) -> dict[str, float | None]:
     return {space: series.evidence[first, "a", space].copy_ratio for space in series.scope.spaces}
 
 
-def find_phase(series: Series, losses: np.ndarray, evaluable: Sequence[int]) -> phase.Phase:
-    """Look for a span in which the held-out loss falls while the twins diverge, in the headline space."""
-    scope = series.scope
-    kept = [i for i, step in enumerate(scope.steps) if step in evaluable]
-    distances = curve(series, "twin_distance_ratio", evaluable, scope.headline_space) if kept else np.empty((0, 0))
+def find_phase(scope: Scope, losses: np.ndarray, distances: np.ndarray, evaluable: Sequence[int]) -> phase.Phase:
+    """Look for a span in which the held-out loss falls while the twins diverge, rows of both curves at these steps."""
     seeds = derived_seed("seeds", scope.seed), derived_seed("images", scope.seed)
-    return phase.find(distances, losses[kept], evaluable, seeds, derived_seed("jitter", "phase", scope.seed))
+    return phase.find(distances, losses, evaluable, seeds, derived_seed("jitter", "phase", scope.seed))
 
 
 def without_nan(value: Any) -> Any:

@@ -22,6 +22,7 @@ from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
 from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
+from auditor.measuring import Measured
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array
 from auditor.series import Scope, control_names
@@ -226,8 +227,8 @@ def without_failed(prepared: Prepared, failed: Mapping[int, Excluded]) -> Prepar
     return replace(prepared, pair=TwinPair(*series, excluded=tuple(excluded)))
 
 
-def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) -> None:
-    """Carry out a plan and write the run's tables. The caller holds the lock."""
+def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) -> Measured:
+    """Carry out a plan, write the run's tables, and return what they say. The caller holds the lock."""
     run.write_record(record(prepared, "started", {}, {}))
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     executor = Executor(prepared, run, say)
@@ -239,6 +240,8 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     checks: dict[str, Any] = {"redraw": executor.redraw()}
     if prepared.scope.with_train:
         keep_neighbour_images(prepared, run)
-    checks |= measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0)).checks
+    measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))
+    checks |= measured.checks
     executor.seconds["measuring"] = time.perf_counter() - started
     run.write_record(record(prepared, "complete", executor.seconds, checks))
+    return measured

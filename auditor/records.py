@@ -222,6 +222,7 @@ class Evidence:
     seeds: np.ndarray  # int64 [S]
     twin_distance: np.ndarray  # float64 [S], to the twin's sample of the same seed
     different_seed_distance: np.ndarray  # float64 [S], mean to the twin's samples of other seeds
+    same_data_distance: np.ndarray | None = None  # float64 [S], from a's sample to that of a second training on half a
     own: np.ndarray | None = None  # float64 [S, 8], distances to the nearest own images
     other: np.ndarray | None = None  # float64 [S, 8]
     pool_own: np.ndarray | None = None  # float64 [S], nearest own image in the equal-size pool

@@ -26,6 +26,8 @@ METRICS = {
     "twin_distance": "auditor.metrics.twin_distance:METRIC",
     "twin_distance_ratio": "auditor.metrics.twin_distance_ratio:METRIC",
     "twin_variance": "auditor.metrics.twin_variance:METRIC",
+    "twin_variance_seed": "auditor.metrics.twin_variance_parts:SEED",
+    "twin_variance_data": "auditor.metrics.twin_variance_parts:DATA",
     "nearest_own": "auditor.metrics.nearest_own:METRIC",
     "nearest_other": "auditor.metrics.nearest_other:METRIC",
     "nearest_heldout": "auditor.metrics.nearest_heldout:METRIC",

@@ -31,6 +31,7 @@ class Scope:
     with_heldout: bool
     fpr: float | None = None  # false-positive rate that the copying rule is set to; None: the ratio 1/3
     twins: tuple[str, ...] = TWINS  # a alone for a single training
+    same_data: bool = False  # whether a second training on half a was audited, too
 
     @property
     def with_twin(self) -> bool:
@@ -121,6 +122,8 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
             for twin in scope.twins:
                 found, landing = reader.read(twin, step)
                 mine, twins = losses[step, twin], losses.get((step, other_twin(twin)), {})
+                if scope.same_data:
+                    found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
                 seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
                 evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins, **seen)
                 if landing is not None:
@@ -145,6 +148,12 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         },
         {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if scope.with_lean else {},
     )
+
+
+def same_data_distance(run: RunDirectory, space: str, step: int, seeds: np.ndarray) -> np.ndarray:
+    """Return how far the samples of both trainings on half a are from each other, by seed."""
+    table = tables.read(run.same_data.evidence(space, f"a/{step}"), ["seed", "twin_distance"]).set_index("seed")
+    return table.twin_distance.reindex(seeds).to_numpy()
 
 
 def with_copy_ratio(evidence: dict[Any, Evidence], scope: Scope) -> dict[Any, Evidence]:

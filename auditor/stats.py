@@ -173,6 +173,22 @@ def maximum(scores: Scores, level: float = LEVEL) -> Estimate:
     )
 
 
+def node_jackknife(values: Mapping[tuple[str, str], float], nodes: Sequence[str], level: float = LEVEL) -> Estimate:
+    """Return the mean over pairs of trainings, with the interval that trainings, not pairs, are the units of.
+
+    Pairs that share a training are dependent. se^2 = (K - 1)/K sum_m (theta_-m - mean)^2, theta_-m
+    the mean over the pairs without training m; Student's t with K - 1 degrees of freedom.
+    """
+    n = len(nodes)
+    if not all(np.isfinite(value) for value in values.values()):
+        return undefined("not defined for every pair of trainings", "training", n, level)
+    value = float(np.mean(list(values.values())))
+    without = np.array([np.mean([v for pair, v in values.items() if node not in pair]) for node in nodes])
+    se = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
+    half = float(special.stdtrit(n - 1, (1 + level) / 2) * se)
+    return Estimate(value, value - half, value + half, level, n, "training", "node jackknife over trainings")
+
+
 INTERVALS: Mapping[str, Callable[[Scores], Estimate]] = {
     "mean": mean_interval,
     "proportion": proportion,

@@ -7,7 +7,7 @@ a few numbers per checkpoint; every reason is a sentence that carries them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -264,18 +264,15 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
 
     Among those passed, the earliest whose quality is not significantly worse than the best.
     """
-    if context.distrust:
-        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
-    if context.not_exchangeable:
-        return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
-    if context.n_seeds < budgets.least_seeds:
-        return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
+    barred = bars(context, budgets)
+    if barred is not None:
+        return barred
     candidates = [f for f in facts if not f.underfit]
     if not candidates:
         return Recommendation("none", -1, "Every checkpoint is underfit.")
     passed: list[StepFacts] = []
     for each in candidates:
-        if unsafe_reasons(each, budgets) or judge(each, context, budgets).verdict in NEVER_RELEASED:
+        if not passes(each, context, budgets):
             break
         passed.append(each)
     if passed:
@@ -285,6 +282,22 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
             said += " Its samples do lean, significantly and more than a smooth model's, but within the accepted lean."
         return Recommendation("found", best.step, said)
     return no_release(candidates[0], candidates, context, budgets)
+
+
+def bars(context: Context, budgets: Budgets) -> Recommendation | None:
+    """Return why nothing can be recommended at all, or None."""
+    if context.distrust:
+        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
+    if context.not_exchangeable:
+        return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
+    if context.n_seeds < budgets.least_seeds:
+        return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
+    return None
+
+
+def passes(facts: StepFacts, context: Context, budgets: Budgets) -> bool:
+    """Return whether a checkpoint is shown safe and is neither memorizing nor overfit."""
+    return not unsafe_reasons(facts, budgets) and judge(facts, context, budgets).verdict not in NEVER_RELEASED
 
 
 def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
@@ -368,6 +381,56 @@ def least_lean(candidates: Sequence[StepFacts]) -> tuple[int, str, Lean] | None:
     """Return the step whose worst space leans least, with that space."""
     worst = [(f.step, *max(f.lean.items(), key=lambda item: item[1].value)) for f in candidates if f.lean]
     return min(worst, key=lambda item: item[2].value, default=None)
+
+
+def judge_together(decisions: Mapping[str, Decision]) -> Decision:
+    """Return the verdict on one checkpoint of three or more trainings, from those of every pair of them.
+
+    The first rung that any pair stands on; generalizing takes all pairs.
+    """
+    step = next(iter(decisions.values())).step
+    said = {pair: [f"{pair}: {reason}" for reason in each.reasons] for pair, each in decisions.items()}
+    for rung in ("memorizing", "underfit", "overfit", "biased"):
+        found = [reason for pair, each in decisions.items() if each.verdict == rung for reason in said[pair]]
+        if found:
+            return Decision(step, rung, False, tuple(found))
+    open_ = [reason for pair, each in decisions.items() if each.verdict != "generalizing" for reason in said[pair]]
+    if open_:
+        return Decision(step, "undecided", False, tuple(open_))
+    return Decision(step, "generalizing", False, tuple(reason for reasons in said.values() for reason in reasons))
+
+
+def recommend_together(
+    facts: Mapping[str, Sequence[StepFacts]], contexts: Mapping[str, Context], budgets: Budgets
+) -> Recommendation:
+    """Return the step to release of three or more trainings: the rule of ``recommend``, to be passed in every pair."""
+    for pair, context in contexts.items():
+        barred = bars(context, budgets)
+        if barred is not None:
+            return replace(barred, sentence=f"{pair}: {barred.sentence}")
+    by_step = [dict(zip(facts, each, strict=True)) for each in zip(*facts.values(), strict=True)]
+    candidates = [each for each in by_step if not any(f.underfit for f in each.values())]
+    if not candidates:
+        return Recommendation("none", -1, "Every checkpoint is underfit in some pair of trainings.")
+    passed: list[StepFacts] = []
+    stopped = ""
+    for each in candidates:
+        failing = [pair for pair, f in each.items() if not passes(f, contexts[pair], budgets)]
+        if failing:
+            step = each[failing[0]].step
+            stopped = f" The first that does not pass is step {step:,} ({', '.join(failing)})."
+            break
+        qualities = [f.quality for f in each.values()]
+        known = all(q is not None for q in qualities)
+        passed.append(replace(each[next(iter(each))], quality=np.mean(qualities, axis=0) if known else None))
+    if passed:
+        best = earliest_good(passed)
+        said = f"Release step {best.step:,}: in every pair of trainings all risks up to step {passed[-1].step:,} are "
+        said += "shown to be within their budgets, and its quality is not shown to be worse than that of any of them."
+        return Recommendation("found", best.step, said + stopped)
+    pair = failing[0]
+    alone = no_release(candidates[0][pair], [f[pair] for f in candidates], contexts[pair], budgets)
+    return replace(alone, sentence=f"{alone.sentence} (Of the trainings {pair}.)")
 
 
 def risk_onset(steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]) -> tuple[str, int, int]:

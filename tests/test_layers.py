@@ -29,6 +29,7 @@ LAYERS = (
             "trust",
             "measuring",
             "verify",
+            "trainings",
         ),
         *("inputs", "keys", "pipeline", "demo", "lab", "console"),
     ),

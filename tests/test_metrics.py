@@ -153,6 +153,7 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         losses=OWN_LOSSES,
         twin_losses=TWIN_LOSSES,
         copy_ratio=0.6,  # as --fpr would set it
+        same_data_distance=np.diag(apart) / 2,
         **known,
     )
 
@@ -281,7 +282,7 @@ def test_nan_in_gives_nan_and_a_note_out(name):
 
 TRAIN_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("own", "other", "pool", "gap", "heldout_own"))]
 HELDOUT_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("heldout", "kid"))]
-ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance"}
+ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance", "twin_variance_seed", "twin_variance_data"}
 KNOWS_NO_HALF = ALWAYS | {"kid", "frechet", "loss_heldout"}
 KNOWS_NO_HALF |= {f"{name}_heldout" for name in ("precision", "recall", "density", "coverage")}
 BESIDE_HELDOUT = {"kid", "frechet", "nn_shift", "nn_mean_shift", "wasserstein_1", "nn_kl_paper", "c_t"}
@@ -346,6 +347,8 @@ SWAPPED = {
     "split_identification": lambda before: 1 - before["split_identification"],
     "split_information": lambda before: stats.fano(1 - before["split_identification"]),
     "twin_variance": lambda before: before["twin_variance"],
+    "twin_variance_seed": lambda before: before["twin_variance"] / 4,  # half as far, so a quarter of the variance
+    "twin_variance_data": lambda before: before["twin_variance"] * 3 / 4,
     "frechet": lambda before: before["frechet"],
     **{
         f"{name}_{role}": lambda before, other=f"{name}_{other}": before[other]

@@ -46,7 +46,7 @@ class Report:
     @property
     def with_lean(self) -> bool:
         """Whether samples could be asked which half they lean on: two trainings, both with their images."""
-        return bool(self.record["scope"]["with_train"]) and len(self.twins) == len(TWINS)
+        return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1
 
     @property
     def steps(self) -> list[int]:
