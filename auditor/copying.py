@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor import stats
+from auditor.config import COPY_RATIO
 from auditor.records import TWINS, Evidence
 from auditor.verdict import Copying
-
-RATIO = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Flags:
 
 def flagged(nearest: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Return d1 = 0 or d1 < d2 / 3, d2 the nearest image that is no duplicate of the nearest (4.1)."""
-    return (nearest == 0) | (nearest < RATIO * outside)
+    return (nearest == 0) | (nearest < COPY_RATIO * outside)
 
 
 def flags(evidence: Evidence) -> Flags:
