@@ -161,9 +161,48 @@ def show_report(root: Path, form: str = "terminal", width: int | None = None) ->
     from auditor import registry
     from auditor.reports import read_report
 
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without block characters still gets the numbers
+    replace_unprintable()
     registry.lookup("report", form)(read_report(root), sys.stdout, width)
+
+
+SHOW_EXAMPLE = """Show the pictures and numbers of one sample: what was drawn, and the training images nearest to it.
+
+Example: audit show audits/first --step 4000 --seed 17 --out seed-17.png
+"""
+
+
+@app.command("show", help=SHOW_EXAMPLE)
+def show_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    step: Annotated[int, typer.Option("--step", help="The checkpoint.")],
+    seed: Annotated[int | None, typer.Option("--seed", help="The sample [default: the worst of this step].")] = None,
+    twin: Annotated[str | None, typer.Option("--twin", help="a or b [default: a, or that of the worst].")] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Feature space [default: pixel, else the first].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a contact sheet, too: a PNG file.")] = None,
+    blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The numbers as JSON, without pictures.")] = False,
+) -> None:
+    from auditor.reports import pictures, sheet, show, write_file
+
+    case = pictures.open_album(run).pick(space, twin, step, seed)
+    case = case.blurred() if blur else case
+    if out is not None:
+        write_file(out, sheet.sheet(case, "Pictures are blurred." if blur else ""))
+        if not blur:
+            print(f"{out} shows training images: it is as private as they are.", file=sys.stderr)
+    if json:
+        print(show.as_json(case))
+    else:
+        replace_unprintable()
+        show.render(case, sys.stdout)
+
+
+def replace_unprintable() -> None:
+    """Let a terminal without block characters still get the numbers."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @app.command(

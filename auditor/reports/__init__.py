@@ -12,7 +12,8 @@ import pandas as pd
 
 from auditor import checks, tables
 from auditor.config import HEADLINE_SPACE
-from auditor.run import RunDirectory
+from auditor.errors import AuditError
+from auditor.run import RunDirectory, atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 
@@ -116,6 +117,38 @@ def where(row: Any) -> str:
         return f"step {row.low:,}"
     low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
     return f"steps {low} to {high}"
+
+
+def printable(name: str) -> str:
+    """Return a name of the user's as one line of visible characters: what is not printable becomes its escape.
+
+    Names of files and images may hold line breaks, terminal commands, and characters that
+    turn the direction of writing; none of them reaches a report.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def shortened(name: str, letters: int) -> str:
+    """Return a name of at most so many letters: the middle of a longer one is left out."""
+    if len(name) <= letters:
+        return name
+    tail = letters // 2
+    return f"{name[: letters - tail - 1]}…{name[-tail:]}"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises
+    ------
+    AuditError
+        If it cannot be written there.
+    """
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise AuditError(f"Cannot write here: {error.strerror}.", path, "Choose another file.") from None
 
 
 def read_report(root: str | Path) -> Report:

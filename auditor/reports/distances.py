@@ -82,8 +82,8 @@ def chart(report: Report, nearest: Nearest, step: int, name: str) -> Chart:
         label="distance to the nearest training image",
         note=(
             "Samples of both twins to their own and to the other half, and real held-out images to either half. "
-            "Copies would show as a hump near 0 that held-out images do not have; a lean as a gap between the first two "
-            "curves."
+            "Copies would show as a hump near 0 that held-out images do not have; a lean as a gap between the first "
+            "two curves."
         ),
     )
 

@@ -151,6 +151,14 @@ class Album:
         """
         return self.cases(space, twin, step, [seed])[0]
 
+    def pick(self, space: str | None, twin: str | None, step: int, seed: int | None) -> Case:
+        """Return the case of what is given: else the pixel space, the worst sample of the step, twin a."""
+        spaces = self.scope["spaces"]
+        space = space or ("pixel" if "pixel" in spaces else spaces[0])
+        if seed is None:
+            return self.worst(space, step, 1, TWINS if twin is None else (twin,))[0]
+        return self.case(space, twin or "a", step, seed)
+
     def cases(self, space: str, twin: str, step: int, seeds: Iterable[int]) -> list[Case]:
         """Return several seeds of one twin at one step, in the order given; each table is read once."""
         self._require(space, twin, step)
@@ -323,15 +331,20 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
 
 
 def png(pixels: np.ndarray, scale: int = 1) -> bytes:
-    """Return uint8 ``[h, w, c]`` as PNG bytes, each pixel drawn ``scale`` times ``scale``; the same bytes each time.
-
-    One channel is gray, two are gray and opacity, three are colour, four are colour and
-    opacity; of more the first three are shown.
-    """
+    """Return uint8 ``[h, w, c]`` as PNG bytes, each pixel drawn ``scale`` times ``scale``; the same bytes each time."""
     from PIL import Image
 
-    shown = pixels if pixels.shape[2] <= 4 else pixels[..., :3]
+    shown = png_pixels(pixels)
     image = Image.fromarray(np.ascontiguousarray(shown[..., 0] if shown.shape[2] == 1 else shown))
     out = io.BytesIO()
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(out, "PNG", optimize=False)
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(out, "PNG")
     return out.getvalue()
+
+
+def png_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return the channels that a PNG can hold.
+
+    One is gray, two are gray and opacity, three are colour, four are colour and opacity; of
+    more the first three are shown.
+    """
+    return pixels if pixels.shape[2] <= 4 else pixels[..., :3]

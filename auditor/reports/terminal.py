@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor.records import VERDICTS
-from auditor.reports import Report, percent, where
+from auditor.reports import Report, percent, printable, where
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 120  # from here on the table shows intervals and both twins
@@ -210,7 +210,7 @@ def excluded(report: Report, width: int) -> Text | None:
     if rows.empty:
         return None
     lines = [
-        f"  {reason}: {', '.join(f'{row.twin}/{row.path}' for row in group.itertuples())}"
+        f"  {printable(reason)}: {', '.join(f'{row.twin}/{printable(row.path)}' for row in group.itertuples())}"
         for reason, group in rows.groupby("reason", sort=False)
     ]
     return Text("Not audited\n" + "\n".join(lines))
