@@ -170,12 +170,23 @@ Example: audit report audits/first --markdown report.md --csv report.csv
 @app.command("report", help=REPORT_EXAMPLE, cls=WithJson)
 def report_command(
     run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
-    markdown: Annotated[Path | None, typer.Option(help="Write it as a model card, with metadata.")] = None,
-    pull_request: Annotated[Path | None, typer.Option(help="The same Markdown without metadata.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as a model card, with metadata.")
+    ] = None,
+    pull_request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same Markdown without metadata.")
+    ] = None,
     json: Annotated[
         str | None, typer.Option(metavar="[FILE]", help="The same facts as JSON: to a file, or to stdout.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every measurement, one row per step.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every measurement, one row per step.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write every figure as PNG and SVG, for a paper.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write event files with curves and galleries; needs tensorboard."),
+    ] = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave every picture out.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
@@ -184,6 +195,7 @@ def report_command(
     from auditor.reports.pictures import BLURRED, LEFT_OUT, SHOWN
 
     files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
+    files |= {"figures": figures, "tensorboard": tensorboard}
     targets = {form: path for form, path in files.items() if path is not None and str(path) != "-"}
     if targets:
         write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)

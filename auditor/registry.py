@@ -79,7 +79,10 @@ REPORTS = {
     "csv": "auditor.reports.csv:render",
 }
 
-FOLDER_REPORTS: dict[str, str] = {}
+FOLDER_REPORTS = {
+    "figures": "auditor.reports.figures:write",
+    "tensorboard": "auditor.reports.tensorboard:write",
+}
 
 TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS, "folder report": FOLDER_REPORTS}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ class Report:
         return "pixel" if "pixel" in spaces else spaces[0]
 
     @property
+    def quality_space(self) -> str:
+        """The space in which quality decides between checkpoints: clip, else that of copies."""
+        return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
+
+    @property
     def steps(self) -> list[int]:
         """The audited steps, ascending."""
         return list(self.record["scope"]["steps"])
@@ -60,13 +66,36 @@ class Report:
 
     def estimates(self, metric: str, twin: str, space: str = "") -> pd.DataFrame:
         """Return the rows of one metric by step, index = step."""
-        m = self.tables["measurements"]
-        return m[(m.metric == metric) & (m.twin == twin) & (m.space == space)].set_index("step").sort_index()
+        rows = self._curves.get((metric, twin, space), [])
+        return self.tables["measurements"].iloc[rows].set_index("step").sort_index()
+
+    @cached_property
+    def _curves(self) -> Mapping[tuple[str, str, str], Any]:
+        """Which rows of the measurements belong to a metric, twin and space."""
+        return self.tables["measurements"].groupby(["metric", "twin", "space"], sort=False).indices
 
     def onset(self, name: str, space: str = "") -> pd.Series:
         """Return one row of the onsets."""
         o = self.tables["onsets"]
         return o[(o.onset == name) & (o.space == space)].iloc[0]
+
+    @property
+    def key_steps(self) -> dict[int, str]:
+        """The steps that a decision turns on, ascending, and what each is: recommended, both minima, the last."""
+        divergence, loss = self.onset("divergence", self.headline_space), self.onset("loss")
+        named = [
+            (self.recommended, "recommended"),
+            (divergence.step, "least twin distance"),
+            (loss.step, "least held-out loss"),
+            (self.steps[-1], "last"),
+        ]
+        known = [(int(step), name) for step, name in named if step is not None and step in self.steps]
+        return {step: " and ".join(name for at, name in known if at == step) for step in sorted(dict(known))}
+
+    @property
+    def definitions(self) -> pd.DataFrame:
+        """What each metric means, by name; empty in a run that does not hold it."""
+        return self.tables["metrics"].set_index("metric")
 
     @property
     def is_trusted(self) -> bool:
@@ -86,6 +115,16 @@ class Report:
 def percent(value: float) -> str:
     """Return a share as text, or a dash where it is not defined."""
     return "-" if pd.isna(value) else f"{100 * value:.1f}%"
+
+
+def where(row: Any) -> str:
+    """Return the steps of one onset in words."""
+    if row.low < 0 and row.high < 0:
+        return "nowhere in this series" if row.status == "none" else "not known"
+    if row.low == row.high:
+        return f"step {row.low:,}"
+    low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
+    return f"steps {low} to {high}"
 
 
 def printable(name: str) -> str:
@@ -154,4 +193,11 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     run = RunDirectory(root)
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
+    frames["metrics"] = definitions(run)
     return Report(run.root, record, frames, tuple(checks.caveats(record, frames)), pictures)
+
+
+def definitions(run: RunDirectory) -> pd.DataFrame:
+    """Return the definitions that a run holds: none in one that was made before it kept them."""
+    path = run.table("metrics")
+    return tables.read(path) if path.exists() else pd.DataFrame(columns=[c.name for c in tables.METRICS])
