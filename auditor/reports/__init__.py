@@ -145,9 +145,9 @@ def shortened(name: str, letters: int) -> str:
 
 
 def text_of(report: Report, form: str) -> bytes:
-    """Return a report in one of the text formats of the registry, UTF-8 with plain line ends."""
+    """Return a report in one of the text formats of the registry: UTF-8, plain line ends, where it matters 80 wide."""
     out = io.StringIO(newline="")
-    registry.lookup("report", form)(report, out)
+    registry.lookup("report", form)(report, out, 80)
     return out.getvalue().encode(errors="backslashreplace")  # a name that is no Unicode shows its bytes
 
 

@@ -62,8 +62,10 @@ def scalars(report: Report, found: list[tuple[str, pd.DataFrame]], column: str) 
     asks = dict(report.definitions.question)
     for name, rows in found:
         metric, _, rest = name.partition(".")
+        says = asks.get(metric, "")
         for step, value in rows[column].dropna().sort_index().items():
-            yield event(step, f"{metric}/{rest}", simple_value=value, says=asks.get(metric, ""))
+            yield event(step, f"{metric}/{rest}", simple_value=value, says=says)
+            says = ""  # a tag is described once
 
 
 def words_and_pictures(report: Report, step: int) -> Iterator[Any]:
