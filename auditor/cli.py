@@ -171,7 +171,7 @@ Example: audit report audits/first --markdown report.md --csv report.csv
 def report_command(
     run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it as a model card, with metadata.")
+        Path | None, typer.Option(metavar="FILE", help="Write it as a model card, with metadata; - is stdout.")
     ] = None,
     pull_request: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The same Markdown without metadata.")
@@ -196,21 +196,24 @@ def report_command(
 
     files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
     files |= {"figures": figures, "tensorboard": tensorboard}
-    targets = {form: path for form, path in files.items() if path is not None and str(path) != "-"}
-    if targets:
-        write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
-        print(f"wrote {', '.join(map(str, targets.values()))}", file=sys.stderr)
-    if json == "-" or not targets:
-        show_report(run, "json" if json else "terminal", width)
+    targets = {form: path for form, path in files.items() if path is not None}
+    if not targets:
+        show_report(run, width)
+        return
+    replace_unprintable()
+    write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
+    written = [str(path) for path in targets.values() if str(path) != "-"]
+    if written:
+        print(f"wrote {', '.join(written)}", file=sys.stderr)
 
 
-def show_report(root: Path, form: str = "terminal", width: int | None = None) -> None:
-    """Render a run to stdout."""
+def show_report(root: Path, width: int | None = None) -> None:
+    """Show the report of a run on the terminal."""
     from auditor import registry
     from auditor.reports import read_report
 
     replace_unprintable()
-    registry.lookup("report", form)(read_report(root), sys.stdout, width)
+    registry.lookup("report", "terminal")(read_report(root), sys.stdout, width)
 
 
 SHOW_EXAMPLE = """Show the pictures and numbers of one sample: what was drawn, and the training images nearest to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 
@@ -85,8 +86,17 @@ def test_a_run_without_training_images_has_samples_and_no_invented_numbers(witho
     assert len(found.Images("worst/pixel")) == 3
 
 
+def test_hostile_names_are_text_in_the_text_dashboard(finished, tmp_path):
+    """The dashboard reads Markdown and shows what HTML it holds."""
+    report = read_report(finished)
+    verdicts = report.tables["verdicts"].assign(reasons="<b onclick=x>[a](http://x)\n# `code`")
+    write(dataclasses.replace(report, tables={**report.tables, "verdicts": verdicts}), tmp_path)
+    shown = opened(tmp_path / "audit").Tensors("verdict")[0].tensor_proto.string_val[0].decode()
+    assert shown.endswith(r"\<b onclick=x\>[a\](http\://x)\\n\# \`code\`")
+
+
 def test_without_tensorboard_the_error_names_the_remedy(finished, tmp_path, audit, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    outcome = audit("report", finished, "--tensorboard", tmp_path / "board")
+    outcome = audit("report", finished, "--tensorboard", tmp_path / "board", "--csv", tmp_path / "board" / "r.csv")
     assert outcome.status == 1 and "pip install 'auditor[tensorboard]'" in outcome.err
     assert not (tmp_path / "board").exists()
