@@ -19,6 +19,7 @@ N_NEIGHBORS = 8  # neighbours kept per query and reference set
 N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
+COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor import stats
+from auditor.config import COPY_RATIO
 from auditor.records import TWINS, Evidence
 from auditor.verdict import Copying
-
-RATIO = 1 / 3
 
 
 def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple[float, np.ndarray]:
@@ -43,7 +42,7 @@ class Flags:
 
 def flagged(nearest: np.ndarray, outside: np.ndarray, ratio: float | None) -> np.ndarray:
     """Return d1 = 0 or d1 < c d2, d2 the nearest image that is no duplicate of the nearest (4.1); c is 1/3 or given."""
-    return (nearest == 0) | (nearest < (ratio or RATIO) * outside)
+    return (nearest == 0) | (nearest < (ratio or COPY_RATIO) * outside)
 
 
 def flags(evidence: Evidence) -> Flags:

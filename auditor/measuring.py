@@ -287,6 +287,17 @@ def write(run: RunDirectory, measured: Measured) -> None:
     """Write measurements, onsets and verdicts."""
     for name, columns in LAYOUTS.items():
         tables.write(run.table(name), columns, measured.rows[name])
+    tables.write(run.table("metrics"), tables.METRICS, definition_rows())
+
+
+def definition_rows() -> list[dict[str, Any]]:
+    """Return the rows of metrics.parquet: what each metric means, so that a run explains itself wherever it is read."""
+    names = ("question", "reference", "unit", "direction", "k", "per_space")
+    found = [registry.lookup("metric", name) for name in registry.METRICS]
+    return [
+        {"metric": each.name, "twins": ",".join(each.twins), **{name: getattr(each, name) for name in names}}
+        for each in found
+    ]
 
 
 def compute(

@@ -49,8 +49,13 @@ class RunDirectory:
         """Libraries' chatter and progress, in words."""
         return self.root / "log.txt"
 
+    @property
+    def report(self) -> Path:
+        """The report as a page for a browser."""
+        return self.root / "report.html"
+
     def table(self, name: str) -> Path:
-        """One of the top tables: checkpoints, measurements, onsets, verdicts."""
+        """One of the top tables: checkpoints, measurements, metrics, onsets, verdicts."""
         return self.root / f"{name}.parquet"
 
     def samples(self, twin: str, step: int) -> Path:

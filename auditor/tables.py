@@ -195,6 +195,17 @@ MEASUREMENTS = (
     Column("note", "string", "why a value or an interval is missing, or what to know about it"),
 )
 
+METRICS = (
+    Column("metric", "string", "name in measurements.parquet"),
+    Column("question", "string", "what it asks"),
+    Column("reference", "string", "definition and source"),
+    Column("unit", "string", "unit of the value"),
+    Column("direction", "string", "what larger means"),
+    Column("k", "int64", "neighbours it needs"),
+    Column("twins", "string", "what it is given for: a, b, both; comma-separated"),
+    Column("per_space", "bool", "whether it is about a feature space, or about the network alone"),
+)
+
 ONSETS = (
     Column("onset", "string", "divergence, loss, bias or copying"),
     Column("space", "string", "feature space; empty for the loss"),

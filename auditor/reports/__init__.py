@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from auditor import checks, tables
+from auditor import checks, registry, tables
 from auditor.config import HEADLINE_SPACE
+from auditor.errors import AuditError
 from auditor.records import TWINS
-from auditor.run import RunDirectory
+from auditor.reports.pictures import SHOWN, Album
+from auditor.run import RunDirectory, atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 
@@ -25,6 +30,12 @@ class Report:
     record: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]  # the run's top tables by name
     caveats: tuple[str, ...]
+    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT
+
+    @property
+    def album(self) -> Album:
+        """The pictures of the run, in the state that was asked for."""
+        return Album(RunDirectory(self.root), self.record["scope"], self.pictures)
 
     @property
     def headline_space(self) -> str:
@@ -49,6 +60,11 @@ class Report:
         return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1
 
     @property
+    def quality_space(self) -> str:
+        """The space in which quality decides between checkpoints: clip, else that of copies."""
+        return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
+
+    @property
     def steps(self) -> list[int]:
         """The audited steps, ascending."""
         return list(self.record["scope"]["steps"])
@@ -62,13 +78,36 @@ class Report:
 
     def estimates(self, metric: str, twin: str, space: str = "") -> pd.DataFrame:
         """Return the rows of one metric by step, index = step."""
-        m = self.tables["measurements"]
-        return m[(m.metric == metric) & (m.twin == twin) & (m.space == space)].set_index("step").sort_index()
+        rows = self._curves.get((metric, twin, space), [])
+        return self.tables["measurements"].iloc[rows].set_index("step").sort_index()
+
+    @cached_property
+    def _curves(self) -> Mapping[tuple[str, str, str], Any]:
+        """Which rows of the measurements belong to a metric, twin and space."""
+        return self.tables["measurements"].groupby(["metric", "twin", "space"], sort=False).indices
 
     def onset(self, name: str, space: str = "") -> pd.Series:
         """Return one row of the onsets."""
         o = self.tables["onsets"]
         return o[(o.onset == name) & (o.space == space)].iloc[0]
+
+    @property
+    def key_steps(self) -> dict[int, str]:
+        """The steps that a decision turns on, ascending, and what each is: recommended, both minima, the last."""
+        divergence, loss = self.onset("divergence", self.headline_space), self.onset("loss")
+        named = [
+            (self.recommended, "recommended"),
+            (divergence.step, "least twin distance"),
+            (loss.step, "least held-out loss"),
+            (self.steps[-1], "last"),
+        ]
+        known = [(int(step), name) for step, name in named if step is not None and step in self.steps]
+        return {step: " and ".join(name for at, name in known if at == step) for step in sorted(dict(known))}
+
+    @property
+    def definitions(self) -> pd.DataFrame:
+        """What each metric means, by name; empty in a run that does not hold it."""
+        return self.tables["metrics"].set_index("metric")
 
     @property
     def is_trusted(self) -> bool:
@@ -90,8 +129,78 @@ def percent(value: float) -> str:
     return "-" if pd.isna(value) else f"{100 * value:.1f}%"
 
 
-def read_report(root: str | Path) -> Report:
-    """Return the report of a run.
+def where(row: Any) -> str:
+    """Return the steps of one onset in words."""
+    if row.low < 0 and row.high < 0:
+        return "nowhere in this series" if row.status == "none" else "not known"
+    if row.low == row.high:
+        return f"step {row.low:,}"
+    low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
+    return f"steps {low} to {high}"
+
+
+def printable(name: str) -> str:
+    """Return a name of the user's as one line of visible characters: what is not printable becomes its escape.
+
+    Names of files and images may hold line breaks, terminal commands, and characters that
+    turn the direction of writing; none of them reaches a report.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def shortened(name: str, letters: int) -> str:
+    """Return a name of at most so many letters: the middle of a longer one is left out."""
+    if len(name) <= letters:
+        return name
+    tail = letters // 2
+    return f"{name[: letters - tail - 1]}…{name[-tail:]}"
+
+
+def text_of(report: Report, form: str) -> bytes:
+    """Return a report in one of the text formats of the registry: UTF-8, plain line ends, where it matters 80 wide."""
+    out = io.StringIO(newline="")
+    registry.lookup("report", form)(report, out, 80)
+    return out.getvalue().encode(errors="backslashreplace")  # a name that is no Unicode shows its bytes
+
+
+def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
+    """Write a report in several formats, to a file or folder each; ``-`` for a text is stdout.
+
+    Every text is made before anything is written, so one that cannot be made leaves nothing.
+
+    Raises
+    ------
+    AuditError
+        If a target cannot be written.
+    """
+    texts = {form: text_of(report, form) for form in targets if form in registry.REPORTS}
+    for form in targets:
+        if form in registry.FOLDER_REPORTS:
+            registry.lookup("folder report", form)(report, targets[form])
+    for form, content in texts.items():
+        if str(targets[form]) == "-":
+            sys.stdout.write(content.decode())
+        else:
+            write_file(targets[form], content)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises
+    ------
+    AuditError
+        If it cannot be written there.
+    """
+    try:
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise AuditError(f"Cannot write here: {error.strerror}.", path, "Choose another file.") from None
+
+
+def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
+    """Return the report of a run; its pictures are shown as they are, blurred, or left out.
 
     Raises
     ------
@@ -101,4 +210,11 @@ def read_report(root: str | Path) -> Report:
     run = RunDirectory(root)
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
-    return Report(run.root, record, frames, tuple(checks.caveats(record, frames)))
+    frames["metrics"] = definitions(run)
+    return Report(run.root, record, frames, tuple(checks.caveats(record, frames)), pictures)
+
+
+def definitions(run: RunDirectory) -> pd.DataFrame:
+    """Return the definitions that a run holds: none in one that was made before it kept them."""
+    path = run.table("metrics")
+    return tables.read(path) if path.exists() else pd.DataFrame(columns=[c.name for c in tables.METRICS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor.records import VERDICTS
-from auditor.reports import Report, percent
+from auditor.reports import Report, percent, printable, where
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 120  # from here on the table shows intervals and both twins
@@ -215,16 +215,6 @@ def phase(report: Report) -> str:
     )
 
 
-def where(row: Any) -> str:
-    """Return the steps of one onset in words."""
-    if row.low < 0 and row.high < 0:
-        return "nowhere in this series" if row.status == "none" else "not known"
-    if row.low == row.high:
-        return f"step {row.low:,}"
-    low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
-    return f"steps {low} to {high}"
-
-
 def excluded(report: Report, width: int) -> Text | None:
     """Checkpoints that were found and not audited, by reason."""
     rows = report.tables["checkpoints"]
@@ -232,7 +222,7 @@ def excluded(report: Report, width: int) -> Text | None:
     if rows.empty:
         return None
     lines = [
-        f"  {reason}: {', '.join(f'{row.twin}/{row.path}' for row in group.itertuples())}"
+        f"  {printable(reason)}: {', '.join(f'{row.twin}/{printable(row.path)}' for row in group.itertuples())}"
         for reason, group in rows.groupby("reason", sort=False)
     ]
     return Text("Not audited\n" + "\n".join(lines))

@@ -1,0 +1,177 @@
+"""What every figure of a report shows, as plain data: curves, bands, spans, labels, and the same in words.
+
+The page for a browser and the files for a paper draw the same charts; neither decides what is in them.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; every curve differs from its
+neighbours by dash and marker, too, so that a grey print loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BLACK, GREY = "#1a1a1a", "#6b6b6b"
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b87d00", "#3d8fc4"
+COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+DASHES = ("solid", "dashed", "dotted", "dashdot")
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a curve is drawn."""
+
+    color: str = BLACK
+    dash: str = "solid"
+    marker: str = "circle"  # "" for none
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve: values with their interval, and what hovering over a point says."""
+
+    name: str
+    x: np.ndarray  # float64 [n], steps or distances
+    y: np.ndarray  # float64 [n], NaN where undefined
+    style: Style
+    low: np.ndarray | None = None  # float64 [n], the band drawn; NaN where there is none
+    high: np.ndarray | None = None
+    marked: np.ndarray | None = None  # bool [n], filled markers; None: all
+    says: tuple[str, ...] = ()  # per point, the interval, n and what else to know
+    definition: str = ""
+    space: str = ""  # what it can be chosen by
+    series: str = ""
+    shown: bool = True  # drawn at first; the page can show the others
+    steps_like: bool = False  # a staircase: each y holds from its x to the next
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line: a reference that does not depend on the step."""
+
+    name: str
+    y: float
+    style: Style
+    space: str = ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range of steps, shaded over the whole height; from the middle before ``low`` to the middle after ``high``."""
+
+    name: str
+    low: int
+    high: int
+    color: str
+    hatch: str = ""  # "/", "\\\\", "." or nothing
+    is_between: bool = False  # from ``low`` to ``high`` themselves
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical line at one step."""
+
+    name: str
+    step: int
+    style: Style
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One onset on a row of its own."""
+
+    row: str
+    low: int  # -1: open
+    high: int
+    found: bool
+    says: str
+    style: Style
+    space: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    label: str  # of the vertical axis
+    curves: tuple[Curve, ...] = ()
+    levels: tuple[Level, ...] = ()
+    spans: tuple[Span, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    is_share: bool = False  # shown in percent
+    note: str = ""  # shown where there is nothing to draw
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure: panels with a common horizontal axis."""
+
+    key: str  # file name and anchor
+    title: str
+    words: str  # what the figure shows, with its numbers
+    panels: tuple[Panel, ...]
+    steps: tuple[int, ...] = ()  # of the horizontal axis; none: it is a distance
+    label: str = "training step"
+    is_stacked: bool = False  # panels lie over one another, on one axis
+    note: str = ""  # how to read it
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether steps are better shown on a logarithmic axis, to begin with."""
+        return self.has_logarithm and self.steps[-1] >= 10 * self.steps[0]
+
+    @property
+    def has_logarithm(self) -> bool:
+        """Whether steps can be shown on a logarithmic axis: there are several, all above 0."""
+        return len(self.steps) > 1 and self.steps[0] > 0
+
+    @property
+    def curves(self) -> tuple[Curve, ...]:
+        """All curves of all panels."""
+        return tuple(curve for panel in self.panels for curve in panel.curves)
+
+    @property
+    def spaces(self) -> list[str]:
+        """The spaces that a reader can choose from: none where each has a panel of its own."""
+        per_panel = [{curve.space for curve in panel.curves if curve.space} for panel in self.panels]
+        if all(len(each) < 2 for each in per_panel):
+            return []
+        return distinct(curve.space for curve in self.curves if curve.space)
+
+    @property
+    def series(self) -> list[str]:
+        """The curves that a reader can choose from."""
+        return distinct(curve.series for curve in self.curves if curve.series)
+
+
+def distinct(values: Iterable[str]) -> list[str]:
+    """Return the values without repetition, in order."""
+    return list(dict.fromkeys(values))
+
+
+def ticks(steps: Sequence[int], logarithmic: bool, most: int = 8) -> list[int]:
+    """Return which steps to label: audited ones, spread evenly over the axis, the first and the last among them."""
+    at = np.log(steps) if logarithmic else np.asarray(steps, float)
+    least = (at[-1] - at[0]) / most if len(steps) > 1 else 0
+    kept = [len(steps) - 1]
+    for i in range(len(steps) - 2, -1, -1):
+        if at[kept[-1]] - at[i] >= least and (i == 0 or at[i] - at[0] >= least):
+            kept.append(i)
+    if kept[-1] != 0:
+        kept.append(0)
+    return [int(steps[i]) for i in reversed(kept)]
+
+
+def edges(steps: Sequence[int], low: int, high: int, logarithmic: bool) -> tuple[float, float]:
+    """Return where a set of steps begins and ends on the axis: half way to the steps outside it."""
+    forth, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
+    at = forth(np.asarray(steps, float))
+    first, last = steps.index(low), steps.index(high)
+    width = (at[-1] - at[0]) / max(len(at) - 1, 1) or 1.0
+    before = (at[first] + at[first - 1]) / 2 if first else at[0] - width / 4
+    after = (at[last] + at[last + 1]) / 2 if last + 1 < len(at) else at[-1] + width / 4
+    return float(back(before)), float(back(after))

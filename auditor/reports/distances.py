@@ -1,0 +1,143 @@
+"""How far samples lie from training images, and whether the spaces agree: read from the evidence tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from auditor import tables
+from auditor.records import TWINS
+from auditor.reports import Report
+from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
+from auditor.reports.pictures import flagged
+from auditor.run import RunDirectory
+
+N_BINS = 40
+SAMPLE_COLUMNS = ("own_id_1", "own_distance_1", "other_distance_1", "own_outside_distance")
+HELDOUT_COLUMNS = ("a_distance_1", "b_distance_1")
+LOOKS = {
+    "samples to own": Style(VERMILLION, "solid", ""),
+    "samples to other": Style(BLUE, "dashed", ""),
+    "held-out to own": Style(BLACK, "dotted", ""),
+}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Distances of a run's samples and held-out images to training images; each table is read once."""
+
+    report: Report
+
+    @cached_property
+    def _read(self) -> dict[tuple[str, str, int], Mapping[str, Any]]:
+        return {}
+
+    def samples(self, space: str, twin: str, step: int) -> Mapping[str, Any]:
+        """Return the columns of one evidence table."""
+        key = (space, twin, step)
+        if key not in self._read:
+            path = RunDirectory(self.report.root).evidence(space, f"{twin}/{step}")
+            self._read[key] = tables.arrays(path, SAMPLE_COLUMNS)
+        return self._read[key]
+
+    def heldout(self, space: str) -> np.ndarray:
+        """Return the distances from held-out images to the nearest image of each half; empty where none were given."""
+        if not self.report.record["scope"]["with_heldout"]:
+            return np.empty(0)
+        found = tables.arrays(RunDirectory(self.report.root).evidence(space, "heldout"), HELDOUT_COLUMNS)
+        return np.concatenate([found[name] for name in HELDOUT_COLUMNS])
+
+    def by_role(self, space: str, step: int) -> dict[str, np.ndarray]:
+        """Return the nearest distances of both twins' samples to own and to other, and of held-out images."""
+        both = [self.samples(space, twin, step) for twin in TWINS]
+        found = {
+            "samples to own": np.concatenate([each["own_distance_1"] for each in both]),
+            "samples to other": np.concatenate([each["other_distance_1"] for each in both]),
+            "held-out to own": self.heldout(space),
+        }
+        return {name: values[np.isfinite(values)] for name, values in found.items()}
+
+
+def charts(report: Report, nearest: Nearest) -> list[Chart]:
+    """Return one chart per key step: a histogram of nearest distances per space."""
+    if not report.record["scope"]["with_train"]:
+        return []
+    return [chart(report, nearest, step, name) for step, name in report.key_steps.items()]
+
+
+def chart(report: Report, nearest: Nearest, step: int, name: str) -> Chart:
+    """Return the histograms of one step."""
+    found = {space: nearest.by_role(space, step) for space in report.record["scope"]["spaces"]}
+    panels = tuple(histogram(space, roles) for space, roles in found.items())
+    return Chart(
+        f"nearest-distances-step-{step}",
+        f"Distances to the nearest training image, step {step:,} ({name})",
+        " ".join(words(space, roles) for space, roles in found.items()),
+        panels,
+        label="distance to the nearest training image",
+        note=(
+            "Samples of both twins to their own and to the other half, and real held-out images to either half. "
+            "Copies would show as a hump near 0 that held-out images do not have; a lean as a gap between the first "
+            "two curves."
+        ),
+    )
+
+
+def histogram(space: str, roles: Mapping[str, np.ndarray]) -> Panel:
+    """Return the shares per bin of equal width, from 0 to the largest distance."""
+    largest = max((values.max() for values in roles.values() if len(values)), default=0.0)
+    edges = np.linspace(0, largest or 1.0, N_BINS + 1)
+    curves = []
+    for name, values in roles.items():
+        if not len(values):
+            continue
+        shares = np.histogram(values, edges)[0] / len(values)
+        says = tuple(f"{low:.4g} to {high:.4g}; n = {len(values):,}" for low, high in pairwise(edges))
+        y = np.append(shares, 0.0)
+        curves.append(
+            Curve(
+                name,
+                edges,
+                y,
+                LOOKS[name],
+                says=(*says, ""),
+                definition=f"share of distances per bin, {space}",
+                series=name,
+                steps_like=True,
+            )
+        )
+    return Panel(space, "share per bin", tuple(curves), is_share=True)
+
+
+def words(space: str, roles: Mapping[str, np.ndarray]) -> str:
+    """Say the medians."""
+    medians = ", ".join(f"{name} {np.median(values):.3g}" for name, values in roles.items() if len(values))
+    return f"Median distances in {space}: {medians}."
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far another space agrees with the one in which copies are counted, at one step."""
+
+    space: str
+    same_nearest: float  # share of samples whose nearest own image is the same in both
+    flagged: int  # samples that the gap ratio flags in this space
+    flagged_in_both: int
+
+
+def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreement]:
+    """Yield per space how far it agrees with that of copies, over both twins' samples."""
+    base = report.copy_space
+    for space in report.record["scope"]["spaces"]:
+        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in TWINS]
+        same = np.concatenate([one["own_id_1"].values == two["own_id_1"].values for one, two in pairs])
+        flags = [
+            np.concatenate([flagged(each[i]["own_distance_1"], each[i]["own_outside_distance"]) for each in pairs])
+            for i in (0, 1)
+        ]
+        yield Agreement(space, float(same.mean()), int(flags[1].sum()), int((flags[0] & flags[1]).sum()))

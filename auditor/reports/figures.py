@@ -1,0 +1,276 @@
+"""The charts as files for a paper, PNG and SVG, by matplotlib: no browser, no display, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditor.reports import Report, curves, distances, write_file
+from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, Style, edges, ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.2  # inches: two columns of a paper
+DASH = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1, 1.4)), "dashdot": (0, (6, 2, 1.2, 2))}
+MARKER = {
+    "circle": "o",
+    "square": "s",
+    "triangle": "^",
+    "inverted_triangle": "v",
+    "diamond": "D",
+    "plus": "P",
+    "": "",
+}
+LOOK = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": "#444444",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
+    "svg.hashsalt": "auditor",  # else ids are random
+}
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write every figure of a report as PNG and SVG; return the paths.
+
+    Raises
+    ------
+    AuditError
+        If a file cannot be written.
+    """
+    made = [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
+    paths = []
+    for chart in made:
+        for suffix in ("png", "svg"):
+            path = folder / f"{chart.key}.{suffix}"
+            write_file(path, picture(chart, suffix))
+            paths.append(path)
+    return paths
+
+
+def picture(chart: Chart, suffix: str) -> bytes:
+    """Return a chart as the bytes of a PNG (200 dpi) or SVG file."""
+    import matplotlib
+
+    out = io.BytesIO()
+    with matplotlib.rc_context(LOOK):
+        metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+        draw(chart).savefig(out, format=suffix, dpi=200, metadata=metadata)
+    return out.getvalue()
+
+
+def draw(chart: Chart) -> Figure:
+    """Return a chart as a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    rows, columns = grid(chart)
+    heights = [panel_height(panel) for panel in chart.panels] if chart.is_stacked else [2.3] * rows
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.75), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=chart.is_stacked, height_ratios=heights)
+    for ax, panel in zip(axes.flat, chart.panels, strict=False):
+        draw_panel(ax, chart, panel)
+    for ax in list(axes.flat)[len(chart.panels) :]:
+        ax.set_axis_off()
+    for ax in axes[-1] if chart.is_stacked else list(axes.flat)[: len(chart.panels)]:
+        ax.set_xlabel(f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}")
+    add_legend(figure, list(axes.flat)[: len(chart.panels)])
+    return figure
+
+
+def grid(chart: Chart) -> tuple[int, int]:
+    """Return how many rows and columns of panels a chart has."""
+    n = len(chart.panels)
+    if chart.is_stacked:
+        return n, 1
+    columns = min(n, 3)
+    return -(-n // columns), columns
+
+
+def panel_height(panel: Panel) -> float:
+    """Return inches: enough for each row of bars."""
+    return 0.35 + 0.2 * len(panel.bars) if panel.bars else 2.2
+
+
+def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
+    """Draw one pair of axes."""
+    ax.set_title(panel.title)
+    ax.set_ylabel(panel.label)
+    ax.grid(True)
+    ax.set_axisbelow(True)
+    scale_steps(ax, chart)
+    for span in panel.spans:
+        left, right = (
+            (span.low, span.high) if span.is_between else edges(chart.steps, span.low, span.high, chart.is_logarithmic)
+        )
+        ax.axvspan(
+            left,
+            right,
+            facecolor=(span.color, 0.13),
+            edgecolor=(span.color, 0.45),
+            hatch=span.hatch * 3,
+            linewidth=0,
+            label=span.name,
+        )
+    for mark in panel.marks:
+        ax.axvline(mark.step, color=mark.style.color, linestyle=DASH[mark.style.dash], linewidth=1.1, label=mark.name)
+    for level in panel.levels:
+        ax.axhline(level.y, color=level.style.color, linestyle=DASH[level.style.dash], linewidth=1, label=level.name)
+    shown = [each for each in panel.curves if each.shown]
+    for each in shown:
+        draw_curve(ax, each)
+    draw_bars(ax, panel.bars, chart)
+    if panel.is_share:
+        ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
+    if not shown and not panel.bars:
+        ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)
+
+
+def scale_steps(ax: Axes, chart: Chart) -> None:
+    """Set the axis of steps: its scale, and audited steps as ticks."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    if not chart.steps:
+        return
+    if chart.is_logarithmic:
+        ax.set_xscale("log")
+    at = ticks(chart.steps, chart.is_logarithmic, 7 if chart.is_stacked else 4)
+    ax.xaxis.set_major_locator(FixedLocator(at))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(lambda value, at: f"{value:,.0f}")
+    ax.set_xlim(*padded(chart))
+
+
+def padded(chart: Chart) -> tuple[float, float]:
+    """Return the ends of the axis of steps, with room for markers."""
+    first, last = chart.steps[0], chart.steps[-1]
+    if chart.is_logarithmic:
+        room = (last / first) ** 0.04
+        return first / room, last * room
+    room = (last - first) * 0.04 or 1.0
+    return first - room, last + room
+
+
+def draw_curve(ax: Axes, each: Curve) -> None:
+    """Draw a curve, its band, and its markers: hollow where it is not marked."""
+    style = each.style
+    if each.steps_like:
+        ax.stairs(each.y[:-1], each.x, color=style.color, linestyle=DASH[style.dash], label=each.name, linewidth=1.3)
+        return
+    if each.low is not None and np.isfinite(each.low).any():
+        ax.fill_between(each.x, each.low, each.high, color=style.color, alpha=0.16, linewidth=0)
+    ax.plot(
+        each.x,
+        each.y,
+        color=style.color,
+        linestyle=DASH[style.dash],
+        marker=MARKER[style.marker],
+        label=each.name,
+        markeredgecolor=style.color,
+    )
+    if each.marked is not None:
+        hollow = ~each.marked
+        ax.plot(
+            each.x[hollow],
+            each.y[hollow],
+            linestyle="",
+            marker=MARKER[style.marker],
+            markerfacecolor="white",
+            markeredgecolor=style.color,
+        )
+
+
+def draw_bars(ax: Axes, bars: Sequence[Bar], chart: Chart) -> None:
+    """Draw one row per onset: a bar over its steps, hollow where nothing was found, an arrow where it is open."""
+    if not bars:
+        return
+    left, right = padded(chart)
+    for at, bar in enumerate(bars):
+        if bar.low < 0 and bar.high < 0:
+            ax.text(0.01, at, bar.says, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize=7)
+            continue
+        low, high = (value if value >= 0 else end for value, end in ((bar.low, left), (bar.high, right)))
+        ax.plot([low, high], [at, at], color=bar.style.color, linewidth=3 if bar.found else 1, solid_capstyle="butt")
+        ends = [value for value in (bar.low, bar.high) if value >= 0]
+        ax.plot(
+            ends,
+            [at] * len(ends),
+            linestyle="",
+            marker=MARKER[bar.style.marker],
+            color=bar.style.color,
+            markerfacecolor=bar.style.color if bar.found else "white",
+        )
+        label_bar(ax, bar, at, high)
+    ax.set_yticks(range(len(bars)), [bar.row for bar in bars])
+    ax.set_ylim(len(bars) - 0.4, -0.6)
+    ax.grid(False, axis="y")
+
+
+def label_bar(ax: Axes, bar: Bar, at: int, high: float) -> None:
+    """Write what a bar says beside it, on the side that has room."""
+    transform = ax.transData
+    place = ax.transAxes.inverted().transform(transform.transform((high, at)))[0]
+    beside, offset, align = (bar.low if bar.low >= 0 else high, -7, "right") if place > 0.6 else (high, 7, "left")
+    ax.annotate(
+        bar.says,
+        (beside, at),
+        xytext=(offset, 0),
+        textcoords="offset points",
+        va="center",
+        ha=align,
+        fontsize=7,
+        color=BLACK,
+    )
+
+
+def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Name everything drawn, once, under the panels."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=3, handlelength=3.2)
+
+
+def svg(chart: Chart) -> str:
+    """Return a chart as the text of an SVG file."""
+    return picture(chart, "svg").decode()
+
+
+def swatch(style: Style, marked: bool = True) -> str:
+    """Return a small SVG of a line in this style, for a legend in a page."""
+    shape = {
+        "circle": '<circle cx="16" cy="6" r="3.6"/>',
+        "square": '<rect x="12.6" y="2.6" width="6.8" height="6.8"/>',
+        "triangle": '<path d="M16 1.8 20 9.4H12Z"/>',
+        "inverted_triangle": '<path d="M16 10.2 20 2.6H12Z"/>',
+        "diamond": '<path d="M16 1.4 20.4 6 16 10.6 11.6 6Z"/>',
+        "plus": '<path d="M16 1.6V10.4M11.6 6H20.4" stroke-width="2.4"/>',
+        "": "",
+    }[style.marker]
+    dash = {"solid": "", "dashed": "6 3", "dotted": "1.5 2.5", "dashdot": "7 2.5 1.5 2.5"}[style.dash]
+    fill = style.color if marked else "none"
+    return (
+        f'<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" stroke="{style.color}" '
+        f'fill="{fill}"><path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>{shape}</svg>'
+    )

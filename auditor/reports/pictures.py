@@ -1,0 +1,353 @@
+"""Pictures and numbers of single samples, read from a run's files: what galleries, film strips and audit show show.
+
+A *case* is one seed at one step in one space: the sample of a twin with its nearest own
+and nearest other training image, and the same of the other twin's sample from the same
+noise. Rows are found by seed and image id, never by position; arrays are memory-mapped.
+A picture that the run does not hold is None, with the reason.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor import tables
+from auditor.config import COPY_RATIO
+from auditor.errors import AuditError
+from auditor.records import TWINS, other_twin
+from auditor.run import RunDirectory
+
+SHOWN, BLURRED, LEFT_OUT = "shown", "blurred", "left out"  # what a report does with pictures
+BLUR_CELLS = 4  # cells per side that are left of a blurred picture, and at least this many pixels per cell
+SIDE_DISTANCES = (  # in the order of the fields of Side
+    "own_distance_1",
+    "other_distance_1",
+    "own_outside_distance",
+    "pool_own_distance",
+    "pool_other_distance",
+)
+COLUMNS = ("seed", "own_id_1", "other_id_1", "twin_distance", *SIDE_DISTANCES)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a run, by name; never only by its place in a file."""
+
+    id: str  # training image id, or the seed; as the user named it, so it may hold anything: escape it
+    pixels: np.ndarray | None  # uint8 [h, w, c]; None where the run does not hold it
+    reason: str = ""  # why there are no pixels
+
+    def blurred(self) -> Picture:
+        """Return the picture made unrecognisable; see ``blurred``."""
+        return self if self.pixels is None else replace(self, pixels=blurred(self.pixels))
+
+    def left_out(self) -> Picture:
+        """Return the picture without its pixels."""
+        return replace(self, pixels=None, reason="pictures are left out of this report")
+
+    def png(self, scale: int = 1) -> bytes | None:
+        """Return the picture as PNG bytes, each pixel drawn ``scale`` times ``scale``; None without pixels."""
+        return None if self.pixels is None else png(self.pixels, scale)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One twin's part of a case: its sample and the training images nearest to it, in the unit of the space.
+
+    Without training images ``own`` and ``other`` have no id and no pixels, and all
+    distances are NaN.
+    """
+
+    twin: str
+    sample: Picture
+    own: Picture  # nearest training image of this twin
+    other: Picture  # nearest training image of the other twin
+    own_distance: float  # d1
+    other_distance: float
+    next_distance: float  # d2: the next own image that is no duplicate of the nearest
+    pool_own_distance: float  # own_share compares these: halves subsampled to equal size
+    pool_other_distance: float
+
+    @property
+    def ratio(self) -> float:
+        """Own distance over other distance: below 1 the nearest training image is the twin's own; NaN unknown."""
+        return quotient(self.own_distance, self.other_distance)
+
+    @property
+    def gap(self) -> float:
+        """d1 / d2: how far the nearest own image stands out; below 1/3 the sample counts as a copy."""
+        return quotient(self.own_distance, self.next_distance)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether d1 is 0 or below a third of d2 (docs/statistics.md 4.1); False where d1 is unknown."""
+        return bool(flagged(self.own_distance, self.next_distance))
+
+    @property
+    def is_closer_to_own(self) -> bool | None:
+        """How the sample counts in ``own_share``; None on ties and without training images."""
+        if math.isnan(self.pool_own_distance) or self.pool_own_distance == self.pool_other_distance:
+            return None
+        return self.pool_own_distance < self.pool_other_distance
+
+    @property
+    def pictures(self) -> tuple[Picture, Picture, Picture]:
+        """Sample, nearest own, nearest other."""
+        return self.sample, self.own, self.other
+
+
+@dataclass(frozen=True)
+class Case:
+    """One seed at one step in one space, of both twins; ``mine`` is the twin that was asked for."""
+
+    space: str
+    step: int
+    seed: int
+    mine: Side
+    theirs: Side  # the other twin's sample from the same noise
+    twin_distance: float  # between the two samples
+
+    @property
+    def twin(self) -> str:
+        """The twin that was asked for."""
+        return self.mine.twin
+
+    def blurred(self) -> Case:
+        """Return the case with every picture unrecognisable."""
+        return self._each("blurred")
+
+    def without_pictures(self) -> Case:
+        """Return the case with its numbers only."""
+        return self._each("left_out")
+
+    def _each(self, change: str) -> Case:
+        sides = {
+            name: replace(side, **{role: getattr(getattr(side, role), change)() for role in ("sample", "own", "other")})
+            for name, side in (("mine", self.mine), ("theirs", self.theirs))
+        }
+        return replace(self, **sides)
+
+
+@dataclass(frozen=True)
+class Album:
+    """The pictures of one run. It holds names only; every call reads what it needs."""
+
+    run: RunDirectory
+    scope: Mapping[str, Any]  # of run.json: steps, spaces, n_samples, seed, with_train, with_heldout
+    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT: every case that leaves the album is in this state
+
+    def case(self, space: str, twin: str, step: int, seed: int) -> Case:
+        """Return one seed of one twin at one step.
+
+        Raises
+        ------
+        AuditError
+            If the space, twin, step or seed was not audited; the message names what was.
+        """
+        return self.cases(space, twin, step, [seed])[0]
+
+    def pick(self, space: str | None, twin: str | None, step: int, seed: int | None) -> Case:
+        """Return the case of what is given: else the pixel space, the worst sample of the step, twin a."""
+        spaces = self.scope["spaces"]
+        space = space or ("pixel" if "pixel" in spaces else spaces[0])
+        if seed is None:
+            return self.worst(space, step, 1, TWINS if twin is None else (twin,))[0]
+        return self.case(space, twin or "a", step, seed)
+
+    def cases(self, space: str, twin: str, step: int, seeds: Iterable[int]) -> list[Case]:
+        """Return several seeds of one twin at one step, in the order given; each table is read once."""
+        self._require(space, twin, step)
+        data = {each: self._evidence(space, each, step) for each in TWINS}
+        return [self._case(space, twin, step, int(seed), data) for seed in seeds]
+
+    def film(self, space: str, twin: str, seed: int) -> tuple[Case, ...]:
+        """Return one seed through training: a case per audited step, ascending."""
+        return self.films(space, twin, [seed])[seed]
+
+    def films(self, space: str, twin: str, seeds: Sequence[int]) -> dict[int, tuple[Case, ...]]:
+        """Return several seeds through training, by seed; each table is read once."""
+        strips = [self.cases(space, twin, step, seeds) for step in self.scope["steps"]]
+        return {seed: tuple(cases[i] for cases in strips) for i, seed in enumerate(seeds)}
+
+    def worst(self, space: str, step: int, n: int, twins: Sequence[str] = TWINS) -> list[Case]:
+        """Return the ``n`` samples that tell most against a release, worst first.
+
+        Copies (d1 = 0 or d1 < d2 / 3) come first. Within copies, and within the rest, those come
+        first whose nearest own image is nearest compared with what comes next in either half:
+        least d1 / min(d2, nearest other). Ties go to the smaller seed, then to twin a. Without
+        training images: the samples farthest from the twin's sample of the same noise. A sample
+        with an undefined order comes last.
+        """
+        for twin in twins:
+            self._require(space, twin, step)
+        data = {twin: self._evidence(space, twin, step) for twin in TWINS}
+        ranked = sorted(
+            (*order, int(seed), twin)
+            for twin in twins
+            for seed, order in zip(data[twin]["seed"], self._orders(data[twin]), strict=True)
+        )
+        return [self._case(space, twin, step, seed, data) for *_, seed, twin in ranked[:n]]
+
+    def _orders(self, data: Mapping[str, Any]) -> list[tuple[bool, float]]:
+        """Return what samples are ordered by, the worst least."""
+        if not self.scope["with_train"]:
+            return [(False, order) for order in np.nan_to_num(-data["twin_distance"], nan=np.inf).tolist()]
+        nearest, second = data["own_distance_1"], data["own_outside_distance"]
+        following = np.fmin(second, data["other_distance_1"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            order = np.where(nearest == 0, 0.0, nearest / following)
+        return list(zip((~flagged(nearest, second)).tolist(), np.nan_to_num(order, nan=np.inf).tolist(), strict=True))
+
+    def _require(self, space: str, twin: str, step: int) -> None:
+        """Refuse what was not audited, naming what was."""
+        for kind, value, known in (
+            ("space", space, self.scope["spaces"]),
+            ("twin", twin, TWINS),
+            ("step", step, self.scope["steps"]),
+        ):
+            if value not in known:
+                names = ", ".join(map(str, known))
+                raise AuditError(
+                    f"There is no {kind} {value} in this run.", self.run.root, f"Choose --{kind} from: {names}."
+                )
+
+    def _evidence(self, space: str, twin: str, step: int) -> dict[str, Any]:
+        """Return the columns of one evidence table that cases are made of."""
+        return tables.arrays(self.run.evidence(space, f"{twin}/{step}"), COLUMNS)
+
+    def _case(self, space: str, twin: str, step: int, seed: int, data: Mapping[str, Mapping[str, Any]]) -> Case:
+        rows = {each: self._row(found["seed"], seed) for each, found in data.items()}
+        mine, theirs = (self._side(each, step, seed, data[each], rows[each]) for each in (twin, other_twin(twin)))
+        case = Case(space, step, seed, mine, theirs, float(data[twin]["twin_distance"][rows[twin]]))
+        return {SHOWN: lambda: case, BLURRED: case.blurred, LEFT_OUT: case.without_pictures}[self.pictures]()
+
+    def _row(self, seeds: np.ndarray, seed: int) -> int:
+        """Return in which row of a table a seed stands."""
+        found = np.flatnonzero(seeds == seed)
+        if not len(found):
+            raise AuditError(
+                f"There is no seed {seed} in this run.",
+                self.run.root,
+                f"Choose --seed from {seeds.min()} to {seeds.max()}.",
+            )
+        return int(found[0])
+
+    def _side(self, twin: str, step: int, seed: int, data: Mapping[str, Any], row: int) -> Side:
+        names = {role: str(data[f"{role}_id_1"].values[row]) for role in ("own", "other")}
+        return Side(
+            twin,
+            self._sample(twin, step, seed),
+            self._training_image(twin, names["own"]),
+            self._training_image(other_twin(twin), names["other"]),
+            *(float(data[name][row]) for name in SIDE_DISTANCES),
+        )
+
+    def _sample(self, twin: str, step: int, seed: int) -> Picture:
+        """Return a sample; row i of a sample file has seed ``first seed + i``."""
+        path, row = self.run.samples(twin, step), seed - self.scope["seed"]
+        images, reason = self._open(path)
+        if images is not None and not 0 <= row < len(images):
+            images, reason = None, f"{self._name(path)} holds no seed {seed}"
+        return Picture(str(seed), None if images is None else np.array(images[row]), reason)
+
+    def _training_image(self, half: str, image_id: str) -> Picture:
+        """Return a training image by id, of those that the run keeps."""
+        if not image_id:
+            return Picture("", None, "no training images were given")
+        path = self.run.images(f"train-{half}")
+        images, reason = self._open(path)
+        row = self._rows[half].get(image_id)
+        if images is not None and (row is None or row >= len(images)):
+            images, reason = None, f"{self._name(path)} does not hold this image"
+        return Picture(image_id, None if images is None else np.array(images[row]), reason)
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, int]]:
+        """The row of each kept training image, by half and id."""
+        keys = {half: self.run.key(self.run.images(f"train-{half}")) or {} for half in TWINS}
+        return {half: {name: row for row, name in enumerate(key.get("ids", ()))} for half, key in keys.items()}
+
+    def _open(self, path: Path) -> tuple[np.ndarray | None, str]:
+        """Return an array of images, memory-mapped, or why there is none."""
+        try:
+            return np.load(path, mmap_mode="r"), ""
+        except FileNotFoundError:
+            return None, f"the run does not hold {self._name(path)}"
+        except (OSError, ValueError, EOFError):
+            return None, f"{self._name(path)} cannot be read"
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.run.root).as_posix()
+
+
+def open_album(root: str | Path, pictures: str = SHOWN) -> Album:
+    """Return the pictures of a run: shown as they are, blurred, or left out.
+
+    Raises
+    ------
+    AuditError
+        If there is no run here.
+    """
+    run = RunDirectory(root)
+    return Album(run, run.read_record()["scope"], pictures)
+
+
+def flagged(nearest: Any, second: Any) -> Any:
+    """Return where d1 = 0 or d1 < d2 / 3 (docs/statistics.md 4.1); numbers or arrays, False where d1 is NaN."""
+    return (np.asarray(nearest) == 0) | (np.asarray(nearest) < COPY_RATIO * np.asarray(second))
+
+
+def quotient(above: float, below: float) -> float:
+    """Return above / below; 0 for 0 / 0, infinite where only ``below`` is 0."""
+    if below == 0:
+        return 0.0 if above == 0 else math.inf if above > 0 else math.nan
+    return above / below
+
+
+def blurred(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 ``[h, w, c]`` of the same shape in which nothing can be recognised, and nothing restored.
+
+    The picture is averaged over at most 4 x 4 cells (fewer where a cell would have less than
+    4 x 4 pixels) and these few numbers are smoothly enlarged: what is left is 16 numbers per
+    channel, so overall brightness and colour can be seen, and no shape.
+    """
+    from PIL import Image
+
+    height, width, channels = pixels.shape
+    rows, columns = (
+        np.arange(n := max(1, min(BLUR_CELLS, side // BLUR_CELLS))) * side // n for side in (height, width)
+    )
+    sums = np.add.reduceat(np.add.reduceat(pixels.astype(np.int64), rows, axis=0), columns, axis=1)
+    pixels_per_cell = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))[..., None]
+    coarse = (sums // pixels_per_cell).astype(np.uint8)
+    smooth = [
+        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(channels)
+    ]
+    return np.stack([np.asarray(each) for each in smooth], axis=2)
+
+
+def png(pixels: np.ndarray, scale: int = 1) -> bytes:
+    """Return uint8 ``[h, w, c]`` as PNG bytes, each pixel drawn ``scale`` times ``scale``; the same bytes each time."""
+    from PIL import Image
+
+    shown = png_pixels(pixels)
+    image = Image.fromarray(np.ascontiguousarray(shown[..., 0] if shown.shape[2] == 1 else shown))
+    out = io.BytesIO()
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
+
+
+def png_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return the channels that a PNG can hold.
+
+    One is gray, two are gray and opacity, three are colour, four are colour and opacity; of
+    more the first three are shown.
+    """
+    return pixels if pixels.shape[2] <= 4 else pixels[..., :3]
