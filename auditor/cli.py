@@ -39,7 +39,7 @@ def main() -> None:
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field of AuditConfig, in front of its own."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
-    kinds = {"int": int, "int | None": int, "bool": bool}
+    kinds = {"int": int, "int | None": int, "bool": bool, "float": float}
     made = [
         inspect.Parameter(
             each.name,
