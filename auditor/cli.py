@@ -40,7 +40,14 @@ def main() -> None:
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field of AuditConfig, in front of its own."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
-    kinds = {"int": int, "int | None": int, "float | None": float, "bool": bool, "tuple[str, ...]": list[str]}
+    kinds = {
+        "int": int,
+        "int | None": int,
+        "float | None": float,
+        "float": float,
+        "bool": bool,
+        "tuple[str, ...]": list[str],
+    }
     made = [
         inspect.Parameter(
             each.name,

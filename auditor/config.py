@@ -49,7 +49,27 @@ class AuditConfig:
     batch_size: str = setting("Images per network call, fixed for a run, or auto.", "auto")
     device: str = setting("cpu, cuda, cuda:1 or auto.", "auto")
     weights: str = setting("raw, ema, or auto: EMA where every common step of both twins has it.", "auto")
-    scheduler: str | None = setting("Noise schedule where none is saved: ddpm (1000 linear steps) or a JSON file.")
+    scheduler: str | None = setting(
+        "Noise schedule where none is saved: ddpm (1000 linear steps), flow, edm, or a scheduler's JSON file."
+    )
+    format: str | None = setting("Checkpoint format, where two could be meant; audit list names them.")
+    model: str | None = setting("The network of bare weights: MODULE:FACTORY, a function that returns an nn.Module.")
+    model_config: str | None = setting("JSON file with the arguments of the network, for formats that save none.")
+    base: str | None = setting("The pipeline that was fine-tuned: LoRA weights, autoencoder, text encoder.")
+    autoencoder: str | None = setting("Folder of the autoencoder of a latent model, where none is beside it.")
+    prediction: str | None = setting(
+        "What the network predicts, where that is not saved: epsilon, v, sample, flow, edm."
+    )
+    image_shape: str | None = setting("HEIGHTxWIDTHxCHANNELS of the pictures, where the checkpoint does not say it.")
+    pixel_range: str | None = setting("Range to which training scaled pictures: -1,1 or 0,1 [default: the trainer's].")
+    pixel_mean: str | None = setting(
+        "Mean that training subtracted after scaling: numbers per channel, an .npy file, or own (of each half)."
+    )
+    labels: str | None = setting("Classes to sample: a number of classes (in turn), or a file with one per line.")
+    prompts: str | None = setting("Prompts to sample, in turn: a text file, one per line.")
+    guidance_scale: float = setting("Classifier-free guidance when sampling; 1 is none.", 1.0)
+    trust_pickle: bool = setting("Run the code in pickled checkpoints. Only for files whose maker you trust.", False)
+    allow_identical: bool = setting("Go on where two checkpoints are the same.", False)
     steps: str | None = setting("Audit only these checkpoints, comma-separated steps.")
     allow_overlap: bool = setting(
         "Go on when halves share images; these leave every own-versus-other statistic.", False
@@ -196,7 +216,7 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
         value = ",".join(str(item) for item in value)
     if kind.startswith("str") and type(value) in (str, int):  # steps = 500
         return str(value)
-    expected = next(t for t in (str, bool, float, int) if kind.startswith(t.__name__))
+    expected = next((each for each in (str, bool, float) if kind.startswith(each.__name__)), int)
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:

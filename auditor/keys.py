@@ -31,8 +31,27 @@ class Keys:
             "sampler": p.config.sampler,
             "sampling_steps": p.sampling_steps,
             "first_seed": p.config.seed,
+            **self.conditions,
+            **self.scaling(twin),
             **self.machine,
         }
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Return under what samples are drawn, where the models are conditional."""
+        drawn = self.prepared.conditions
+        if drawn is None:
+            return {}
+        prompts = {"prompts": list(self.prepared.settings.prompts)} if self.prepared.settings.prompts else {}
+        return {"conditions": list(drawn.numbers), "guidance_scale": drawn.guidance, **prompts}
+
+    def scaling(self, twin: str) -> dict[str, Any]:
+        """Return how pictures are scaled for the networks of a twin, where it is not to [-1, 1]."""
+        pixels = self.prepared.pixels[twin]
+        if pixels.is_standard:
+            return {}
+        mean = pixels.mean if isinstance(pixels.mean, float) else sha256(pixels.mean.tobytes()).hexdigest()
+        return {"pixels": [pixels.low, pixels.high, mean]}
 
     @cached_property
     def machine(self) -> dict[str, Any]:
@@ -122,5 +141,6 @@ class Keys:
             "times": p.times.tolist(),
             "seed": p.config.seed,
             "sets": {name: self.image_set(name) | self.restricted(name) for name in p.sets},
+            **self.scaling(twin),
             **self.machine,
         }

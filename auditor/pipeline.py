@@ -160,6 +160,7 @@ def checkpoint_row(
     return {
         "twin": twin,
         "step": step,
+        "unit": checkpoint.unit if checkpoint else "",
         "path": shown,
         "format": checkpoint.format if checkpoint else "",
         "weights": checkpoint.weights if checkpoint else "",
@@ -183,6 +184,9 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
             "steps": list(p.pair.steps),
             "spaces": list(p.config.space_names),
             "image_shape": list(p.image_shape),
+            "unit": p.unit,
+            "model": {"class": p.facts.model, "parameters": p.facts.parameters, "conditioning": p.facts.conditioning},
+            "pixels": {twin: each.text for twin, each in p.pixels.items()},
             "scheduler": dict(p.scheduler),
             "loss_times": p.times.tolist(),
         },

@@ -14,6 +14,12 @@ from auditor.errors import AuditError
 
 FORMATS = {
     "diffusers": "auditor.checkpoints.diffusers:DiffusersFormat",
+    "denoising-diffusion-pytorch": ("auditor.checkpoints.denoising_diffusion_pytorch:DenoisingDiffusionPytorchFormat"),
+    "dit": "auditor.checkpoints.dit:DitFormat",
+    "monai": "auditor.checkpoints.monai:MonaiFormat",
+    "lora": "auditor.checkpoints.lora:LoraFormat",
+    "edm": "auditor.checkpoints.edm:EdmFormat",
+    "plain": "auditor.checkpoints.plain:PlainFormat",
 }
 
 SPACES = {
