@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,22 @@ def scheduler_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:
 def read_sets(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, ImageSet]:
     """Return the image sets that were given, at the model's shape."""
     given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
-    return {name: images.read(source, name, image_shape) for name, source in given.items() if source is not None}
+    return {
+        name: images.read(source, name, image_shape, reading_of(config), not config.no_cache, scratch_of(config))
+        for name, source in given.items()
+        if source is not None
+    }
+
+
+def reading_of(config: AuditConfig) -> images.Reading:
+    """Return what may be done to pictures."""
+    return images.Reading(config.window_limits, config.convert_color)
+
+
+def scratch_of(config: AuditConfig) -> Path:
+    """Return the folder for memory maps: the disk that the run will be on, of which something exists already."""
+    out = Path(config.out).absolute()
+    return next(each for each in (out, *out.parents) if each.is_dir())
 
 
 def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str, set[str]], tuple[str, ...]]:
@@ -260,7 +276,7 @@ def without_leaks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]]) 
     if shared.get("heldout"):
         whole = sets["heldout"]
         rows = [i for i, each in enumerate(whole.ids) if each not in shared["heldout"]]
-        kept["heldout"] = replace(whole, images=whole.images[rows], ids=tuple(whole.ids[i] for i in rows))
+        kept["heldout"] = whole.rows(rows)
     return kept
 
 

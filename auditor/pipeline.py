@@ -129,6 +129,8 @@ def keep_neighbour_images(prepared: Prepared, run: RunDirectory) -> None:
     for name, ids in wanted.items():
         kept = [i for i, each in enumerate(prepared.sets[name].ids) if each in ids]
         key = {"ids": [prepared.sets[name].ids[i] for i in kept], "images": prepared.set_digests[name]}
+        if run.key(run.images(name)) == as_json(key):
+            continue  # then no image need be decoded
         with run.artefact(run.images(name), key) as temporary:
             save_array(temporary, prepared.sets[name].images[kept])
 
