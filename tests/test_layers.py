@@ -32,6 +32,7 @@ LAYERS = (
             "trainings",
             "membership",
         ),
+        *("nearness", "splitting", "split_card"),
         *("inputs", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),

@@ -98,6 +98,7 @@ class Source:
     columns: Mapping[str, Callable[[], Sequence[str]]] = field(default_factory=dict)  # facts per picture, by name
     label: str = ""  # the column that holds classes; "" if none does
     group: str = ""  # the column that holds groups (patient, slide, ...)
+    origin: Callable[[int], tuple[str, str]] | None = None  # (path, "") of a file, or (id, source); None: as given
 
     def column(self, name: str) -> tuple[str, ...]:
         """Return one fact per picture; nothing for the empty name."""

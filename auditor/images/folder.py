@@ -61,7 +61,12 @@ def open_folder(place: Place, reading: Reading) -> Source:
 
     classes = classes_of(ids)
     columns = {"label": lambda: classes} if classes else {}
-    return Source(ids, listing.stamps, decoded, listing.notes, columns, "label" if classes else "")
+    label = "label" if classes else ""
+
+    def origin(row: int) -> tuple[str, str]:
+        return os.path.join(folder, ids[row]), ""
+
+    return Source(ids, listing.stamps, decoded, listing.notes, columns, label, origin=origin)
 
 
 def classes_of(ids: Sequence[str]) -> list[str]:

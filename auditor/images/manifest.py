@@ -58,7 +58,13 @@ def open_manifest(place: Place, reading: Reading) -> Source:
     group = next((name for name in GROUPS if name in columns), "")
     stamps = [each for source, _ in parts for each in source.stamps] + [["rows", rows_digest(ids), 0]]
     notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
-    return Source(ids, stamps, decoded, notes, columns, label, group)
+    places = [(os.path.join(place.path.parent, row.source or row.path), row) for _, kept in parts for row in kept]
+
+    def origin(row: int) -> tuple[str, str]:
+        where, named = places[row]
+        return (named.path, where) if named.source else (where, "")
+
+    return Source(ids, stamps, decoded, notes, columns, label, group, origin)
 
 
 def rows_digest(ids: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,11 +121,16 @@ class _Looking:
         return Facts(tuple(self.digests), np.array(self.blank, dtype=bool), self.tally, notes)
 
 
-def stored(shape: tuple[int, ...], rows: Iterator[np.ndarray], scratch: str | Path | None) -> np.ndarray:
+def stored(
+    shape: tuple[int, ...],
+    rows: Iterable[np.ndarray],
+    scratch: str | Path | None,
+    dtype: type[np.generic] = np.uint8,
+) -> np.ndarray:
     """Return rows as one array: in memory, or memory-mapped from a file that ends with the process."""
-    size = math.prod(shape)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= IN_MEMORY:
-        array = np.empty(shape, np.uint8)
+        array = np.empty(shape, dtype)
         for target, row in zip(array, rows, strict=True):
             target[...] = row
         return array
@@ -141,4 +146,4 @@ def stored(shape: tuple[int, ...], rows: Iterator[np.ndarray], scratch: str | Pa
         for row in rows:
             file.write(row.tobytes())
         file.flush()
-        return np.memmap(file, np.uint8, "r", shape=shape)
+        return np.memmap(file, dtype, "r", shape=shape)
