@@ -37,6 +37,9 @@ class AuditConfig:
     ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
     ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
     train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
+    samples_a: str | None = setting("Instead of --ckpts-a: samples drawn already, a folder or file per checkpoint.")
+    samples_b: str | None = setting("The same of the training on half b.")
+    unpaired: bool = setting("The samples given were not drawn from the same noise, whatever their names say.", False)
     train_a: str | None = setting(
         "Training images of half a: a folder, .zip, .tar, .npy, .npz, .pt (FILE:KEY picks an array), .csv with a path "
         "column, or a Hugging Face data set on disk (PATH:SPLIT)."

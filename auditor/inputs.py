@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, denoising, images, noise, sampling, spaces
+from auditor import checkpoints, denoising, given_samples, images, noise, sampling, spaces
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
+from auditor.given_samples import GivenSamples
 from auditor.measuring import Scope
 from auditor.records import TWINS, Excluded, ImageSet, TwinPair
 from auditor.run import RunDirectory
@@ -38,6 +39,7 @@ class Prepared:
     sampling_steps: int
     spaces: Mapping[str, spaces.Space]
     budgets: Budgets
+    given: GivenSamples | None = None  # samples that exist already; then there is no model
 
     @property
     def scope(self) -> Scope:
@@ -56,8 +58,20 @@ class Prepared:
         )
 
     @property
+    def pairs_samples(self) -> bool:
+        """Whether samples of one seed come from the same noise in both twins."""
+        return self.given is None or self.given.paired
+
+    @property
+    def with_losses(self) -> bool:
+        """Whether denoising losses are measured: there are images, and a model."""
+        return bool(self.sets) and self.given is None
+
+    @property
     def times(self) -> np.ndarray:
-        """Diffusion times of the loss cells."""
+        """Diffusion times of the loss cells; none without a model."""
+        if self.given is not None:
+            return np.empty(0, dtype=np.int64)
         return denoising.time_levels(self.config.loss_levels, int(self.scheduler["num_train_timesteps"]))
 
 
@@ -76,11 +90,18 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
     opened = {name: spaces.open_space(name, settings) for name in config.space_names}
-    say("reading the checkpoints", 0)
-    pair = usable(discover(config))
-    image_shape, scheduler = checkpoints.check_compatible(pair, config.scheduler)
-    require_levels(config.loss_levels, int(scheduler["num_train_timesteps"]))
-    steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
+    given = None
+    if config.samples_a is not None:
+        say("reading the samples", 0)
+        given = given_samples.read(config, reading_of(config), scratch_of(config))
+        config = replace(config, n_samples=given.n, seed=given.first_seed)
+        pair, image_shape, scheduler, steps = given.pair, given.image_shape, {}, 0
+    else:
+        say("reading the checkpoints", 0)
+        pair = usable(discover(config))
+        image_shape, scheduler = checkpoints.check_compatible(pair, config.scheduler)
+        require_levels(config.loss_levels, int(scheduler["num_train_timesteps"]))
+        steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     say("reading the images", 0)
     sets = read_sets(config, image_shape)
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
@@ -90,6 +111,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     digests = {name: images.digests(each) for name, each in sets.items()}
     pools = pool_masks(sets, shared, config.seed)
     notes = (
+        *(given.notes if given is not None else ()),
         *scheduler_notes(pair, config),
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
@@ -113,20 +135,24 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         steps,
         opened,
         budgets,
+        given,
     )
 
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
-    for name in ("out",) if config.ckpts else ("ckpts_a", "out"):
+    if config.samples_a is not None or config.samples_b is not None:
+        require_samples_alone(config)
+    for name in ("out",) if config.ckpts or config.samples_a else ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
     if config.ckpts:
         return  # trainings.py checks what it splits into pairs
-    if config.ckpts_b is None and config.ckpts_a2 is not None:
+    has_twin = config.ckpts_b is not None or config.samples_b is not None
+    if not has_twin and config.ckpts_a2 is not None:
         raise AuditError("--ckpts-a2 is given without a twin.", "--ckpts-b", "Give the training on half b, too.")
-    if config.ckpts_b is None:
+    if not has_twin:
         require_single(config)
     elif (config.train_a is None) != (config.train_b is None):
         given, lacking = ("a", "b") if config.train_a else ("b", "a")
@@ -135,6 +161,20 @@ def require(config: AuditConfig) -> None:
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
         )
+
+
+def require_samples_alone(config: AuditConfig) -> None:
+    """Refuse samples beside checkpoints, and samples of twin b alone."""
+    if config.samples_a is None:
+        raise AuditError(
+            "--samples-b is given and --samples-a is not.", "--samples-a", "Give both, or --samples-a alone."
+        )
+    for name in ("ckpts_a", "ckpts_b", "ckpts_a2", "ckpts", "scheduler"):
+        if getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            raise AuditError(
+                f"{flag} and --samples-a are both given.", flag, "Give checkpoints to be sampled, or samples, not both."
+            )
 
 
 def require_single(config: AuditConfig) -> None:

@@ -32,7 +32,7 @@ LAYERS = (
             "trainings",
             "membership",
         ),
-        *("nearness", "splitting", "split_card"),
+        *("nearness", "given_samples", "splitting", "split_card"),
         *("inputs", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),

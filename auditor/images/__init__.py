@@ -71,10 +71,13 @@ class Reading:
     convert_color
         Whether color pictures may be turned gray for a gray model (ITU-R 601 luma), and gray ones repeated three
         times for a color model.
+    exact_size
+        Whether pictures of another size than asked for are refused: samples are as the model drew them.
     """
 
     window: tuple[float, float] | None = None
     convert_color: bool = False
+    exact_size: bool = False
 
 
 class Place(NamedTuple):

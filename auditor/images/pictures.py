@@ -163,6 +163,11 @@ def fit(
     if picture.mode != ("L" if channels == 1 else "RGB"):
         picture = _recolored(picture, channels, where, reading, tally)
     if picture.size != (width, height):
+        if reading.exact_size:
+            found = f"{picture.height}x{picture.width}"
+            raise AuditError(
+                f"This picture is {found}, others are {height}x{width}", where, "Give pictures of one size."
+            )
         tally["resized"] += 1
         tally["enlarged"] += picture.width < width or picture.height < height
         picture = _resize_and_crop(picture, height, width, where)
