@@ -37,7 +37,13 @@ class AuditConfig:
     ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
     ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
     train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
-    train_a: str | None = setting("Training images of half a: a picture folder, .npy, .npz or FILE.npz:KEY.")
+    samples_a: str | None = setting("Instead of --ckpts-a: samples drawn already, a folder or file per checkpoint.")
+    samples_b: str | None = setting("The same of the training on half b.")
+    unpaired: bool = setting("The samples given were not drawn from the same noise, whatever their names say.", False)
+    train_a: str | None = setting(
+        "Training images of half a: a folder, .zip, .tar, .npy, .npz, .pt (FILE:KEY picks an array), .csv with a path "
+        "column, or a Hugging Face data set on disk (PATH:SPLIT)."
+    )
     train_b: str | None = setting("Training images of half b.")
     heldout: str | None = setting("Images that neither training saw.")
     out: str | None = setting("The run directory to write or resume.")
@@ -74,6 +80,11 @@ class AuditConfig:
     allow_overlap: bool = setting(
         "Go on when halves share images; these leave every own-versus-other statistic.", False
     )
+    window: str | None = setting(
+        "LOW,HIGH: pictures of 16 bits or floats are read so that LOW is black and HIGH white.", None
+    )
+    convert_color: bool = setting("Turn color images gray for a gray model, and gray ones to color.", False)
+    no_cache: bool = setting("Decode all images anew instead of recalling the contents of unchanged files.", False)
     clip_model: str = setting("open_clip model name, or local-dir:PATH.", "ViT-B-32")
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
@@ -99,7 +110,8 @@ class AuditConfig:
             raise AuditError(
                 f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
             )
-        self.step_numbers  # noqa: B018  a malformed list is reported here
+        self.step_numbers  # noqa: B018  malformed lists are reported here
+        self.window_limits  # noqa: B018
 
     def _require_range(self, each: dataclasses.Field[Any]) -> None:
         """Refuse a number outside the range of its setting."""
@@ -125,6 +137,22 @@ class AuditConfig:
             raise AuditError(
                 f"{self.steps!r} is no list of steps.", "--steps", "Give whole numbers: --steps 500,1000."
             ) from None
+
+    @property
+    def window_limits(self) -> tuple[float, float] | None:
+        """The window (low, high), or None."""
+        return None if self.window is None else window_from(self.window)
+
+
+def window_from(text: str) -> tuple[float, float]:
+    """Return LOW,HIGH as two numbers."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise AuditError(f"{text!r} is no window.", "--window", "Give two numbers, the lower first: --window 0,4095.")
+    return low, high
 
 
 @dataclass(frozen=True)

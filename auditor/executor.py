@@ -119,12 +119,14 @@ class Executor:
         path, key, n = self._target(task)
 
         def compute(rows: range) -> np.ndarray:
+            if p.given is not None:
+                return np.asarray(p.given.sets[task.twin, task.step].images[rows.start : rows.stop])
             seeds = [p.config.seed + i for i in rows]
             how = (p.config.sampler, p.sampling_steps, p.device, p.conditions)
             return sampling.sample_batch(self.model(task.of), seeds, *how)
 
         for _ in self.run.build(path, key, n, p.batch_size, compute):
-            yield p.sampling_steps
+            yield p.sampling_steps  # network calls: none where samples were given
 
     def _losses(self, task: Task) -> Iterator[int]:
         """Measure the losses of one checkpoint on every set."""
@@ -235,7 +237,7 @@ class Executor:
         seeds = p.config.seed + np.arange(p.config.n_samples)
         mine = self._sample_features(task.space, task.of, seeds)
         twins = None
-        if p.scope.with_twin:
+        if p.scope.with_twin and p.pairs_samples:
             twins = self._sample_features(task.space, f"{other_twin(task.twin)}/{task.step}", seeds)
         saturated = pixel_facts(self._images(task))["saturated"]
         references = self._roles(task.space, task.twin)

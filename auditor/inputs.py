@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, denoising, images, models, noise, sampling, schedules, spaces
+from auditor import checkpoints, denoising, given_samples, images, models, noise, sampling, schedules, spaces
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
+from auditor.given_samples import GivenSamples
 from auditor.measuring import Scope
 from auditor.pixels import Pixels
 from auditor.records import TWINS, Checkpoint, Excluded, Facts, ImageSet, TwinPair
@@ -41,6 +43,7 @@ class Prepared:
     budgets: Budgets
     pixels: Mapping[str, Pixels]  # twin -> how its training scaled pictures
     conditions: sampling.Conditions | None  # of samples, where the models are conditional
+    given: GivenSamples | None = None  # samples that exist already; then there is no model
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -69,8 +72,20 @@ class Prepared:
         )
 
     @property
+    def pairs_samples(self) -> bool:
+        """Whether samples of one seed come from the same noise in both twins."""
+        return self.given is None or self.given.paired
+
+    @property
+    def with_losses(self) -> bool:
+        """Whether denoising losses are measured: there are images, and a model."""
+        return bool(self.sets) and self.given is None
+
+    @property
     def times(self) -> np.ndarray:
-        """Diffusion times of the loss cells."""
+        """Diffusion times of the loss cells; none without a model."""
+        if self.given is not None:
+            return np.empty(0, dtype=np.int64)
         return denoising.time_levels(self.config.loss_levels, schedules.n_times(self.scheduler))
 
 
@@ -89,14 +104,20 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
     opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
-    say("reading the checkpoints", 0)
-    settings = models.settings(config)
-    pair = usable(discover(config, settings), settings)
-    identical = identical_notes(pair, config.allow_identical)
-    facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
-    conditions = models.conditions(config, facts)
-    require_levels(config.loss_levels, schedules.n_times(scheduler))
-    steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
+    settings, given, identical, conditions = models.settings(config), None, (), None
+    if config.samples_a is not None:
+        say("reading the samples", 0)
+        given = given_samples.read(config, reading_of(config), scratch_of(config))
+        config = replace(config, n_samples=given.n, seed=given.first_seed)
+        pair, facts, scheduler, steps = given.pair, Facts(given.image_shape, "none", None), {}, 0
+    else:
+        say("reading the checkpoints", 0)
+        pair = usable(discover(config, settings), settings)
+        identical = identical_notes(pair, config.allow_identical)
+        facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
+        conditions = models.conditions(config, facts)
+        require_levels(config.loss_levels, schedules.n_times(scheduler))
+        steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     say("reading the images", 0)
     sets = read_sets(config, facts.image_shape)
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
@@ -108,6 +129,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pixels = models.pixels(config, facts, sets, pair.twins)
     scheduler = models.fitting_schedule(scheduler, pixels)
     notes = (
+        *(given.notes if given is not None else ()),
         *scheduler_notes(pair, config),
         *model_notes(config, facts, pixels),
         *identical,
@@ -136,20 +158,24 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         budgets,
         pixels,
         conditions,
+        given,
     )
 
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
-    for name in ("out",) if config.ckpts else ("ckpts_a", "out"):
+    if config.samples_a is not None or config.samples_b is not None:
+        require_samples_alone(config)
+    for name in ("out",) if config.ckpts or config.samples_a else ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
     if config.ckpts:
         return  # trainings.py checks what it splits into pairs
-    if config.ckpts_b is None and config.ckpts_a2 is not None:
+    has_twin = config.ckpts_b is not None or config.samples_b is not None
+    if not has_twin and config.ckpts_a2 is not None:
         raise AuditError("--ckpts-a2 is given without a twin.", "--ckpts-b", "Give the training on half b, too.")
-    if config.ckpts_b is None:
+    if not has_twin:
         require_single(config)
     elif (config.train_a is None) != (config.train_b is None):
         given, lacking = ("a", "b") if config.train_a else ("b", "a")
@@ -158,6 +184,20 @@ def require(config: AuditConfig) -> None:
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
         )
+
+
+def require_samples_alone(config: AuditConfig) -> None:
+    """Refuse samples beside checkpoints, and samples of twin b alone."""
+    if config.samples_a is None:
+        raise AuditError(
+            "--samples-b is given and --samples-a is not.", "--samples-a", "Give both, or --samples-a alone."
+        )
+    for name in ("ckpts_a", "ckpts_b", "ckpts_a2", "ckpts", "scheduler"):
+        if getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            raise AuditError(
+                f"{flag} and --samples-a are both given.", flag, "Give checkpoints to be sampled, or samples, not both."
+            )
 
 
 def require_single(config: AuditConfig) -> None:
@@ -288,7 +328,22 @@ def scheduler_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:
 def read_sets(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, ImageSet]:
     """Return the image sets that were given, at the model's shape."""
     given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
-    return {name: images.read(source, name, image_shape) for name, source in given.items() if source is not None}
+    return {
+        name: images.read(source, name, image_shape, reading_of(config), not config.no_cache, scratch_of(config))
+        for name, source in given.items()
+        if source is not None
+    }
+
+
+def reading_of(config: AuditConfig) -> images.Reading:
+    """Return what may be done to pictures."""
+    return images.Reading(config.window_limits, config.convert_color)
+
+
+def scratch_of(config: AuditConfig) -> Path:
+    """Return the folder for memory maps: the disk that the run will be on, of which something exists already."""
+    out = Path(config.out).absolute()
+    return next(each for each in (out, *out.parents) if each.is_dir())
 
 
 def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str, set[str]], tuple[str, ...]]:
@@ -316,7 +371,7 @@ def without_leaks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]]) 
     if shared.get("heldout"):
         whole = sets["heldout"]
         rows = [i for i, each in enumerate(whole.ids) if each not in shared["heldout"]]
-        kept["heldout"] = replace(whole, images=whole.images[rows], ids=tuple(whole.ids[i] for i in rows))
+        kept["heldout"] = whole.rows(rows)
     return kept
 
 

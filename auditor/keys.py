@@ -23,6 +23,9 @@ class Keys:
     def samples(self, twin: str, step: int) -> dict[str, Any]:
         """Return what determines the samples of one checkpoint."""
         p = self.prepared
+        if p.given is not None:
+            digest = p.pair.series(twin).at(step).digest
+            return {"stage": "given samples", "checkpoint": digest, "first_seed": p.config.seed}
         return {
             "stage": "samples",
             "revision": [noise.REVISION, sampling.REVISION],
@@ -75,7 +78,7 @@ class Keys:
             "stage": "evidence",
             "revision": evidence.REVISION,
             "samples": self.features(space, self.samples(twin, step)),
-            **({"twin_samples": self.samples(other_twin(twin), step)} if p.scope.with_twin else {}),
+            **({"twin_samples": self.samples(other_twin(twin), step)} if p.scope.with_twin and p.pairs_samples else {}),
             "n_samples": self.prepared.config.n_samples,
             **self.references,
         }

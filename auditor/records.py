@@ -6,8 +6,8 @@ are ``own``, ``other`` and ``heldout``; twins are ``a`` and ``b``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +158,27 @@ class ImageSet:
     images: np.ndarray
     ids: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what reading had to do: resized, cropped, converted
+    labels: tuple[str, ...] = ()  # class of each image; empty where not known
+    groups: tuple[str, ...] = ()  # patient, slide, identity, duplicates: whatever belongs together; empty likewise
+    digests: tuple[str, ...] = ()  # sha256 of each image; empty where not computed yet
+    blank: np.ndarray | None = None  # bool [n], images without content; None where not computed yet
 
     def __post_init__(self) -> None:
         assert self.images.dtype == np.uint8 and self.images.ndim == 4, "images are uint8 [n, h, w, c]"
         assert len(self.ids) == len(self.images), "one id per image"
         assert len(set(self.ids)) == len(self.ids), "ids are unique"
+        for each in (self.labels, self.groups, self.digests):
+            assert len(each) in (0, len(self.ids)), "one fact per image, or none"
+
+    def rows(self, kept: Sequence[int]) -> ImageSet:
+        """Return the set with these images only."""
+        chosen = {
+            name: tuple(getattr(self, name)[i] for i in kept)
+            for name in ("ids", "labels", "groups", "digests")
+            if getattr(self, name)
+        }
+        blank = None if self.blank is None else self.blank[list(kept)]
+        return replace(self, images=self.images[list(kept)], blank=blank, **chosen)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -22,6 +22,14 @@ FORMATS = {
     "plain": "auditor.checkpoints.plain:PlainFormat",
 }
 
+SOURCES = {
+    "folder": "auditor.images.folder:KIND",
+    "archive": "auditor.images.archive:KIND",
+    "array": "auditor.images.arrays:KIND",
+    "table": "auditor.images.tabular:KIND",
+    "list": "auditor.images.manifest:KIND",
+}
+
 SPACES = {
     "pixel": "auditor.spaces.pixel:PixelSpace",
     "correlation": "auditor.spaces.correlation:CorrelationSpace",
@@ -95,11 +103,18 @@ FOLDER_REPORTS = {
     "tensorboard": "auditor.reports.tensorboard:write",
 }
 
-TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS, "folder report": FOLDER_REPORTS}
+TABLES = {
+    "format": FORMATS,
+    "source": SOURCES,
+    "space": SPACES,
+    "metric": METRICS,
+    "report": REPORTS,
+    "folder report": FOLDER_REPORTS,
+}
 
 
 def lookup(kind: str, name: str) -> Any:
-    """Return the component called ``name`` of ``kind`` (format, space, metric, report or folder report).
+    """Return the component called ``name`` of ``kind`` (format, source, space, metric, report or folder report).
 
     Raises
     ------
