@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from auditor.config import Budgets
+from auditor.gaps import gaps
 
 MIN_SERIES = 8  # checkpoints from which iterate noise can be told from a trend
 
@@ -84,6 +85,7 @@ def series_limits(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame])
     left_out = int((~tables["checkpoints"].audited).sum())
     if left_out:
         lines.append(f"{left_out} checkpoints were found and not audited; the reasons are listed below.")
+    lines += gaps(steps, record["resolved"].get("unit", "step"))
     if len(steps) < MIN_SERIES:
         lines.append(
             f"{len(steps)} checkpoints are too few to tell weights that jitter from a trend: onsets are conditional on "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from auditor.checkpoints import ModelSettings, without_clipping
-from auditor.config import AuditConfig
+from auditor.config import AuditConfig, shape_from
 from auditor.errors import AuditError
 from auditor.pixels import Pixels
 from auditor.records import Facts, ImageSet
@@ -32,18 +32,6 @@ def settings(config: AuditConfig) -> ModelSettings:
         trust_pickle=config.trust_pickle,
         prompts=lines_of(config.prompts, "--prompts"),
     )
-
-
-def shape_from(given: str | None) -> tuple[int, int, int] | None:
-    """Return (h, w, c) from ``32x32x1``."""
-    if given is None:
-        return None
-    parts = given.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts) or parts[2] not in ("1", "3"):
-        remedy = "Give HEIGHTxWIDTHxCHANNELS, such as 32x32x1; pictures have 1 or 3 channels."
-        raise AuditError(f"{given!r} is no image shape.", "--image-shape", remedy)
-    height, width, channels = map(int, parts)
-    return height, width, channels
 
 
 def lines_of(path: str | None, option: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import auditor
 ROOT = Path(auditor.__file__).parent
 LAYERS = (
     ("pixels", "records", "errors", "registry"),
-    ("config", "stats", "tables", "run", "schedules"),
+    ("config", "stats", "tables", "run", "schedules", "gaps"),
     ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
@@ -33,7 +33,7 @@ LAYERS = (
             "membership",
         ),
         *("nearness", "groups", "given_samples", "splitting", "split_card"),
-        *("inputs", "models", "keys", "pipeline", "demo", "lab", "console"),
+        *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),
 )

@@ -20,6 +20,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from auditor import schedules
+from auditor.checkpoints import names
 from auditor.errors import AuditError
 from auditor.pixels import Codec
 from auditor.records import (
@@ -73,6 +74,7 @@ def open_format(name: str, settings: ModelSettings | None = None) -> Any:
     return lookup("format", name)(settings or ModelSettings())
 
 
+Answers = dict[str, tuple[list[Found], list[tuple[int, Path, str]]]]  # by format: found, unusable
 FoundByTwin = Mapping[str, Mapping[int, Found]]  # twin -> step -> what was found
 
 
@@ -95,7 +97,8 @@ class Discovery:
 def discover(root: str | Path, twin: str, settings: ModelSettings | None = None) -> Discovery:
     """Return the checkpoints under ``root`` in ascending steps, reading names and headers only.
 
-    Formats that are told apart by what the user says (``--format``, ``--model``) are asked alone.
+    Formats that are told apart by what the user says (``--format``, ``--model``) are asked alone. Where ``root`` itself
+    holds no series, the one folder below that does is taken; several are an error that names them.
 
     Raises
     ------
@@ -107,14 +110,44 @@ def discover(root: str | Path, twin: str, settings: ModelSettings | None = None)
     if not root.is_dir():
         raise AuditError(f"The checkpoints of twin {twin} are not there: {root} {absence(root)}.", root, LAYOUTS)
     try:
-        answers = {name: open_format(name, settings).find(root) for name in candidates(settings)}
+        series = series_under(root, settings)
     except OSError as problem:
         raise AuditError(f"The checkpoints of twin {twin} cannot be listed: {problem}.", root, LAYOUTS) from problem
+    claimed = [folder for folder, answers in series.items() if any(found for found, _ in answers.values())]
+    if len(claimed) > 1:
+        listed = ", ".join(folder.relative_to(root).as_posix() for folder in claimed[:6])
+        more = f" and {len(claimed) - 6} more" if len(claimed) > 6 else ""
+        what = f"Twin {twin} has several series under one folder: {listed}{more}."
+        raise AuditError(what, root, "Give the folder of one of them.")
+    answers = series[claimed[0]] if claimed else _together(series.values())
+    root = claimed[0] if claimed else root
     name = _only_claim(answers, root, twin)
     found, unusable = answers[name]
     _refuse_shared_steps(found, root, twin)
     excluded = tuple(Excluded(twin, step, path, reason) for step, path, reason in unusable)
     return Discovery(twin, root, name, tuple(sorted(found, key=lambda one: one.step)), excluded)
+
+
+def series_under(root: Path, settings: ModelSettings | None = None) -> dict[Path, Answers]:
+    """Return what the formats found in ``root``; where none claims it, in every folder below that may hold a series."""
+    answers = {root: _asked(root, settings)}
+    if not any(found for found, _ in answers[root].values()):
+        answers |= {folder: _asked(folder, settings) for folder in names.series_folders(root)}
+    return answers
+
+
+def _asked(folder: Path, settings: ModelSettings | None) -> Answers:
+    answers = {name: open_format(name, settings).find(folder) for name in candidates(settings)}
+    if "plain" in answers:  # it takes any file of weights: it speaks only of those that no other format knows
+        known = {path for name, (_, unusable) in answers.items() if name != "plain" for _, path, _ in unusable}
+        found, unusable = answers["plain"]
+        answers["plain"] = found, [one for one in unusable if one[1] not in known]
+    return answers
+
+
+def _together(answers: Collection[Answers]) -> Answers:
+    """Return what no format could use, of all folders."""
+    return {name: ([], [one for each in answers for one in each[name][1]]) for name in next(iter(answers))}
 
 
 def candidates(settings: ModelSettings | None) -> list[str]:

@@ -8,7 +8,6 @@ or ``config.json`` beside the series, gives those of ``Unet``, and the image siz
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from auditor import schedules
 from auditor.checkpoints import ModelSettings, read_json, series, weights
-from auditor.checkpoints.headers import Header, read_header, tensors_in
+from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
 
@@ -53,7 +52,9 @@ class DenoisingDiffusionPytorchFormat:
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the schedule whose betas the file holds; what is predicted follows from the weights of the loss."""
-        return _schedule(checkpoint.path, checkpoint.path.stat().st_mtime_ns, self.settings.trust_pickle)
+        state = _state(read_header(checkpoint.path))
+        betas, abar, loss_weight = (read_floats(checkpoint.path, state[name]) for name in BUFFERS)
+        return schedules.by_betas(betas, predicted(abar, loss_weight, checkpoint.path))
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the weights and the model arguments; the weights fit the network, and are finite."""
@@ -98,13 +99,6 @@ def claims(path: Path, header: Header) -> bool:
 def _state(header: Header) -> dict[str, Any]:
     content = header.content if isinstance(header.content, dict) else {}
     return tensors_in(content.get("model"))
-
-
-@lru_cache(maxsize=64)
-def _schedule(path: Path, mtime: int, trusted: bool) -> dict[str, Any]:
-    state = weights.payload(path, trusted)["model"]
-    betas, abar, loss_weight = (state[name].double().numpy() for name in BUFFERS)
-    return schedules.by_betas(betas, predicted(abar, loss_weight, path))
 
 
 def predicted(abar: np.ndarray, loss_weight: np.ndarray, path: Path) -> str:
