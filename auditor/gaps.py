@@ -13,7 +13,7 @@ def gaps(steps: Sequence[int], unit: str) -> list[str]:
     """Return what a series that starts late or has holes leaves open.
 
     It starts late where the first step is more than 1.5 times the median distance between steps; a hole is a distance
-    of at least 1.9 times both of its neighbours, or, at the end, 1.9 times all others.
+    of at least 1.9 times both of its neighbours, or, at the end of an even series, 1.9 times all others.
     """
     if len(steps) < 3:
         return []
@@ -26,10 +26,13 @@ def gaps(steps: Sequence[int], unit: str) -> list[str]:
             "saved, or were deleted: an earlier onset, and an earlier safe step, can be neither ruled in nor ruled out."
         )
     for i, width in enumerate(between):
-        beside = between[i - 1 : i] + between[i + 1 : i + 2] if i + 1 < len(between) else between[:i]
+        last = i + 1 == len(between)
+        beside = between[:i] if last else between[i - 1 : i] + between[i + 1 : i + 2]
+        if last and (len(beside) < 2 or max(beside) > 1.5 * min(beside)):
+            continue  # the distances grow: nothing tells what the last one should be
         if i and width >= 1.9 * max(beside):
             lines.append(
                 f"There is no checkpoint between {steps[i]:,} and {steps[i + 1]:,} {counted}, a hole of "
-                f"{width / max(beside):.1f} times the usual distance: an onset in it has no more exact place."
+                f"{width / max(beside):.1f} times the usual distance: an onset inside it cannot be placed more exactly."
             )
     return lines

@@ -298,7 +298,8 @@ def identical_notes(pair: TwinPair, allow: bool) -> tuple[str, ...]:
             same.append(" and ".join(f"{one.twin}/{one.step}" for one in (earlier, checkpoint)))
     if not same:
         return ()
-    what = f"{len(same)} checkpoints are copies of others: {'; '.join(same[:4])}."
+    more = f" and {len(same) - 4} more" if len(same) > 4 else ""
+    what = f"Some checkpoints are the same: {'; '.join(same[:4])}{more}."
     if not allow:
         remedy = "Check the folders: twins are two trainings. --allow-identical goes on."
         raise AuditError(what, pair.a.checkpoints[-1].path.parent, remedy)

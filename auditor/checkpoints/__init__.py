@@ -38,6 +38,7 @@ from auditor.registry import FORMATS, lookup
 from auditor.schedules import DDPM, SCHEDULE_KEYS
 
 WEIGHTS = ("auto", "ema", "raw")
+MAX_JSON = 16 * 2**20  # bytes of a configuration
 LAYOUTS = (
     "Give a folder that holds one folder per step (checkpoint-500/unet/, checkpoint-500/config.json, or whole "
     "pipelines), or one file per step (.pt, .pth, .ckpt, .bin, .safetensors) with --model MODULE:FACTORY; "
@@ -432,6 +433,8 @@ def absence(path: Path) -> str:
     """Return why ``path`` is not what it should be, as the end of a sentence."""
     if path.is_file():
         return "is a file, not a folder"
+    if path.exists() and not path.is_dir():
+        return "is no regular file"
     if path.is_dir():
         return "is a folder, not a file"
     return "is a symbolic link that leads nowhere" if path.is_symlink() else "does not exist"
@@ -443,6 +446,8 @@ def read_json(path: Path, error: type[AuditError] = AuditError) -> dict[str, Any
     if not path.is_file():
         raise error(f"{path.name} {absence(path)}.", path, remedy)
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise error(f"{path.name} has {path.stat().st_size:,} bytes, more than any configuration.", path, remedy)
         value = json.loads(path.read_bytes())
     except OSError as problem:
         raise error(f"{path.name} cannot be read: {problem.strerror}.", path, remedy) from problem

@@ -71,8 +71,9 @@ class DenoisingDiffusionPytorchFormat:
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         arguments = {key: each for key, each in self._arguments(checkpoint).items() if key not in DIFFUSION}
-        network = _network(arguments, checkpoint.path)
-        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        expected = series.expected_of(_network(arguments, checkpoint.path, "meta"))
+        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
         return network, tensors, weights.digest(tensors, sorted(arguments.items()))
 
     def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -93,7 +94,8 @@ NAMES = ("model.json", "config.json")
 def claims(path: Path, header: Header) -> bool:
     """Whether a file was written by that trainer: a Unet and the buffers of GaussianDiffusion."""
     state = _state(header)
-    return f"{UNET}init_conv.weight" in state and all(name in state for name in BUFFERS)
+    convolutions = [state.get(f"{UNET}{name}.weight") for name in ("init_conv", "final_conv")]
+    return all(one is not None and len(one.shape) == 4 for one in convolutions) and set(BUFFERS) <= state.keys()
 
 
 def _state(header: Header) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def predicted(abar: np.ndarray, loss_weight: np.ndarray, path: Path) -> str:
     )
 
 
-def _network(arguments: Mapping[str, Any], path: Path) -> Any:
+def _network(arguments: Mapping[str, Any], path: Path, device: str) -> Any:
     import torch
 
     try:
@@ -128,7 +130,7 @@ def _network(arguments: Mapping[str, Any], path: Path) -> Any:
         remedy = "pip install denoising-diffusion-pytorch"
         raise CheckpointError("denoising_diffusion_pytorch is not installed.", path, remedy) from problem
     given = {key: tuple(each) if isinstance(each, list) else each for key, each in arguments.items()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         try:
             return Unet(**given)
         except Exception as problem:  # a foreign class may raise anything for impossible arguments

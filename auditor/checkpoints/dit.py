@@ -165,6 +165,14 @@ def is_sit(arguments: Mapping[str, Any]) -> bool:
 
 def config_of(header: Header, path: Path) -> dict[str, Any]:
     """Return the configuration of the same transformer in diffusers."""
+    try:
+        return _config_of(header, path)
+    except (ValueError, IndexError, KeyError, ArithmeticError) as problem:
+        what = f"The shapes of the weights are not those of a transformer of DiT: {problem}."
+        raise CheckpointError(what, path) from problem
+
+
+def _config_of(header: Header, path: Path) -> dict[str, Any]:
     shapes = {name: one.shape for name, one in state_of(header).items()}
     hidden, channels, patch, _ = shapes["x_embedder.proj.weight"]
     side = math.isqrt(shapes["pos_embed"][1])

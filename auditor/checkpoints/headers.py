@@ -117,7 +117,11 @@ def _archive(file: Any, size: int, path: Path) -> Header:
         raise CheckpointError(f"{path.name} lists more files than any checkpoint has.", path, SAVE_AGAIN)
     try:
         with zipfile.ZipFile(file) as archive:
-            inside = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
+            members = archive.infolist()
+            stored = all(one.compress_type == zipfile.ZIP_STORED for one in members)
+            if not stored or sum(one.file_size for one in members) > size:  # torch compresses nothing: this is a bomb
+                raise CheckpointError(f"{path.name} is no archive of torch.save: it is compressed.", path, SAVE_AGAIN)
+            inside = [each for each in archive.namelist() if each.endswith("data.pkl") and each.count("/") <= 1]
             if len(inside) != 1:
                 raise CheckpointError(f"{path.name} is a zip archive, but not of torch.save.", path, SAVE_AGAIN)
             with archive.open(inside[0]) as member:

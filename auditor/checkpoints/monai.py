@@ -86,8 +86,9 @@ class MonaiFormat:
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         arguments, _ = self._arguments(checkpoint)
-        network = _network(arguments, checkpoint.path)
-        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        expected = series.expected_of(_network(arguments, checkpoint.path, "meta"))
+        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
         return network, tensors, weights.digest(tensors, sorted(arguments.items()))
 
     def _arguments(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -126,7 +127,7 @@ def _literal(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return plain
 
 
-def _network(arguments: Mapping[str, Any], path: Path) -> Any:
+def _network(arguments: Mapping[str, Any], path: Path, device: str) -> Any:
     import torch
 
     try:
@@ -138,7 +139,7 @@ def _network(arguments: Mapping[str, Any], path: Path) -> Any:
             f"spatial_dims is {arguments.get('spatial_dims')}, with_conditioning {arguments.get('with_conditioning')}."
         )
         raise CheckpointError(what, path, "Two-dimensional networks, free or by class, are supported.")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         try:
             return DiffusionModelUNet(**arguments)
         except Exception as problem:

@@ -74,9 +74,10 @@ def series_folders(root: Path) -> list[Path]:
         if left < 0:
             what = f"The search for checkpoints stopped at {MAX_ENTRIES:,} files."
             raise AuditError(what, root, "Give the folder of the checkpoints.")
+        is_pipeline = any(entry.name == "model_index.json" for entry in listed)  # its other folders are its components
         for entry in listed:
             if entry.is_dir(follow_symlinks=False):
-                if depth < MAX_DEPTH:
+                if depth < MAX_DEPTH and (not is_pipeline or STEP_FOLDER.fullmatch(entry.name)):
                     folders.append((folder / entry.name, depth + 1))
             elif entry.name == "model_index.json" or os.path.splitext(entry.name)[1] in WEIGHT_SUFFIXES:
                 found[_above_steps(folder, root)] = None

@@ -35,7 +35,7 @@ class PlainFormat:
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``; nothing is claimed without a factory."""
         if self.settings.model is None:
-            bare = [Path(entry.path) for entry in names.entries(root) if entry.is_file()]
+            bare = [Path(entry.path) for entry in names.entries(root) if not entry.is_dir(follow_symlinks=False)]
             bare = [path for path in bare if path.suffix in names.WEIGHT_SUFFIXES]
             reason = f"these may be the weights of a network. {HOW}"
             return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]

@@ -27,7 +27,7 @@ def _listed(root: Path) -> list[Path]:
     found = []
     for entry in names.entries(root):
         path = root / entry.name
-        if entry.is_file() or entry.is_symlink():
+        if not entry.is_dir(follow_symlinks=False):
             if path.suffix in names.WEIGHT_SUFFIXES or _is_numbered(path):
                 found.append(path)
         elif names.progress(entry.name)[0] >= 0:
