@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Prepared:
     conditions: sampling.Conditions | None  # of samples, where the models are conditional
     groups: Mapping[str, np.ndarray]  # train-a, train-b: number of the group of each image
     given: GivenSamples | None = None  # samples that exist already; then there is no model
+    classes: Mapping[str, np.ndarray] = field(default_factory=dict)  # per set: class of each image, where conditional
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -130,10 +131,11 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pools = pool_masks(sets, {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}, config.seed)
     pixels = models.pixels(config, facts, sets, pair.twins)
     scheduler = models.fitting_schedule(scheduler, pixels)
+    classes = models.image_classes(facts, sets)
     notes = (
         *(given.notes if given is not None else ()),
         *scheduler_notes(pair, config),
-        *model_notes(config, facts, pixels),
+        *model_notes(config, facts, pixels, classes),
         *identical,
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
@@ -163,6 +165,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         conditions,
         grouped.numbers,
         given,
+        classes,
     )
 
 
@@ -306,7 +309,9 @@ def identical_notes(pair: TwinPair, allow: bool) -> tuple[str, ...]:
     return (f"{what[:-1]} (--allow-identical).",)
 
 
-def model_notes(config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels]) -> tuple[str, ...]:
+def model_notes(
+    config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels], classes: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
     """Return what was assumed about the networks, where a user said it or a format had to."""
     said = []
     if config.pixel_range is not None or config.pixel_mean is not None:
@@ -315,6 +320,10 @@ def model_notes(config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels])
         said.append("Code in the checkpoints was allowed to run (--trust-pickle).")
     if facts.conditioning == "class":
         said.append("Samples of both twins have the same class per seed; neighbours are sought among all classes.")
+        known = (
+            f"the classes of {', '.join(sorted(classes))}" if classes else "no class, for those of images are not known"
+        )
+        said.append(f"Losses are measured given {known}.")
     if facts.conditioning == "text":
         prompts = f"the prompts of {config.prompts}" if config.prompts else "the empty prompt"
         said.append(f"Samples of both twins have the same prompt per seed ({prompts}); losses are at the empty prompt.")

@@ -93,6 +93,28 @@ def class_numbers(given: str | None, n_classes: int) -> tuple[int, ...]:
     return numbers
 
 
+def image_classes(facts: Facts, sets: Mapping[str, ImageSet]) -> dict[str, np.ndarray]:
+    """Return the class number of every image of the sets whose labels are known, for class-conditional models.
+
+    Labels that are all whole numbers are the numbers; others are numbered in alphabetical order over all sets, as
+    torchvision and datasets number class folders.
+    """
+    if facts.conditioning != "class":
+        return {}
+    labelled = {name: each.labels for name, each in sets.items() if each.labels}
+    bare = sorted(set(sets) - set(labelled))
+    if bare and facts.needs_class:
+        what = f"The network has no class that stands for none, and the classes of {', '.join(bare)} are not known."
+        raise AuditError(what, f"--{bare[0]}", "Give pictures in class folders, or arrays with labels.")
+    every = sorted({label for labels in labelled.values() for label in labels})
+    numbers = {label: int(label) for label in every} if all(label.isdigit() for label in every) else None
+    numbers = numbers or {label: i for i, label in enumerate(every)}
+    if every and max(numbers.values()) >= (facts.n_classes or 0):
+        what = f"The images have class {max(numbers.values())}, the models classes 0 to {(facts.n_classes or 0) - 1}."
+        raise AuditError(what, "--train-a", "Give the labels that training used.")
+    return {name: np.array([numbers[label] for label in labels]) for name, labels in labelled.items()}
+
+
 def pixels(config: AuditConfig, facts: Facts, sets: Mapping[str, ImageSet], twins: Sequence[str]) -> dict[str, Pixels]:
     """Return how pictures are scaled for each twin."""
     low, high = facts.pixels if config.pixel_range is None else range_from(config.pixel_range)

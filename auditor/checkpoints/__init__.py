@@ -70,6 +70,18 @@ class ModelSettings:
             )
 
 
+@dataclass(frozen=True)
+class Guide:
+    """What docs/formats.md says of a format."""
+
+    trainers: str  # whose files these are
+    layout: str  # folders and files
+    weights: str  # where raw weights and averages are
+    schedule: str  # where the noise schedule and the prediction type come from
+    command: str  # what to add to audit run
+    tested: str  # on what files
+
+
 def open_format(name: str, settings: ModelSettings | None = None) -> Any:
     """Return the format called ``name``, told what the user says."""
     return lookup("format", name)(settings or ModelSettings())
@@ -408,12 +420,21 @@ def check_compatible(
     facts, config = model_facts(first, settings), scheduler_config(first, override, settings)
     for checkpoint in rest:
         found = model_facts(checkpoint, settings)
-        for key in ("image_shape", "model", "conditioning", "n_classes", "autoencoder"):
+        for key in ("image_shape", "model", "conditioning", "n_classes"):
             _refuse_difference(key, first, getattr(facts, key), checkpoint, getattr(found, key))
+        both = (_content(one.autoencoder) for one in (facts, found))
+        _refuse_difference("autoencoder", first, next(both), checkpoint, next(both))
         other = scheduler_config(checkpoint, override, settings)
         for key in SCHEDULE_KEYS:
             _refuse_difference(key, first, config.get(key, DDPM.get(key)), checkpoint, other.get(key, DDPM.get(key)))
     return facts, without_clipping(config) if facts.autoencoder else config
+
+
+def _content(folder: str) -> str:
+    """Return the sha256 over the files of a folder, for two copies of one autoencoder are one."""
+    from auditor.checkpoints.networks import folder_digest
+
+    return folder_digest(Path(folder)) if folder else ""
 
 
 def without_clipping(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import ModelSettings, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
 from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
@@ -30,6 +30,15 @@ class DenoisingDiffusionPytorchFormat:
 
     name = "denoising-diffusion-pytorch"
     REVISION = 1
+    guide = Guide(
+        "the `Trainer` of denoising-diffusion-pytorch",
+        "`model-1.pt`, `model-2.pt`; the numbers are milestones, the true steps are read from the files",
+        "`ema` (`ema_model.*`) and `model`",
+        "the buffers `betas` and `loss_weight` in the file: schedule and objective follow exactly",
+        "`--model-config model.json`, or put it beside the series: "
+        '`{"dim": 64, "dim_mults": [1, 2, 4, 8], "channels": 3, "image_size": 32}`',
+        "written by its Trainer",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import ModelSettings, latent, networks, read_json, series, text, weights
+from auditor.checkpoints import Guide, ModelSettings, latent, networks, read_json, series, text, weights
 from auditor.checkpoints.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.errors import CheckpointError
@@ -30,6 +30,15 @@ class LoraFormat:
 
     name = "lora"
     REVISION = 1
+    guide = Guide(
+        "LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 and 2",
+        "`checkpoint-500/pytorch_lora_weights.safetensors`, or flat `NAME-000010.safetensors`, step in the header",
+        "as saved; the scale (alpha over rank) is reported",
+        "the scheduler of `--base`; `modelspec.prediction_type` in a header of kohya goes before it",
+        "`--base PIPELINE --prompts prompts.txt`",
+        "of a training by peft, saved by diffusers; kohya's layout: saved by diffusers' converter, not trained by "
+        "kohya; ai-toolkit: that layout with its header",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -56,7 +65,7 @@ class LoraFormat:
             n,
             parts.conditioning,
             parts.n_classes,
-            autoencoder,
+            autoencoder=autoencoder,
             notes=(scale(header),),
         )
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import ModelSettings, names, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, names, read_json, series, weights
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
@@ -28,6 +28,16 @@ class PlainFormat:
 
     name = "plain"
     REVISION = 1
+    guide = Guide(
+        "anything else in PyTorch: own loops, lightning, accelerate, guided-diffusion, k-diffusion, the paper's code",
+        "`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or "
+        "`checkpoint-500/model.safetensors`",
+        "under `ema`, `model_ema`, `ema_model.*`, lightning's `EMAWeightAveraging`, or in files called `ema_...`; "
+        "prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
+        "`--scheduler` and `--prediction`",
+        "`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
+        "written by lightning's Trainer; other layouts by `torch.save`",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
