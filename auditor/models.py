@@ -16,6 +16,7 @@ from auditor.records import Facts, ImageSet
 from auditor.sampling import Conditions
 
 OWN = "own"  # --pixel-mean of each training half
+AT_ONCE = 256  # pictures summed at once
 MAX_LINES = 1_000_000  # of a file of labels or prompts
 
 
@@ -143,8 +144,7 @@ def mean_of(
     if given == OWN:
         if f"train-{twin}" not in sets:
             raise AuditError("The training images are not given.", "--pixel-mean own", "Give --train-a and --train-b.")
-        images = sets[f"train-{twin}"].images
-        return (scale[0] + (scale[1] - scale[0]) * images.mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+        return (scale[0] + (scale[1] - scale[0]) * mean_picture(sets[f"train-{twin}"]) / 255).astype(np.float32)
     mean = mean_from(given)
     height, width, channels = facts.image_shape
     if mean.ndim == 1 and mean.size in (1, channels):
@@ -157,6 +157,14 @@ def mean_of(
         return mean[..., None]
     what = f"The pixel mean has shape {list(mean.shape)}, the pictures {[height, width, channels]}."
     raise AuditError(what, "--pixel-mean", "Give one number per channel, or an array of the pictures' shape.")
+
+
+def mean_picture(images: ImageSet) -> np.ndarray:
+    """Return the mean of the pictures of a set, 0 to 255, float64 ``[h, w, c]``, in memory of a batch."""
+    total = np.zeros(images.images.shape[1:])
+    for start in range(0, len(images), AT_ONCE):
+        total += np.asarray(images.images[start : start + AT_ONCE]).sum(axis=0, dtype=np.float64)
+    return total / len(images)
 
 
 def mean_from(given: str) -> np.ndarray:
