@@ -316,6 +316,8 @@ def model_notes(
     said = []
     if config.pixel_range is not None or config.pixel_mean is not None:
         said.append(f"Pictures are scaled to {pixels['a'].text} (--pixel-range, --pixel-mean).")
+    elif not pixels["a"].is_standard:
+        said.append(f"Pictures are taken to be scaled to {pixels['a'].text}, as networks of {facts.model} expect them.")
     if config.trust_pickle:
         said.append("Code in the checkpoints was allowed to run (--trust-pickle).")
     if facts.conditioning == "class":
