@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from auditor.config import Budgets
+from auditor.gaps import gaps
 
 MIN_SERIES = 8  # checkpoints from which iterate noise can be told from a trend
 
@@ -24,6 +25,7 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *withheld_attacks(record),
         *clip_identity(record),
         *redraw(record),
+        *pixel_range(record),
         *record["notes"],
         *covered(record),
     ]
@@ -84,6 +86,7 @@ def series_limits(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame])
     left_out = int((~tables["checkpoints"].audited).sum())
     if left_out:
         lines.append(f"{left_out} checkpoints were found and not audited; the reasons are listed below.")
+    lines += gaps(steps, record["resolved"].get("unit", "step"))
     if len(steps) < MIN_SERIES:
         lines.append(
             f"{len(steps)} checkpoints are too few to tell weights that jitter from a trend: onsets are conditional on "
@@ -109,6 +112,19 @@ def withheld_attacks(record: Mapping[str, Any]) -> list[str]:
     return [
         "How many training images an attack finds at a false-positive rate of 1 % is not known: it takes 400 held-out "
         "images whose loss is measured (--loss-images)."
+    ]
+
+
+def pixel_range(record: Mapping[str, Any]) -> list[str]:
+    """Return that samples have another range than pictures as scaled, where another usual range fits better."""
+    check = record["checks"].get("pixel_range")
+    if not check or not check["fits_better"]:
+        return []
+    spans = [f"{check[name][0]:g} to {check[name][1]:g}" for name in ("samples", "pictures")]
+    usual = ",".join(f"{bound:g}" for bound in check["fits_better"])
+    return [
+        f"Samples of the last checkpoint span {spans[0]} in the network's units and pictures {spans[1]}: if training "
+        f"scaled them otherwise, every number here is wrong; --pixel-range {usual} fits better."
     ]
 
 

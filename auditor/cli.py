@@ -189,6 +189,34 @@ def show_plan(tasks: list[Any], prepared: Any) -> None:
         print(f"note: {note}")
 
 
+SCAN_EXAMPLE = """Show what would be audited in folders, from names and headers alone: format, steps, weights, schedule.
+
+Example: audit scan runs/a runs/b
+"""
+
+
+@app.command("scan", help=SCAN_EXAMPLE)
+def scan_command(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of checkpoints, or of several series.")],
+    json: Annotated[bool, typer.Option("--json", help="The same facts as JSON.")] = False,
+    format: Annotated[str | None, typer.Option("--format", help="Checkpoint format; audit list names them.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="As for audit run.")] = None,
+    model_config: Annotated[str | None, typer.Option("--model-config", help="As for audit run.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="As for audit run.")] = None,
+    autoencoder: Annotated[str | None, typer.Option("--autoencoder", help="As for audit run.")] = None,
+    prediction: Annotated[str | None, typer.Option("--prediction", help="As for audit run.")] = None,
+    image_shape: Annotated[str | None, typer.Option("--image-shape", help="As for audit run.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="As for audit run.")] = None,
+) -> None:
+    from auditor import scan
+    from auditor.checkpoints import ModelSettings
+
+    shape = settings.shape_from(image_shape)
+    told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape)
+    found = scan.scan(paths, told, scheduler)
+    (scan.write_json if json else scan.write_table)(found, sys.stdout)
+
+
 class WithJson(TyperCommand):
     """A command whose ``--json`` may stand alone, then writing to stdout, or be followed by a file."""
 

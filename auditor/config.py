@@ -194,6 +194,18 @@ def budgets_from_file(path: str | Path | None) -> Budgets:
     return Budgets(**values)
 
 
+def shape_from(given: str | None) -> tuple[int, int, int] | None:
+    """Return (h, w, c) from ``32x32x1``."""
+    if given is None:
+        return None
+    parts = given.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts) or parts[2] not in ("1", "3"):
+        remedy = "Give HEIGHTxWIDTHxCHANNELS, such as 32x32x1; pictures have 1 or 3 channels."
+        raise AuditError(f"{given!r} is no image shape.", "--image-shape", remedy)
+    height, width, channels = map(int, parts)
+    return height, width, channels
+
+
 def option(name: str) -> str:
     """Return the command-line spelling of a setting."""
     return "--" + name.replace("_", "-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Prepared:
     conditions: sampling.Conditions | None  # of samples, where the models are conditional
     groups: Mapping[str, np.ndarray]  # train-a, train-b: number of the group of each image
     given: GivenSamples | None = None  # samples that exist already; then there is no model
+    classes: Mapping[str, np.ndarray] = field(default_factory=dict)  # per set: class of each image, where conditional
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -135,10 +136,11 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pools = pool_masks(sets, {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}, config.seed)
     pixels = models.pixels(config, facts, sets, pair.twins)
     scheduler = models.fitting_schedule(scheduler, pixels)
+    classes = models.image_classes(facts, sets)
     notes = (
         *(given.notes if given is not None else ()),
         *scheduler_notes(pair, config),
-        *model_notes(config, facts, pixels),
+        *model_notes(config, facts, pixels, classes),
         *identical,
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
@@ -168,6 +170,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         conditions,
         grouped.numbers,
         given,
+        classes,
     )
 
 
@@ -303,22 +306,31 @@ def identical_notes(pair: TwinPair, allow: bool) -> tuple[str, ...]:
             same.append(" and ".join(f"{one.twin}/{one.step}" for one in (earlier, checkpoint)))
     if not same:
         return ()
-    what = f"{len(same)} checkpoints are copies of others: {'; '.join(same[:4])}."
+    more = f" and {len(same) - 4} more" if len(same) > 4 else ""
+    what = f"Some checkpoints are the same: {'; '.join(same[:4])}{more}."
     if not allow:
         remedy = "Check the folders: twins are two trainings. --allow-identical goes on."
         raise AuditError(what, pair.a.checkpoints[-1].path.parent, remedy)
     return (f"{what[:-1]} (--allow-identical).",)
 
 
-def model_notes(config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels]) -> tuple[str, ...]:
+def model_notes(
+    config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels], classes: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
     """Return what was assumed about the networks, where a user said it or a format had to."""
     said = []
     if config.pixel_range is not None or config.pixel_mean is not None:
         said.append(f"Pictures are scaled to {pixels['a'].text} (--pixel-range, --pixel-mean).")
+    elif not pixels["a"].is_standard:
+        said.append(f"Pictures are taken to be scaled to {pixels['a'].text}, as networks of {facts.model} expect them.")
     if config.trust_pickle:
         said.append("Code in the checkpoints was allowed to run (--trust-pickle).")
     if facts.conditioning == "class":
         said.append("Samples of both twins have the same class per seed; neighbours are sought among all classes.")
+        known = (
+            f"the classes of {', '.join(sorted(classes))}" if classes else "no class, for those of images are not known"
+        )
+        said.append(f"Losses are measured given {known}.")
     if facts.conditioning == "text":
         prompts = f"the prompts of {config.prompts}" if config.prompts else "the empty prompt"
         said.append(f"Samples of both twins have the same prompt per seed ({prompts}); losses are at the empty prompt.")

@@ -150,6 +150,7 @@ class Keys:
             "times": p.times.tolist(),
             "seed": p.config.seed,
             "sets": {name: self.image_set(name) | self.restricted(name) for name in p.sets},
+            **({"classes": {n: sha256(c.tobytes()).hexdigest() for n, c in p.classes.items()}} if p.classes else {}),
             **self.scaling(twin),
             **self.machine,
         }

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from auditor.checkpoints import ModelSettings, without_clipping
-from auditor.config import AuditConfig
+from auditor.config import AuditConfig, shape_from
 from auditor.errors import AuditError
 from auditor.pixels import Pixels
 from auditor.records import Facts, ImageSet
 from auditor.sampling import Conditions
 
 OWN = "own"  # --pixel-mean of each training half
+AT_ONCE = 256  # pictures summed at once
 MAX_LINES = 1_000_000  # of a file of labels or prompts
 
 
@@ -32,18 +33,6 @@ def settings(config: AuditConfig) -> ModelSettings:
         trust_pickle=config.trust_pickle,
         prompts=lines_of(config.prompts, "--prompts"),
     )
-
-
-def shape_from(given: str | None) -> tuple[int, int, int] | None:
-    """Return (h, w, c) from ``32x32x1``."""
-    if given is None:
-        return None
-    parts = given.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts) or parts[2] not in ("1", "3"):
-        remedy = "Give HEIGHTxWIDTHxCHANNELS, such as 32x32x1; pictures have 1 or 3 channels."
-        raise AuditError(f"{given!r} is no image shape.", "--image-shape", remedy)
-    height, width, channels = map(int, parts)
-    return height, width, channels
 
 
 def lines_of(path: str | None, option: str) -> tuple[str, ...]:
@@ -105,6 +94,28 @@ def class_numbers(given: str | None, n_classes: int) -> tuple[int, ...]:
     return numbers
 
 
+def image_classes(facts: Facts, sets: Mapping[str, ImageSet]) -> dict[str, np.ndarray]:
+    """Return the class number of every image of the sets whose labels are known, for class-conditional models.
+
+    Labels that are all whole numbers are the numbers; others are numbered in alphabetical order over all sets, as
+    torchvision and datasets number class folders.
+    """
+    if facts.conditioning != "class":
+        return {}
+    labelled = {name: each.labels for name, each in sets.items() if each.labels}
+    bare = sorted(set(sets) - set(labelled))
+    if bare and facts.needs_class:
+        what = f"The network has no class that stands for none, and the classes of {', '.join(bare)} are not known."
+        raise AuditError(what, f"--{bare[0]}", "Give pictures in class folders, or arrays with labels.")
+    every = sorted({label for labels in labelled.values() for label in labels})
+    numbers = {label: int(label) for label in every} if all(label.isdigit() for label in every) else None
+    numbers = numbers or {label: i for i, label in enumerate(every)}
+    if every and max(numbers.values()) >= (facts.n_classes or 0):
+        what = f"The images have class {max(numbers.values())}, the models classes 0 to {(facts.n_classes or 0) - 1}."
+        raise AuditError(what, "--train-a", "Give the labels that training used.")
+    return {name: np.array([numbers[label] for label in labels]) for name, labels in labelled.items()}
+
+
 def pixels(config: AuditConfig, facts: Facts, sets: Mapping[str, ImageSet], twins: Sequence[str]) -> dict[str, Pixels]:
     """Return how pictures are scaled for each twin."""
     low, high = facts.pixels if config.pixel_range is None else range_from(config.pixel_range)
@@ -133,8 +144,7 @@ def mean_of(
     if given == OWN:
         if f"train-{twin}" not in sets:
             raise AuditError("The training images are not given.", "--pixel-mean own", "Give --train-a and --train-b.")
-        images = sets[f"train-{twin}"].images
-        return (scale[0] + (scale[1] - scale[0]) * images.mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+        return (scale[0] + (scale[1] - scale[0]) * mean_picture(sets[f"train-{twin}"]) / 255).astype(np.float32)
     mean = mean_from(given)
     height, width, channels = facts.image_shape
     if mean.ndim == 1 and mean.size in (1, channels):
@@ -147,6 +157,14 @@ def mean_of(
         return mean[..., None]
     what = f"The pixel mean has shape {list(mean.shape)}, the pictures {[height, width, channels]}."
     raise AuditError(what, "--pixel-mean", "Give one number per channel, or an array of the pictures' shape.")
+
+
+def mean_picture(images: ImageSet) -> np.ndarray:
+    """Return the mean of the pictures of a set, 0 to 255, float64 ``[h, w, c]``, in memory of a batch."""
+    total = np.zeros(images.images.shape[1:])
+    for start in range(0, len(images), AT_ONCE):
+        total += np.asarray(images.images[start : start + AT_ONCE]).sum(axis=0, dtype=np.float64)
+    return total / len(images)
 
 
 def mean_from(given: str) -> np.ndarray:

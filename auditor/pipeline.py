@@ -18,6 +18,7 @@ from auditor import (
     tables,
 )
 from auditor.artefacts import Task, artefact, calls_of
+from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
 from auditor.inputs import Prepared, Say
@@ -255,12 +256,16 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     run.write_record(record(prepared, "started", {}, {}))
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     executor = Executor(prepared, run, say)
+    ranges = executor.range_check()
+    for sentence in pixel_range({"checks": {"pixel_range": ranges}}):
+        say(f"warning: {sentence}", 0)
     executor.execute(tasks)
     run.sweep()
     prepared = executor.prepared = without_failed(prepared, executor.failed)
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     started = time.perf_counter()
     checks: dict[str, Any] = {"redraw": executor.redraw()} if prepared.given is None else {}
+    checks |= {"pixel_range": ranges} if ranges is not None else {}
     if prepared.scope.with_train:
         keep_neighbour_images(prepared, run)
     measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))

@@ -58,3 +58,36 @@ class Pixels:
         """What was done to pictures, in words."""
         offset = "" if isinstance(self.mean, float) and self.mean == 0 else " minus a mean"
         return f"[{self.low:g}, {self.high:g}]{offset}"
+
+
+# Ranges to which trainers scale pictures.
+USUAL = ((-1.0, 1.0), (0.0, 1.0))
+TAILS = (0.01, 0.99)
+
+
+def compare_ranges(drawn: np.ndarray, images: np.ndarray, assumed: Pixels) -> dict[str, Any]:
+    """Return the range of samples and of pictures in a network's units, and which usual scaling fits clearly better.
+
+    The mismatch of a scaling is how far the 1 % and 99 % quantiles of the samples lie from those of the pictures under
+    it, in widths of the pictures. Another one fits clearly better where the assumed one misses by more than 0.3 and the
+    other by less than half of that.
+    """
+    found = np.quantile(drawn, TAILS)
+
+    def of_pictures(low: float, high: float) -> np.ndarray:
+        scaled = low + (high - low) * np.quantile(images, TAILS) / 255
+        return scaled - float(np.mean(assumed.mean))
+
+    def mismatch(low: float, high: float) -> float:
+        expected = of_pictures(low, high)
+        return float(np.abs(found - expected).sum() / max(expected[1] - expected[0], 1e-6))
+
+    here = mismatch(assumed.low, assumed.high)
+    misses = {scale: mismatch(*scale) for scale in USUAL if scale != (assumed.low, assumed.high)}
+    best = min(misses, key=lambda scale: misses[scale])
+    return {
+        "samples": [round(float(one), 3) for one in found],
+        "pictures": [round(float(one), 3) for one in of_pictures(assumed.low, assumed.high)],
+        "assumed": [assumed.low, assumed.high],
+        "fits_better": list(best) if here > 0.3 and misses[best] < here / 2 else None,
+    }

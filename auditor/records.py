@@ -64,7 +64,8 @@ class Facts:
     parameters: int | None  # of the network, where a header says it
     conditioning: str = "none"  # none, class or text
     n_classes: int | None = None
-    autoencoder: str = ""  # digest of what decodes latents; empty for pixel models
+    needs_class: bool = False  # there is no class that stands for none
+    autoencoder: str = ""  # folder of what decodes latents; empty for pixel models
     pixels: tuple[float, float] = (-1.0, 1.0)  # range to which this trainer scales pictures unless told otherwise
     notes: tuple[str, ...] = ()  # what had to be assumed, in sentences
 

@@ -77,19 +77,24 @@ class Conditions:
         return np.array([self.numbers[seed % len(self.numbers)] for seed in seeds], dtype=np.int64)
 
 
-def sample_batch(
+def sample_batch(model: DiffusionModel, seeds: Sequence[int], *how: Any) -> np.ndarray:
+    """Return one sample per seed, uint8 ``[len(seeds), h, w, c]``; ``how`` is that of `draw_batch`.
+
+    Row i depends on ``seeds[i]`` and the weights; on the other rows and their number
+    only by float rounding of the network's arithmetic.
+    """
+    return model.codec.decode(draw_batch(model, seeds, *how))
+
+
+def draw_batch(
     model: DiffusionModel,
     seeds: Sequence[int],
     sampler: str,
     steps: int,
     device: str = "cpu",
     conditions: Conditions | None = None,
-) -> np.ndarray:
-    """Return one sample per seed, uint8 ``[len(seeds), h, w, c]``.
-
-    Row i depends on ``seeds[i]`` and the weights; on the other rows and their number
-    only by float rounding of the network's arithmetic.
-    """
+) -> Any:
+    """Return one sample per seed in the network's own units, float32 ``[len(seeds), c, h, w]``."""
     import torch
 
     h, w, c = model.x_shape
@@ -108,7 +113,7 @@ def sample_batch(
             raise CheckpointError(
                 "the network returns values that are not finite", f"seeds {seeds[0]} to {seeds[-1]}", "Leave it out."
             )
-        return model.codec.decode(x)
+        return x
 
 
 def batches(n: int, batch_size: int) -> Iterator[range]:

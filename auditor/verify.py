@@ -38,7 +38,7 @@ KEYS = {
     "attacks": ("step", "twin", "target_fpr"),
     "exposure": ("step", "half", "id"),
 }
-NOT_RECOMPUTED = ("redraw",)  # of the checks in run.json: it needs the network
+NOT_RECOMPUTED = ("redraw", "pixel_range")  # of the checks in run.json: they need the network
 DECIDING = ("auditor", "numpy", "pandas")  # packages that turn evidence into numbers
 
 Rows = Sequence[Mapping[str, Any]]

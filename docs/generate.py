@@ -1,4 +1,7 @@
-"""Writes docs/metrics.md and docs/report.schema.json from the code: ``python docs/generate.py``. A test compares."""
+"""Writes what docs say of the code from the code itself: ``python docs/generate.py``. A test compares.
+
+docs/metrics.md and docs/report.schema.json are whole; in docs/formats.md the sections on formats are made.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,30 @@ def section(metric) -> str:
         f"- unit: {metric.unit}; {metric.direction}\n"
         f"- given for: {', '.join(metric.twins)}, in {where}\n"
         f"- interval: {INTERVALS.get(metric.interval, metric.interval)}\n"
+    )
+
+
+BEGIN, END = "<!-- made by docs/generate.py -->\n", "<!-- end -->\n"
+
+
+def formats_page(page: str) -> str:
+    """Return docs/formats.md with its sections on formats made anew."""
+    before, _, rest = page.partition(BEGIN)
+    return (
+        before + BEGIN + "\n" + "\n".join(map(format_section, registry.FORMATS)) + "\n" + END + rest.partition(END)[2]
+    )
+
+
+def format_section(name: str) -> str:
+    """Return the part on one checkpoint format."""
+    guide = registry.lookup("format", name).guide
+    return (
+        f"## `{name}`\n\n{guide.trainers[0].upper()}{guide.trainers[1:]}.\n\n"
+        f"- files: {guide.layout}\n"
+        f"- weights: {guide.weights}\n"
+        f"- schedule: {guide.schedule}\n"
+        f"- add: {guide.command}\n"
+        f"- tested on files {guide.tested}\n"
     )
 
 
@@ -142,4 +169,6 @@ def rows(columns: Sequence[tables.Column], **known: dict[str, Any]) -> dict[str,
 
 if __name__ == "__main__":
     Path(__file__).with_name("metrics.md").write_text(page())
+    formats = Path(__file__).with_name("formats.md")
+    formats.write_text(formats_page(formats.read_text()))
     Path(__file__).with_name("report.schema.json").write_text(schema())

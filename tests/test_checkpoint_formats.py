@@ -518,7 +518,7 @@ def test_several_series_under_one_folder_are_refused_with_the_choices(tmp_path):
     for version in ("version_0", "version_1"):
         (tmp_path / version / "checkpoints").mkdir(parents=True)
         torch.save(prefixed(""), tmp_path / version / "checkpoints" / "step=5.ckpt")
-    with pytest.raises(AuditError, match=r"several series.*version_0/checkpoints \(1\), version_1/checkpoints \(1\)"):
+    with pytest.raises(AuditError, match=r"several series.*: version_0/checkpoints, version_1/checkpoints\."):
         discover(tmp_path, "a", PLAIN)
     shutil.rmtree(tmp_path / "version_1")
     assert discover(tmp_path, "a", PLAIN).found[0].step == 5
@@ -568,3 +568,160 @@ def test_twins_of_different_formats_or_units_are_refused(cases):
         pair(a, b)
     with pytest.raises(AuditError, match="count their progress differently: a in optimizer steps and b in epochs"):
         pair(a, discover(cases["monai"].root, "b"))
+
+
+# ---------------------------------------------------------------------------
+# Folders of diffusers: classes, latents, transformers
+# ---------------------------------------------------------------------------
+
+
+def class_conditional(root: Path, step: int = 1) -> Path:
+    """Save a class-conditional network of pixels and its scheduler."""
+    from conftest import tiny_unet
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    plain = tiny_unet(step)
+    torch.manual_seed(step)
+    UNet2DModel(**{**plain.config, "num_class_embeds": 3}).save_pretrained(root / f"checkpoint-{step}" / "unet")
+    DDPMScheduler().save_pretrained(root / "scheduler")
+    return root
+
+
+def test_a_class_conditional_network_is_called_with_the_class_of_each_row(tmp_path):
+    from diffusers import UNet2DModel
+
+    case = Case(class_conditional(tmp_path), steps=(1,))
+    model = loaded("diffusers", case)
+    theirs = UNet2DModel.from_pretrained(tmp_path / "checkpoint-1" / "unet").eval()
+    x, t = random_input(model), torch.tensor([3, 400])
+    with torch.no_grad():
+        expected = theirs(x, t, class_labels=torch.tensor([2, 0])).sample
+        assert torch.equal(model.given(np.array([2, 0]))(x, t), expected)
+    with pytest.raises(CheckpointError, match="no class that stands for none"):
+        model.network(x, t)
+    facts = model_facts(checkpoint_of("diffusers", case))
+    assert (facts.conditioning, facts.n_classes, facts.needs_class) == ("class", 3, True)
+
+
+def test_a_pipeline_of_dit_draws_latents_by_class_and_keeps_the_time_embedding_of_diffusers(tmp_path):
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    trained.autoencoder(tmp_path / "vae")
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=4,
+        num_embeds_ada_norm=5,
+    ).eval()
+    torch.nn.init.normal_(transformer.proj_out_2.weight)
+    vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    scheduler = DDIMScheduler(clip_sample=False)
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(tmp_path / "series" / "step-3")
+    case = Case(tmp_path / "series")
+    model = loaded("diffusers", case)
+    assert model.latent_shape == (4, 4, 4) and model.image_shape == SHAPE
+    x, t = random_input(model), torch.tensor([3, 700])
+    with torch.no_grad():
+        expected = transformer(x, t, class_labels=torch.tensor([1, 5])).sample[:, :4]  # 5 stands for no class
+        assert torch.equal(model.given(np.array([1, -1]))(x, t), expected)
+
+
+def test_a_pipeline_of_latent_diffusion_is_decoded_by_its_vqvae(tmp_path):
+    from diffusers import DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
+
+    torch.manual_seed(0)
+    blocks = {"norm_num_groups": 2, "block_out_channels": (4, 4)}
+    vqvae = VQModel(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=3,
+        **blocks,
+    )
+    unet = UNet2DModel(
+        sample_size=4,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        attention_head_dim=2,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        **blocks,
+    )
+    LDMPipeline(vqvae, unet, DDIMScheduler(clip_sample=False)).save_pretrained(tmp_path / "series" / "step-3")
+    model = loaded("diffusers", Case(tmp_path / "series"))
+    assert model.latent_shape == (4, 4, 3) and model.image_shape == SHAPE
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 8, 8, 1), dtype=np.uint8)
+    with torch.no_grad():
+        latents = vqvae.eval().encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1).latents
+    torch.testing.assert_close(model.codec.encode(pictures), latents * vqvae.config.scaling_factor)
+
+
+def test_the_step_that_ai_toolkit_writes_into_its_header_is_read(cases, tmp_path):
+    (source,) = [p for p in trained.lora(tmp_path / "a", Path(cases["lora"].settings.base), 1, (2,), True).iterdir()]
+    info = {"training_info": json.dumps({"step": 250, "epoch": 3})}
+    (tmp_path / "b").mkdir()
+    save_file(load_file(source), tmp_path / "b" / "art_000000250.safetensors", info)
+    (found,) = discover(tmp_path / "b", "a", cases["lora"].settings).found
+    assert (found.step, found.unit) == (250, "step")
+
+
+# ---------------------------------------------------------------------------
+# Whole audits
+# ---------------------------------------------------------------------------
+
+
+def audited(audit_args, audit, tmp_path, a: Path, b: Path, **more: object):
+    """Run a small audit of two series and return the report as a record."""
+    outcome = audit(*audit_args(ckpts_a=a, ckpts_b=b, spaces="pixel", **more))
+    assert outcome.status == 0, outcome.err
+    return json.loads((tmp_path / "run" / "run.json").read_text()), outcome
+
+
+def test_class_conditional_transformers_are_audited_with_one_class_per_seed(audit_args, audit, tmp_path):
+    b = copied(FIXTURES / "dit", tmp_path / "b")
+    path = b / "0000002.pt"
+    content = torch.load(path, weights_only=False)
+    content["ema"] = {name: one * 1.1 for name, one in content["ema"].items()}
+    torch.save(content, path)
+    more = {"labels": "2", "guidance_scale": "2"}
+    record, outcome = audited(audit_args, audit, tmp_path, FIXTURES / "dit", b, **more)
+    assert record["resolved"]["model"]["conditioning"] == "class" and record["resolved"]["weights"] == "ema"
+    key = json.loads((tmp_path / "run" / "samples" / "a" / "2.npy.key.json").read_text())
+    assert key["conditions"] == [0, 1] and key["guidance_scale"] == 2
+    assert "the same class per seed" in " ".join(record["notes"])
+    outcome = audit("verify", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+
+
+def test_flows_on_pictures_minus_their_mean_are_audited(audit_args, audit, tmp_path):
+    for twin, seed in (("a", 1), ("b", 2)):
+        (tmp_path / twin).mkdir()
+        for epoch in (1, 2):
+            torch.manual_seed(10 * seed + epoch)
+            torch.save(trained.TinyNet().state_dict(), tmp_path / twin / f"Model_epoch_{epoch}")
+    more = {"model": FACTORY, "image_shape": "8x8x1", "prediction": "flow", "pixel_range": "0,1", "pixel_mean": "own"}
+    record, outcome = audited(audit_args, audit, tmp_path, tmp_path / "a", tmp_path / "b", **more)
+    assert record["resolved"]["unit"] == "epoch" and record["resolved"]["scheduler"]["prediction_type"] == "flow"
+    assert record["resolved"]["pixels"] == {"a": "[0, 1] minus a mean", "b": "[0, 1] minus a mean"}
+    assert "steps are epochs" in outcome.out
+
+
+def test_latent_models_are_audited_by_prompt_and_different_autoencoders_are_refused(audit_args, audit, tmp_path, cases):
+    case = cases["diffusers"]
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    b = trained.fine_tuned(tmp_path / "b", Path(case.settings.base), 2)
+    more = {"base": case.settings.base, "prompts": tmp_path / "prompts.txt", "guidance_scale": "3"}
+    record, _ = audited(audit_args, audit, tmp_path, case.root, b, **more)
+    assert record["resolved"]["image_shape"] == [8, 8, 1] and len(record["scope"]["steps"]) == 2
+    vae = copied(Path(case.settings.base) / "vae", b / "vae")
+    tensors = load_file(vae / "diffusion_pytorch_model.safetensors")
+    first_matrix(tensors).mul_(2)
+    save_file(tensors, vae / "diffusion_pytorch_model.safetensors")
+    outcome = audit(*audit_args(ckpts_a=case.root, ckpts_b=b, spaces="pixel", out=tmp_path / "other", **more))
+    assert outcome.status == 1 and "differ in autoencoder" in outcome.err

@@ -12,18 +12,8 @@ import auditor
 ROOT = Path(auditor.__file__).parent
 LAYERS = (
     ("pixels", "records", "errors", "registry"),
-    ("config", "stats", "tables", "run", "schedules"),
-    (
-        "checkpoints",
-        "noise",
-        "sampling",
-        "images",
-        "spaces",
-        "neighbors",
-        "denoising",
-        "empirical",
-        "metrics",
-    ),
+    ("config", "stats", "tables", "run", "schedules", "gaps"),
+    ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
         *(
@@ -44,7 +34,7 @@ LAYERS = (
             "agreement",
         ),
         *("nearness", "groups", "given_samples", "splitting", "split_card"),
-        *("inputs", "models", "keys", "pipeline", "demo", "lab", "console"),
+        *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),
 )

@@ -29,6 +29,18 @@ def test_importing_the_package_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_the_page_on_formats_says_what_the_code_says_of_every_format():
+    """Remade by ``python docs/generate.py``."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        from generate import formats_page
+    finally:
+        sys.path.remove(str(DOCS))
+    page = (DOCS / "formats.md").read_text()
+    assert formats_page(page) == page
+    assert all(f"## `{name}`" in page for name in registry.FORMATS)
+
+
 def test_the_page_on_metrics_is_what_the_code_says():
     """Remade by ``python docs/generate.py``."""
     sys.path.insert(0, str(DOCS))

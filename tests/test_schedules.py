@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from trained import TinyNet
 
 from auditor import noise, schedules
+from auditor.checks import pixel_range
+from auditor.config import AuditConfig
 from auditor.denoising import losses, target_and_input, time_levels
-from auditor.pixels import Pixels
-from auditor.records import DiffusionModel
+from auditor.errors import AuditError
+from auditor.models import conditions, image_classes, pixels, range_from
+from auditor.pixels import Pixels, compare_ranges
+from auditor.records import DiffusionModel, Facts, ImageSet
 from auditor.sampling import resolve_steps, sample_batch
 from auditor.schedules import DDPM, EDM, FLOW, as_diffusers, completed, convert, forward_process, noise_ratios, problem
 
@@ -185,7 +190,7 @@ def test_the_target_of_a_discrete_network_is_weighed_by_one():
 
 
 @pytest.mark.parametrize(
-    "pixels",
+    "scaling",
     [
         Pixels(),
         Pixels(0.0, 1.0),
@@ -193,14 +198,103 @@ def test_the_target_of_a_discrete_network_is_weighed_by_one():
         Pixels(mean=np.float32([0.1, 0, -0.2])),
     ],
 )
-def test_pictures_come_back_from_every_scaling(pixels):
+def test_pictures_come_back_from_every_scaling(scaling):
     pictures = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    x = pixels.encode(pictures)
+    x = scaling.encode(pictures)
     assert x.shape == (5, 3, 4, 4) and x.dtype == torch.float32
-    assert np.array_equal(pixels.decode(x), pictures)
+    assert np.array_equal(scaling.decode(x), pictures)
 
 
 def test_the_mean_is_in_the_units_of_the_range():
     picture = np.full((1, 1, 1, 1), 255, np.uint8)
     assert Pixels(0.0, 1.0, np.float32([0.25])).encode(picture).item() == pytest.approx(0.75)
     assert Pixels().encode(picture).item() == 1
+
+
+def test_samples_of_another_range_than_the_pictures_name_the_range_that_fits():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
+    drawn = Pixels(0.0, 1.0).encode(rng.integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)).numpy()
+    assert compare_ranges(drawn, pictures, Pixels())["fits_better"] == [0.0, 1.0]
+    assert compare_ranges(drawn, pictures, Pixels(0.0, 1.0))["fits_better"] is None
+    assert compare_ranges(2 * drawn - 1, pictures, Pixels(0.0, 1.0))["fits_better"] == [-1.0, 1.0]
+    centred = Pixels(0.0, 1.0, np.float32([0.5]))
+    assert compare_ranges(centred.encode(pictures).numpy(), pictures, centred)["fits_better"] is None
+
+
+def test_the_report_warns_of_a_range_that_fits_better():
+    check = {"samples": [0.0, 1.0], "pictures": [-1.0, 1.0], "assumed": [-1.0, 1.0], "fits_better": [0.0, 1.0]}
+    (sentence,) = pixel_range({"checks": {"pixel_range": check}})
+    assert "--pixel-range 0,1 fits better" in sentence
+    assert pixel_range({"checks": {"pixel_range": check | {"fits_better": None}}}) == []
+    assert pixel_range({"checks": {}}) == []
+
+
+def labelled(*labels: str) -> ImageSet:
+    pictures = np.zeros((len(labels), 8, 8, 1), np.uint8)
+    return ImageSet("train-a", pictures, tuple(map(str, range(len(labels)))), labels=labels)
+
+
+def test_classes_of_images_are_their_numbers_or_numbered_in_alphabetical_order_over_all_sets():
+    facts = Facts((8, 8, 1), "", 1, "class", 3)
+    found = image_classes(facts, {"train-a": labelled("dog", "cat"), "heldout": labelled("eel", "cat")})
+    assert found["train-a"].tolist() == [1, 0] and found["heldout"].tolist() == [2, 0]
+    assert image_classes(facts, {"train-a": labelled("2", "0")})["train-a"].tolist() == [2, 0]
+    assert image_classes(facts, {"train-a": labelled()}) == {}
+    assert image_classes(replace(facts, conditioning="none"), {"train-a": labelled("x")}) == {}
+    with pytest.raises(AuditError, match="have class 3, the models classes 0 to 2"):
+        image_classes(facts, {"train-a": labelled("3")})
+    with pytest.raises(AuditError, match="no class that stands for none"):
+        image_classes(replace(facts, needs_class=True), {"train-a": labelled()})
+
+
+def test_the_loss_of_a_class_conditional_network_is_measured_given_the_class_of_each_image():
+    seen = []
+
+    def conditioned(numbers, guidance):
+        seen.extend(numbers.tolist())
+        return lambda x, t: x
+
+    net = DiffusionModel(lambda x, t: x, DDPM, (8, 8, 1), 0, conditioned=conditioned)
+    pictures, eps = np.zeros((2, 8, 8, 1), np.uint8), torch.zeros(2, 1, 1, 8, 8)
+    losses(net, pictures, eps, time_levels(1, 1000), 4, "cpu", np.array([2, 5]))
+    assert seen == [2, 2, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": "4"}, "asks for class 3; the models have classes 0 to 2"),
+        ({"labels": "0"}, "asks for class -1"),
+        ({"labels": "nowhere.txt"}, "cannot be read"),
+        ({"prompts": "nowhere.txt"}, "--prompts is given, and the conditioning of the models is class"),
+        ({"guidance_scale": float("nan")}, "not finite"),
+    ],
+)
+def test_conditions_that_the_models_do_not_have_are_one_clear_error(changes, message):
+    facts = Facts((8, 8, 1), "", 1, "class", 3)
+    with pytest.raises(AuditError, match=message):
+        conditions(AuditConfig(**changes), facts)
+
+
+def test_every_class_is_sampled_in_turn_and_the_class_of_a_seed_does_not_depend_on_the_batch():
+    drawn = conditions(AuditConfig(), Facts((8, 8, 1), "", 1, "class", 3))
+    assert drawn.of([0, 1, 2, 3]).tolist() == [0, 1, 2, 0] and drawn.of([3]).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"), [("1,0", "no range"), ("x", "no range"), ("0,inf", "no range"), ("1", "no range")]
+)
+def test_a_range_that_is_none_is_one_clear_error(given, message):
+    with pytest.raises(AuditError, match=message):
+        range_from(given)
+
+
+def test_a_mean_of_another_shape_than_the_pictures_is_one_clear_error(tmp_path):
+    facts = Facts((8, 8, 1), "", 1)
+    np.save(tmp_path / "mean.npy", np.zeros((3, 3)))
+    for given, message in ((str(tmp_path / "mean.npy"), "has shape"), ("x", "cannot be read"), ("nan", "not finite")):
+        with pytest.raises(AuditError, match=message):
+            pixels(AuditConfig(pixel_mean=given), facts, {}, ("a", "b"))
+    with pytest.raises(AuditError, match="training images are not given"):
+        pixels(AuditConfig(pixel_mean="own"), facts, {}, ("a", "b"))

@@ -20,6 +20,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from auditor import schedules
+from auditor.checkpoints import names
 from auditor.errors import AuditError
 from auditor.pixels import Codec
 from auditor.records import (
@@ -37,6 +38,7 @@ from auditor.registry import FORMATS, lookup
 from auditor.schedules import DDPM, SCHEDULE_KEYS
 
 WEIGHTS = ("auto", "ema", "raw")
+MAX_JSON = 16 * 2**20  # bytes of a configuration
 LAYOUTS = (
     "Give a folder that holds one folder per step (checkpoint-500/unet/, checkpoint-500/config.json, or whole "
     "pipelines), or one file per step (.pt, .pth, .ckpt, .bin, .safetensors) with --model MODULE:FACTORY; "
@@ -68,11 +70,24 @@ class ModelSettings:
             )
 
 
+@dataclass(frozen=True)
+class Guide:
+    """What docs/formats.md says of a format."""
+
+    trainers: str  # whose files these are
+    layout: str  # folders and files
+    weights: str  # where raw weights and averages are
+    schedule: str  # where the noise schedule and the prediction type come from
+    command: str  # what to add to audit run
+    tested: str  # on what files
+
+
 def open_format(name: str, settings: ModelSettings | None = None) -> Any:
     """Return the format called ``name``, told what the user says."""
     return lookup("format", name)(settings or ModelSettings())
 
 
+Answers = dict[str, tuple[list[Found], list[tuple[int, Path, str]]]]  # by format: found, unusable
 FoundByTwin = Mapping[str, Mapping[int, Found]]  # twin -> step -> what was found
 
 
@@ -95,7 +110,8 @@ class Discovery:
 def discover(root: str | Path, twin: str, settings: ModelSettings | None = None) -> Discovery:
     """Return the checkpoints under ``root`` in ascending steps, reading names and headers only.
 
-    Formats that are told apart by what the user says (``--format``, ``--model``) are asked alone.
+    Formats that are told apart by what the user says (``--format``, ``--model``) are asked alone. Where ``root`` itself
+    holds no series, the one folder below that does is taken; several are an error that names them.
 
     Raises
     ------
@@ -107,14 +123,44 @@ def discover(root: str | Path, twin: str, settings: ModelSettings | None = None)
     if not root.is_dir():
         raise AuditError(f"The checkpoints of twin {twin} are not there: {root} {absence(root)}.", root, LAYOUTS)
     try:
-        answers = {name: open_format(name, settings).find(root) for name in candidates(settings)}
+        series = series_under(root, settings)
     except OSError as problem:
         raise AuditError(f"The checkpoints of twin {twin} cannot be listed: {problem}.", root, LAYOUTS) from problem
+    claimed = [folder for folder, answers in series.items() if any(found for found, _ in answers.values())]
+    if len(claimed) > 1:
+        listed = ", ".join(folder.relative_to(root).as_posix() for folder in claimed[:6])
+        more = f" and {len(claimed) - 6} more" if len(claimed) > 6 else ""
+        what = f"Twin {twin} has several series under one folder: {listed}{more}."
+        raise AuditError(what, root, "Give the folder of one of them.")
+    answers = series[claimed[0]] if claimed else _together(series.values())
+    root = claimed[0] if claimed else root
     name = _only_claim(answers, root, twin)
     found, unusable = answers[name]
     _refuse_shared_steps(found, root, twin)
     excluded = tuple(Excluded(twin, step, path, reason) for step, path, reason in unusable)
     return Discovery(twin, root, name, tuple(sorted(found, key=lambda one: one.step)), excluded)
+
+
+def series_under(root: Path, settings: ModelSettings | None = None) -> dict[Path, Answers]:
+    """Return what the formats found in ``root``; where none claims it, in every folder below that may hold a series."""
+    answers = {root: _asked(root, settings)}
+    if not any(found for found, _ in answers[root].values()):
+        answers |= {folder: _asked(folder, settings) for folder in names.series_folders(root)}
+    return answers
+
+
+def _asked(folder: Path, settings: ModelSettings | None) -> Answers:
+    answers = {name: open_format(name, settings).find(folder) for name in candidates(settings)}
+    if "plain" in answers:  # it takes any file of weights: it speaks only of those that no other format knows
+        known = {path for name, (_, unusable) in answers.items() if name != "plain" for _, path, _ in unusable}
+        found, unusable = answers["plain"]
+        answers["plain"] = found, [one for one in unusable if one[1] not in known]
+    return answers
+
+
+def _together(answers: Collection[Answers]) -> Answers:
+    """Return what no format could use, of all folders."""
+    return {name: ([], [one for each in answers for one in each[name][1]]) for name in next(iter(answers))}
 
 
 def candidates(settings: ModelSettings | None) -> list[str]:
@@ -374,12 +420,21 @@ def check_compatible(
     facts, config = model_facts(first, settings), scheduler_config(first, override, settings)
     for checkpoint in rest:
         found = model_facts(checkpoint, settings)
-        for key in ("image_shape", "model", "conditioning", "n_classes", "autoencoder"):
+        for key in ("image_shape", "model", "conditioning", "n_classes"):
             _refuse_difference(key, first, getattr(facts, key), checkpoint, getattr(found, key))
+        both = (_content(one.autoencoder) for one in (facts, found))
+        _refuse_difference("autoencoder", first, next(both), checkpoint, next(both))
         other = scheduler_config(checkpoint, override, settings)
         for key in SCHEDULE_KEYS:
             _refuse_difference(key, first, config.get(key, DDPM.get(key)), checkpoint, other.get(key, DDPM.get(key)))
     return facts, without_clipping(config) if facts.autoencoder else config
+
+
+def _content(folder: str) -> str:
+    """Return the sha256 over the files of a folder, for two copies of one autoencoder are one."""
+    from auditor.checkpoints.networks import folder_digest
+
+    return folder_digest(Path(folder)) if folder else ""
 
 
 def without_clipping(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,6 +454,8 @@ def absence(path: Path) -> str:
     """Return why ``path`` is not what it should be, as the end of a sentence."""
     if path.is_file():
         return "is a file, not a folder"
+    if path.exists() and not path.is_dir():
+        return "is no regular file"
     if path.is_dir():
         return "is a folder, not a file"
     return "is a symbolic link that leads nowhere" if path.is_symlink() else "does not exist"
@@ -410,6 +467,8 @@ def read_json(path: Path, error: type[AuditError] = AuditError) -> dict[str, Any
     if not path.is_file():
         raise error(f"{path.name} {absence(path)}.", path, remedy)
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise error(f"{path.name} has {path.stat().st_size:,} bytes, more than any configuration.", path, remedy)
         value = json.loads(path.read_bytes())
     except OSError as problem:
         raise error(f"{path.name} cannot be read: {problem.strerror}.", path, remedy) from problem

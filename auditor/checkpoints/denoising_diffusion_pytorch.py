@@ -8,15 +8,14 @@ or ``config.json`` beside the series, gives those of ``Unet``, and the image siz
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import ModelSettings, read_json, series, weights
-from auditor.checkpoints.headers import Header, read_header, tensors_in
+from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
+from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
 
@@ -31,6 +30,15 @@ class DenoisingDiffusionPytorchFormat:
 
     name = "denoising-diffusion-pytorch"
     REVISION = 1
+    guide = Guide(
+        "the `Trainer` of denoising-diffusion-pytorch",
+        "`model-1.pt`, `model-2.pt`; the numbers are milestones, the true steps are read from the files",
+        "`ema` (`ema_model.*`) and `model`",
+        "the buffers `betas` and `loss_weight` in the file: schedule and objective follow exactly",
+        "`--model-config model.json`, or put it beside the series: "
+        '`{"dim": 64, "dim_mults": [1, 2, 4, 8], "channels": 3, "image_size": 32}`',
+        "written by its Trainer",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -53,7 +61,9 @@ class DenoisingDiffusionPytorchFormat:
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the schedule whose betas the file holds; what is predicted follows from the weights of the loss."""
-        return _schedule(checkpoint.path, checkpoint.path.stat().st_mtime_ns, self.settings.trust_pickle)
+        state = _state(read_header(checkpoint.path))
+        betas, abar, loss_weight = (read_floats(checkpoint.path, state[name]) for name in BUFFERS)
+        return schedules.by_betas(betas, predicted(abar, loss_weight, checkpoint.path))
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the weights and the model arguments; the weights fit the network, and are finite."""
@@ -70,8 +80,9 @@ class DenoisingDiffusionPytorchFormat:
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         arguments = {key: each for key, each in self._arguments(checkpoint).items() if key not in DIFFUSION}
-        network = _network(arguments, checkpoint.path)
-        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        expected = series.expected_of(_network(arguments, checkpoint.path, "meta"))
+        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
         return network, tensors, weights.digest(tensors, sorted(arguments.items()))
 
     def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -92,19 +103,13 @@ NAMES = ("model.json", "config.json")
 def claims(path: Path, header: Header) -> bool:
     """Whether a file was written by that trainer: a Unet and the buffers of GaussianDiffusion."""
     state = _state(header)
-    return f"{UNET}init_conv.weight" in state and all(name in state for name in BUFFERS)
+    convolutions = [state.get(f"{UNET}{name}.weight") for name in ("init_conv", "final_conv")]
+    return all(one is not None and len(one.shape) == 4 for one in convolutions) and set(BUFFERS) <= state.keys()
 
 
 def _state(header: Header) -> dict[str, Any]:
     content = header.content if isinstance(header.content, dict) else {}
     return tensors_in(content.get("model"))
-
-
-@lru_cache(maxsize=64)
-def _schedule(path: Path, mtime: int, trusted: bool) -> dict[str, Any]:
-    state = weights.payload(path, trusted)["model"]
-    betas, abar, loss_weight = (state[name].double().numpy() for name in BUFFERS)
-    return schedules.by_betas(betas, predicted(abar, loss_weight, path))
 
 
 def predicted(abar: np.ndarray, loss_weight: np.ndarray, path: Path) -> str:
@@ -125,7 +130,7 @@ def predicted(abar: np.ndarray, loss_weight: np.ndarray, path: Path) -> str:
     )
 
 
-def _network(arguments: Mapping[str, Any], path: Path) -> Any:
+def _network(arguments: Mapping[str, Any], path: Path, device: str) -> Any:
     import torch
 
     try:
@@ -134,7 +139,7 @@ def _network(arguments: Mapping[str, Any], path: Path) -> Any:
         remedy = "pip install denoising-diffusion-pytorch"
         raise CheckpointError("denoising_diffusion_pytorch is not installed.", path, remedy) from problem
     given = {key: tuple(each) if isinstance(each, list) else each for key, each in arguments.items()}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         try:
             return Unet(**given)
         except Exception as problem:  # a foreign class may raise anything for impossible arguments

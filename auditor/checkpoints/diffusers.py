@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import ModelSettings, absence, latent, networks, read_json, text
+from auditor.checkpoints import Guide, ModelSettings, absence, latent, networks, read_json, text
 from auditor.checkpoints.networks import CONFIG, Read
 from auditor.errors import CheckpointError
 from auditor.pixels import Pixels
@@ -78,6 +78,16 @@ class DiffusersFormat:
 
     name = "diffusers"
     REVISION = 2
+    guide = Guide(
+        "training scripts and pipelines of diffusers: unconditional, class-conditional (`UNet2DModel`, "
+        "`DiTTransformer2DModel`), latent diffusion, full fine-tunes of Stable Diffusion 1 and 2",
+        "`checkpoint-500/unet/`, `checkpoint-500/transformer/`, `checkpoint-500/config.json`, or whole pipelines per "
+        "step; safetensors in one file, in shards or as `fp16` variant, or `.bin`",
+        "`unet_ema/` and `transformer_ema/` beside `unet/` and `transformer/`",
+        "`scheduler/scheduler_config.json` in the step's folder, in that of the series, or in `--base`",
+        "nothing; `--base PIPELINE` where autoencoder and text encoder are not beside the series",
+        "written by diffusers' own `save_pretrained`, after a few optimizer steps",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -101,7 +111,8 @@ class DiffusersFormat:
         shape = parts.x_shape if parts.autoencoder is None else latent.shape(parts.autoencoder, (height, width))
         parameters = networks.n_parameters(checkpoint.path)
         autoencoder = str(parts.autoencoder or "")
-        return Facts(shape, parts.kind, parameters, parts.conditioning, parts.n_classes, autoencoder)
+        needs = parts.kind == "UNet2DModel" and parts.conditioning == "class"
+        return Facts(shape, parts.kind, parameters, parts.conditioning, parts.n_classes, needs, autoencoder)
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return the scheduler configuration saved beside the series."""

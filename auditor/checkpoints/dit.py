@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import ModelSettings, latent, networks, series, weights
+from auditor.checkpoints import Guide, ModelSettings, latent, networks, series, weights
 from auditor.checkpoints.diffusers import by_class
 from auditor.checkpoints.headers import Header, Opaque, Tensor, read_header, tensors_in
 from auditor.errors import CheckpointError
@@ -52,6 +52,14 @@ class DitFormat:
 
     name = "dit"
     REVISION = 1
+    guide = Guide(
+        "`train.py` of DiT and of SiT (linear path, velocity)",
+        "`checkpoints/0050000.pt` with `model`, `ema`, `opt` and `args`",
+        "`ema` and `model`",
+        "DiT: 1000 linear steps, noise; SiT: the linear path, velocity, as `args` says",
+        "`--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents; `--labels`, `--guidance-scale`",
+        "that are saved by its code, not trained: its model class at width 12, two steps on noise, its save statement",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -69,7 +77,7 @@ class DitFormat:
         shape = (*size, config["in_channels"]) if folder is None else latent.shape(folder, size)
         n = sum(one.size for one in state_of(header).values())
         model = str(arguments.get("model", "DiT"))
-        return Facts(shape, model, n, "class", config["num_embeds_ada_norm"], str(folder or ""))
+        return Facts(shape, model, n, "class", config["num_embeds_ada_norm"], autoencoder=str(folder or ""))
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return DiT's schedule (1000 linear steps, noise), or SiT's linear path, as the command line says."""
@@ -165,6 +173,14 @@ def is_sit(arguments: Mapping[str, Any]) -> bool:
 
 def config_of(header: Header, path: Path) -> dict[str, Any]:
     """Return the configuration of the same transformer in diffusers."""
+    try:
+        return _config_of(header, path)
+    except (ValueError, IndexError, KeyError, ArithmeticError) as problem:
+        what = f"The shapes of the weights are not those of a transformer of DiT: {problem}."
+        raise CheckpointError(what, path) from problem
+
+
+def _config_of(header: Header, path: Path) -> dict[str, Any]:
     shapes = {name: one.shape for name, one in state_of(header).items()}
     hidden, channels, patch, _ = shapes["x_embedder.proj.weight"]
     side = math.isqrt(shapes["pos_embed"][1])

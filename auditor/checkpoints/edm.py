@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import ModelSettings, series, weights
+from auditor.checkpoints import Guide, ModelSettings, series, weights
 from auditor.checkpoints.headers import Header
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
@@ -28,6 +28,14 @@ class EdmFormat:
 
     name = "edm"
     REVISION = 1
+    guide = Guide(
+        "snapshots of EDM and EDM2",
+        "`network-snapshot-002500.pkl`; progress in thousand images",
+        "averages only",
+        "EDM's: sigma from 0.002 to 80, the network is a denoiser D(x, sigma)",
+        "`--trust-pickle`, started where `torch_utils` and `dnnlib` of EDM can be imported: the files run code",
+        "saved by the same statement with a denoiser of the same structure; EDM's own code needs a GPU and is not run",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()

@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from auditor.errors import CheckpointError
 
@@ -28,12 +30,13 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 SAVE_AGAIN = "Copy or save it again (a file of some 130 bytes is a git-lfs pointer: run git lfs pull)."
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor of which only the shape is known."""
 
     shape: tuple[int, ...]
     dtype: str
+    storage: str = ""  # of torch: the file in the archive that holds its numbers
+    offset: int = 0  # values before the first one
 
     @property
     def size(self) -> int:
@@ -114,7 +117,11 @@ def _archive(file: Any, size: int, path: Path) -> Header:
         raise CheckpointError(f"{path.name} lists more files than any checkpoint has.", path, SAVE_AGAIN)
     try:
         with zipfile.ZipFile(file) as archive:
-            inside = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
+            members = archive.infolist()
+            stored = all(one.compress_type == zipfile.ZIP_STORED for one in members)
+            if not stored or sum(one.file_size for one in members) > size:  # torch compresses nothing: this is a bomb
+                raise CheckpointError(f"{path.name} is no archive of torch.save: it is compressed.", path, SAVE_AGAIN)
+            inside = [each for each in archive.namelist() if each.endswith("data.pkl") and each.count("/") <= 1]
             if len(inside) != 1:
                 raise CheckpointError(f"{path.name} is a zip archive, but not of torch.save.", path, SAVE_AGAIN)
             with archive.open(inside[0]) as member:
@@ -154,6 +161,11 @@ MARK = object()
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}
 SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+# Numbers and texts, which pickletools has read.
+VALUES = {opcode.name for opcode in pickletools.opcodes if opcode.arg is not None} - {
+    *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "GLOBAL", "INST", "PROTO", "FRAME", "PERSID"),
+    *("EXT1", "EXT2", "EXT4", "BYTEARRAY8", "NEXT_BUFFER"),
+}
 MEMO_PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
 MEMO_GET = {"GET", "BINGET", "LONG_BINGET"}
 PLAIN_TYPES = (int, float, str, bytes, bool, type(None))
@@ -184,17 +196,21 @@ def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
         return Opaque(f"{module}.{name}")
 
     for opcode, argument, _ in opcodes:
-        code = opcode.name
-        if code in ("PROTO", "FRAME"):
-            continue
-        if code == "STOP":
-            return stack.pop()
-        if code == "MARK":
-            stack.append(MARK)
-        elif code in MEMO_PUT or code == "MEMOIZE":
-            memo[len(memo) if code == "MEMOIZE" else argument] = stack[-1]
+        code = opcode.name  # the most frequent first: this loop is most of a scan
+        if code in MEMO_PUT:
+            memo[argument] = stack[-1]
+        elif code in VALUES:
+            stack.append(argument)
         elif code in MEMO_GET:
             stack.append(memo[argument])
+        elif code == "MARK":
+            stack.append(MARK)
+        elif code == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif code == "STOP":
+            return stack.pop()
+        elif code in ("PROTO", "FRAME"):
+            continue
         elif code in CONSTANTS:
             stack.append(CONSTANTS[code])
         elif code in EMPTY:
@@ -244,8 +260,6 @@ def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
             to_mark()
         elif code == "DUP":
             stack.append(stack[-1])
-        elif isinstance(argument, PLAIN_TYPES):
-            stack.append(argument)  # numbers and texts, which pickletools has read
         else:
             raise ValueError(f"opcode {code} has no place in a checkpoint")
     raise ValueError("it does not end")
@@ -268,13 +282,31 @@ def _called(callee: Any, args: Any) -> Any:
         storage, shape = args[0], args[2]
         stored = storage.args if isinstance(storage, Opaque) and storage.name == "storage" else ()
         kind = stored[1].name if len(stored) > 1 and isinstance(stored[1], Opaque) else ""
-        return Tensor(tuple(map(int, shape)), kind.rsplit(".", 1)[-1].removesuffix("Storage"))
+        where = str(stored[2]) if len(stored) > 2 else ""
+        return Tensor(tuple(map(int, shape)), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))
     if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
         return args[0]
     return Opaque(name, args)
 
 
-def tensors_in(content: Any, depth: int = 0) -> dict[str, Tensor]:
+def read_floats(path: Path, tensor: Tensor) -> np.ndarray:
+    """Return the numbers of one float32 tensor in an archive of torch, without torch; float64, flat."""
+    if tensor.dtype != "Float" or not tensor.storage:
+        raise CheckpointError(f"{path.name} does not hold these numbers as float32.", path, SAVE_AGAIN)
+    start, end = 4 * tensor.offset, 4 * (tensor.offset + tensor.size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            folder = next(name for name in archive.namelist() if name.endswith("data.pkl")).removesuffix("data.pkl")
+            with archive.open(f"{folder}data/{tensor.storage}") as member:
+                data = member.read(end)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError, OSError) as problem:
+        raise CheckpointError(f"{path.name} is truncated or corrupt: {problem}.", path, SAVE_AGAIN) from problem
+    if len(data) < end:
+        raise CheckpointError(f"{path.name} is truncated.", path, SAVE_AGAIN)
+    return np.frombuffer(data[start:end], dtype="<f4").astype(np.float64)
+
+
+def tensors_in(content: Any) -> dict[str, Tensor]:
     """Return the tensors directly in a dictionary: a state dict."""
     if not isinstance(content, dict):
         return {}

@@ -8,12 +8,13 @@ The weights are put into the base network by diffusers and peft, at the scale th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import ModelSettings, latent, networks, read_json, series, text, weights
+from auditor.checkpoints import Guide, ModelSettings, latent, networks, read_json, series, text, weights
 from auditor.checkpoints.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.errors import CheckpointError
@@ -29,6 +30,15 @@ class LoraFormat:
 
     name = "lora"
     REVISION = 1
+    guide = Guide(
+        "LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 and 2",
+        "`checkpoint-500/pytorch_lora_weights.safetensors`, or flat `NAME-000010.safetensors`, step in the header",
+        "as saved; the scale (alpha over rank) is reported",
+        "the scheduler of `--base`; `modelspec.prediction_type` in a header of kohya goes before it",
+        "`--base PIPELINE --prompts prompts.txt`",
+        "of a training by peft, saved by diffusers; kohya's layout: saved by diffusers' converter, not trained by "
+        "kohya; ai-toolkit: that layout with its header",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -55,7 +65,7 @@ class LoraFormat:
             n,
             parts.conditioning,
             parts.n_classes,
-            autoencoder,
+            autoencoder=autoencoder,
             notes=(scale(header),),
         )
 
@@ -118,15 +128,16 @@ def scale(header: Header) -> str:
     if rank is None and stated:
         rank, alpha = (next((stated[key] for key in stated if key.endswith(end)), None) for end in ("r", "lora_alpha"))
     if rank is None:
-        ranks = {
-            min(one.shape[:2]) for name, one in tensors_in(header.content).items() if any(m in name for m in MARKS)
-        }
-        rank = "/".join(map(str, sorted(ranks)))
+        pairs = [one for name, one in tensors_in(header.content).items() if any(mark in name for mark in MARKS)]
+        rank = "/".join(map(str, sorted({min(one.shape[:2], default=0) for one in pairs})))
     if alpha is None and any(name.endswith(".alpha") for name in tensors_in(header.content)):
         return f"LoRA of rank {rank}, at the scale that its alpha weights state."
     if alpha is None:
         return f"LoRA of rank {rank}; the file states no alpha, so its scale is taken as 1."
-    return f"LoRA of rank {rank} and alpha {float(alpha):g}: scale {float(alpha) / max(float(rank), 1e-9):g}."
+    try:
+        return f"LoRA of rank {rank} and alpha {float(alpha):g}: scale {float(alpha) / float(rank):g}."
+    except (ValueError, TypeError, ArithmeticError):
+        return f"LoRA whose header states rank {rank!r} and alpha {alpha!r}, which are no numbers."
 
 
 def adapter_metadata(header: Header) -> dict[str, Any]:
@@ -151,8 +162,21 @@ def _insert(network: Any, encoder: Any, tensors: dict[str, Any], header: Header,
     except Exception as problem:  # diffusers and peft raise what they like for weights that do not fit
         said = str(problem).split("\n", 1)[0][:200]
         raise CheckpointError(f"The LoRA does not fit the base: {said}.", path, BASE) from problem
-    sought = sum(any(mark in name for mark in MARKS) for name in tensors)
-    placed = sum(".lora_" in name for part in (network, encoder) for name, _ in part.named_parameters())
+    _require_placed(tensors, (network, encoder), path)
+
+
+def _require_placed(tensors: Mapping[str, Any], networks: Collection[Any], path: Path) -> None:
+    """Refuse a LoRA of which a weight found no place: peft leaves random numbers where one is missing, and warns."""
+    sought = Counter(_value(one) for name, one in tensors.items() if any(mark in name for mark in MARKS))
+    placed = Counter(
+        _value(one) for network in networks for name, one in network.named_parameters() if ".lora_" in name
+    )
     if placed != sought:
-        what = f"{sought} weights of the LoRA were read and {placed} found their place in the base."
+        what = f"{(sought - placed).total()} of {sought.total()} weights of the LoRA find no place in the base"
+        what += f", and {(placed - sought).total()} places in it find no weight."
         raise CheckpointError(what, path, BASE)
+
+
+def _value(tensor: Any) -> str:
+    """Return the sha256 of a weight's numbers as float32."""
+    return sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import ModelSettings, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
 from auditor.checkpoints.diffusers import by_class
 from auditor.checkpoints.headers import Header, tensors_in
 from auditor.checkpoints.plain import count
@@ -34,6 +34,14 @@ class MonaiFormat:
 
     name = "monai"
     REVISION = 1
+    guide = Guide(
+        "`DiffusionModelUNet` of MONAI and of MONAI GenerativeModels, two-dimensional",
+        "`net_epoch=5.pt`, `net_iteration=400.pt`: state dicts, bare or under a key",
+        "as saved",
+        "the arguments of MONAI's `DDPMScheduler` under `scheduler` in the configuration, or `--scheduler`",
+        "`--model-config network.json --image-shape 64x64x1`; pictures are taken to be scaled to [0, 1]",
+        "of a training through MONAI's `DiffusionInferer`, saved as its tutorials do",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -48,7 +56,9 @@ class MonaiFormat:
         n_classes = arguments.get("num_class_embeds")
         kind = "none" if n_classes is None else "class"
         shape = self.settings.image_shape
-        return Facts(shape, "monai.DiffusionModelUNet", count(checkpoint), kind, n_classes, pixels=(0.0, 1.0))
+        needs = kind == "class"
+        n = count(checkpoint)
+        return Facts(shape, "monai.DiffusionModelUNet", n, kind, n_classes, needs, pixels=(0.0, 1.0))
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return the schedule of MONAI's scheduler, where its arguments are given beside those of the network."""
@@ -86,8 +96,9 @@ class MonaiFormat:
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         arguments, _ = self._arguments(checkpoint)
-        network = _network(arguments, checkpoint.path)
-        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        expected = series.expected_of(_network(arguments, checkpoint.path, "meta"))
+        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
         return network, tensors, weights.digest(tensors, sorted(arguments.items()))
 
     def _arguments(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -126,7 +137,7 @@ def _literal(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return plain
 
 
-def _network(arguments: Mapping[str, Any], path: Path) -> Any:
+def _network(arguments: Mapping[str, Any], path: Path, device: str) -> Any:
     import torch
 
     try:
@@ -138,7 +149,7 @@ def _network(arguments: Mapping[str, Any], path: Path) -> Any:
             f"spatial_dims is {arguments.get('spatial_dims')}, with_conditioning {arguments.get('with_conditioning')}."
         )
         raise CheckpointError(what, path, "Two-dimensional networks, free or by class, are supported.")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         try:
             return DiffusionModelUNet(**arguments)
         except Exception as problem:

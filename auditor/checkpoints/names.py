@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from auditor.errors import AuditError
@@ -23,6 +23,9 @@ PROGRESS = (
     (re.compile(r"^model-([0-9]+)$"), "milestone"),
     (re.compile(r"(?:^|[^0-9.=])([0-9]+)$"), "step"),
 )
+STEP_FOLDER = re.compile(r"(?:(?:checkpoint|step|epoch)[-_]?)?[0-9]+")
+# Folders that are parts of a checkpoint or of a pipeline.
+PARTS = ("unet", "unet_ema", "transformer", "transformer_ema", "vae", "vqvae", "text_encoder", "tokenizer", "scheduler")
 COPY = re.compile(r"-v[0-9]+$")  # Lightning's second file of one name
 SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 # What trainers save beside the network.
@@ -47,29 +50,45 @@ def stem_of(path: Path) -> str:
     return path.name.removesuffix(path.suffix) if path.suffix in WEIGHT_SUFFIXES else path.name
 
 
-def files(root: Path, depth: int = 0) -> Iterator[Path]:
-    """Yield the files under ``root``, sorted, down to ``depth`` folders below; links to folders are not followed."""
-    budget = [MAX_ENTRIES]
-    yield from _files(root, depth, budget)
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, sorted by name, without what is hidden."""
+    with os.scandir(folder) as listed:
+        return sorted((entry for entry in listed if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def _files(folder: Path, depth: int, budget: list[int]) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
-        listed = []
-        for entry in entries:
-            budget[0] -= 1
-            if budget[0] < 0:
-                raise AuditError(
-                    f"The search stopped at {MAX_ENTRIES:,} files.", folder, "Give the folder of the checkpoints."
-                )
-            listed.append((entry.name, entry.is_dir(follow_symlinks=False)))
-    for name, is_folder in sorted(listed):
-        if name.startswith("."):
-            continue
-        if not is_folder:
-            yield folder / name
-        elif depth > 0:
-            yield from _files(folder / name, depth - 1, budget)
+def series_folders(root: Path) -> list[Path]:
+    """Return the folders below ``root`` that may each hold a series, by the names of files in them.
+
+    Links to folders are not followed, and the search ends at MAX_ENTRIES files and MAX_DEPTH folders below.
+    """
+    found: dict[Path, None] = {}
+    left = MAX_ENTRIES
+    folders = [(root, 0)]
+    while folders:
+        folder, depth = folders.pop()
+        try:
+            listed = entries(folder)
+        except OSError:
+            continue  # unreadable: it cannot be audited
+        left -= len(listed)
+        if left < 0:
+            what = f"The search for checkpoints stopped at {MAX_ENTRIES:,} files."
+            raise AuditError(what, root, "Give the folder of the checkpoints.")
+        is_pipeline = any(entry.name == "model_index.json" for entry in listed)  # its other folders are its components
+        for entry in listed:
+            if entry.is_dir(follow_symlinks=False):
+                if depth < MAX_DEPTH and (not is_pipeline or STEP_FOLDER.fullmatch(entry.name)):
+                    folders.append((folder / entry.name, depth + 1))
+            elif entry.name == "model_index.json" or os.path.splitext(entry.name)[1] in WEIGHT_SUFFIXES:
+                found[_above_steps(folder, root)] = None
+    return sorted(one for one in found if one != root)
+
+
+def _above_steps(folder: Path, root: Path) -> Path:
+    """Return the folder of the series that a folder with weights belongs to."""
+    if folder != root and folder.name in PARTS:
+        folder = folder.parent
+    return folder.parent if folder != root and STEP_FOLDER.fullmatch(folder.name) else folder
 
 
 def one_unit(found: Sequence[Found]) -> tuple[list[Found], list[tuple[int, Path, str]]]:

@@ -126,8 +126,18 @@ def read(folder: Path, classes: tuple[str, ...]) -> Read:
     for path in files:
         tensors |= state_dict(path)
     strict(tensors, files[0])
+    _require_modest(config, len(tensors), folder / CONFIG)
     network = build(config, folder, "meta")  # allocates nothing, whatever the configuration says
     return Read(config, fit(network, tensors, files[0]), digest.hexdigest())
+
+
+def _require_modest(config: Mapping[str, Any], n_tensors: int, path: Path) -> None:
+    """Refuse a configuration of more layers than there are weights: building it could take for ever."""
+    for key in ("layers_per_block", "num_layers", "transformer_layers_per_block"):
+        value = config.get(key)
+        numbers = value if isinstance(value, list) else [value]
+        if any(type(one) is int and one > n_tensors for one in numbers):
+            raise CheckpointError(f"{key} is {value}, and there are {n_tensors} weights.", path, SAVE_AGAIN)
 
 
 def state_dict(path: Path) -> dict[str, Any]:

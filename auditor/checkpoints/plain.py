@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import ModelSettings, names, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, names, read_json, series, weights
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
@@ -28,6 +28,16 @@ class PlainFormat:
 
     name = "plain"
     REVISION = 1
+    guide = Guide(
+        "anything else in PyTorch: own loops, lightning, accelerate, guided-diffusion, k-diffusion, the paper's code",
+        "`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or "
+        "`checkpoint-500/model.safetensors`",
+        "under `ema`, `model_ema`, `ema_model.*`, lightning's `EMAWeightAveraging`, or in files called `ema_...`; "
+        "prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
+        "`--scheduler` and `--prediction`",
+        "`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
+        "written by lightning's Trainer; other layouts by `torch.save`",
+    )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
@@ -35,7 +45,8 @@ class PlainFormat:
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``; nothing is claimed without a factory."""
         if self.settings.model is None:
-            bare = [path for path in names.files(root) if path.suffix in names.WEIGHT_SUFFIXES]
+            bare = [Path(entry.path) for entry in names.entries(root) if not entry.is_dir(follow_symlinks=False)]
+            bare = [path for path in bare if path.suffix in names.WEIGHT_SUFFIXES]
             reason = f"these may be the weights of a network. {HOW}"
             return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]
         return series.find(root, lambda path, header: True, self.settings)

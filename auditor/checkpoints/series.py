@@ -9,7 +9,7 @@ from typing import Any
 
 from auditor.checkpoints import ModelSettings, absence, names, weights
 from auditor.checkpoints.headers import Header, read_header
-from auditor.errors import AuditError, CheckpointError
+from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, Found
 
 Unusable = list[tuple[int, Path, str]]
@@ -17,53 +17,27 @@ Unusable = list[tuple[int, Path, str]]
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "pytorch_lora_weights.safetensors")
 
 
-def find(
-    root: Path, claims: Callable[[Path, Header], bool], settings: ModelSettings, depth: int = names.MAX_DEPTH
-) -> tuple[list[Found], Unusable]:
-    """Return the steps whose files a format claims, and (step or -1, path, reason) of what is not usable.
-
-    The files in ``root`` itself are taken; without any, those of the one folder below that has some. Several such
-    folders are several series, which is an error that names them.
-    """
-    found, unusable = _in_folder(sorted(_listed(root)), claims, settings)
-    if found or unusable:
-        return found, unusable
-    below: dict[Path, list[Path]] = {}
-    for path in names.files(root, depth):
-        if path.parent != root and path.suffix in names.WEIGHT_SUFFIXES:
-            below.setdefault(_series_folder(path), []).append(path)
-    answers = {folder: _in_folder(paths, claims, settings) for folder, paths in below.items()}
-    series = {folder: answer for folder, answer in answers.items() if answer[0]}
-    if len(series) > 1:
-        listed = ", ".join(
-            f"{folder.relative_to(root)} ({len(each[0])})" for folder, each in sorted(series.items())[:6]
-        )
-        raise AuditError(
-            f"There are several series under one folder: {listed}.", root, "Give the folder of one of them."
-        )
-    return next(iter(series.values()), ([], []))
+def find(root: Path, claims: Callable[[Path, Header], bool], settings: ModelSettings) -> tuple[list[Found], Unusable]:
+    """Return the steps whose files a format claims, and (step or -1, path, reason) of what is not usable."""
+    return _in_folder(sorted(_listed(root)), claims, settings)
 
 
 def _listed(root: Path) -> list[Path]:
     """Return the weight files of a folder, and those that lie alone in its step folders."""
-    here = [path for path in names.files(root) if path.suffix in names.WEIGHT_SUFFIXES or _is_numbered(path)]
-    inside = [
-        folder / name
-        for folder in root.iterdir()
-        if names.progress(folder.name)[0] >= 0 and folder.is_dir() and not folder.is_symlink()
-        for name in FOLDER_WEIGHTS
-        if (folder / name).is_file()
-    ]
-    return here + inside
+    found = []
+    for entry in names.entries(root):
+        path = root / entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            if path.suffix in names.WEIGHT_SUFFIXES or _is_numbered(path):
+                found.append(path)
+        elif names.progress(entry.name)[0] >= 0:
+            found += [path / name for name in FOLDER_WEIGHTS if (path / name).is_file()]
+    return found
 
 
 def _is_numbered(path: Path) -> bool:
     """Whether a file without an accepted suffix is called like a step: ``Model_500``, ``Model_epoch_3``."""
     return path.suffix == "" and path.name.lower().startswith("model_") and names.progress(path.name)[0] >= 0
-
-
-def _series_folder(path: Path) -> Path:
-    return path.parent.parent if path.name in FOLDER_WEIGHTS else path.parent
 
 
 def _in_folder(

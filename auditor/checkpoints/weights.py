@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -34,45 +35,30 @@ EMA_KEYS = ("ema", "model_ema", "ema_model", "ema_state_dict", "model_ema_state_
 INNER_KEYS = ("state_dict", "module", "shadow")  # where classes of averages keep theirs
 STEP_KEYS = {"global_step": "step", "step": "step", "iteration": "step", "iter": "step", "epoch": "epoch"}
 EMA_NAME = re.compile(r"(?:^|[._])ema(?:_model|_unet)?\.|(?:^|\.)model_ema\.")  # within the name of a weight
-# Objects that trainers save beside weights: data, whose code is not needed and not run.
-DATA = ("argparse.", "numpy.", "pathlib.", "collections.", "omegaconf.", "lightning.", "pytorch_lightning.", "enum.")
-DATA += (
-    "types.SimpleNamespace",
-    "typing.",
-    "easydict.",
-    "ml_collections.",
-    "torch.",
-    "builtins.set",
-    "dnnlib.util.EasyDict",
+# What tensors are made of, and objects that trainers save beside weights: data, whose code is neither needed nor run.
+TENSOR = re.compile(
+    r"torch\.(_utils\._rebuild_\w+|\w*Storage|storage\.\w*Storage|Size|device|serialization\._get_layout"
+    r"|nn\.parameter\.\w+|_tensor\._rebuild_from_type_v2|(bfloat|float|u?int|bool|complex|half|double|long|short)\w*)"
 )
-CODE = (
-    "torch.load",
-    "torch.hub",
-    "torch.jit",
-    "torch.utils",
-    "torch.package",
-    "torch.classes",
-    "numpy.f2py",
-    "numpy.load",
+DATA = re.compile(
+    r"(argparse|pathlib|collections|omegaconf|lightning|pytorch_lightning|enum|typing|easydict|ml_collections)\..+"
+    r"|numpy\.(ndarray|dtype|_?core\.multiarray\.(_reconstruct|scalar)|random\..+)"
+    r"|(builtins|__builtin__)\.(list|dict|set|frozenset|tuple|int|float|str|bytes|bytearray|complex|bool|object)"
+    r"|(copyreg|copy_reg)\._reconstructor|_codecs\.encode|types\.SimpleNamespace|dnnlib\.util\.EasyDict"
 )
 REFUSED = "A file that runs code when it is read is read only with --trust-pickle, if you trust who made it."
 
 
 def forbidden(header: Header) -> list[str]:
     """Return what unpickling the file would import that no data of a trainer needs."""
-    from_torch = ("torch._utils._rebuild_", "torch.FloatStorage", "torch.nn.", "torch.serialization.")
-    return [
-        name
-        for name in header.names
-        if not name.startswith(from_torch) and (not name.startswith(DATA) or name.startswith(CODE))
-    ]
+    return [name for name in header.names if not TENSOR.fullmatch(name) and not DATA.fullmatch(name)]
 
 
 def require_safe(path: Path, header: Header, trusted: bool) -> None:
     """Refuse a file that would run code, naming what would run."""
     names = forbidden(header)
     if header.kind == "pickle" and not trusted:
-        foreign_first = sorted(header.names, key=lambda name: name not in names)
+        foreign_first = sorted(header.names, key=lambda name: (name not in names, name.startswith("torch.")))
         run = f": it calls {', '.join(foreign_first[:6])}" if header.names else ""
         raise CheckpointError(f"{path.name} is a pickle, which runs code when it is read{run}.", path, REFUSED)
     if names and not trusted:
@@ -104,7 +90,7 @@ def payload(path: Path, trusted: bool = False) -> Any:
     except CheckpointError:
         raise
     except Exception as problem:  # whatever a damaged archive or a strange object makes torch raise
-        said = str(problem).split("\n", 1)[0][:200]
+        said = str(problem).rpartition("WeightsUnpickler error: ")[2].split("\n", 1)[0][:200].strip().rstrip(".")
         raise CheckpointError(f"{path.name} cannot be read: {said}.", path, SAVE_AGAIN) from problem
 
 
@@ -134,11 +120,11 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 def _stubs(header: Header) -> list[tuple[Any, str]]:
     """Return an inert class for everything that is not part of a tensor."""
-    known = ("torch._utils._rebuild_", "torch.", "collections.OrderedDict", "collections.Counter")
-    foreign = [
-        name for name in header.names if not name.startswith(known) or name.startswith(("torch.nn.", "torch.optim."))
-    ]
-    return [(_inert(name), name) for name in foreign]
+    known = ("collections.OrderedDict", "collections.Counter")
+    foreign = [name for name in header.names if not TENSOR.fullmatch(name) and name not in known]
+    # Protocol 2 writes names as Python 2 had them, and torch looks for today's.
+    today = {name: IMPORT_MAPPING.get(name.rpartition(".")[0], name.rpartition(".")[0]) for name in foreign}
+    return [(_inert(name), f"{module}.{name.rpartition('.')[2]}") for name, module in today.items()]
 
 
 def _inert(name: str) -> type:

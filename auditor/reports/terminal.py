@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from auditor.records import VERDICTS
+from auditor.records import UNITS, VERDICTS
 from auditor.reports import Report, percent, printable, where
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -36,6 +36,7 @@ def heading(report: Report, width: int) -> Text:
     h, w, c = resolved["image_shape"]
     text = Text(f"Audit of {len(scope['steps'])} checkpoints", style="bold")
     weights = f"{resolved['weights']} weights" if resolved["weights"] else "samples as given"
+    weights += "" if (unit := resolved.get("unit", "step")) == "step" else f", steps are {UNITS[unit]}"
     text.append(f" ({weights}), {h}x{w}x{c}, {scope['n_samples']} seeds each\n", style="not bold")
     text.append(f"images: {sets or 'none given'}", style="dim")
     return text

@@ -1,0 +1,212 @@
+"""What an audit of a folder would find: headers only, no torch, nothing unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from auditor import checkpoints
+from auditor.checkpoints import ModelSettings, absence
+from auditor.errors import AuditError
+from auditor.gaps import gaps
+from auditor.records import UNITS, Checkpoint, Found
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """One series as its names and headers describe it; empty texts and None are not known."""
+
+    path: str
+    format: str
+    unit: str
+    steps: tuple[int, ...]
+    weights: dict[str, int]  # raw and ema -> how many steps have them
+    chosen: str  # the weights that auto takes for this series alone
+    model: str
+    parameters: int | None
+    image_shape: tuple[int, int, int] | None
+    conditioning: str
+    n_classes: int | None
+    autoencoder: str
+    scheduler: str
+    prediction: str
+    pixels: tuple[float, float] | None
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]  # what audit run would stop at
+    excluded: tuple[dict[str, Any], ...]  # step (-1: none), path, reason
+
+
+def scan(paths: Sequence[Path], settings: ModelSettings | None = None, scheduler: str | None = None) -> list[Scanned]:
+    """Return every series in or under the given folders, in order.
+
+    Raises
+    ------
+    AuditError
+        If a path is no folder, or no usable checkpoint is found under any of them.
+    """
+    found = [one for path in paths for one in _under(path.expanduser(), settings, scheduler)]
+    if not any(one.steps for one in found):
+        reasons = "; ".join(dict.fromkeys(each["reason"] for one in found for each in one.excluded))
+        what = f"There is no usable checkpoint{f': {reasons[:600]}' if reasons else ''}".rstrip(".") + "."
+        raise AuditError(what, ", ".join(map(str, paths)), checkpoints.LAYOUTS)
+    return found
+
+
+def _under(root: Path, settings: ModelSettings | None, scheduler: str | None) -> list[Scanned]:
+    if not root.is_dir():
+        raise AuditError(f"{root} {absence(root)}.", root, checkpoints.LAYOUTS)
+    scanned = []
+    for folder, answers in checkpoints.series_under(root, settings).items():
+        claims = {name: each for name, each in answers.items() if each[0]}
+        for name, (found, unusable) in claims.items():
+            rivals = [other for other in claims if other != name]
+            scanned.append(_described(folder, name, found, unusable, rivals, settings, scheduler))
+        if not claims and any(unusable for _, unusable in answers.values()):
+            unusable = list(dict.fromkeys(one for _, each in answers.values() for one in each))
+            scanned.append(_unusable(folder, unusable))
+    return scanned
+
+
+def _described(
+    folder: Path,
+    name: str,
+    found: list[Found],
+    unusable: list[Any],
+    rivals: list[str],
+    settings: ModelSettings | None,
+    scheduler: str | None,
+) -> Scanned:
+    found = sorted(found, key=lambda one: one.step)
+    steps = tuple(one.step for one in found)
+    held = {kind: sum(kind in one.paths for one in found) for kind in ("ema", "raw")}
+    chosen = max(held, key=lambda kind: held[kind])
+    first = next(one for one in found if chosen in one.paths)
+    checkpoint = Checkpoint("a", first.step, first.paths[chosen], name, chosen, first.scheduler, unit=first.unit)
+    problems = [f"{' and '.join(rivals)} can read it as well: choose by --format."] if rivals else []
+    twice = sorted({step for step in steps if steps.count(step) > 1})
+    problems += [f"there are two checkpoints of step {twice[0]}"] if twice else []
+    facts = schedule = None
+    try:
+        facts = checkpoints.open_format(name, settings).facts(checkpoint)
+        if facts.image_shape is None and not (settings and settings.image_shape):
+            problems.append("the size of the pictures is nowhere in it: give --image-shape")
+    except AuditError as error:
+        problems.append(_one_line(error))
+    try:
+        schedule = checkpoints.scheduler_config(checkpoint, scheduler, settings)
+    except AuditError as error:
+        problems.append(_one_line(error))
+    return Scanned(
+        str(folder),
+        name,
+        first.unit,
+        steps,
+        {kind: n for kind, n in held.items() if n},
+        chosen,
+        facts.model if facts else "",
+        facts.parameters if facts else None,
+        (facts.image_shape or (settings and settings.image_shape)) if facts else None,
+        facts.conditioning if facts else "",
+        facts.n_classes if facts else None,
+        facts.autoencoder if facts else "",
+        schedule["_class_name"] if schedule else "",
+        schedule["prediction_type"] if schedule else "",
+        facts.pixels if facts else None,
+        (*(facts.notes if facts else ()), *gaps(steps, first.unit)),
+        tuple(problems),
+        tuple({"step": step, "path": str(path), "reason": reason} for step, path, reason in unusable),
+    )
+
+
+def _unusable(folder: Path, unusable: list[Any]) -> Scanned:
+    """Return a folder in which there is nothing but files that cannot be used."""
+    excluded = tuple({"step": step, "path": str(path), "reason": reason} for step, path, reason in unusable)
+    return Scanned(
+        *(str(folder), "", "", (), {}, "", "", None, None, "", None, "", "", "", None, (), ()), excluded=excluded
+    )
+
+
+def _one_line(error: AuditError) -> str:
+    return f"{error.what} {error.remedy}".strip()
+
+
+def common(scanned: Sequence[Scanned]) -> str:
+    """Return whether two series can be audited as twins, in one sentence; empty unless there are two."""
+    series = [one for one in scanned if one.steps]
+    if len(series) != 2:
+        return ""
+    a, b = series
+    for what in ("format", "unit", "image_shape", "model", "conditioning", "n_classes", "prediction"):
+        if getattr(a, what) != getattr(b, what):
+            return f"They are no twins: {what} is {getattr(a, what)} and {getattr(b, what)}."
+    steps = sorted(set(a.steps) & set(b.steps))
+    if not steps:
+        return "They have no step in common."
+    alone = len(set(a.steps) ^ set(b.steps))
+    return f"As twins they have {len(steps)} steps in common, {steps[0]} to {steps[-1]}; {alone} stand alone."
+
+
+def write_json(scanned: Sequence[Scanned], out: TextIO) -> None:
+    """Write the series as JSON."""
+    json.dump({"series": [asdict(one) for one in scanned], "twins": common(scanned)}, out, indent=1)
+    out.write("\n")
+
+
+def write_table(scanned: Sequence[Scanned], out: TextIO) -> None:
+    """Write one block per series, then whether two of them are twins."""
+    console = Console(file=out, highlight=False, soft_wrap=False)
+    for one in scanned:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        for name, value in lines_of(one):
+            grid.add_row(name, Text(value))
+        console.print(Text(one.path, style="bold"))
+        console.print(grid)
+        console.print()
+    if sentence := common(scanned):
+        console.print(Text(sentence))
+
+
+def lines_of(one: Scanned) -> list[tuple[str, str]]:
+    """Return what is known of a series, name and text."""
+    lines = []
+    if one.steps:
+        shape = "x".join(map(str, one.image_shape)) if one.image_shape else "not known"
+        parameters = f"{one.parameters:,} parameters" if one.parameters else ""
+        classes = f" ({one.n_classes} classes)" if one.n_classes else ""
+        weights = ", ".join(f"{kind} at {n}" for kind, n in one.weights.items())
+        scaled = f", scaled to [{one.pixels[0]:g}, {one.pixels[1]:g}]" if one.pixels else ""
+        lines = [
+            ("format", one.format),
+            ("steps", f"{len(one.steps)} {UNITS[one.unit]}: {shortened(one.steps)}"),
+            ("weights", f"{weights}; auto takes {one.chosen}"),
+            ("model", ", ".join(part for part in (one.model, parameters) if part)),
+            ("pictures", shape + scaled),
+            ("schedule", f"{one.scheduler}, predicts {one.prediction}" if one.scheduler else "not known"),
+            ("conditioning", f"{one.conditioning}{classes}"),
+            ("autoencoder", one.autoencoder),
+        ]
+    lines += [("note", note) for note in one.notes] + [("problem", problem) for problem in one.problems]
+    groups: dict[str, list[str]] = {}
+    for each in one.excluded:
+        groups.setdefault(each["reason"], []).append(Path(each["path"]).name)
+    lines += [("left out", f"{', '.join(names[:4])}{more(names)}: {reason}") for reason, names in groups.items()]
+    return [(name, value) for name, value in lines if value]
+
+
+def more(names: Sequence[str]) -> str:
+    """Return how many names beyond four there are."""
+    return f" and {len(names) - 4} more" if len(names) > 4 else ""
+
+
+def shortened(steps: Sequence[int]) -> str:
+    """Return up to eight steps, or both ends of more."""
+    texts = [f"{step:,}" for step in steps]
+    return " ".join(texts if len(texts) <= 8 else [*texts[:4], "...", *texts[-2:]])
