@@ -211,7 +211,7 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
         },
         "scope": asdict(p.scope),
         "budgets": asdict(p.budgets),
-        "sets": {name: {"images": len(each), "digest": p.set_digests[name]} for name, each in p.sets.items()},
+        "sets": {name: {"images": p.n_originals(name), "digest": p.set_digests[name]} for name in p.sets},
         "notes": list(p.notes),
         "checks": dict(checks),
         "versions": versions(),
