@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, denoising, given_samples, groups, images, models, noise, sampling, schedules, spaces
+from auditor import (
+    checkpoints,
+    denoising,
+    given_samples,
+    groups,
+    images,
+    models,
+    noise,
+    preflight,
+    sampling,
+    schedules,
+    spaces,
+)
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
 from auditor.given_samples import GivenSamples
@@ -50,6 +62,7 @@ class Prepared:
     conditions: sampling.Conditions | None  # of samples, where the models are conditional
     groups: Mapping[str, np.ndarray]  # train-a, train-b: number of the group of each image
     given: GivenSamples | None = None  # samples that exist already; then there is no model
+    preflight: Mapping[str, Any] = field(default_factory=dict)  # what was seen of the images, and of which
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -143,6 +156,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     sets = without_leaks(sets, shared)
     require_enough(sets)
     require_calibration(config.fpr, sets)
+    looked = looked_at(without_leaks(plain, shared), config, run, say)
     digests = {name: images.digests(each) for name, each in sets.items()}
     grouped = grouped_with_mirrors(plain, digests, config.flip_train)
     left_out = {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}
@@ -156,6 +170,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *identical,
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
+        *looked["notes"],
         *duplicate_notes(digests),
         *grouped.notes,
         *pool_notes(pools),
@@ -183,6 +198,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         conditions,
         grouped.numbers,
         given,
+        looked,
     )
 
 
@@ -397,6 +413,17 @@ def without_leaks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]]) 
         rows = [i for i, each in enumerate(whole.ids) if each not in shared["heldout"]]
         kept["heldout"] = whole.rows(rows)
     return kept
+
+
+def looked_at(sets: Mapping[str, ImageSet], config: AuditConfig, run: RunDirectory, say: Say) -> dict[str, Any]:
+    """Return what a look at the images says; the same images are not looked at twice in one run directory."""
+    of = {name: images.set_digest(each) for name, each in sets.items()}
+    key = {"of": of, "revision": preflight.REVISION, "allow_overlap": config.allow_overlap, "seed": config.seed}
+    earlier = run.read_record().get("preflight", {}) if run.record.is_file() else {}
+    if {name: earlier.get(name) for name in key} == key:
+        return earlier
+    say("looking at the images", 0)
+    return key | {"notes": preflight.check(sets, config.seed, config.allow_overlap)}
 
 
 def require_enough(sets: Mapping[str, ImageSet]) -> None:

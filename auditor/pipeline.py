@@ -213,6 +213,7 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
         "budgets": asdict(p.budgets),
         "sets": {name: {"images": p.n_originals(name), "digest": p.set_digests[name]} for name in p.sets},
         "notes": list(p.notes),
+        "preflight": dict(p.preflight),
         "checks": dict(checks),
         "versions": versions(),
         "seconds": {kind: round(value, 2) for kind, value in seconds.items()},
