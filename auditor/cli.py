@@ -406,6 +406,31 @@ def split_command(
     print(split_card.as_json(card) if json else split_card.as_markdown(card))
 
 
+DOCTOR_EXAMPLE = """Look whether this machine can audit: packages, GPU, faiss, CLIP weights, disk, a short self-test.
+
+Nothing is asked of the network. Exit status 1 where something must be solved first. Example: audit doctor
+"""
+
+
+@app.command("doctor", help=DOCTOR_EXAMPLE)
+def doctor_command(
+    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = "ViT-B-32",
+    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = "laion2b_s34b_b79k",
+    json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+    with Chatter(), shown() as say:
+        say("looking at this machine", 0)
+        from auditor import doctor
+        from auditor.spaces import SpaceSettings
+
+        findings = doctor.examine(SpaceSettings("cpu", clip_model, clip_weights), Path.cwd())
+    print(doctor.as_json(findings) if json else doctor.as_text(findings))
+    raise typer.Exit(int(any(each.status == "problem" for each in findings)))
+
+
 @app.command("list", help="List checkpoint formats, feature spaces, metrics and reports. Example: audit list")
 def list_command() -> None:
     from auditor import registry

@@ -43,7 +43,7 @@ LAYERS = (
             "membership",
             "agreement",
         ),
-        *("nearness", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
+        *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
         *("inputs", "models", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),
