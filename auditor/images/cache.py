@@ -1,7 +1,8 @@
 """Contents of unchanged files, recalled: digests and counts, never pixels or names.
 
 An entry is found by a digest of all that it depends on: every file's place, size and time of change, and how it is
-read. It lies in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``; ``~/Library/Caches`` on macOS), mode 0700.
+read. It lies in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``; ``~/Library/Caches`` on macOS), mode
+0700.
 """
 
 from __future__ import annotations
