@@ -91,6 +91,6 @@ def calls_of(prepared: Prepared, kind: str, have: int) -> int:
 
 def loss_counts(prepared: Prepared) -> dict[str, int]:
     """Return on how many images of each set the loss is measured."""
-    available = {name: len(each) for name, each in prepared.sets.items()}
-    available |= {name: int(mask.sum()) for name, mask in prepared.in_pool.items()}
+    available = {name: prepared.n_originals(name) for name in prepared.sets}
+    available |= {name: int(mask[: available[name]].sum()) for name, mask in prepared.in_pool.items()}
     return {name: min(prepared.config.loss_images, n) for name, n in available.items()}

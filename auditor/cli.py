@@ -130,11 +130,10 @@ def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, re
     second = trainings.prepare_same_data(config, prepared, run, say) if config.ckpts_a2 else None
     tasks = pipeline.plan(prepared, run)
     if dry_run:
-        say.close()
-        show_plan(tasks, prepared)
+        show_plan(tasks, prepared, run, say)
         if second is not None:
             print("second training on half a:")
-            show_plan(pipeline.plan(second, run.same_data), second)
+            show_plan(pipeline.plan(second, run.same_data), second, run.same_data, say)
         return False
     pipeline.refuse_loss_of_work(tasks, run, remake)
     with run.locked():
@@ -153,10 +152,9 @@ def run_trainings(config: settings.AuditConfig, run: Any, say: Any, chatter: Any
 
     pairs = trainings.prepare(config, run, say)
     if dry_run:
-        say.close()
         for pair, prepared in pairs.items():
             print(f"{trainings.label(pair)}: (samples of a training are shared by its pairs)")
-            show_plan(pipeline.plan(prepared, run.pair(*pair)), prepared)
+            show_plan(pipeline.plan(prepared, run.pair(*pair)), prepared, run.pair(*pair), say)
         return False
     with run.locked():
         chatter.open_file(run.log)
@@ -174,8 +172,13 @@ def resume_line() -> str:
     return shlex.join(["audit", *sys.argv[1:]])
 
 
-def show_plan(tasks: list[Any], prepared: Any) -> None:
-    """Print what would be done and why, one line per kind of task and reason."""
+def show_plan(tasks: list[Any], prepared: Any, run: Any, say: Any) -> None:
+    """Print what would be done and why, one line per kind of task and reason, what it costs, and what it can find."""
+    from auditor import forecast, power
+
+    say("timing a few network calls and embeddings", 0)
+    expected = forecast.forecast(prepared, run, tasks)
+    say.close()
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for task in tasks:
         groups.setdefault((task.kind, task.action, task.reason), []).append(task)
@@ -185,6 +188,11 @@ def show_plan(tasks: list[Any], prepared: Any) -> None:
         print(f"{action:7} {len(members):5} x {kind.replace('-', ' ')}: {reason}{cost}")
     calls = sum(task.calls for task in tasks)
     print(f"total {calls:,} network calls of {prepared.batch_size} images on {prepared.device}")
+    print("\n".join(expected.sentences))
+    scope = prepared.scope
+    n_heldout, n_tests = len(prepared.sets.get("heldout", ())), len(scope.steps) * len(scope.spaces)
+    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, prepared.budgets):
+        print(f"power: {line}")
     for note in prepared.notes:
         print(f"note: {note}")
 
@@ -424,6 +432,31 @@ def split_command(
         say("checking the halves", 0)
         card = split_card.write(done, out)
     print(split_card.as_json(card) if json else split_card.as_markdown(card))
+
+
+DOCTOR_EXAMPLE = """Look whether this machine can audit: packages, GPU, faiss, CLIP weights, disk, a short self-test.
+
+Nothing is asked of the network. Exit status 1 where something must be solved first. Example: audit doctor
+"""
+
+
+@app.command("doctor", help=DOCTOR_EXAMPLE)
+def doctor_command(
+    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = "ViT-B-32",
+    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = "laion2b_s34b_b79k",
+    json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+    with Chatter(), shown() as say:
+        say("looking at this machine", 0)
+        from auditor import doctor
+        from auditor.spaces import SpaceSettings
+
+        findings = doctor.examine(SpaceSettings("cpu", clip_model, clip_weights), Path.cwd())
+    print(doctor.as_json(findings) if json else doctor.as_text(findings))
+    raise typer.Exit(int(any(each.status == "problem" for each in findings)))
 
 
 @app.command("list", help="List checkpoint formats, feature spaces, metrics and reports. Example: audit list")

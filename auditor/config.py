@@ -80,6 +80,9 @@ class AuditConfig:
     allow_overlap: bool = setting(
         "Go on when halves share images; these leave every own-versus-other statistic.", False
     )
+    flip_train: bool = setting(
+        "The trainings mirrored their images at random: look for mirrored training images, too.", False
+    )
     window: str | None = setting(
         "LOW,HIGH: pictures of 16 bits or floats are read so that LOW is black and HIGH white.", None
     )

@@ -6,7 +6,7 @@ Everything up to these tables may need a GPU; nothing after them does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Reference:
     in_pool: np.ndarray  # bool [n]
     clusters: np.ndarray | None = None  # int64 [n], equal images share a number; None: all differ
     centers: np.ndarray | None = None  # float64 [cells, d], k-means centers of the set
+    mirrored: bool = False  # the second half of the images are mirror images of the first, in the same order
 
     @property
     def pool(self) -> Features:
@@ -43,6 +44,36 @@ class Reference:
         kept = np.flatnonzero(self.in_pool)
         ids = tuple(self.features.ids[i] for i in kept)
         return Features(self.features.space, self.features.of, self.features.vectors[kept], ids)
+
+
+def nearest_images(
+    queries: Features, reference: Reference, k: int, pool: bool = False, exclude_self: bool = False
+) -> Neighbors:
+    """Return the ``k`` nearest images of a training set or its pool; a mirror image counts as its original.
+
+    Of an image and its mirror image the nearer is kept, so that no rank is taken by the
+    mirror image of another; ``exclude_self`` leaves out both.
+    """
+    features = reference.pool if pool else reference.features
+    if not reference.mirrored:
+        return search(queries, features, k, exclude_self)
+    found = search(queries, features, 2 * k + 2 * exclude_self)
+    n = len(features.ids) // 2
+    original = np.where(found.indices < 0, -1, found.indices % n)
+    kept = first_of_each(original, np.arange(len(queries.ids)) % n if exclude_self else None)
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+    missing = ~np.take_along_axis(kept, order, 1)
+    distances = np.where(missing, np.nan, np.take_along_axis(found.distances, order, 1)).astype(found.distances.dtype)
+    indices = np.where(missing, -1, np.take_along_axis(found.indices, order, 1))
+    return replace(found, distances=distances, indices=indices)
+
+
+def first_of_each(numbers: np.ndarray, but: np.ndarray | None) -> np.ndarray:
+    """Return bool ``[n, k]``: a number that is the first of its kind in its row, not -1, and not that of ``but``."""
+    kept = numbers >= 0
+    for j in range(1, numbers.shape[1]):
+        kept[:, j] &= (numbers[:, :j] != numbers[:, [j]]).all(axis=1)
+    return kept if but is None else kept & (numbers != but[:, None])
 
 
 # ---------------------------------------------------------------------------
@@ -76,13 +107,13 @@ def sample_rows(
     data |= unknown_columns(n)
     if not references:
         return data
-    full = {role: search(samples, reference.features, MEAN_OVER) for role, reference in references.items()}
+    full = {role: nearest_images(samples, reference, MEAN_OVER) for role, reference in references.items()}
     for role, found in full.items():
         data |= neighbour_columns(role, found)
         data[f"{role}_mean_distance_{MEAN_OVER}"] = found.distances[:, :MEAN_OVER].mean(axis=1)
         data[f"{role}_outside_distance"] = outside_distance(samples, references[role], found)
     data |= pool_columns({role: in_pool(samples, references[role], full[role]) for role in full})
-    data["own_cluster_size"] = cluster_sizes(full["own"], references["own"].clusters)
+    data["own_cluster_size"] = cluster_sizes(full["own"], references["own"])
     data["own_cell"] = cells.assign(samples.vectors, references["own"].centers)
     data["memorized"] = gap_ratio_flag(*full["own"].distances[:, :2].T) == 1
     return data
@@ -114,28 +145,31 @@ def kid_heldout_term(heldout: Features) -> float:
     return heldout_term(subset(heldout, KID_HELDOUT).vectors)
 
 
-def cluster_sizes(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray:
+def cluster_sizes(found: Neighbors, reference: Reference) -> np.ndarray:
     """Return how many images equal the nearest one, itself included, ``[n]``."""
-    if clusters is None:
+    if reference.clusters is None:
         return np.ones(len(found.indices))
-    return np.bincount(clusters)[clusters[found.indices[:, 0]]]
+    sizes = np.bincount(reference.clusters) // (2 if reference.mirrored else 1)
+    return sizes[reference.clusters[found.indices[:, 0]]]
 
 
 def outside_distance(queries: Features, reference: Reference, found: Neighbors) -> np.ndarray:
     """Return the distance to the nearest image that is no duplicate of the nearest one, ``[n]``.
 
     An image may have more duplicates than neighbours were looked for; its queries are
-    searched again among one image of each cluster.
+    searched again among one image of each cluster, and its mirror image.
     """
     distance = outside_cluster(found, reference.clusters)
     if reference.clusters is None:
         return distance
     alike = reference.clusters[found.indices] == reference.clusters[found.indices[:, [0]]]
     hidden = np.flatnonzero(alike.all(axis=1) & (found.indices >= 0).all(axis=1))
-    _, first_of_each = np.unique(reference.clusters, return_index=True)
-    if len(hidden) and len(first_of_each) > 1:
-        again = search(rows_of(queries, hidden), rows_of(reference.features, first_of_each), 2)
-        distance[hidden] = again.distances[:, 1]
+    n, clusters = len(reference.clusters), reference.clusters
+    turned = np.arange(n) >= n // 2 if reference.mirrored else np.zeros(n, dtype=bool)
+    _, one_of_each = np.unique(np.column_stack([clusters, turned]), axis=0, return_index=True)
+    if len(hidden) and len(np.unique(clusters)) > 1:
+        again = search(rows_of(queries, hidden), rows_of(reference.features, one_of_each), 3)
+        distance[hidden] = outside_cluster(again, clusters[one_of_each])
     return distance
 
 
@@ -163,7 +197,7 @@ def outside_cluster(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray
 
 def in_pool(queries: Features, reference: Reference, full: Neighbors) -> Neighbors:
     """Return the nearest pool images; the search over the full set serves where they are the same set."""
-    return full if reference.in_pool.all() else search(queries, reference.pool, N_NEIGHBORS)
+    return full if reference.in_pool.all() else nearest_images(queries, reference, N_NEIGHBORS, pool=True)
 
 
 def unknown_columns(n: int) -> dict[str, Any]:
@@ -215,7 +249,7 @@ def heldout_rows(heldout: Features, references: Mapping[str, Reference], n_sampl
     """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
     data: dict[str, Any] = blank(tables.HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
     for twin, reference in references.items():
-        full = search(heldout, reference.features, MEAN_OVER)
+        full = nearest_images(heldout, reference, MEAN_OVER)
         data |= neighbour_columns(twin, full)
         data[f"pool_{twin}_distance"] = in_pool(heldout, reference, full).distances[:, 0]
         data[f"{twin}_mean_distance_{MEAN_OVER}"] = full.distances.mean(axis=1)
@@ -289,7 +323,7 @@ def nearest_of_another_group(features: Features, groups: np.ndarray) -> tuple[np
 def train_rows(reference: Reference, digests: Sequence[str], clusters: np.ndarray) -> dict[str, Any]:
     """Return the columns of one half's table: identity, clusters of equal images, neighbours within the half."""
     features = reference.features
-    within = search(features, features, N_NEIGHBORS, exclude_self=True)
+    within = nearest_images(features, reference, N_NEIGHBORS, exclude_self=True)
     _, outside = nearest_of_another_group(features, clusters)
     identity = {"id": list(features.ids), "digest": list(digests), "cluster": clusters, "in_pool": reference.in_pool}
     return identity | neighbour_columns("own", within) | {"outside_distance": outside}

@@ -225,7 +225,7 @@ class Executor:
         """Return which images of a set the loss is measured on, ascending: a function of the run seed."""
         p = self.prepared
         rng = np.random.default_rng(noise.derived_seed("loss images", name, p.config.seed))
-        order = rng.permutation(len(p.sets[name]))
+        order = rng.permutation(p.n_originals(name))
         eligible = order[p.in_pool[name][order]] if name in p.in_pool else order
         return np.sort(eligible[: loss_counts(p)[name]])
 
@@ -390,11 +390,13 @@ class Executor:
         return Features(space, name, vectors, self.prepared.sets[name].ids)
 
     def _reference(self, space: str, name: str) -> evidence.Reference:
-        clusters = self.prepared.groups[name]
+        p = self.prepared
+        clusters = p.groups[name]
         features = self._set_features(space, name)
         if (space, name) not in self._centers:
             self._centers[space, name] = cells.centers(features.vectors)
-        return evidence.Reference(features, self.prepared.in_pool[name], clusters, self._centers[space, name])
+        mirrored = p.n_originals(name) < len(p.sets[name])
+        return evidence.Reference(features, p.in_pool[name], clusters, self._centers[space, name], mirrored)
 
     def range_check(self) -> dict[str, Any] | None:
         """Compare the range of a few samples of the last checkpoint with that of the training images, as scaled.

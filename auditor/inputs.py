@@ -9,16 +9,33 @@ from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, denoising, given_samples, groups, images, models, noise, sampling, schedules, spaces
+from auditor import (
+    checkpoints,
+    denoising,
+    given_samples,
+    groups,
+    images,
+    models,
+    noise,
+    preflight,
+    sampling,
+    schedules,
+    spaces,
+)
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
 from auditor.given_samples import GivenSamples
+from auditor.images import mirror
 from auditor.measuring import Scope
 from auditor.pixels import Pixels
 from auditor.records import TWINS, Checkpoint, Excluded, Facts, ImageSet, TwinPair
 from auditor.run import RunDirectory
 
 LEAST_IMAGES = 10  # of every image set
+MIRRORED_NOTE = (
+    "Training images were looked for mirrored, too (--flip-train): an image and its mirror image are one, and the "
+    "nearer of the two counts."
+)
 Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word
 
 
@@ -46,6 +63,7 @@ class Prepared:
     groups: Mapping[str, np.ndarray]  # train-a, train-b: number of the group of each image
     given: GivenSamples | None = None  # samples that exist already; then there is no model
     classes: Mapping[str, np.ndarray] = field(default_factory=dict)  # per set: class of each image, where conditional
+    preflight: Mapping[str, Any] = field(default_factory=dict)  # what was seen of the images, and of which
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,6 +90,11 @@ class Prepared:
             self.pair.twins,
             c.ckpts_a2 is not None,
         )
+
+    def n_originals(self, name: str) -> int:
+        """Return how many images of a set are no mirror images; these come first."""
+        mirrored = self.config.flip_train and name.startswith("train-")
+        return len(self.sets[name]) // 2 if mirrored else len(self.sets[name])
 
     @property
     def pairs_samples(self) -> bool:
@@ -127,13 +150,18 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     say("reading the images", 0)
     sets = read_sets(config, facts.image_shape)
+    plain = sets
+    if config.flip_train:
+        sets = with_mirrored(sets, scratch_of(config))
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
     sets = without_leaks(sets, shared)
     require_enough(sets)
     require_calibration(config.fpr, sets)
+    looked = looked_at(without_leaks(plain, shared), config, run, say)
     digests = {name: images.digests(each) for name, each in sets.items()}
-    grouped = groups.find(sets, digests)
-    pools = pool_masks(sets, {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}, config.seed)
+    grouped = grouped_with_mirrors(plain, digests, config.flip_train)
+    left_out = {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}
+    pools = pool_masks(sets, left_out, config.seed, config.flip_train)
     pixels = models.pixels(config, facts, sets, pair.twins)
     scheduler = models.fitting_schedule(scheduler, pixels)
     classes = models.image_classes(facts, sets)
@@ -144,9 +172,11 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *identical,
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
+        *looked["notes"],
         *duplicate_notes(digests),
         *grouped.notes,
         *pool_notes(pools),
+        *([MIRRORED_NOTE] if config.flip_train and "train-a" in sets else []),
     )
     batch_size = resolve_batch_size(config.batch_size, device, earlier)
     set_digests = {name: images.set_digest(each) for name, each in sets.items()}
@@ -171,6 +201,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         grouped.numbers,
         given,
         classes,
+        looked,
     )
 
 
@@ -396,6 +427,17 @@ def without_leaks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]]) 
     return kept
 
 
+def looked_at(sets: Mapping[str, ImageSet], config: AuditConfig, run: RunDirectory, say: Say) -> dict[str, Any]:
+    """Return what a look at the images says; the same images are not looked at twice in one run directory."""
+    of = {name: images.set_digest(each) for name, each in sets.items()}
+    key = {"of": of, "revision": preflight.REVISION, "allow_overlap": config.allow_overlap, "seed": config.seed}
+    earlier = run.read_record().get("preflight", {}) if run.record.is_file() else {}
+    if {name: earlier.get(name) for name in key} == key:
+        return earlier
+    say("looking at the images", 0)
+    return key | {"notes": preflight.check(sets, config.seed, config.allow_overlap)}
+
+
 def require_enough(sets: Mapping[str, ImageSet]) -> None:
     """Refuse sets on which no statistic can rest."""
     for name, each in sets.items():
@@ -421,17 +463,38 @@ def require_calibration(fpr: float | None, sets: Mapping[str, ImageSet]) -> None
         )
 
 
-def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], seed: int) -> dict[str, np.ndarray]:
+def with_mirrored(sets: Mapping[str, ImageSet], scratch: Path) -> dict[str, ImageSet]:
+    """Return the sets, those that were trained on with each image mirrored, too."""
+    return {
+        name: mirror.with_mirrored(each, scratch) if name.startswith("train-") else each for name, each in sets.items()
+    }
+
+
+def grouped_with_mirrors(
+    plain: Mapping[str, ImageSet], digests: Mapping[str, tuple[str, ...]], mirrored: bool
+) -> groups.Groups:
+    """Return the groups of the training images; mirror images belong to their originals' groups."""
+    if not mirrored:
+        return groups.find(plain, digests)
+    found = groups.find(plain, {name: mirror.either(each) for name, each in digests.items() if name != "heldout"})
+    return replace(found, numbers={name: np.tile(each, 2) for name, each in found.numbers.items()})
+
+
+def pool_masks(
+    sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], seed: int, mirrored: bool = False
+) -> dict[str, np.ndarray]:
     """Return which training images take part in own-versus-other statistics.
 
     Not blank, not shared, and the larger half subsampled by the run seed to the size of
-    the smaller (docs/statistics.md 1.1).
+    the smaller (docs/statistics.md 1.1). Mirrored images go with their originals.
     """
     masks = {}
     for name in ("train-a", "train-b"):
         if name in sets:
             distinct = np.array([i not in shared[name] for i in sets[name].ids])
             masks[name] = distinct & ~images.is_blank(sets[name])
+            if mirrored:
+                masks[name] = masks[name].reshape(2, -1).all(axis=0)
     size = min((mask.sum() for mask in masks.values()), default=0)
     if masks and size < LEAST_IMAGES:
         raise AuditError(
@@ -439,7 +502,8 @@ def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], see
             "--train-a, --train-b",
             f"Give two disjoint halves of at least {LEAST_IMAGES} images.",
         )
-    return {name: subsample(mask, int(size), noise.derived_seed("pool", name, seed)) for name, mask in masks.items()}
+    chosen = {name: subsample(mask, int(size), noise.derived_seed("pool", name, seed)) for name, mask in masks.items()}
+    return {name: np.tile(mask, 2) for name, mask in chosen.items()} if mirrored else chosen
 
 
 def subsample(mask: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import agreement, controls, denoising, evidence, noise, sampling
+from auditor import agreement, controls, denoising, evidence, images, noise, sampling
 from auditor.inputs import Prepared
 from auditor.records import other_twin
 
@@ -67,6 +67,13 @@ class Keys:
         """Return what determines an image set."""
         return {"images": self.prepared.set_digests[name]}
 
+    def loss_images(self, name: str) -> dict[str, Any]:
+        """Return what determines the images whose loss is measured: mirrored ones are none of them."""
+        p = self.prepared
+        if p.n_originals(name) == len(p.sets[name]):
+            return self.image_set(name)
+        return {"images": images.set_digest(p.sets[name].rows(range(p.n_originals(name))))}
+
     def features(self, space: str, of: Mapping[str, Any]) -> dict[str, Any]:
         """Return what determines the features of samples or of an image set."""
         return {"stage": "features", "space": space, "revision": self.prepared.spaces[space].revision, "of": dict(of)}
@@ -88,6 +95,7 @@ class Keys:
         mask = self.prepared.in_pool.get(name)
         if mask is None or mask.all():
             return {}
+        mask = mask[: self.prepared.n_originals(name)]
         return {"pool": sha256(mask.tobytes()).hexdigest()}
 
     def control(self, name: str) -> dict[str, Any]:
@@ -149,7 +157,7 @@ class Keys:
             "images": p.config.loss_images,
             "times": p.times.tolist(),
             "seed": p.config.seed,
-            "sets": {name: self.image_set(name) | self.restricted(name) for name in p.sets},
+            "sets": {name: self.loss_images(name) | self.restricted(name) for name in p.sets},
             **({"classes": {n: sha256(c.tobytes()).hexdigest() for n, c in p.classes.items()}} if p.classes else {}),
             **self.scaling(twin),
             **self.machine,

@@ -124,7 +124,8 @@ def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[st
         found.append(f"{counts['heldout']} images are held out, {wanted:.0f} were asked for: clusters are not divided.")
     if sizes.max() > 0.05 * sizes.sum():
         found.append(
-            f"One cluster holds {sizes.max()} of {sizes.sum()} images: look whether its images belong together."
+            f"One cluster holds {sizes.max()} of {sizes.sum()} images: look whether its images belong together. "
+            "Pictures that share most of their background are all alike: then give a smaller --near."
         )
     if checks["clusters_in_two_sets"]:
         found.append("A cluster is in two sets: this is a fault of the program.")

@@ -33,7 +33,7 @@ LAYERS = (
             "membership",
             "agreement",
         ),
-        *("nearness", "groups", "given_samples", "splitting", "split_card"),
+        *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
         *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),

@@ -297,10 +297,20 @@ def test_a_file_that_changes_is_decoded_anew(folder):
     assert read(folder, use_cache=True).digests[0] != first.digests[0]
 
 
+def test_folders_whose_files_have_the_same_names_sizes_and_times_are_told_apart(tmp_path):
+    for value, name in ((10, "a"), (200, "b")):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / name / "0.bmp")
+        os.utime(tmp_path / name / "0.bmp", (1e9, 1e9))
+    first, second = (read(tmp_path / name, use_cache=True) for name in "ab")
+    assert (tmp_path / "a/0.bmp").stat().st_size == (tmp_path / "b/0.bmp").stat().st_size
+    assert first.digests != second.digests
+
+
 def test_files_that_changed_a_moment_ago_are_not_remembered(folder):
     read(folder, use_cache=True)
     opened = images.open_source(folder)
-    assert cache.recall(cache.key(opened, GRAY, images.Reading())) is None
+    assert cache.recall(cache.key(folder, opened, GRAY, images.Reading())) is None
 
 
 def test_pixels_that_change_behind_the_cache_are_noticed(folder):

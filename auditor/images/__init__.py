@@ -158,7 +158,7 @@ def read(
     assert image_shape[2] in (1, 3), f"models of pictures have 1 or 3 channels, not {image_shape[2]}"
     reading = reading or Reading()
     opened = open_source(source, reading)
-    key = cache.key(opened, image_shape, reading) if use_cache else ""
+    key = cache.key(source, opened, image_shape, reading) if use_cache else ""
     facts, images = pixels.recalled(opened, str(source), image_shape, reading, scratch, cache.recall(key))
     if use_cache:
         cache.remember(key, facts, opened)

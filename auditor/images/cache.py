@@ -1,7 +1,8 @@
 """Contents of unchanged files, recalled: digests and counts, never pixels or names.
 
-An entry is found by a digest of all that it depends on: every file's name, size and time of change, and how it is read.
-It lies in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``; ``~/Library/Caches`` on macOS), mode 0700.
+An entry is found by a digest of all that it depends on: every file's place, size and time of change, and how it is
+read. It lies in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``; ``~/Library/Caches`` on macOS), mode
+0700.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or default) / "auditor" / "contents"
 
 
-def key(opened: Source, image_shape: tuple[int, int, int], reading: Reading) -> str:
+def key(source: str | Path, opened: Source, image_shape: tuple[int, int, int], reading: Reading) -> str:
     """Return the name of an entry: a digest of everything that its content depends on."""
     import PIL
 
-    total = hashlib.sha256(json.dumps([pictures.REVISION, PIL.__version__, image_shape, astuple(reading)]).encode())
+    # The place, too: files unpacked together may have one size and time in every folder.
+    read_so = [os.path.realpath(source), pictures.REVISION, PIL.__version__, image_shape, astuple(reading)]
+    total = hashlib.sha256(json.dumps(read_so).encode())
     for stamp in opened.stamps:
         total.update(json.dumps(stamp).encode() + b"\n")
     total.update(str(len(opened.ids)).encode())

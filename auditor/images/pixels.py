@@ -30,7 +30,7 @@ class Facts:
     notes: tuple[str, ...]
 
 
-class Pixels:
+class Decoded:
     """An array uint8 ``[n, h, w, c]`` that is decoded when it is first looked at."""
 
     dtype, ndim = np.dtype(np.uint8), 4
@@ -58,9 +58,11 @@ class Pixels:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype=dtype, copy=copy)
 
-    def reshape(self, *shape: int) -> np.ndarray:
-        """Return the decoded array in another shape."""
-        return self.array.reshape(*shape)
+    def __getattr__(self, name: str) -> Any:
+        """Return what the decoded array has: mean, reshape, ..."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.array, name)
 
 
 def recalled(
@@ -70,7 +72,7 @@ def recalled(
     reading: Reading,
     scratch: str | Path | None,
     known: Facts | None,
-) -> tuple[Facts, np.ndarray | Pixels]:
+) -> tuple[Facts, np.ndarray | Decoded]:
     """Return what is known of a source and its pixels; nothing is decoded where it is known already."""
     shape = (len(opened.ids), *image_shape)
 
@@ -93,7 +95,7 @@ def recalled(
         return array
 
     again = pictures.notes(known.tally, len(opened.ids), image_shape, reading)
-    return Facts(known.digests, known.blank, known.tally, again), Pixels(shape, decode_again)
+    return Facts(known.digests, known.blank, known.tally, again), Decoded(shape, decode_again)
 
 
 class _Looking:

@@ -1,0 +1,162 @@
+"""What a plan will cost: time from a short trial on this machine, disk, memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from auditor import sampling, spaces
+from auditor.artefacts import Task, control_size
+from auditor.executor import EMBEDDED_AT_ONCE, Executor
+from auditor.inputs import Prepared
+from auditor.run import RunDirectory
+
+QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's batch size
+TRIAL_IMAGES = 8
+TRIAL_SECONDS, TRIAL_STEPS = 2.0, 5
+FAST = 10_000  # images per second: more is told as this
+EVIDENCE_ROW = 400  # bytes of a compressed row of evidence, measured on the demo
+SHARE_OF_TABLES = 0.1  # of the time: searches, tables and tests, measured on the demo
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Expected cost of what is still to be made."""
+
+    seconds_per_call: float  # of a network, at the run's batch size; NaN without a model or nothing to do
+    seconds_per_image: dict[str, float]  # of embedding, by space
+    seconds: float
+    disk: int  # bytes
+    disk_free: int
+    memory: int  # bytes
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a reader wants to know."""
+        embedding = ", ".join(f"{name} {rate(each)} images/s" for name, each in self.seconds_per_image.items())
+        call = "" if math.isnan(self.seconds_per_call) else f"{self.seconds_per_call:.2g} s per network call; "
+        room = "" if self.disk < self.disk_free else " MORE THAN THERE IS"
+        return [
+            f"expected time {duration(self.seconds)} (trial on this machine: {call}{embedding or 'no embedding'})",
+            f"disk {size(self.disk)} of {size(self.disk_free)} free{room}, memory about {size(self.memory)}",
+        ]
+
+
+def forecast(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task]) -> Forecast:
+    """Return the expected cost of a plan, after timing a few network calls and embeddings."""
+    calls = sum(task.calls for task in tasks)
+    per_call = seconds_per_call(prepared, run, tasks) if calls else math.nan
+    rows = {name: 0 for name in prepared.config.space_names}
+    for task in tasks:
+        if task.action != "reuse" and task.kind in ("features", "sample-features"):
+            rows[task.space] += rows_of(prepared, task)
+    per_image = {name: seconds_per_image(prepared, name) for name, n in rows.items() if n}
+    work = (calls * per_call if calls else 0) + sum(rows[name] * each for name, each in per_image.items())
+    folder = next(each for each in (run.root.absolute(), *run.root.absolute().parents) if each.is_dir())
+    return Forecast(
+        per_call,
+        per_image,
+        work / (1 - SHARE_OF_TABLES),
+        disk(prepared, tasks),
+        shutil.disk_usage(folder).free,
+        memory(prepared, run, tasks),
+    )
+
+
+def seconds_per_call(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task]) -> float:
+    """Return the time of one network call at the run's batch size, the larger of batches scaled up."""
+    p = prepared
+    of = next(task.of for task in tasks if task.calls and "/" in task.of)
+    model = Executor(p, run, lambda text, calls: None).model(of)
+
+    def timed(n: int, steps: int) -> float:
+        seeds = [p.config.seed + i for i in range(n)]
+        started = time.perf_counter()
+        sampling.sample_batch(model, seeds, p.config.sampler, steps, p.device, p.conditions)
+        return (time.perf_counter() - started) / steps
+
+    few = min(p.batch_size, TRIAL_IMAGES)
+    timed(few, 1)  # the first call is slower than those to come
+    first = timed(few, 1)
+    if first > QUICK:
+        return first * p.batch_size / few
+    end, found = time.perf_counter() + TRIAL_SECONDS, [timed(p.batch_size, TRIAL_STEPS)]
+    while time.perf_counter() < end:
+        found.append(timed(p.batch_size, TRIAL_STEPS))
+    return float(np.median(found))
+
+
+def seconds_per_image(prepared: Prepared, name: str) -> float:
+    """Return the time to embed one image."""
+    noise = np.random.default_rng(0).integers(0, 256, (EMBEDDED_AT_ONCE, *prepared.image_shape), dtype=np.uint8)
+    space = prepared.spaces[name]
+    spaces.embed(space, noise[:2], 2)
+    few = noise[:TRIAL_IMAGES]
+    started = time.perf_counter()
+    spaces.embed(space, few, EMBEDDED_AT_ONCE)
+    first = (time.perf_counter() - started) / len(few)
+    if first * EMBEDDED_AT_ONCE > QUICK:
+        return first
+    started = time.perf_counter()
+    spaces.embed(space, noise, EMBEDDED_AT_ONCE)
+    return (time.perf_counter() - started) / len(noise)
+
+
+def rows_of(prepared: Prepared, task: Task) -> int:
+    """Return how many rows an array has, or a table about a set."""
+    if "/" in task.of:
+        return prepared.config.n_samples
+    return len(prepared.sets[task.of]) if task.of in prepared.sets else control_size(task.of)
+
+
+def disk(prepared: Prepared, tasks: Sequence[Task]) -> int:
+    """Return about how many bytes will be written."""
+    total = 0
+    for task in tasks:
+        if task.action == "reuse":
+            continue
+        if task.kind in ("samples", "control"):
+            total += rows_of(prepared, task) * math.prod(prepared.image_shape)
+        elif task.kind in ("features", "sample-features"):
+            total += rows_of(prepared, task) * 4 * dimension(prepared, task.space)
+        elif task.kind == "evidence":
+            total += prepared.config.n_samples * EVIDENCE_ROW
+        elif task.kind == "set-evidence" and task.of in prepared.sets:
+            total += len(prepared.sets[task.of]) * EVIDENCE_ROW
+    return total
+
+
+def dimension(prepared: Prepared, space: str) -> int:
+    """Return the length of a feature vector."""
+    return int(getattr(prepared.spaces[space], "dim", 0) or math.prod(prepared.image_shape))
+
+
+def memory(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task]) -> int:
+    """Return about how many bytes the run will hold: what this process held at most, and the features of one space."""
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    images = sum(map(len, prepared.sets.values())) + 2 * prepared.config.n_samples
+    largest = max(dimension(prepared, space) for space in prepared.config.space_names)
+    return here + images * largest * 4
+
+
+def rate(seconds_per_image: float) -> str:
+    """Return images per second as text."""
+    return f"over {FAST:,}" if seconds_per_image * FAST < 1 else f"{1 / seconds_per_image:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(n: int) -> str:
+    """Return bytes as people say them."""
+    return f"{n / 2**20:,.0f} MiB" if n < 2**30 else f"{n / 2**30:,.1f} GiB"

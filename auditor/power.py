@@ -1,0 +1,105 @@
+"""What an audit with so many seeds and held-out images can find and show, before it is run (docs/statistics.md 8)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from auditor import stats
+from auditor.config import Budgets
+from auditor.verdict import ONE_SIDED, SETTLES
+
+POWER = 0.9
+Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at .9 and .975
+WORST_SD = 0.3536  # of own_share of both twins per seed, independent twins at one half: 1 / sqrt(8)
+
+
+def statement(n_seeds: int, n_heldout: int, n_tests: int, with_lean: bool, budgets: Budgets) -> list[str]:
+    """Return the sentences of the power statement.
+
+    Parameters
+    ----------
+    n_seeds, n_heldout
+        Samples per checkpoint, and held-out images (0: none).
+    n_tests
+        Checkpoints times spaces, over which findings are corrected.
+    with_lean
+        Whether there are two trainings with their images.
+    """
+    lines = (
+        [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_heldout, n_tests, budgets)] if with_lean else []
+    )
+    lines.append(shift_sentence(n_seeds, n_heldout))
+    if n_seeds < budgets.least_seeds:
+        lines.append(f"{n_seeds} seeds support no verdict but memorizing or undecided: give {budgets.least_seeds}.")
+    return lines
+
+
+def lean_sentences(n_seeds: int, budgets: Budgets) -> list[str]:
+    """Return which share of samples nearer to their own half can be found, and be shown small."""
+    found, shown = 0.5 + detectable_lean(n_seeds, budgets), 0.5 + SETTLES * standard_error(n_seeds)
+    needed = int(np.ceil((SETTLES * WORST_SD / budgets.lean_safe) ** 2))
+    enough = "" if shown <= 0.5 + budgets.lean_safe else f", which takes {needed} seeds for the accepted lean"
+    return [
+        f"An own_share of {found:.3f} or more is called bias with {POWER:.0%} power (if the smooth reference is below "
+        f"{0.5 + budgets.lean_bias:.2f}, before the error of the split).",
+        f"Without lean, own_share can be shown to lie below {shown:.3f}{enough}.",
+    ]
+
+
+def standard_error(n_seeds: int) -> float:
+    """Return the largest standard error of own_share over seeds; the error of the split comes on top."""
+    return WORST_SD / float(np.sqrt(n_seeds))
+
+
+def detectable_lean(n_seeds: int, budgets: Budgets) -> float:
+    """Return the least lean above one half whose lower bound exceeds the margin with 90 % power."""
+    return budgets.lean_bias + (ONE_SIDED + Z_POWER) * standard_error(n_seeds)
+
+
+def copy_sentence(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budgets) -> str:
+    """Return which rate of copies can be found, and be shown rare."""
+    rate = detectable_copies(n_seeds, n_heldout, n_tests, budgets)
+    if np.isnan(rate):
+        return "With so few seeds and held-out images no rate of copies can be found after correction."
+    beside = f"beside 0 of {n_heldout} held-out images" if n_heldout else "without held-out images"
+    most = stats.upper_limit(0, 2 * n_seeds)
+    return (
+        f"Copies are found with {POWER:.0%} power from {rate:.2%} of samples on ({beside}, corrected over {n_tests} "
+        f"tests); without any, at most {most:.2%} are left possible."
+    )
+
+
+def detectable_copies(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budgets) -> float:
+    """Return the least share of copies among samples that is found with 90 % power; NaN if none is.
+
+    The fewest flagged samples that are significant beside unflagged controls, and the share of copies
+    with which 90 % of audits have as many.
+    """
+    from scipy.stats import beta
+
+    n, level = 2 * n_seeds, budgets.alpha / n_tests
+    for hits in range(1, n + 1):
+        p = stats.paired_hits(hits, 0)
+        if n_heldout:
+            p = max(p, stats.more_hits(hits, n, 0, 2 * n_heldout))
+        if p <= level:
+            return float(beta.ppf(POWER, hits, n - hits + 1))
+        if hits >= 200 and not n_heldout:
+            break
+    return stats.NAN
+
+
+def shift_sentence(n_seeds: int, n_heldout: int) -> str:
+    """Return which shift of nearest-neighbour distances can be found."""
+    if not n_heldout:
+        return "Without held-out images no shift of distances, no copying rate on real images and no underfit is known."
+    return (
+        f"A shift is found with {POWER:.0%} power where samples are nearer to the training images than held-out images "
+        f"in {0.5 + detectable_shift(n_seeds, n_heldout):.1%} of pairs or more (two-sided 5 %, uncorrected)."
+    )
+
+
+def detectable_shift(n_seeds: int, n_heldout: int) -> float:
+    """Return the least distance of the AUC from one half that is found with 90 % power."""
+    se = np.sqrt((n_seeds + n_heldout + 1) / (12 * n_seeds * n_heldout))
+    return float((Z_TWO_SIDED + Z_POWER) * se)

@@ -1,0 +1,76 @@
+"""The power statement holds in simulation, and the cost of a plan is what is then spent."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from auditor import power, stats
+from auditor.config import Budgets
+
+BUDGETS = Budgets()
+
+
+def test_copies_at_the_stated_rate_are_found_in_nine_of_ten_audits():
+    n_seeds, n_heldout, n_tests = 1000, 500, 48
+    rate = power.detectable_copies(n_seeds, n_heldout, n_tests, BUDGETS)
+    hits = np.random.default_rng(0).binomial(2 * n_seeds, rate, 400)
+    p = [max(stats.more_hits(int(h), 2 * n_seeds, 0, 2 * n_heldout), stats.paired_hits(int(h), 0)) for h in hits]
+    found = np.mean(np.array(p) <= BUDGETS.alpha / n_tests)
+    assert 0.87 <= found <= 0.96  # the number of hits is whole, so a little above .9
+
+
+def test_the_rate_of_copies_that_is_found_falls_with_seeds_and_with_held_out_images():
+    rates = [power.detectable_copies(n, m, 20, BUDGETS) for n, m in ((500, 300), (2000, 300), (2000, 3000))]
+    assert rates[0] > rates[1] > rates[2]
+    assert np.isnan(power.detectable_copies(10, 1, 1000, BUDGETS))
+
+
+def test_a_lean_at_the_stated_size_exceeds_the_margin_in_nine_of_ten_audits():
+    n = 1000
+    lean = power.detectable_lean(n, BUDGETS)
+    draws = np.random.default_rng(0).normal(0.5 + lean, power.standard_error(n), 20000)
+    assert np.mean(draws - 1.645 * power.standard_error(n) > 0.5 + BUDGETS.lean_bias) == pytest.approx(0.9, abs=0.01)
+
+
+def test_no_lean_is_shown_small_with_the_seeds_of_the_statistics_page():
+    """docs/statistics.md 8: margin .05 takes 430 seeds."""
+    assert "which takes" in power.lean_sentences(400, BUDGETS)[1]
+    assert "which takes" not in power.lean_sentences(431, BUDGETS)[1]
+
+
+def test_a_shift_at_the_stated_size_is_found_in_nine_of_ten_audits():
+    n, m = 400, 300
+    shift = power.detectable_shift(n, m)
+    rng, found = np.random.default_rng(0), 0
+    offset = np.sqrt(2) * NormalDist().inv_cdf(0.5 + shift)  # then P(X < Y) = .5 + shift
+    for _ in range(300):
+        x, y = np.sort(rng.normal(0, 1, n)), rng.normal(offset, 1, m)
+        auc = np.searchsorted(x, y).mean() / n
+        found += abs(auc - 0.5) > 1.96 * np.sqrt((n + m + 1) / (12 * n * m))
+    assert 0.85 <= found / 300 <= 0.95
+
+
+def test_what_cannot_be_found_is_said():
+    said = " ".join(power.statement(100, 0, 10, True, BUDGETS))
+    assert "no shift of distances" in said and "without held-out images" in said and "give 1000" in said
+    assert len(power.statement(2000, 500, 10, False, BUDGETS)) == 1
+
+
+def test_a_dry_run_tells_time_disk_memory_and_power_and_writes_nothing(audit, audit_args, tmp_path):
+    outcome = audit(*audit_args(), "--dry-run")
+    assert outcome.status == 0, outcome.err
+    for text in ("total ", "expected time ", "per network call", "disk ", "memory about", "power: An own_share of"):
+        assert text in outcome.out, text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_finished_run_has_nothing_to_time(audit, audit_args, run_copy):
+    outcome = audit(*audit_args(), "--dry-run")
+    assert outcome.status == 0, outcome.err
+    assert (
+        "total 0 network calls" in outcome.out
+        and "expected time 0 s (trial on this machine: no embedding)" in outcome.out
+    )
