@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +17,7 @@ from auditor import checkpoints
 from auditor.checkpoints import ModelSettings, absence
 from auditor.errors import AuditError
 from auditor.gaps import gaps
-from auditor.records import UNITS, Checkpoint, Found
+from auditor.records import UNITS, Checkpoint, Facts, Found
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,23 @@ class Scanned:
     """One series as its names and headers describe it; empty texts and None are not known."""
 
     path: str
-    format: str
-    unit: str
-    steps: tuple[int, ...]
-    weights: dict[str, int]  # raw and ema -> how many steps have them
-    chosen: str  # the weights that auto takes for this series alone
-    model: str
-    parameters: int | None
-    image_shape: tuple[int, int, int] | None
-    conditioning: str
-    n_classes: int | None
-    autoencoder: str
-    scheduler: str
-    prediction: str
-    pixels: tuple[float, float] | None
-    notes: tuple[str, ...]
-    problems: tuple[str, ...]  # what audit run would stop at
     excluded: tuple[dict[str, Any], ...]  # step (-1: none), path, reason
+    format: str = ""
+    unit: str = ""
+    steps: tuple[int, ...] = ()
+    weights: dict[str, int] = field(default_factory=dict)  # raw and ema -> how many steps have them
+    chosen: str = ""  # the weights that auto takes for this series alone
+    model: str = ""
+    parameters: int | None = None
+    image_shape: tuple[int, int, int] | None = None
+    conditioning: str = ""
+    n_classes: int | None = None
+    autoencoder: str = ""
+    scheduler: str = ""
+    prediction: str = ""
+    pixels: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # what audit run would stop at
 
 
 def scan(paths: Sequence[Path], settings: ModelSettings | None = None, scheduler: str | None = None) -> list[Scanned]:
@@ -70,7 +71,7 @@ def _under(root: Path, settings: ModelSettings | None, scheduler: str | None) ->
             scanned.append(_described(folder, name, found, unusable, rivals, settings, scheduler))
         if not claims and any(unusable for _, unusable in answers.values()):
             unusable = list(dict.fromkeys(one for _, each in answers.values() for one in each))
-            scanned.append(_unusable(folder, unusable))
+            scanned.append(Scanned(str(folder), _as_dicts(unusable)))
     return scanned
 
 
@@ -83,58 +84,52 @@ def _described(
     settings: ModelSettings | None,
     scheduler: str | None,
 ) -> Scanned:
+    """Return what headers say of a series, by its first checkpoint."""
     found = sorted(found, key=lambda one: one.step)
     steps = tuple(one.step for one in found)
     held = {kind: sum(kind in one.paths for one in found) for kind in ("ema", "raw")}
     chosen = max(held, key=lambda kind: held[kind])
     first = next(one for one in found if chosen in one.paths)
     checkpoint = Checkpoint("a", first.step, first.paths[chosen], name, chosen, first.scheduler, unit=first.unit)
-    problems = [f"{' and '.join(rivals)} can read it as well: choose by --format."] if rivals else []
-    twice = sorted({step for step in steps if steps.count(step) > 1})
-    problems += [f"there are two checkpoints of step {twice[0]}"] if twice else []
-    facts = schedule = None
-    try:
-        facts = checkpoints.open_format(name, settings).facts(checkpoint)
-        if facts.image_shape is None and not (settings and settings.image_shape):
-            problems.append("the size of the pictures is nowhere in it: give --image-shape")
-    except AuditError as error:
-        problems.append(_one_line(error))
-    try:
-        schedule = checkpoints.scheduler_config(checkpoint, scheduler, settings)
-    except AuditError as error:
-        problems.append(_one_line(error))
+    facts, unknown = _tried(lambda: checkpoints.model_facts(checkpoint, settings))
+    if facts is None:  # all else is worth showing where only the size of the pictures is not known
+        facts, _ = _tried(lambda: checkpoints.open_format(name, settings).facts(checkpoint))
+    schedule, no_schedule = _tried(lambda: checkpoints.scheduler_config(checkpoint, scheduler, settings))
+    ambiguous = f"{' and '.join(rivals)} can read it as well: choose by --format." if rivals else ""
+    twice = next((f"There are two checkpoints of step {step}." for step in steps if steps.count(step) > 1), "")
+    facts = facts or Facts(None, "", None, "")
     return Scanned(
-        str(folder),
-        name,
-        first.unit,
-        steps,
-        {kind: n for kind, n in held.items() if n},
-        chosen,
-        facts.model if facts else "",
-        facts.parameters if facts else None,
-        (facts.image_shape or (settings and settings.image_shape)) if facts else None,
-        facts.conditioning if facts else "",
-        facts.n_classes if facts else None,
-        facts.autoencoder if facts else "",
-        schedule["_class_name"] if schedule else "",
-        schedule["prediction_type"] if schedule else "",
-        facts.pixels if facts else None,
-        (*(facts.notes if facts else ()), *gaps(steps, first.unit)),
-        tuple(problems),
-        tuple({"step": step, "path": str(path), "reason": reason} for step, path, reason in unusable),
+        path=str(folder),
+        excluded=_as_dicts(unusable),
+        format=name,
+        unit=first.unit,
+        steps=steps,
+        weights={kind: n for kind, n in held.items() if n},
+        chosen=chosen,
+        model=facts.model,
+        parameters=facts.parameters,
+        image_shape=facts.image_shape,
+        conditioning=facts.conditioning,
+        n_classes=facts.n_classes,
+        autoencoder=facts.autoencoder,
+        scheduler=schedule["_class_name"] if schedule else "",
+        prediction=schedule["prediction_type"] if schedule else "",
+        pixels=facts.pixels if facts.model else None,
+        notes=(*facts.notes, *gaps(steps, first.unit)),
+        problems=tuple(dict.fromkeys(one for one in (ambiguous, twice, unknown, no_schedule) if one)),
     )
 
 
-def _unusable(folder: Path, unusable: list[Any]) -> Scanned:
-    """Return a folder in which there is nothing but files that cannot be used."""
-    excluded = tuple({"step": step, "path": str(path), "reason": reason} for step, path, reason in unusable)
-    return Scanned(
-        *(str(folder), "", "", (), {}, "", "", None, None, "", None, "", "", "", None, (), ()), excluded=excluded
-    )
+def _tried(read: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what a reader gives, or why it gives nothing."""
+    try:
+        return read(), ""
+    except AuditError as error:
+        return None, f"{error.what} {error.remedy}".strip()
 
 
-def _one_line(error: AuditError) -> str:
-    return f"{error.what} {error.remedy}".strip()
+def _as_dicts(unusable: Sequence[tuple[int, Path, str]]) -> tuple[dict[str, Any], ...]:
+    return tuple({"step": step, "path": str(path), "reason": reason} for step, path, reason in unusable)
 
 
 def common(scanned: Sequence[Scanned]) -> str:
@@ -196,7 +191,7 @@ def lines_of(one: Scanned) -> list[tuple[str, str]]:
     lines += [("note", note) for note in one.notes] + [("problem", problem) for problem in one.problems]
     groups: dict[str, list[str]] = {}
     for each in one.excluded:
-        groups.setdefault(each["reason"], []).append(Path(each["path"]).name)
+        groups.setdefault(each["reason"], []).append(os.path.relpath(each["path"], one.path))
     lines += [("left out", f"{', '.join(names[:4])}{more(names)}: {reason}") for reason, names in groups.items()]
     return [(name, value) for name, value in lines if value]
 
