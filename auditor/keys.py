@@ -144,7 +144,9 @@ class Keys:
     def agreement(self, step: int) -> dict[str, Any]:
         """Return what determines how the twins' predictions compare."""
         both = {twin: self.losses(twin, step) for twin in self.prepared.pair.twins}
-        return {"stage": "agreement", "revision": agreement.REVISION, "losses": both}
+        halves = {name: self.image_set(name) for name in self.prepared.in_pool}
+        mirrored = {"halves": halves} if self.prepared.config.flip_train else {}  # else the losses' key has them
+        return {"stage": "agreement", "revision": agreement.REVISION, "losses": both, **mirrored}
 
     def losses(self, twin: str, step: int) -> dict[str, Any]:
         """Return what determines the losses of one checkpoint."""

@@ -130,8 +130,10 @@ def test_a_run_finds_mirrored_copies_and_says_that_it_looked_for_them(
     assert audit("verify", tmp_path / "run").status == 0
 
 
-def test_losses_and_samples_are_kept_when_mirror_images_join(audit, audit_args, run_copy):
-    outcome = audit(*audit_args(flip_train=""), "--dry-run")
-    assert outcome.status == 0, outcome.err
-    lines = [line for line in outcome.out.splitlines() if " x samples" in line or " x losses" in line]
+def test_finished_samples_are_kept_when_mirror_images_join_and_nothing_is_refused(audit, audit_args, run_copy):
+    plan = audit(*audit_args(flip_train=""), "--dry-run")
+    assert plan.status == 0, plan.err
+    lines = [line for line in plan.out.splitlines() if " x samples" in line]
     assert lines and all(line.startswith("reuse") for line in lines)
+    outcome = audit(*audit_args(flip_train=""))
+    assert outcome.status == 0, outcome.err
