@@ -31,6 +31,7 @@ from auditor.reports.charts import (
 )
 
 TWIN_MARKERS = {"a": "triangle", "b": "inverted_triangle"}
+TWIN_DASHES = {"a": "solid", "b": "dashed"}
 
 
 def charts(report: Report) -> list[Chart]:
@@ -193,7 +194,7 @@ def onset_bars(report: Report) -> Iterable[Bar]:
             label = f"{name}, {row.space}" if row.space else name
             style = ONSET_STYLES[onset]
             found = row.status in ("found", "edge") and row.high >= 0
-            yield Bar(label, int(row.low), int(row.high), found, f"{where(row)}: {row.status}", style, row.space)
+            yield Bar(label, int(row.low), int(row.high), found, f"{where(row)} ({row.status})", style, row.space)
 
 
 def divergence_words(report: Report) -> str:
@@ -288,17 +289,17 @@ def copies(report: Report) -> Chart:
         for metric, rule in COPY_RULES.items():
             shown = metric == "memorized_fraction"
             for twin, look in zip(TWINS, (Style(BLUE, "solid", "circle"), Style(VERMILLION, "dashed", "square"))):
-                name = f"twin {twin}, {rule}"
-                curves.append(curve(report, metric, twin, space, name, look, series=rule, shown=shown))
+                curves.append(curve(report, metric, twin, space, f"twin {twin}", look, series=rule, shown=shown))
                 control = curve(
                     report,
                     f"heldout_{metric}",
                     twin,
                     space,
-                    f"held-out images against {twin}'s, {rule}",
+                    f"held-out images, half {twin}",
                     Style(GREY, "dotted" if twin == "a" else "dashdot", ""),
                     series=rule,
                     shown=shown,
+                    is_control=True,
                 )
                 curves.append(control)
         panels.append(Panel(space, "share flagged as copies", tuple(filter(is_drawn, curves)), is_share=True))
@@ -357,14 +358,14 @@ def quality(report: Report) -> Chart:
                 twin,
                 space,
                 f"{space}, twin {twin}",
-                replace(space_style(report, space), marker=TWIN_MARKERS[twin]),
+                replace(space_style(report, space), dash=TWIN_DASHES[twin]),
                 series=f"twin {twin}",
                 shown=space == report.quality_space,
             )
             for space in report.record["scope"]["spaces"]
             for twin in TWINS
         ]
-        panels.append(Panel(label, label, tuple(filter(is_drawn, curves))))
+        panels.append(Panel(label, "", tuple(filter(is_drawn, curves))))
     return Chart(
         "quality",
         "Are the samples good?",

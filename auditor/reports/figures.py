@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor.reports import Report, curves, distances, write_file
-from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, Style, edges, ticks
+from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, edges, padded, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,8 +91,7 @@ def draw(chart: Chart) -> Figure:
         draw_panel(ax, chart, panel)
     for ax in list(axes.flat)[len(chart.panels) :]:
         ax.set_axis_off()
-    for ax in axes[-1] if chart.is_stacked else list(axes.flat)[: len(chart.panels)]:
-        ax.set_xlabel(f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}")
+    figure.supxlabel(f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}", fontsize=LOOK["font.size"])
     add_legend(figure, list(axes.flat)[: len(chart.panels)])
     return figure
 
@@ -140,6 +139,7 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
         draw_curve(ax, each)
     draw_bars(ax, panel.bars, chart)
     if panel.is_share:
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], 0))
         ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
     if not shown and not panel.bars:
         ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)
@@ -153,21 +153,11 @@ def scale_steps(ax: Axes, chart: Chart) -> None:
         return
     if chart.is_logarithmic:
         ax.set_xscale("log")
-    at = ticks(chart.steps, chart.is_logarithmic, 7 if chart.is_stacked else 4)
+    at = ticks(chart.steps, chart.is_logarithmic, 7 if len(chart.panels) == 1 or chart.is_stacked else 3)
     ax.xaxis.set_major_locator(FixedLocator(at))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda value, at: f"{value:,.0f}")
-    ax.set_xlim(*padded(chart))
-
-
-def padded(chart: Chart) -> tuple[float, float]:
-    """Return the ends of the axis of steps, with room for markers."""
-    first, last = chart.steps[0], chart.steps[-1]
-    if chart.is_logarithmic:
-        room = (last / first) ** 0.04
-        return first / room, last * room
-    room = (last - first) * 0.04 or 1.0
-    return first - room, last + room
+    ax.set_xlim(*padded(chart.steps, chart.is_logarithmic))
 
 
 def draw_curve(ax: Axes, each: Curve) -> None:
@@ -177,7 +167,9 @@ def draw_curve(ax: Axes, each: Curve) -> None:
         ax.stairs(each.y[:-1], each.x, color=style.color, linestyle=DASH[style.dash], label=each.name, linewidth=1.3)
         return
     if each.low is not None and np.isfinite(each.low).any():
-        ax.fill_between(each.x, each.low, each.high, color=style.color, alpha=0.16, linewidth=0)
+        ax.fill_between(
+            each.x, each.low, each.high, color=style.color, alpha=0.07 if each.is_control else 0.16, linewidth=0
+        )
     ax.plot(
         each.x,
         each.y,
@@ -203,7 +195,7 @@ def draw_bars(ax: Axes, bars: Sequence[Bar], chart: Chart) -> None:
     """Draw one row per onset: a bar over its steps, hollow where nothing was found, an arrow where it is open."""
     if not bars:
         return
-    left, right = padded(chart)
+    left, right = padded(chart.steps, chart.is_logarithmic)
     for at, bar in enumerate(bars):
         if bar.low < 0 and bar.high < 0:
             ax.text(0.01, at, bar.says, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize=7)
@@ -255,22 +247,3 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
 def svg(chart: Chart) -> str:
     """Return a chart as the text of an SVG file."""
     return picture(chart, "svg").decode()
-
-
-def swatch(style: Style, marked: bool = True) -> str:
-    """Return a small SVG of a line in this style, for a legend in a page."""
-    shape = {
-        "circle": '<circle cx="16" cy="6" r="3.6"/>',
-        "square": '<rect x="12.6" y="2.6" width="6.8" height="6.8"/>',
-        "triangle": '<path d="M16 1.8 20 9.4H12Z"/>',
-        "inverted_triangle": '<path d="M16 10.2 20 2.6H12Z"/>',
-        "diamond": '<path d="M16 1.4 20.4 6 16 10.6 11.6 6Z"/>',
-        "plus": '<path d="M16 1.6V10.4M11.6 6H20.4" stroke-width="2.4"/>',
-        "": "",
-    }[style.marker]
-    dash = {"solid": "", "dashed": "6 3", "dotted": "1.5 2.5", "dashdot": "7 2.5 1.5 2.5"}[style.dash]
-    fill = style.color if marked else "none"
-    return (
-        f'<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" stroke="{style.color}" '
-        f'fill="{fill}"><path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>{shape}</svg>'
-    )
