@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from auditor import config as settings
 from auditor.errors import AuditError
@@ -147,13 +148,51 @@ def show_plan(tasks: list[Any], prepared: Any) -> None:
         print(f"note: {note}")
 
 
-@app.command("report", help="Show the report of a run. Example: audit report audits/first")
+class WithJson(TyperCommand):
+    """A command whose ``--json`` may stand alone, then writing to stdout, or be followed by a file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Complete a bare ``--json`` before parsing; the run directory is never taken for its file."""
+        given = list(args)
+        for i in reversed([i for i, each in enumerate(args) if each == "--json"]):
+            following = args[i + 1] if i + 1 < len(args) else "--"
+            if (following.startswith("-") and following != "-") or Path(following).is_dir():
+                given.insert(i + 1, "-")
+        return super().parse_args(ctx, given)
+
+
+REPORT_EXAMPLE = """Show the report of a run on the terminal, or write it in other formats, several at once.
+
+Example: audit report audits/first --html report.html --figures figures --csv report.csv
+"""
+
+
+@app.command("report", help=REPORT_EXAMPLE, cls=WithJson)
 def report_command(
     run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
-    json: Annotated[bool, typer.Option("--json", help="The same facts as JSON.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write it as a model card, with metadata.")] = None,
+    pull_request: Annotated[Path | None, typer.Option(help="The same Markdown without metadata.")] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="[FILE]", help="The same facts as JSON: to a file, or to stdout.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write every measurement, one row per step.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page for a browser, complete in itself.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Write every figure as PNG and SVG into a folder.")] = None,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave every picture out.")] = False,
+    blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
 ) -> None:
-    show_report(run, "json" if json else "terminal", width)
+    from auditor.reports import read_report, write_reports
+    from auditor.reports.pictures import BLURRED, LEFT_OUT, SHOWN
+
+    files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
+    files |= {"html": html, "figures": figures}
+    targets = {form: path for form, path in files.items() if path is not None and str(path) != "-"}
+    if targets:
+        write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
+        print(f"wrote {', '.join(map(str, targets.values()))}", file=sys.stderr)
+    if json == "-" or not targets:
+        show_report(run, "json" if json else "terminal", width)
 
 
 def show_report(root: Path, form: str = "terminal", width: int | None = None) -> None:

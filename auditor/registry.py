@@ -74,13 +74,21 @@ METRICS = {
 REPORTS = {
     "terminal": "auditor.reports.terminal:render",
     "json": "auditor.reports.json:render",
+    "markdown": "auditor.reports.markdown:render",
+    "pull-request": "auditor.reports.markdown:render_body",
+    "csv": "auditor.reports.csv:render",
+    "html": "auditor.reports.html:render",
 }
 
-TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS}
+FOLDER_REPORTS = {
+    "figures": "auditor.reports.figures:write",
+}
+
+TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS, "folder report": FOLDER_REPORTS}
 
 
 def lookup(kind: str, name: str) -> Any:
-    """Return the component called ``name`` of ``kind`` (format, space, metric or report).
+    """Return the component called ``name`` of ``kind`` (format, space, metric, report or folder report).
 
     Raises
     ------

@@ -1,10 +1,15 @@
-"""Writes docs/metrics.md from the metrics' own definitions: ``python docs/generate.py``. A test compares."""
+"""Writes docs/metrics.md and docs/report.schema.json from the code: ``python docs/generate.py``. A test compares."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from auditor import registry
+from auditor import registry, tables
+from auditor.records import VERDICTS
+from auditor.reports.json import SCHEMA_VERSION
 
 HEAD = """# Metrics
 
@@ -47,5 +52,90 @@ def section(metric) -> str:
     )
 
 
+TYPES = {
+    "int64": {"type": "integer"},
+    "float64": {"type": ["number", "null"]},
+    "bool": {"type": "boolean"},
+    "string": {"type": "string"},
+}
+NUMBER, TEXT, TEXTS = {"type": "number"}, {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+
+
+def schema() -> str:
+    """Return docs/report.schema.json: what ``audit report --json`` writes, as a JSON Schema."""
+    properties = {
+        "schema": {"const": SCHEMA_VERSION, "description": "raised when a field is renamed, removed or means another"},
+        "status": {"enum": ["started", "complete", "failed"], "description": "of the run"},
+        "conclusion": TEXT | {"description": "the one sentence a decision-maker reads"},
+        "recommended_step": {"type": ["integer", "null"], "description": "the checkpoint to release by the rule"},
+        "recommendation": nullable(
+            {
+                "status": {"enum": ["found", "none", "undecided"]},
+                "step": {"type": ["integer", "null"]},
+                "sentence": TEXT,
+            }
+        ),
+        "trusted": {"type": "boolean", "description": "whether the run's own controls passed"},
+        "weights": {"enum": ["raw", "ema"], "description": "which weights were audited"},
+        "caveats": TEXTS | {"description": "what must not be concluded, the most limiting first"},
+        "verdicts": rows(tables.VERDICTS, verdict={"enum": list(VERDICTS)}),
+        "onsets": rows(tables.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
+        "checkpoints": rows(tables.CHECKPOINTS),
+        "measurements": rows(tables.MEASUREMENTS, twin={"enum": ["a", "b", "both"]}),
+        "scope": record(
+            {
+                "steps": {"type": "array", "items": {"type": "integer"}},
+                "spaces": TEXTS,
+                "n_samples": {"type": "integer"},
+                "seed": {"type": "integer"},
+                "with_train": {"type": "boolean"},
+                "with_heldout": {"type": "boolean"},
+            }
+        )
+        | {"description": "what was looked at"},
+        "resolved": {"type": "object", "description": "settings as the run used them"},
+        "budgets": {"type": "object", "additionalProperties": NUMBER, "description": "margins of the verdict"},
+        "checks": {"type": "object", "description": "the run's controls and tests of the whole series"},
+        "sets": {
+            "type": "object",
+            "additionalProperties": record({"images": {"type": "integer"}, "digest": TEXT}),
+            "description": "the image sets by name, with a digest of their pixels",
+        },
+        "versions": {"type": "object", "additionalProperties": TEXT, "description": "packages that made the numbers"},
+    }
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Report of an audit",
+        "description": "What audit report --json writes. null is a number that is not known; its note says why.",
+    }
+    return json.dumps(head | record(properties), indent=2) + "\n"
+
+
+def record(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that has these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def nullable(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that may be missing, and may say more."""
+    return {"type": ["object", "null"], "properties": properties, "required": ["status", "sentence"]}
+
+
+def rows(columns: Sequence[tables.Column], **known: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a table as a list of objects; ``known`` says more on a column."""
+    each = {
+        c.name: (known.get(c.name) or TYPES[c.type])
+        | {"description": f"{c.description} [{c.unit}]" if c.unit else c.description}
+        for c in columns
+    }
+    return {"type": "array", "items": record(each)}
+
+
 if __name__ == "__main__":
     Path(__file__).with_name("metrics.md").write_text(page())
+    Path(__file__).with_name("report.schema.json").write_text(schema())

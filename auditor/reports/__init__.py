@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from auditor import checks, tables
+from auditor import checks, registry, tables
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
+from auditor.reports.pictures import SHOWN, Album
 from auditor.run import RunDirectory, atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
@@ -26,6 +28,12 @@ class Report:
     record: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]  # the run's top tables by name
     caveats: tuple[str, ...]
+    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT
+
+    @property
+    def album(self) -> Album:
+        """The pictures of the run, in the state that was asked for."""
+        return Album(RunDirectory(self.root), self.record["scope"], self.pictures)
 
     @property
     def headline_space(self) -> str:
@@ -137,6 +145,29 @@ def shortened(name: str, letters: int) -> str:
     return f"{name[: letters - tail - 1]}…{name[-tail:]}"
 
 
+def text_of(report: Report, form: str) -> bytes:
+    """Return a report in one of the text formats of the registry, UTF-8 with plain line ends."""
+    out = io.StringIO(newline="")
+    registry.lookup("report", form)(report, out)
+    return out.getvalue().encode(errors="backslashreplace")  # a name that is no Unicode shows its bytes
+
+
+def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
+    """Write a report in several formats, to a file or folder each; nothing is written if one cannot be made.
+
+    Raises
+    ------
+    AuditError
+        If a target cannot be written.
+    """
+    texts = {path: text_of(report, form) for form, path in targets.items() if form in registry.REPORTS}
+    for path, content in texts.items():
+        write_file(path, content)
+    for form, path in targets.items():
+        if form in registry.FOLDER_REPORTS:
+            registry.lookup("folder report", form)(report, path)
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file atomically.
 
@@ -152,8 +183,8 @@ def write_file(path: Path, content: bytes) -> None:
         raise AuditError(f"Cannot write here: {error.strerror}.", path, "Choose another file.") from None
 
 
-def read_report(root: str | Path) -> Report:
-    """Return the report of a run.
+def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
+    """Return the report of a run; its pictures are shown as they are, blurred, or left out.
 
     Raises
     ------
@@ -164,7 +195,7 @@ def read_report(root: str | Path) -> Report:
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
     frames["metrics"] = definitions(run)
-    return Report(run.root, record, frames, tuple(checks.caveats(record, frames)))
+    return Report(run.root, record, frames, tuple(checks.caveats(record, frames)), pictures)
 
 
 def definitions(run: RunDirectory) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from auditor.errors import AuditError
 from auditor.records import TWINS, other_twin
 from auditor.run import RunDirectory
 
+SHOWN, BLURRED, LEFT_OUT = "shown", "blurred", "left out"  # what a report does with pictures
 BLUR_CELLS = 4  # cells per side that are left of a blurred picture, and at least this many pixels per cell
 SIDE_DISTANCES = (  # in the order of the fields of Side
     "own_distance_1",
@@ -140,6 +141,7 @@ class Album:
 
     run: RunDirectory
     scope: Mapping[str, Any]  # of run.json: steps, spaces, n_samples, seed, with_train, with_heldout
+    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT: every case that leaves the album is in this state
 
     def case(self, space: str, twin: str, step: int, seed: int) -> Case:
         """Return one seed of one twin at one step.
@@ -223,7 +225,8 @@ class Album:
     def _case(self, space: str, twin: str, step: int, seed: int, data: Mapping[str, Mapping[str, Any]]) -> Case:
         rows = {each: self._row(found["seed"], seed) for each, found in data.items()}
         mine, theirs = (self._side(each, step, seed, data[each], rows[each]) for each in (twin, other_twin(twin)))
-        return Case(space, step, seed, mine, theirs, float(data[twin]["twin_distance"][rows[twin]]))
+        case = Case(space, step, seed, mine, theirs, float(data[twin]["twin_distance"][rows[twin]]))
+        return {SHOWN: lambda: case, BLURRED: case.blurred, LEFT_OUT: case.without_pictures}[self.pictures]()
 
     def _row(self, seeds: np.ndarray, seed: int) -> int:
         """Return in which row of a table a seed stands."""
@@ -284,8 +287,8 @@ class Album:
         return path.relative_to(self.run.root).as_posix()
 
 
-def open_album(root: str | Path) -> Album:
-    """Return the pictures of a run.
+def open_album(root: str | Path, pictures: str = SHOWN) -> Album:
+    """Return the pictures of a run: shown as they are, blurred, or left out.
 
     Raises
     ------
@@ -293,7 +296,7 @@ def open_album(root: str | Path) -> Album:
         If there is no run here.
     """
     run = RunDirectory(root)
-    return Album(run, run.read_record()["scope"])
+    return Album(run, run.read_record()["scope"], pictures)
 
 
 def flagged(nearest: Any, second: Any) -> Any:

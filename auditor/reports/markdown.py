@@ -1,0 +1,206 @@
+"""The report as Markdown: for model cards (with metadata that the Hugging Face Hub reads) and for pull requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from auditor.reports import Report, printable
+from auditor.reports.terminal import ONSET_NAMES, legend, phase, table_columns, where
+
+TASK = "unconditional-image-generation"
+ACTIVE = re.compile(  # what Markdown, or GitHub on top of it, takes for more than a letter
+    r"[\\`*<>|~&$@#]|\](?=[(:])|^\[(?=[ xX]\])"
+    r"|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"  # within a word it stands for itself
+    r"|:(?=//|[\w+-]+:)|(?<=www)\."  # links, emoji
+    r"|^[-+=](?=.)|(?<=^\d)[.)](?=\s)|(?<=^\d\d)[.)](?=\s)"  # lists and underlines
+)
+CARD_METRICS = (  # metric, twins, per space
+    ("own_share", ("both",), True),
+    ("memorized_fraction", ("a", "b"), True),
+    ("twin_distance_ratio", ("both",), True),
+    ("loss_heldout", ("both",), False),
+)
+
+
+def render(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write the report with the ``model-index`` metadata in front. ``width`` has no meaning here."""
+    out.write(f"---\n{metadata(report)}---\n\n")
+    render_body(report, out)
+
+
+def render_body(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write the report without metadata, as it is pasted into a pull request."""
+    sections = (heading, table, reasons, onsets, excluded, caveats, settings)
+    out.write("\n\n".join("\n".join(lines) for lines in map(list, (each(report) for each in sections)) if lines) + "\n")
+
+
+# ---------------------------------------------------------------------------
+# Metadata of a model card
+# ---------------------------------------------------------------------------
+
+
+def metadata(report: Report) -> str:
+    """Return the ``model-index`` block: what the audit measured at the recommended step, else at the last one.
+
+    Its schema is that of the Hugging Face Hub (papers-with-code): task, dataset, and metrics
+    with type, name and value; step, twin, space and interval go into the metrics' ``args``.
+    Undefined values are left out, since the schema has no place for their reasons.
+    """
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(model_name="audited diffusion model", eval_results=list(results(report))).to_yaml() + "\n"
+
+
+def results(report: Report) -> Iterator[Any]:
+    """Yield one evaluation result per metric, twin and space; where no value is known at all, that nothing is."""
+    from huggingface_hub import EvalResult
+
+    step = report.steps[-1] if report.recommended is None else report.recommended
+    verdict = report.tables["verdicts"].set_index("step").verdict[step]
+    sets = report.record["sets"]
+    images = ", ".join(f"{name} {sets[name]['images']}" for name in sorted(sets)) or "no image set given"
+    common = {"task_type": TASK, "dataset_type": "private", "dataset_name": f"images of the audit ({images})"}
+    yield EvalResult(
+        **common,
+        metric_type="audit_verdict",
+        metric_value=verdict,
+        metric_name=f"verdict at step {step} ({'recommended' if step == report.recommended else 'not recommended'})",
+        metric_args={"step": step, "recommended": step == report.recommended},
+    )
+    for metric, twins, per_space in CARD_METRICS:
+        for space in report.record["scope"]["spaces"] if per_space else ("",):
+            for twin in twins:
+                rows = report.estimates(metric, twin, space)
+                if step in rows.index and np.isfinite(rows.value[step]):
+                    args = {"step": step, "twin": twin} | ({"space": space} if space else {})
+                    yield EvalResult(
+                        **common,
+                        metric_type=metric,
+                        metric_value=float(rows.value[step]),
+                        metric_name=" ".join(filter(None, (metric, twin, space))),
+                        metric_args=args | interval(rows.loc[step]),
+                    )
+
+
+def interval(row: Any) -> dict[str, float | int]:
+    """Return the ends of an interval with its level and count, nothing where there is none."""
+    if not np.isfinite(row.low) or not np.isfinite(row.high):
+        return {}
+    return {"low": float(row.low), "high": float(row.high), "level": float(row.level), "n": int(row.n)}
+
+
+# ---------------------------------------------------------------------------
+# The body
+# ---------------------------------------------------------------------------
+
+
+def heading(report: Report) -> Iterator[str]:
+    """What was audited, and the conclusion."""
+    scope, resolved = report.record["scope"], report.record["resolved"]
+    sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
+    h, w, c = resolved["image_shape"]
+    yield f"# Audit of {len(scope['steps'])} checkpoints"
+    yield ""
+    yield f"**{escaped(report.conclusion)}**"
+    yield ""
+    yield (
+        f"{escaped(resolved['weights'])} weights, {h}x{w}x{c}, {scope['n_samples']:,} seeds per checkpoint and twin; "
+        f"images: {escaped(sets or 'none given')}."
+    )
+
+
+def table(report: Report) -> Iterator[str]:
+    """One row per checkpoint, with intervals."""
+    columns = table_columns(report, wide=True)
+    yield from grid(
+        [name.replace("\n", " ") for name, _ in columns],
+        ([cells.get(step, "-") for _, cells in columns] for step in report.steps),
+        right=len(columns) - 1,
+    )
+    yield ""
+    yield escaped(legend(report))
+
+
+def reasons(report: Report) -> Iterator[str]:
+    """Why each checkpoint got its verdict."""
+    if not report.record["scope"]["with_train"]:
+        return
+    yield "## Verdicts"
+    yield ""
+    for row in report.tables["verdicts"].itertuples():
+        chosen = ", recommended" if row.recommended else ""
+        yield f"- Step {row.step:,}: **{row.verdict}**{chosen}. {escaped(row.reasons)}"
+
+
+def onsets(report: Report) -> Iterator[str]:
+    """Where the curves have their minimum and the risks begin, as sets."""
+    yield "## Onsets"
+    yield ""
+    rows = report.tables["onsets"].itertuples()
+    yield from grid(
+        ["onset", "space", "steps", "status"],
+        ([ONSET_NAMES[row.onset], row.space or "-", where(row), row.status] for row in rows),
+    )
+    yield ""
+    yield escaped(phase(report))
+
+
+def excluded(report: Report) -> Iterator[str]:
+    """Checkpoints that were found and not audited, by reason."""
+    rows = report.tables["checkpoints"]
+    rows = rows[~rows.audited]
+    if rows.empty:
+        return
+    yield "## Not audited"
+    yield ""
+    for reason, group in rows.groupby("reason", sort=False):
+        yield f"- {escaped(reason)}: {', '.join(code(f'{row.twin}/{row.path}') for row in group.itertuples())}"
+
+
+def caveats(report: Report) -> Iterator[str]:
+    """What must not be concluded."""
+    yield "## What must not be concluded"
+    yield ""
+    yield from (f"- {escaped(sentence)}" for sentence in report.caveats)
+
+
+def settings(report: Report) -> Iterator[str]:
+    """What made the numbers: settings, image sets by digest, versions."""
+    record = report.record
+    given = record["given"]
+    facts = {
+        "first seed": record["scope"]["seed"],
+        "sampler": f"{given['sampler']}, {record['resolved']['sampling_steps']} steps",
+        "scheduler": record["resolved"]["scheduler"].get("_class_name", "-"),
+        "batch size": record["resolved"]["batch_size"],
+        **{f"sha256 of {name}": each["digest"] for name, each in sorted(record["sets"].items())},
+        **{name: version for name, version in sorted(record["versions"].items())},
+    }
+    yield "## Settings and versions"
+    yield ""
+    yield from grid(["", ""], ([name, str(value)] for name, value in facts.items()))
+
+
+def grid(names: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> Iterator[str]:
+    """Yield a table of GitHub's Markdown, all cells escaped; the first ``right`` columns are aligned to the right."""
+    yield f"| {' | '.join(map(escaped, names))} |"
+    yield f"|{'|'.join('---:' if i < right else '---' for i in range(len(names)))}|"
+    for row in rows:
+        yield f"| {' | '.join(map(escaped, row))} |"
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown shows as it is: no markup, HTML, table bar, link or mention in it is active."""
+    return ACTIVE.sub(r"\\\g<0>", printable(text).strip())
+
+
+def code(name: str) -> str:
+    """Return a name as a code span, whatever it holds; for table cells, use ``escaped``."""
+    shown = printable(name)
+    fence = "`" * (1 + max((len(each) for each in re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
