@@ -104,6 +104,7 @@ class Panel:
     marks: tuple[Mark, ...] = ()
     bars: tuple[Bar, ...] = ()
     is_share: bool = False  # shown in percent
+    from_zero: bool = False  # the vertical axis begins at 0
     note: str = ""  # shown where there is nothing to draw
 
 

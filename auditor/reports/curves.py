@@ -173,8 +173,8 @@ def onset_marks(report: Report) -> Iterable[Mark]:
         rows = report.tables["onsets"]
         found = rows[(rows.onset == onset) & (rows.step >= 0)]
         if len(found):
-            first = found.loc[found.step.idxmin()]
-            yield Mark(f"{name} from here ({first.space})", int(first.step), style)
+            first = found[found.step == found.step.min()]
+            yield Mark(f"{name} ({', '.join(first.space)})", int(first.step.iloc[0]), style)
 
 
 ONSET_ROWS = {"divergence": "least distance", "loss": "least loss", "bias": "leaning", "copying": "copying"}
@@ -302,7 +302,9 @@ def copies(report: Report) -> Chart:
                     is_control=True,
                 )
                 curves.append(control)
-        panels.append(Panel(space, "share flagged as copies", tuple(filter(is_drawn, curves)), is_share=True))
+        panels.append(
+            Panel(space, "share flagged as copies", tuple(filter(is_drawn, curves)), is_share=True, from_zero=True)
+        )
     return Chart(
         "copies",
         "How many samples copy a training image?",
@@ -384,4 +386,5 @@ def quality_words(report: Report) -> Iterable[str]:
     space = report.quality_space
     for metric, label in QUALITY.items():
         values = pd.concat([report.estimates(metric, twin, space).value for twin in TWINS], axis=1).mean(axis=1)
-        yield f"{label.split(' (')[0]} in {space}, mean of both twins, {course(values)}.".replace("kid", "KID")
+        name = label.split(" (")[0]
+        yield f"{name[0].upper()}{name[1:]} in {space}, mean of both twins, {course(values)}."

@@ -138,8 +138,9 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
     for each in shown:
         draw_curve(ax, each)
     draw_bars(ax, panel.bars, chart)
+    if panel.from_zero:
+        ax.set_ylim(bottom=0)
     if panel.is_share:
-        ax.set_ylim(bottom=max(ax.get_ylim()[0], 0))
         ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
     if not shown and not panel.bars:
         ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)

@@ -141,17 +141,15 @@ def became(cases: dict[int, Case]) -> str:
 def frame(case: Case) -> Frame:
     """Return one checkpoint of a film."""
     side: Side = case.mine
-    numbers = (f"nearest / next {ratio(side.gap)}",) if side.own.id else ()
-    return Frame(
-        case.step, side.is_copy, shown(side.sample, f"step {case.step:,}", f"seed {case.seed}", numbers, LARGEST_FRAME)
-    )
+    numbers = (f"ratio {ratio(side.gap)}",) if side.own.id else ()
+    return Frame(case.step, side.is_copy, shown(side.sample, f"step {case.step:,}", "", numbers, LARGEST_FRAME))
 
 
 def shown(picture: Picture, caption: str, name: str, numbers: tuple[str, ...], largest: int = LARGEST) -> Shown:
     """Return a picture with its words."""
     named = shortened(printable(name), 48)
     uri = "" if picture.pixels is None else data_uri(picture.pixels, largest)
-    return Shown(caption, named, numbers, uri, picture.reason, f"{caption}: {named}")
+    return Shown(caption, named, numbers, uri, picture.reason, f"{caption}: {named}" if named else caption)
 
 
 def data_uri(pixels: np.ndarray, largest: int) -> str:

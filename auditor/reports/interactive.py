@@ -37,7 +37,7 @@ def library() -> str:
     """Return bokeh's script, the core bundle alone."""
     from bokeh.resources import Resources
 
-    text = "\n".join(Resources(mode="inline", components=["bokeh"], log_level="error").js_raw)
+    text = Resources(mode="inline", components=["bokeh"]).js_raw[0]
     return text.replace("</script", "<\\/script")
 
 
@@ -59,6 +59,8 @@ def document(chart: Chart, panels: tuple[Panel, ...]) -> dict[str, Any]:
 
     axis = Axis(chart)
     plots = [draw(axis, panel) for panel in panels]
+    for plot in plots[:-1]:
+        plot.xaxis.axis_label = None
     made = Document()
     made.add_root(column(*plots, sizing_mode="stretch_width") if len(plots) > 1 else plots[0])
     return renumbered(made.to_json(deferred=False))
@@ -127,6 +129,8 @@ def draw(axis: Axis, panel: Panel) -> Plot:
 
     chart = axis.chart
     ranges: dict[str, Any] = {"y_range": DataRange1d(only_visible=True, range_padding=0.08)}
+    if panel.from_zero:
+        ranges["y_range"].start = 0
     if chart.steps:
         ranges["x_range"] = axis.range()
     if panel.bars:
@@ -179,7 +183,7 @@ def shade(plot: Plot, axis: Axis, panel: Panel) -> None:
 
     for span in panel.spans:
         look = {"fill_color": span.color, "hatch_color": span.color, "hatch_pattern": HATCH[span.hatch]}
-        box = BoxAnnotation(**look, fill_alpha=0.13, hatch_alpha=0.35, line_color=None)
+        box = BoxAnnotation(**look, fill_alpha=0.13, hatch_alpha=0.3, hatch_scale=16, line_color=None)
         left, right = (axis.forms(lambda log, i=i, span=span: ends(axis.chart, span, log)[i]) for i in (0, 1))
         plot.add_layout(axis.placed(box, left=left, right=right))
     for mark in panel.marks:

@@ -48,6 +48,7 @@
 
   async function show(figure) {
     const key = figure.dataset.chart;
+    figure.classList.add("shown");  // first, so that plots find their width
     const views = await Promise.all(charts[key].map((doc, i) =>
       Bokeh.embed.embed_item({doc, root_id: doc.roots[0].id, target_id: `plot-${key}-${i}`})));
     const models = views.flatMap((view) => [...view.roots].flatMap((each) => [...each.model.references()]));
@@ -56,15 +57,16 @@
     const update = () => { setAxis(models, axis()); setVisible(models, figure); };
     update();
     figure.addEventListener("change", update);
-    figure.classList.add("shown");
+    figure.dataset.ready = "";
   }
 
   root.classList.add("scripted");
+  Bokeh.logger.set_level("error");
   const waiting = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
       waiting.unobserve(entry.target);
-      show(entry.target);
+      show(entry.target).catch((error) => { entry.target.classList.remove("shown"); console.error(error); });
     }
   }, {rootMargin: "400px"});
   document.querySelectorAll("figure.chart").forEach((figure) => waiting.observe(figure));
