@@ -121,6 +121,7 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
         print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
         sys.exit(130)
     show_report(run.root)
+    print(f"wrote {run.report}", file=sys.stderr)
 
 
 def stop(number: int, frame: object) -> None:

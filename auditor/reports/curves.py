@@ -111,7 +111,7 @@ def divergence(report: Report) -> Chart:
             "twin_distance_ratio",
             "both",
             space,
-            f"{space}",
+            f"twin distance, {space}",
             space_style(report, space),
             shown=space == report.headline_space,
             series="twin distance",
@@ -238,7 +238,7 @@ def lean(report: Report) -> Chart:
         p = report.estimates("own_share", "both", space).p_corrected.to_numpy(float)
         curves.append(replace(both, marked=p <= alpha))
         for twin in TWINS:
-            look = replace(style, marker=TWIN_MARKERS[twin], dash="dashdot")
+            look = replace(style, marker=TWIN_MARKERS[twin])
             one = curve(report, "own_share", twin, space, f"{space}, twin {twin}", look, shown=False)
             curves.append(replace(one, series=f"twin {twin}"))
         if space in references:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.2  # inches: two columns of a paper
+GAP = 0.5  # inches between rows of panels
+LEGEND_COLUMNS = 3
 DASH = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1, 1.4)), "dashdot": (0, (6, 2, 1.2, 2))}
 MARKER = {
     "circle": "o",
@@ -84,16 +86,32 @@ def draw(chart: Chart) -> Figure:
     from matplotlib.figure import Figure
 
     rows, columns = grid(chart)
-    heights = [panel_height(panel) for panel in chart.panels] if chart.is_stacked else [2.3] * rows
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.75), layout="constrained")
+    heights = [panel_height(panel) for panel in chart.panels] if chart.is_stacked else [1.75] * rows
+    foot = 0.55 + 0.18 * -(-len(named(chart)) // LEGEND_COLUMNS)
+    height = sum(heights) + GAP * (rows - 1) + 0.3 + foot
+    figure = Figure(figsize=(WIDTH, height))
+    # Margins in inches rather than a constrained layout, which takes as long as all the drawing.
+    left = 1.75 if any(panel.bars for panel in chart.panels) else 0.75
     axes = figure.subplots(rows, columns, squeeze=False, sharex=chart.is_stacked, height_ratios=heights)
+    spacing = {"hspace": GAP * rows / sum(heights), "wspace": 0.34}
+    figure.subplots_adjust(left / WIDTH, foot / height, 1 - 0.2 / WIDTH, 1 - 0.3 / height, **spacing)
     for ax, panel in zip(axes.flat, chart.panels, strict=False):
         draw_panel(ax, chart, panel)
     for ax in list(axes.flat)[len(chart.panels) :]:
         ax.set_axis_off()
-    figure.supxlabel(f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}", fontsize=LOOK["font.size"])
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    label = f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}"
+    x = (left + WIDTH - 0.2) / 2 / WIDTH
+    figure.text(x, (foot - 0.42) / height, label, ha="center", va="center", fontsize=LOOK["font.size"])
     add_legend(figure, list(axes.flat)[: len(chart.panels)])
     return figure
+
+
+def named(chart: Chart) -> set[str]:
+    """Return the names that the legend explains."""
+    drawn = {each.name for each in chart.curves if each.shown}
+    return drawn | {each.name for panel in chart.panels for each in (*panel.spans, *panel.marks, *panel.levels)}
 
 
 def grid(chart: Chart) -> tuple[int, int]:
@@ -107,7 +125,7 @@ def grid(chart: Chart) -> tuple[int, int]:
 
 def panel_height(panel: Panel) -> float:
     """Return inches: enough for each row of bars."""
-    return 0.35 + 0.2 * len(panel.bars) if panel.bars else 2.2
+    return 0.2 * len(panel.bars) if panel.bars else 1.9
 
 
 def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
@@ -242,7 +260,7 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=3, handlelength=3.2)
+        figure.legend(found.values(), found.keys(), loc="lower left", ncols=LEGEND_COLUMNS, handlelength=3.2)
 
 
 def svg(chart: Chart) -> str:

@@ -98,11 +98,13 @@ def row(case: Case) -> Row:
 def films(report: Report) -> list[Film]:
     """Return the seeds that are worst at the last step, through training."""
     space, last = report.copy_space, report.steps[-1]
-    made = []
-    for case in report.album.worst(space, last, FILMS):
-        cases = report.album.film(space, case.twin, case.seed)
-        made.append(film(case, {each.step: each for each in cases}, chosen(report, cases)))
-    return made
+    worst = report.album.worst(space, last, FILMS)
+    picks = [(case.twin, case.seed) for case in worst]
+    steps = [report.album.chosen(space, step, picks) for step in report.steps]
+    return [
+        film(case, {each.step: each for each in cases}, chosen(report, cases))
+        for case, cases in zip(worst, zip(*steps, strict=True), strict=True)
+    ]
 
 
 def chosen(report: Report, cases: tuple[Case, ...]) -> list[int]:

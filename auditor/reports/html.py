@@ -172,6 +172,4 @@ def swatch_of(drawn: Sequence[Curve]) -> str:
     styles = [each.style for each in shown if not each.is_control]
     common = {name: distinct(getattr(each, name) for each in styles) for name in ("color", "dash", "marker")}
     one = {name: values[0] for name, values in common.items() if len(values) == 1}
-    if not {"color", "dash"} & set(one):
-        return interactive.swatch(Style(dash="none", **one)) if one.get("marker") else ""
-    return interactive.swatch(Style(**({"marker": ""} | one)))
+    return interactive.swatch(Style(**({"marker": "", "dash": ""} | one)))

@@ -226,10 +226,10 @@ def source(axis: Axis, panel: Panel, each: Curve) -> ColumnDataSource:
 
 def draw_curve(plot: Plot, axis: Axis, panel: Panel, each: Curve) -> list[Any]:
     """Draw band, line and markers; return what can be hovered."""
-    from bokeh.models import Line, Scatter, Step, VArea
+    from bokeh.models import CDSView, Line, Scatter, Step, VArea
 
     data, style, x = source(axis, panel, each), each.style, ("log", "linear")[axis.at_first]
-    common = {"name": named(each.space, each.series), "visible": each.shown}
+    common = {"name": named(each.space, each.series), "visible": each.shown, "view": CDSView()}  # one for all glyphs
     line = {"line_color": style.color, "line_dash": DASH[style.dash], "line_width": 2}
     if each.steps_like:
         return [plot.add_glyph(data, Step(x=x, y="y", mode="after", **line), **common)]
@@ -268,7 +268,7 @@ def draw_bar(plot: Plot, axis: Axis, bar: Bar) -> Any:
 
 
 def swatch(style: Style) -> str:
-    """Return a small SVG of a line in this style, for a legend in a page."""
+    """Return a small SVG of a line in this style, for a legend in a page; of its marker alone where it has no dash."""
     shape = {
         "circle": '<circle cx="16" cy="6" r="3.6"/>',
         "square": '<rect x="12.6" y="2.6" width="6.8" height="6.8"/>',
@@ -278,10 +278,11 @@ def swatch(style: Style) -> str:
         "plus": '<path d="M16 1.6V10.4M11.6 6H20.4" stroke-width="2.4"/>',
         "": "",
     }[style.marker]
-    dash = " ".join(map(str, DASH[style.dash]))
+    dash = " ".join(map(str, DASH.get(style.dash, [])))
+    line = f'<path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>' if style.dash else ""
     return (
         f'<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" stroke="{style.color}" '
-        f'fill="{style.color}"><path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>{shape}</svg>'
+        f'fill="{style.color}">{line}{shape}</svg>'
     )
 
 
