@@ -1,4 +1,4 @@
-# make demo | make test | make help
+# make demo | make test | make samples | make help
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -23,6 +23,16 @@ test: .venv/developed  ## the test suite, in under five minutes
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+samples: .venv/developed  ## remake sample_reports from a fresh run of the demo
+	rm -rf .venv/demo
+	$(BIN)/audit demo --out .venv/demo
+	$(BIN)/python docs/samples.py .venv/demo
+
+test-demo: .venv/developed  ## compare a fresh run of the demo with sample_reports
+	rm -rf .venv/demo
+	$(BIN)/audit demo --out .venv/demo > .venv/demo.txt
+	AUDITOR_DEMO_RUN=.venv/demo $(BIN)/python -m pytest tests/test_samples.py
+
 lint: .venv/developed  ## format and check the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -30,4 +40,4 @@ lint: .venv/developed  ## format and check the code
 clean:  ## remove the environment and the demo run
 	rm -rf .venv audit-demo
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-demo samples lint clean

@@ -17,9 +17,11 @@ _HOME = {
     "Evidence": "records",
     "ImageSet": "records",
     "Metric": "records",
+    "OpenedRun": "reports.opened",
     "Report": "reports",
     "RunDirectory": "run",
     "Scores": "records",
+    "open_run": "reports.opened",
     "read_report": "reports",
 }
 

@@ -171,14 +171,26 @@ Example: audit report audits/first --html report.html --figures figures --csv re
 @app.command("report", help=REPORT_EXAMPLE, cls=WithJson)
 def report_command(
     run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
-    markdown: Annotated[Path | None, typer.Option(help="Write it as a model card, with metadata.")] = None,
-    pull_request: Annotated[Path | None, typer.Option(help="The same Markdown without metadata.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as a model card, with metadata; - is stdout.")
+    ] = None,
+    pull_request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same Markdown without metadata.")
+    ] = None,
     json: Annotated[
         str | None, typer.Option(metavar="[FILE]", help="The same facts as JSON: to a file, or to stdout.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write every measurement, one row per step.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write one page for a browser, complete in itself.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Write every figure as PNG and SVG into a folder.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every measurement, one row per step.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one page for a browser, complete in itself.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write every figure as PNG and SVG, for a paper.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write event files with curves and galleries; needs tensorboard."),
+    ] = None,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave every picture out.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
@@ -187,22 +199,25 @@ def report_command(
     from auditor.reports.pictures import BLURRED, LEFT_OUT, SHOWN
 
     files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
-    files |= {"html": html, "figures": figures}
-    targets = {form: path for form, path in files.items() if path is not None and str(path) != "-"}
-    if targets:
-        write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
-        print(f"wrote {', '.join(map(str, targets.values()))}", file=sys.stderr)
-    if json == "-" or not targets:
-        show_report(run, "json" if json else "terminal", width)
+    files |= {"html": html, "figures": figures, "tensorboard": tensorboard}
+    targets = {form: path for form, path in files.items() if path is not None}
+    if not targets:
+        show_report(run, width)
+        return
+    replace_unprintable()
+    write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
+    written = [str(path) for path in targets.values() if str(path) != "-"]
+    if written:
+        print(f"wrote {', '.join(written)}", file=sys.stderr)
 
 
-def show_report(root: Path, form: str = "terminal", width: int | None = None) -> None:
-    """Render a run to stdout."""
+def show_report(root: Path, width: int | None = None) -> None:
+    """Show the report of a run on the terminal."""
     from auditor import registry
     from auditor.reports import read_report
 
     replace_unprintable()
-    registry.lookup("report", form)(read_report(root), sys.stdout, width)
+    registry.lookup("report", "terminal")(read_report(root), sys.stdout, width)
 
 
 SHOW_EXAMPLE = """Show the pictures and numbers of one sample: what was drawn, and the training images nearest to it.

@@ -82,6 +82,7 @@ REPORTS = {
 
 FOLDER_REPORTS = {
     "figures": "auditor.reports.figures:write",
+    "tensorboard": "auditor.reports.tensorboard:write",
 }
 
 TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS, "folder report": FOLDER_REPORTS}

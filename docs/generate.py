@@ -82,6 +82,7 @@ def schema() -> str:
         "onsets": rows(tables.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
         "checkpoints": rows(tables.CHECKPOINTS),
         "measurements": rows(tables.MEASUREMENTS, twin={"enum": ["a", "b", "both"]}),
+        "metrics": rows(tables.METRICS),
         "scope": record(
             {
                 "steps": {"type": "array", "items": {"type": "integer"}},

@@ -96,6 +96,13 @@ def test_several_formats_are_written_by_one_command(finished, audit, tmp_path):
         assert path.read_bytes() == text_of(read_report(finished), name)
 
 
+def test_a_text_goes_to_stdout_where_its_file_is_a_dash(finished, audit):
+    report = read_report(finished)
+    assert audit("report", finished, "--csv", "-").out == written(report, "csv")
+    both = audit("report", finished, "--markdown", "-", "--json").out
+    assert both == written(report, "markdown") + written(report, "json")
+
+
 def test_if_one_file_cannot_be_written_the_error_names_it(finished, audit, tmp_path):
     (tmp_path / "file").touch()
     outcome = audit("report", finished, "--markdown", tmp_path / "file" / "r.md")

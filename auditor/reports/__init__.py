@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,26 +147,31 @@ def shortened(name: str, letters: int) -> str:
 
 
 def text_of(report: Report, form: str) -> bytes:
-    """Return a report in one of the text formats of the registry, UTF-8 with plain line ends."""
+    """Return a report in one of the text formats of the registry: UTF-8, plain line ends, where it matters 80 wide."""
     out = io.StringIO(newline="")
-    registry.lookup("report", form)(report, out)
+    registry.lookup("report", form)(report, out, 80)
     return out.getvalue().encode(errors="backslashreplace")  # a name that is no Unicode shows its bytes
 
 
 def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
-    """Write a report in several formats, to a file or folder each; nothing is written if one cannot be made.
+    """Write a report in several formats, to a file or folder each; ``-`` for a text is stdout.
+
+    Every text is made before anything is written, so one that cannot be made leaves nothing.
 
     Raises
     ------
     AuditError
         If a target cannot be written.
     """
-    texts = {path: text_of(report, form) for form, path in targets.items() if form in registry.REPORTS}
-    for path, content in texts.items():
-        write_file(path, content)
-    for form, path in targets.items():
+    texts = {form: text_of(report, form) for form in targets if form in registry.REPORTS}
+    for form in targets:
         if form in registry.FOLDER_REPORTS:
-            registry.lookup("folder report", form)(report, path)
+            registry.lookup("folder report", form)(report, targets[form])
+    for form, content in texts.items():
+        if str(targets[form]) == "-":
+            sys.stdout.write(content.decode())
+        else:
+            write_file(targets[form], content)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -31,6 +31,7 @@ def facts(report: Report) -> dict[str, Any]:
         "onsets": rows(report, "onsets"),
         "checkpoints": rows(report, "checkpoints"),
         "measurements": rows(report, "measurements"),
+        "metrics": rows(report, "metrics"),
         "scope": report.record["scope"],
         "resolved": report.record["resolved"],
         "budgets": report.record["budgets"],

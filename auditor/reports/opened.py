@@ -1,0 +1,208 @@
+"""A run opened from Python: its tables as pandas frames, its conclusion, its figures and pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from auditor import gate, tables
+from auditor.errors import AuditError
+from auditor.records import TWINS
+from auditor.reports import Report, printable, read_report
+from auditor.reports.pictures import Album
+from auditor.reports.terminal import legend, table_columns
+from auditor.run import RunDirectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAIN_FIGURE = "divergence-and-loss"
+
+
+@dataclass(frozen=True, repr=False)
+class OpenedRun:
+    """A run directory, read only. Frames say in ``frame.attrs`` what each column means.
+
+    Every property that gives a frame gives a new one: changing it changes nothing else.
+    """
+
+    report: Report
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.report.root
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail`` or ``undecided``: what ``audit check`` says of the run; verdicts of steps are below."""
+        return gate.check(self.path).outcome
+
+    @property
+    def recommended_step(self) -> int | None:
+        """The step to release by the rule, or None."""
+        return self.report.recommended
+
+    @property
+    def conclusion(self) -> str:
+        """The one sentence a decision-maker reads."""
+        return self.report.conclusion
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What must not be concluded, the most limiting first."""
+        return self.report.caveats
+
+    @property
+    def measurements(self) -> pd.DataFrame:
+        """Every number with its interval: a row per step, space, metric and twin."""
+        return self.report.tables["measurements"].copy()
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """Verdict and reasons: a row per step."""
+        return self.report.tables["verdicts"].copy()
+
+    @property
+    def onsets(self) -> pd.DataFrame:
+        """Where curves have their minimum and risks begin, as sets of steps."""
+        return self.report.tables["onsets"].copy()
+
+    @property
+    def checkpoints(self) -> pd.DataFrame:
+        """Every checkpoint found, with the reason where one was not audited."""
+        return self.report.tables["checkpoints"].copy()
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """What each metric asks, and its definition; empty in a run that was made before runs kept them."""
+        return self.report.tables["metrics"].copy()
+
+    @property
+    def album(self) -> Album:
+        """The pictures of the run: ``album.worst(space, step, n)``, ``album.film(space, twin, seed)``."""
+        return self.report.album
+
+    def evidence(
+        self,
+        space: str | None = None,
+        twin: str | None = None,
+        step: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return what is known of single samples: a row per seed, with space, twin and step in front.
+
+        What is not named is read for all; naming ``columns`` (beside seed) keeps a large run
+        small. Their meaning is in ``attrs``.
+
+        Raises
+        ------
+        AuditError
+            If the space, twin, step or a column does not exist; the message names what does.
+        """
+        wanted = None if columns is None else list(dict.fromkeys(["seed", *columns]))
+        require("column", wanted or [], [each.name for each in tables.EVIDENCE], self.path)
+        parts = [
+            tables.read(RunDirectory(self.path).evidence(*where), wanted).assign(space=where[0], twin=t, step=s)
+            for where, t, s in self._places(space, twin, step)
+        ]
+        frame = pd.concat(parts, ignore_index=True)
+        names = [column.name for column in tables.EVIDENCE if column.name in frame]
+        found = frame[["space", "twin", "step", *names]].copy()
+        found.attrs = parts[0].attrs
+        return found
+
+    def _places(
+        self, space: str | None, twin: str | None, step: int | None
+    ) -> Iterator[tuple[tuple[str, str], str, int]]:
+        """Yield space and file name, twin and step of the evidence tables asked for."""
+        scope = self.report.record["scope"]
+        for kind, value, known in (
+            ("space", space, scope["spaces"]),
+            ("twin", twin, TWINS),
+            ("step", step, scope["steps"]),
+        ):
+            require(kind, [] if value is None else [value], known, self.path)
+        for each in scope["spaces"] if space is None else [space]:
+            for t in TWINS if twin is None else [twin]:
+                for s in scope["steps"] if step is None else [step]:
+                    yield (each, f"{t}/{s}"), t, s
+
+    @property
+    def figures(self) -> list[str]:
+        """The names that ``plot`` takes."""
+        return [chart.key for chart in self._charts()]
+
+    def plot(self, figure: str = MAIN_FIGURE) -> Figure:
+        """Return one figure of the report, by matplotlib: ``run.plot().savefig("figure.pdf")``.
+
+        Raises
+        ------
+        AuditError
+            If there is no figure of this name; the message names those there are.
+        """
+        import matplotlib
+
+        from auditor.reports.figures import LOOK, draw
+
+        charts = {chart.key: chart for chart in self._charts()}
+        require("figure", [figure], list(charts), self.path)
+        with matplotlib.rc_context(LOOK):
+            return draw(charts[figure])
+
+    def _charts(self) -> list:
+        from auditor.reports import curves
+
+        return curves.charts(self.report)
+
+    def __repr__(self) -> str:
+        return f"OpenedRun({str(self.path)!r}, {len(self.report.steps)} steps, recommended: {self.recommended_step})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the conclusion, one row per step, the main figure; no picture of anyone."""
+        return "".join((f"<p><strong>{text(self.conclusion)}</strong></p>", self._table(), self._figure()))
+
+    def _table(self) -> str:
+        columns = table_columns(self.report, wide=True)
+        head = "".join(f"<th>{text(name.replace(chr(10), ' '))}</th>" for name, _ in columns)
+        rows = ("".join(f"<td>{text(cells.get(step, '-'))}</td>" for _, cells in columns) for step in self.report.steps)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{text(legend(self.report))}</p>"
+
+    def _figure(self) -> str:
+        from auditor.reports.figures import picture
+
+        chart = self._charts()[0]
+        data = base64.b64encode(picture(chart, "png")).decode()
+        return f'<img alt="{text(chart.words)}" style="max-width: 100%" src="data:image/png;base64,{data}">'
+
+
+def open_run(path: str | Path) -> OpenedRun:
+    """Return a finished or unfinished run; its top tables are read now, evidence and pictures when they are asked for.
+
+    Raises
+    ------
+    AuditError
+        If there is no run, or its tables are missing.
+    """
+    return OpenedRun(read_report(path))
+
+
+def require(kind: str, values: Sequence[object], known: Sequence[object], where: Path) -> None:
+    """Refuse what a run does not have, naming what it has."""
+    for value in values:
+        if value not in known:
+            raise AuditError(
+                f"There is no {kind} {value!r} in this run.", where, f"Choose from: {', '.join(map(str, known))}."
+            )
+
+
+def text(value: str) -> str:
+    """Return text for a page."""
+    return escape(printable(value))
