@@ -110,6 +110,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     made.filters |= {"printable": lambda value: printable(str(value)), "percent": percent}
     made.policies["json.dumps_kwargs"] = {
