@@ -109,12 +109,13 @@ class Outcome:
 
 
 def make_fast(patch: pytest.MonkeyPatch) -> None:
-    """Shrink what costs seconds and changes no code path: the controls, and waiting for the disk."""
-    from auditor import controls, run
+    """Leave out what costs seconds and is tested on its own: controls' size, waiting for the disk, the page."""
+    from auditor import controls, pipeline, run
 
     for name, value in SMALL_CONTROLS.items():
         patch.setattr(controls, name, value)
     patch.setattr(run, "sync", lambda path: None)  # a killed process loses nothing that it has written
+    patch.setattr(pipeline, "write_page", lambda run: None)  # test_html.py writes it at the end of a run
 
 
 def call(*arguments: object) -> Outcome:

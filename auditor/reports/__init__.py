@@ -124,8 +124,9 @@ def where(row: Any) -> str:
         return "nowhere in this series" if row.status == "none" else "not known"
     if row.low == row.high:
         return f"step {row.low:,}"
-    low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
-    return f"steps {low} to {high}"
+    if row.high < 0:
+        return f"step {row.low:,} or later"
+    return f"steps {row.low:,} to {row.high:,}" if row.low >= 0 else f"step {row.high:,} or earlier"
 
 
 def printable(name: str) -> str:

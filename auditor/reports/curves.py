@@ -31,6 +31,7 @@ from auditor.reports.charts import (
 )
 
 TWIN_MARKERS = {"a": "triangle", "b": "inverted_triangle"}
+TWIN_DASHES = {"a": "solid", "b": "dashed"}
 
 
 def charts(report: Report) -> list[Chart]:
@@ -110,7 +111,7 @@ def divergence(report: Report) -> Chart:
             "twin_distance_ratio",
             "both",
             space,
-            f"{space}",
+            f"twin distance, {space}",
             space_style(report, space),
             shown=space == report.headline_space,
             series="twin distance",
@@ -172,8 +173,8 @@ def onset_marks(report: Report) -> Iterable[Mark]:
         rows = report.tables["onsets"]
         found = rows[(rows.onset == onset) & (rows.step >= 0)]
         if len(found):
-            first = found.loc[found.step.idxmin()]
-            yield Mark(f"{name} from here ({first.space})", int(first.step), style)
+            first = found[found.step == found.step.min()]
+            yield Mark(f"{name} ({', '.join(first.space)})", int(first.step.iloc[0]), style)
 
 
 ONSET_ROWS = {"divergence": "least distance", "loss": "least loss", "bias": "leaning", "copying": "copying"}
@@ -193,7 +194,7 @@ def onset_bars(report: Report) -> Iterable[Bar]:
             label = f"{name}, {row.space}" if row.space else name
             style = ONSET_STYLES[onset]
             found = row.status in ("found", "edge") and row.high >= 0
-            yield Bar(label, int(row.low), int(row.high), found, f"{where(row)}: {row.status}", style, row.space)
+            yield Bar(label, int(row.low), int(row.high), found, f"{where(row)} ({row.status})", style, row.space)
 
 
 def divergence_words(report: Report) -> str:
@@ -237,7 +238,7 @@ def lean(report: Report) -> Chart:
         p = report.estimates("own_share", "both", space).p_corrected.to_numpy(float)
         curves.append(replace(both, marked=p <= alpha))
         for twin in TWINS:
-            look = replace(style, marker=TWIN_MARKERS[twin], dash="dashdot")
+            look = replace(style, marker=TWIN_MARKERS[twin])
             one = curve(report, "own_share", twin, space, f"{space}, twin {twin}", look, shown=False)
             curves.append(replace(one, series=f"twin {twin}"))
         if space in references:
@@ -288,20 +289,22 @@ def copies(report: Report) -> Chart:
         for metric, rule in COPY_RULES.items():
             shown = metric == "memorized_fraction"
             for twin, look in zip(TWINS, (Style(BLUE, "solid", "circle"), Style(VERMILLION, "dashed", "square"))):
-                name = f"twin {twin}, {rule}"
-                curves.append(curve(report, metric, twin, space, name, look, series=rule, shown=shown))
+                curves.append(curve(report, metric, twin, space, f"twin {twin}", look, series=rule, shown=shown))
                 control = curve(
                     report,
                     f"heldout_{metric}",
                     twin,
                     space,
-                    f"held-out images against {twin}'s, {rule}",
+                    f"held-out images, half {twin}",
                     Style(GREY, "dotted" if twin == "a" else "dashdot", ""),
                     series=rule,
                     shown=shown,
+                    is_control=True,
                 )
                 curves.append(control)
-        panels.append(Panel(space, "share flagged as copies", tuple(filter(is_drawn, curves)), is_share=True))
+        panels.append(
+            Panel(space, "share flagged as copies", tuple(filter(is_drawn, curves)), is_share=True, from_zero=True)
+        )
     return Chart(
         "copies",
         "How many samples copy a training image?",
@@ -357,14 +360,14 @@ def quality(report: Report) -> Chart:
                 twin,
                 space,
                 f"{space}, twin {twin}",
-                replace(space_style(report, space), marker=TWIN_MARKERS[twin]),
+                replace(space_style(report, space), dash=TWIN_DASHES[twin]),
                 series=f"twin {twin}",
                 shown=space == report.quality_space,
             )
             for space in report.record["scope"]["spaces"]
             for twin in TWINS
         ]
-        panels.append(Panel(label, label, tuple(filter(is_drawn, curves))))
+        panels.append(Panel(label, "", tuple(filter(is_drawn, curves))))
     return Chart(
         "quality",
         "Are the samples good?",
@@ -383,4 +386,5 @@ def quality_words(report: Report) -> Iterable[str]:
     space = report.quality_space
     for metric, label in QUALITY.items():
         values = pd.concat([report.estimates(metric, twin, space).value for twin in TWINS], axis=1).mean(axis=1)
-        yield f"{label.split(' (')[0]} in {space}, mean of both twins, {course(values)}.".replace("kid", "KID")
+        name = label.split(" (")[0]
+        yield f"{name[0].upper()}{name[1:]} in {space}, mean of both twins, {course(values)}."

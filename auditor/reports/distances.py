@@ -111,7 +111,7 @@ def histogram(space: str, roles: Mapping[str, np.ndarray]) -> Panel:
                 steps_like=True,
             )
         )
-    return Panel(space, "share per bin", tuple(curves), is_share=True)
+    return Panel(space, "share per bin", tuple(curves), is_share=True, from_zero=True)
 
 
 def words(space: str, roles: Mapping[str, np.ndarray]) -> str:

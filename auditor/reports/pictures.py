@@ -163,9 +163,15 @@ class Album:
 
     def cases(self, space: str, twin: str, step: int, seeds: Iterable[int]) -> list[Case]:
         """Return several seeds of one twin at one step, in the order given; each table is read once."""
-        self._require(space, twin, step)
+        return self.chosen(space, step, [(twin, int(seed)) for seed in seeds])
+
+    def chosen(self, space: str, step: int, picks: Iterable[tuple[str, int]]) -> list[Case]:
+        """Return several twins' seeds at one step, in the order given; each table is read once."""
+        wanted = list(picks)
+        for twin in {twin for twin, _ in wanted}:
+            self._require(space, twin, step)
         data = {each: self._evidence(space, each, step) for each in TWINS}
-        return [self._case(space, twin, step, int(seed), data) for seed in seeds]
+        return [self._case(space, twin, step, seed, data) for twin, seed in wanted]
 
     def film(self, space: str, twin: str, seed: int) -> tuple[Case, ...]:
         """Return one seed through training: a case per audited step, ascending."""
