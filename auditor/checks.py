@@ -24,7 +24,7 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *clip_identity(record),
         *redraw(record),
         *record["notes"],
-        "Intervals cover these two trainings on this split; two trainings do not show how a third would differ.",
+        *covered(record),
     ]
 
 
@@ -49,6 +49,24 @@ def missing_inputs(record: Mapping[str, Any]) -> list[str]:
             "rule."
         )
     return lines
+
+
+def covered(record: Mapping[str, Any]) -> list[str]:
+    """Return what the intervals are about."""
+    n = len(record["scope"].get("twins", "ab"))
+    if n > 3:
+        return ["Intervals of `both` are over trainings; those of a pair cover its two trainings on their split."]
+    if n == 3:
+        return ["Three trainings say little of how a fourth would differ: the intervals over them are wide, and rough."]
+    if n == 2:
+        return [
+            "Intervals cover these two trainings on this split; two trainings do not show how a third would differ."
+        ]
+    return [
+        "This is a single training: its samples are compared with real images that it did not see. Whether they lean "
+        "on its training images takes a twin trained on another half (--ckpts-b): neither biased nor safe is said.",
+        "Intervals cover this training; it does not show how another would differ.",
+    ]
 
 
 def few_samples(record: Mapping[str, Any]) -> list[str]:

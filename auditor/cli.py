@@ -40,7 +40,7 @@ def main() -> None:
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field of AuditConfig, in front of its own."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
-    kinds = {"int": int, "int | None": int, "bool": bool}
+    kinds = {"int": int, "int | None": int, "float | None": float, "bool": bool, "tuple[str, ...]": list[str]}
     made = [
         inspect.Parameter(
             each.name,
@@ -66,7 +66,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def help_of(each: dataclasses.Field[Any]) -> str:
     """Return the help text of a setting with its default."""
-    shown = "" if each.default in (None, False) else f" [default: {each.default}]"
+    shown = "" if each.default in (None, False, ()) else f" [default: {each.default}]"
     return each.metadata["help"] + shown
 
 
@@ -100,28 +100,62 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
     try:
         with Chatter() as chatter, shown() as say:
             say("loading the libraries", 0)
-            from auditor import inputs, pipeline
+            from auditor import inputs
             from auditor.run import RunDirectory
 
             chatter.quiet_libraries()
             inputs.require(config)
             run = RunDirectory(config.out)
-            prepared = inputs.prepare(config, run, say)
-            tasks = pipeline.plan(prepared, run)
-            if dry_run:
-                say.close()
-                show_plan(tasks, prepared)
+            carry_out = run_trainings if config.ckpts else run_twins
+            if not carry_out(config, run, say, chatter, remake, dry_run):
                 return
-            pipeline.refuse_loss_of_work(tasks, run, remake)
-            with run.locked():
-                chatter.open_file(run.log)
-                say.expect(sum(task.calls for task in tasks))
-                pipeline.audit(prepared, run, tasks, say)
     except KeyboardInterrupt:
         print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
         sys.exit(130)
     show_report(run.root)
     print(f"wrote {run.report}", file=sys.stderr)
+
+
+def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
+    """Audit two trainings, or one; return whether there is something to report."""
+    from auditor import inputs, pipeline, trainings
+
+    prepared = inputs.prepare(config, run, say)
+    second = trainings.prepare_same_data(config, prepared, run, say) if config.ckpts_a2 else None
+    tasks = pipeline.plan(prepared, run)
+    if dry_run:
+        say.close()
+        show_plan(tasks, prepared)
+        if second is not None:
+            print("second training on half a:")
+            show_plan(pipeline.plan(second, run.same_data), second)
+        return False
+    pipeline.refuse_loss_of_work(tasks, run, remake)
+    with run.locked():
+        chatter.open_file(run.log)
+        if second is not None:
+            trainings.audit_same_data(second, run, say, remake)
+            tasks = pipeline.plan(prepared, run)
+        say.expect(sum(task.calls for task in tasks))
+        pipeline.audit(prepared, run, tasks, say)
+    return True
+
+
+def run_trainings(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
+    """Audit every pair of three or more trainings; return whether there is something to report."""
+    from auditor import pipeline, trainings
+
+    pairs = trainings.prepare(config, run, say)
+    if dry_run:
+        say.close()
+        for pair, prepared in pairs.items():
+            print(f"{trainings.label(pair)}: (samples of a training are shared by its pairs)")
+            show_plan(pipeline.plan(prepared, run.pair(*pair)), prepared)
+        return False
+    with run.locked():
+        chatter.open_file(run.log)
+        trainings.audit(config, pairs, run, say, remake)
+    return True
 
 
 def stop(number: int, frame: object) -> None:

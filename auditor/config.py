@@ -34,6 +34,9 @@ class AuditConfig:
 
     ckpts_a: str | None = setting("Checkpoints of the training on half a: a folder.")
     ckpts_b: str | None = setting("Checkpoints of the training on half b: a folder.")
+    ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
+    ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
+    train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
     train_a: str | None = setting("Training images of half a: a picture folder, .npy, .npz or FILE.npz:KEY.")
     train_b: str | None = setting("Training images of half b.")
     heldout: str | None = setting("Images that neither training saw.")
@@ -55,14 +58,16 @@ class AuditConfig:
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
     loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
+    fpr: float | None = setting(
+        "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
+        low=0.0,
+        high=0.2,
+    )
     budgets: str | None = setting("TOML file with other margins for the verdict [default: docs/statistics.md].")
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            low = each.metadata.get("low")
-            value = getattr(self, each.name)
-            if low is not None and value is not None and value < low:
-                raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at least {low}.")
+            self._require_range(each)
         if not self.space_names:
             raise AuditError("No space is given.", "--spaces", f"Choose from: {', '.join(SPACES)}.")
         for name in self.space_names:
@@ -75,6 +80,14 @@ class AuditConfig:
                 f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
             )
         self.step_numbers  # noqa: B018  a malformed list is reported here
+
+    def _require_range(self, each: dataclasses.Field[Any]) -> None:
+        """Refuse a number outside the range of its setting."""
+        low, high, value = each.metadata.get("low"), each.metadata.get("high"), getattr(self, each.name)
+        if value is not None and low is not None and not value >= low:
+            raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at least {low}.")
+        if value is not None and high is not None and value > high:
+            raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at most {high}.")
 
     @property
     def space_names(self) -> tuple[str, ...]:
@@ -107,7 +120,7 @@ class Budgets:
     loss_safe_beyond_bias: float = setting("Loss lean above that margin that is accepted.", 0.03)
     copies_beyond_heldout: float = setting("Copied share that is accepted above that of held-out images.", 0.005)
     copy_rule_false_alarms: float = setting("Held-out rate up to which copies in a space make the verdict.", 0.01)
-    overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.01)
+    overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.0025)
     underfit_loss: float = setting("Multiple of the least held-out loss above which a checkpoint is underfit.", 1.25)
     underfit_coverage: float = setting("Share of the real coverage of held-out images below which it is underfit.", 0.5)
     underfit_near: float = setting("Samples this much nearer to held-out than real images are underfit.", 0.6)
@@ -172,12 +185,18 @@ def checked_name(name: str, path: str | Path) -> str:
 
 def checked_value(name: str, value: Any, path: str | Path) -> Any:
     """Return a TOML value in the type of its field: lists become comma-separated text."""
+    kind = {each.name: str(each.type) for each in dataclasses.fields(AuditConfig)}[name.replace("-", "_")]
+    if kind.startswith("tuple"):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise AuditError(f"{name} = {value!r} is no list of names.", path, f'Give {name} = ["NAME=PATH", ...].')
+        return tuple(value)
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
-    kind = {each.name: str(each.type) for each in dataclasses.fields(AuditConfig)}[name.replace("-", "_")]
     if kind.startswith("str") and type(value) in (str, int):  # steps = 500
         return str(value)
-    expected = str if kind.startswith("str") else bool if kind.startswith("bool") else int
+    expected = next(t for t in (str, bool, float, int) if kind.startswith(t.__name__))
+    if expected is float and type(value) is int:
+        return float(value)
     if type(value) is not expected:
         raise AuditError(f"{name} = {value!r} is of the wrong type.", path, f"Give {expected.__name__}, as in --help.")
     return value
@@ -186,5 +205,6 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
 def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     """Return the configuration: the command line wins over the file, the file over the defaults."""
     settings = from_file(file) if file else {}
-    settings.update({name: value for name, value in given.items() if value is not None})
+    settings.update({name: value for name, value in given.items() if value is not None and value != []})
+    settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
     return AuditConfig(**settings)

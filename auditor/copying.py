@@ -13,66 +13,89 @@ from auditor.records import TWINS, Evidence
 from auditor.verdict import Copying
 
 
+def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple[float, np.ndarray]:
+    """Return the ratio d1 / d2 below which at most ``fpr`` of real images are flagged, and who may judge it (4.1).
+
+    It is the quantile of d1 / d2 of held-out images to either half, over a random half of
+    those images (fold 1); the others, a bool mask, tell the rate that the rule really has.
+    """
+    n = len(evidence["a"].heldout_ids)
+    judged = np.random.default_rng(seed).permutation(n) % 2 == 1
+    ratios = np.concatenate([ratio_of(each)[~judged] for each in evidence.values()])
+    return float(np.sort(ratios)[int(fpr * len(ratios))]), judged
+
+
+def ratio_of(evidence: Evidence) -> np.ndarray:
+    """Return d1 / d2 of held-out images to the half of this twin, 0 where d1 is 0, float64 ``[H]``."""
+    nearest, outside = evidence.heldout_own[:, 0], evidence.heldout_own_outside
+    return np.divide(nearest, outside, out=np.zeros_like(nearest), where=nearest > 0)
+
+
 @dataclass(frozen=True)
 class Flags:
     """Which samples are flagged as copies, of one twin in one space."""
 
     own: np.ndarray  # bool [S], of an image of the own half
-    other: np.ndarray  # bool [S], of an image of the other half: the control
+    other: np.ndarray | None  # bool [S], of an image of the other half: the control; None without a twin
     heldout: np.ndarray  # bool [H], held-out images of the own half
 
 
-def flagged(nearest: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Return d1 = 0 or d1 < d2 / 3, d2 the nearest image that is no duplicate of the nearest (4.1)."""
-    return (nearest == 0) | (nearest < COPY_RATIO * outside)
+def flagged(nearest: np.ndarray, outside: np.ndarray, ratio: float | None) -> np.ndarray:
+    """Return d1 = 0 or d1 < c d2, d2 the nearest image that is no duplicate of the nearest (4.1); c is 1/3 or given."""
+    return (nearest == 0) | (nearest < (ratio or COPY_RATIO) * outside)
 
 
 def flags(evidence: Evidence) -> Flags:
     """Return the flags of one twin's samples and of held-out images against its half."""
     heldout = np.zeros(0, dtype=bool)
     if evidence.heldout_own is not None:
-        heldout = flagged(evidence.heldout_own[:, 0], evidence.heldout_own_outside)
+        heldout = flagged(evidence.heldout_own[:, 0], evidence.heldout_own_outside, evidence.copy_ratio)
+        if evidence.heldout_judged is not None:
+            heldout = heldout[evidence.heldout_judged]
     return Flags(
-        flagged(evidence.own[:, 0], evidence.own_outside),
-        flagged(evidence.other[:, 0], evidence.other_outside),
+        flagged(evidence.own[:, 0], evidence.own_outside, evidence.copy_ratio),
+        None if evidence.other is None else flagged(evidence.other[:, 0], evidence.other_outside, evidence.copy_ratio),
         heldout,
     )
 
 
-def copy_p(a: Flags, b: Flags) -> float:
+def copy_p(found: Mapping[str, Flags]) -> float:
     """Return max(p_F, p_T): more than held-out images, and more than the twin flags the same half (4.3).
 
     p_F is Fisher's test of own flags of both twins against held-out flags; without
-    held-out images p_T alone decides. p_T is McNemar's exact test over (seed, half).
+    held-out images p_T alone decides, and p_F alone for a single training. Without either
+    there is no control, and p is 1.
     """
+    own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
+    p = [stats.more_hits(int(own.sum()), len(own), int(control.sum()), len(control))] if len(control) else []
+    p += [twin_p(found["a"], found["b"])] if len(found) == len(TWINS) else []
+    return max(p, default=1.0)
+
+
+def twin_p(a: Flags, b: Flags) -> float:
+    """Return p_T, McNemar's exact test over (seed, half): own flags against the twin's of the same half."""
     own_only = int((a.own & ~b.other).sum() + (b.own & ~a.other).sum())
     twin_only = int((~a.own & b.other).sum() + (~b.own & a.other).sum())
-    p_twin = stats.paired_hits(own_only, twin_only)
-    control = np.concatenate([a.heldout, b.heldout])
-    if len(control) == 0:
-        return p_twin
-    own = np.concatenate([a.own, b.own])
-    return max(stats.more_hits(int(own.sum()), len(own), int(control.sum()), len(control)), p_twin)
+    return stats.paired_hits(own_only, twin_only)
 
 
 def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict[tuple[int, str], Copying]:
     """Test copying at every checkpoint and space, corrected by Holm (7.1)."""
     cells = list(evidence)
-    found = {cell: {twin: flags(evidence[cell][twin]) for twin in TWINS} for cell in cells}
-    corrected = stats.holm(np.array([copy_p(found[cell]["a"], found[cell]["b"]) for cell in cells]))
+    found = {cell: {twin: flags(each) for twin, each in evidence[cell].items()} for cell in cells}
+    corrected = stats.holm(np.array([copy_p(found[cell]) for cell in cells]))
     return {
-        cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p))
+        cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p), evidence[cell]["a"].copy_ratio)
         for cell, p in zip(cells, corrected, strict=True)
     }
 
 
-def copying(found: Mapping[str, Flags], sources: int, p: float) -> Copying:
+def copying(found: Mapping[str, Flags], sources: int, p: float, ratio: float | None) -> Copying:
     """Return the counts of one checkpoint and space."""
-    own = np.concatenate([found[twin].own for twin in TWINS])
-    control = np.concatenate([found[twin].heldout for twin in TWINS])
-    return Copying(int(own.sum()), len(own), int(control.sum()), len(control), p, sources)
+    own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
+    return Copying(int(own.sum()), len(own), int(control.sum()), len(control), p, sources, ratio)
 
 
 def n_sources(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> int:
     """Return how many distinct training images the flagged samples copy."""
-    return sum(len(set(evidence[twin].own_nearest[found[twin].own])) for twin in TWINS)
+    return sum(len(set(evidence[twin].own_nearest[each.own])) for twin, each in found.items())

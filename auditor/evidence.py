@@ -17,7 +17,7 @@ from auditor.metrics import gap_ratio_flag
 from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.quality import subset
-from auditor.records import TWINS, Features, Neighbors
+from auditor.records import Features, Neighbors
 
 REVISION = 2  # 2: columns for calibrated and cluster-aware copies, cells and spacing; sets are drawn, not cut off
 COVERAGE_K = 5  # statistics 6.1
@@ -52,7 +52,7 @@ class Reference:
 
 def sample_rows(
     samples: Features,
-    twin_samples: Features,
+    twin_samples: Features | None,
     references: Mapping[str, Reference],
     heldout: Features | None,
     seeds: np.ndarray,
@@ -61,20 +61,21 @@ def sample_rows(
 ) -> dict[str, Any]:
     """Return the columns of one evidence table: one row per seed.
 
-    ``references`` holds ``own`` and ``other``, or nothing where no training images were
-    given; what is unknown becomes NaN and the empty id. ``kid_term`` is what
+    ``references`` holds ``own`` and ``other``, ``own`` alone for a single training, which has
+    no ``twin_samples`` either, or nothing where no training images were given; what is
+    unknown becomes NaN and the empty id. ``kid_term`` is what
     ``kid_heldout_term`` returns, where it is known already.
     """
     n = len(seeds)
     data: dict[str, Any] = {
         "seed": seeds,
-        "twin_distance": paired_distance(samples.vectors, twin_samples.vectors),
-        "different_seed_distance": shifted_distance(samples.vectors, twin_samples.vectors),
+        **twin_columns(samples, twin_samples),
         "saturated": np.full(n, np.nan) if saturated is None else saturated,
         **heldout_columns(samples, heldout, kid_term),
     }
+    data |= unknown_columns(n)
     if not references:
-        return data | unknown_columns(n)
+        return data
     full = {role: search(samples, reference.features, MEAN_OVER) for role, reference in references.items()}
     for role, found in full.items():
         data |= neighbour_columns(role, found)
@@ -85,6 +86,16 @@ def sample_rows(
     data["own_cell"] = cells.assign(samples.vectors, references["own"].centers)
     data["memorized"] = gap_ratio_flag(*full["own"].distances[:, :2].T) == 1
     return data
+
+
+def twin_columns(samples: Features, twin_samples: Features | None) -> dict[str, Any]:
+    """Return how far the twin's samples are, of the same seed and of others; NaN without a twin."""
+    if twin_samples is None:
+        return dict.fromkeys(("twin_distance", "different_seed_distance"), np.full(len(samples.ids), np.nan))
+    return {
+        "twin_distance": paired_distance(samples.vectors, twin_samples.vectors),
+        "different_seed_distance": shifted_distance(samples.vectors, twin_samples.vectors),
+    }
 
 
 def heldout_columns(samples: Features, heldout: Features | None, kid_term: float | None) -> dict[str, Any]:
@@ -156,10 +167,14 @@ def in_pool(queries: Features, reference: Reference, full: Neighbors) -> Neighbo
 
 
 def unknown_columns(n: int) -> dict[str, Any]:
-    """Return the neighbour columns of a run without training images."""
+    """Return the neighbour columns of samples that nothing is known of."""
     columns = [c for c in tables.EVIDENCE if c.name.startswith(("own_", "other_", "pool_"))]
-    data: dict[str, Any] = {c.name: [""] * n if c.type == "category" else np.full(n, np.nan) for c in columns}
-    return data | {"memorized": np.zeros(n, dtype=bool)}
+    return blank(columns, n) | {"memorized": np.zeros(n, dtype=bool)}
+
+
+def blank(columns: Sequence[tables.Column], n: int) -> dict[str, Any]:
+    """Return columns without values: NaN and the empty id."""
+    return {c.name: [""] * n if c.type == "category" else np.full(n, np.nan) for c in columns}
 
 
 def neighbour_columns(role: str, found: Neighbors) -> dict[str, Any]:
@@ -197,8 +212,8 @@ def pool_columns(found: Mapping[str, Neighbors]) -> dict[str, Any]:
 
 
 def heldout_rows(heldout: Features, references: Mapping[str, Reference], n_samples: int = MANY) -> dict[str, Any]:
-    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``."""
-    data: dict[str, Any] = {"id": list(heldout.ids)}
+    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
+    data: dict[str, Any] = blank(tables.HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
     for twin, reference in references.items():
         full = search(heldout, reference.features, MEAN_OVER)
         data |= neighbour_columns(twin, full)
@@ -228,10 +243,10 @@ def pool_rows(
 
     ``pixels`` holds per half and column (``brightness``, ``saturated``) one number per image.
     """
-    parts = [references[half].pool for half in TWINS]
-    kept = {half: np.flatnonzero(references[half].in_pool) for half in TWINS}
-    halves = np.repeat(list(TWINS), [len(part.ids) for part in parts])
-    groups = pool_groups([references[half].clusters[kept[half]] for half in TWINS])
+    parts = [each.pool for each in references.values()]
+    kept = {half: np.flatnonzero(each.in_pool) for half, each in references.items()}
+    halves = np.repeat(list(references), [len(part.ids) for part in parts])
+    groups = pool_groups([each.clusters[kept[half]] for half, each in references.items()])
     vectors = np.concatenate([part.vectors for part in parts])
     everyone = Features(parts[0].space, "pool", vectors, tuple(map(str, range(len(vectors)))))
     nearest, distance = nearest_of_another_group(everyone, groups)
@@ -241,7 +256,7 @@ def pool_rows(
         "half": list(halves),
         "id": list(ids),
         "group": groups,
-        **{name: np.concatenate([pixels[half][name][kept[half]] for half in TWINS]) for name in pixels["a"]},
+        **{name: np.concatenate([pixels[half][name][kept[half]] for half in references]) for name in pixels["a"]},
         "nearest_half": [halves[i] if i >= 0 else "" for i in nearest],
         "nearest_id": [ids[i] if i >= 0 else "" for i in nearest],
         "nearest_distance": distance,
@@ -251,8 +266,8 @@ def pool_rows(
 
 def pool_groups(clusters: Sequence[np.ndarray]) -> np.ndarray:
     """Return group numbers over both halves; groups never span halves, since shared images are not in the pool."""
-    offset = int(clusters[0].max()) + 1 if len(clusters[0]) else 0
-    return np.concatenate([clusters[0], clusters[1] + offset])
+    offsets = np.cumsum([0, *(int(each.max(initial=-1)) + 1 for each in clusters)])
+    return np.concatenate([each + offset for each, offset in zip(clusters, offsets, strict=False)])
 
 
 def nearest_of_another_group(features: Features, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,7 +26,7 @@ from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, artefact, loss_counts
 from auditor.errors import CheckpointError
 from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
-from auditor.records import TWINS, DiffusionModel, Excluded, Features, other_twin
+from auditor.records import DiffusionModel, Excluded, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, part_path
 
 EMBEDDED_AT_ONCE = 64
@@ -197,13 +197,14 @@ class Executor:
 
     def _set_evidence(self, task: Task) -> Iterator[int]:
         """Write the table of held-out images, of one training half, or of the pool."""
-        references = {twin: self._reference(task.space, f"train-{twin}") for twin in TWINS}
+        twins = self.prepared.pair.twins
+        references = {twin: self._reference(task.space, f"train-{twin}") for twin in twins}
         heldout = self._heldout(task.space)
         if task.of == "heldout":
             n = min(self.prepared.config.n_samples, len(references["a"].pool.ids))
             columns, data = tables.HELDOUT, evidence.heldout_rows(heldout, references, n)
         elif task.of == "pool":
-            pixels = {twin: pixel_facts(self.prepared.sets[f"train-{twin}"].images) for twin in TWINS}
+            pixels = {twin: pixel_facts(self.prepared.sets[f"train-{twin}"].images) for twin in twins}
             columns, data = tables.POOL_IMAGES, evidence.pool_rows(references, pixels, heldout)
         else:
             twin, digests = task.of[-1], self.prepared.digests[task.of]
@@ -214,10 +215,10 @@ class Executor:
         """Write the evidence of one twin, step and space."""
         p = self.prepared
         seeds = p.config.seed + np.arange(p.config.n_samples)
-        mine, twins = (
-            self._sample_features(task.space, f"{twin}/{task.step}", seeds)
-            for twin in (task.twin, other_twin(task.twin))
-        )
+        mine = self._sample_features(task.space, task.of, seeds)
+        twins = None
+        if p.scope.with_twin:
+            twins = self._sample_features(task.space, f"{other_twin(task.twin)}/{task.step}", seeds)
         saturated = pixel_facts(self._images(task))["saturated"]
         references = self._roles(task.space, task.twin)
         heldout, term = self._heldout(task.space), self._kid_term(task.space)
@@ -227,7 +228,10 @@ class Executor:
     def _control_evidence(self, task: Task) -> Iterator[int]:
         """Write the evidence of a control that stands for a twin."""
         twin = task.of[-1]
-        mine, twins = (self._control_features(task.space, task.of[:-1] + each) for each in (twin, other_twin(twin)))
+        mine = self._control_features(task.space, task.of)
+        twins = None
+        if self.prepared.scope.with_twin:
+            twins = self._control_features(task.space, task.of[:-1] + other_twin(twin))
         data = evidence.sample_rows(mine, twins, self._roles(task.space, twin), None, np.arange(len(mine.ids)))
         yield from self._write(task, tables.EVIDENCE, data)
 
@@ -251,7 +255,7 @@ class Executor:
     def _quality_targets(self, space: str) -> dict[str, quality.Target]:
         """Return the image sets of one space with their radii, made once."""
         if space not in self._targets:
-            trained = [f"train-{twin}" for twin in TWINS] if self.prepared.scope.with_train else []
+            trained = [f"train-{twin}" for twin in self.prepared.pair.twins] if self.prepared.scope.with_train else []
             sets = {name: self._reference(space, name).pool for name in trained}
             heldout = self._heldout(space)
             self._targets[space] = quality.targets(sets if heldout is None else sets | {"heldout": heldout})
@@ -274,7 +278,8 @@ class Executor:
         if not self.prepared.scope.with_train:
             return {}
         halves = {"own": twin, "other": other_twin(twin)}
-        return {role: self._reference(space, f"train-{half}") for role, half in halves.items()}
+        given = self.prepared.pair.twins
+        return {role: self._reference(space, f"train-{half}") for role, half in halves.items() if half in given}
 
     def _heldout(self, space: str) -> Features | None:
         return self._set_features(space, "heldout") if self.prepared.scope.with_heldout else None

@@ -43,7 +43,15 @@ class Prepared:
         """The axes of the run's tables."""
         c = self.config
         return Scope(
-            self.pair.steps, c.space_names, c.n_samples, c.seed, "train-a" in self.sets, "heldout" in self.sets
+            self.pair.steps,
+            c.space_names,
+            c.n_samples,
+            c.seed,
+            "train-a" in self.sets,
+            "heldout" in self.sets,
+            c.fpr,
+            self.pair.twins,
+            c.ckpts_a2 is not None,
         )
 
     @property
@@ -77,6 +85,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
     sets = without_leaks(sets, shared)
     require_enough(sets)
+    require_calibration(config.fpr, sets)
     digests = {name: images.digests(each) for name, each in sets.items()}
     pools = pool_masks(sets, shared, config.seed)
     notes = (
@@ -108,16 +117,38 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
-    for name in ("ckpts_a", "ckpts_b", "out"):
+    for name in ("out",) if config.ckpts else ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
-    if (config.train_a is None) != (config.train_b is None):
+    if config.ckpts:
+        return  # trainings.py checks what it splits into pairs
+    if config.ckpts_b is None and config.ckpts_a2 is not None:
+        raise AuditError("--ckpts-a2 is given without a twin.", "--ckpts-b", "Give the training on half b, too.")
+    if config.ckpts_b is None:
+        require_single(config)
+    elif (config.train_a is None) != (config.train_b is None):
         given, lacking = ("a", "b") if config.train_a else ("b", "a")
         raise AuditError(
             f"--train-{given} is given and --train-{lacking} is not.",
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
+        )
+
+
+def require_single(config: AuditConfig) -> None:
+    """Refuse a single training whose images are not given, or that comes with another half's."""
+    if config.train_b is not None:
+        raise AuditError(
+            "--train-b is given and --ckpts-b is not.",
+            "--ckpts-b",
+            "Give the checkpoints trained on half b; without them, images that were not trained on are --heldout.",
+        )
+    if config.train_a is None or config.heldout is None:
+        raise AuditError(
+            "A single training can only be compared with real images that it did not see.",
+            "--train-a, --heldout",
+            "Give both, or the checkpoints of a twin by --ckpts-b.",
         )
 
 
@@ -156,8 +187,9 @@ def resolve_batch_size(asked: str, device: str, earlier: Mapping[str, Any]) -> i
 
 def discover(config: AuditConfig) -> TwinPair:
     """Return the aligned series of both twins."""
-    found = [checkpoints.discover(root, twin) for root, twin in ((config.ckpts_a, "a"), (config.ckpts_b, "b"))]
-    return checkpoints.pair(*found, weights=config.weights, steps=config.step_numbers)
+    a = checkpoints.discover(config.ckpts_a, "a")
+    b = checkpoints.discover(config.ckpts_b, "b") if config.ckpts_b is not None else None
+    return checkpoints.pair(a, b, weights=config.weights, steps=config.step_numbers)
 
 
 def usable(pair: TwinPair) -> TwinPair:
@@ -166,13 +198,13 @@ def usable(pair: TwinPair) -> TwinPair:
     excluded = list(pair.excluded)
     for step in pair.steps:
         inspected = []
-        for twin in TWINS:
+        for twin in pair.twins:
             checkpoint = pair.series(twin).at(step)
             try:
                 inspected.append(checkpoints.inspect(checkpoint))
             except CheckpointError as error:
                 excluded.append(Excluded(twin, step, checkpoint.path, error.what))
-        if len(inspected) == len(TWINS):
+        if len(inspected) == len(pair.twins):
             for checkpoint in inspected:
                 good[checkpoint.twin].append(checkpoint)
         else:
@@ -241,6 +273,20 @@ def require_enough(sets: Mapping[str, ImageSet]) -> None:
                 f"--{name}",
                 f"Give at least {LEAST_IMAGES}, better hundreds.",
             )
+
+
+def require_calibration(fpr: float | None, sets: Mapping[str, ImageSet]) -> None:
+    """Refuse a false-positive rate that the held-out images cannot set: each fold needs one expected hit."""
+    if fpr is None:
+        return
+    needed = int(np.ceil(2 / fpr)) if fpr > 0 else 0
+    have = len(sets.get("heldout", ()))
+    if fpr <= 0 or "train-a" not in sets or have < needed:
+        raise AuditError(
+            f"A false-positive rate of {fpr} cannot be set with {have} held-out images.",
+            "--fpr",
+            f"Give --train-a, --train-b and at least {needed or 'some'} held-out images (2 / rate), or a larger rate.",
+        )
 
 
 def pool_masks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]], seed: int) -> dict[str, np.ndarray]:

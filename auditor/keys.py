@@ -51,11 +51,12 @@ class Keys:
 
     def evidence(self, space: str, twin: str, step: int) -> dict[str, Any]:
         """Return what determines one evidence table; it holds the count, for different-seed distances use all seeds."""
+        p = self.prepared
         return {
             "stage": "evidence",
             "revision": evidence.REVISION,
             "samples": self.features(space, self.samples(twin, step)),
-            "twin_samples": self.samples(other_twin(twin), step),
+            **({"twin_samples": self.samples(other_twin(twin), step)} if p.scope.with_twin else {}),
             "n_samples": self.prepared.config.n_samples,
             **self.references,
         }

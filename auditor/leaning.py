@@ -11,7 +11,7 @@ from auditor import stats
 from auditor.metrics.loss_lean import log_ratio
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import Landing, Pool, Relabeling
-from auditor.verdict import Lean
+from auditor.verdict import Lean, Reference
 
 LEAST_LOSSES = 2  # images of each half for an interval of the loss lean
 FEW_IMAGES = 10  # statistics 2.4
@@ -141,9 +141,10 @@ def loss_result(
     return LossLeanResult(estimate, float(one_low), float(one_high), p, p_corrected)
 
 
-def reference_share(lands: Lands, pool: Pool) -> float:
-    """Return the own_share of a control that stands for both twins."""
-    return stats.own_share_both(lands["a"], lands["b"], pool)[0].value
+def reference_share(lands: Lands, pool: Pool) -> Reference:
+    """Return the own_share of a control that stands for both twins, with its error over samples."""
+    share, v_seed, _ = stats.own_share_both(lands["a"], lands["b"], pool)
+    return Reference(share.value, float(np.sqrt(v_seed)))
 
 
 def reference_loss(losses: Losses, pool: Pool) -> float:
@@ -153,8 +154,15 @@ def reference_loss(losses: Losses, pool: Pool) -> float:
     return float(r[labels > 0].mean() - r[labels < 0].mean()) / 2
 
 
-def lean_fact(result: LeanResult, reference: float, n: int) -> Lean:
+def lean_fact(result: LeanResult, reference: Reference, n: int) -> Lean:
     """Return what the verdict needs of one lean."""
     return Lean(
-        result.share["both"].value, result.v_seed, result.v_hub, n, result.gap_p_corrected, reference, result.few_images
+        result.share["both"].value,
+        result.v_seed,
+        result.v_hub,
+        n,
+        result.gap_p_corrected,
+        reference.share,
+        reference.se,
+        result.few_images,
     )

@@ -11,15 +11,24 @@ import numpy as np
 from auditor import copying, leaning, phase, registry, stats, tables, trust, verdict
 from auditor.config import Budgets
 from auditor.leaning import LeanResult, LossLeanResult, lean_fact
+from auditor.metrics import ABSENT_TWIN
 from auditor.noise import derived_seed
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
 from auditor.series import Scope, Series, read_series
 from auditor.stats import Relabeling
-from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, StepFacts
+from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts
 
 BANDED = ("twin_distance", "twin_distance_ratio", "loss_own", "loss_other", "loss_heldout")
 LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdicts": tables.VERDICTS}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves whose minima are located, by checkpoint and unit."""
+
+    losses: np.ndarray  # float64 [checkpoints, images], held-out loss of both twins
+    distances: Mapping[str, np.ndarray]  # by space, float64 [checkpoints, seeds], chance-normalised twin distance
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,9 @@ class Measured:
     decisions: Sequence[Decision]
     recommendation: Recommendation
     checks: Mapping[str, Any]
+    facts: Sequence[StepFacts] = ()  # what the decisions rest on, one per step
+    context: Context | None = None
+    curves: Curves | None = None
 
     @property
     def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -54,16 +66,19 @@ class Tests:
 
 
 def test_series(series: Series, relabeling: Relabeling | None) -> Tests:
-    """Run every test of the series; none without training images."""
-    if relabeling is None:
-        return Tests({}, {}, {})
+    """Run every test of the series; none without training images, and of copying alone without a twin."""
     scope = series.scope
+    if not scope.with_train:
+        return Tests({}, {}, {})
     cells = [(step, space) for step in scope.steps for space in scope.spaces]
+    found = {(step, space): {t: series.evidence[step, t, space] for t in scope.twins} for step, space in cells}
+    copied = copying.test_all(found)
+    if relabeling is None:
+        return Tests({}, {}, copied)
     lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
     losses = {step: series.losses(step) for step in scope.steps if "own" in series.losses(step)["a"]}
     lean, loss = leaning.test_all(series.pool, relabeling, lands, losses, derived_seed("groups", scope.seed))
-    both = {(step, space): {t: series.evidence[step, t, space] for t in TWINS} for step, space in cells}
-    return Tests(lean, loss, copying.test_all(both))
+    return Tests(lean, loss, copied)
 
 
 def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
@@ -73,7 +88,11 @@ def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
         metric = registry.lookup("metric", name)
         for space in series.scope.spaces if metric.per_space else ("",):
             for step in series.scope.steps:
-                rows += [metric_row(series, tests, metric, step, twin, space) for twin in metric.twins]
+                rows += [
+                    metric_row(series, tests, metric, step, twin, space)
+                    for twin in metric.twins
+                    if twin in (*series.scope.twins, "both")
+                ]
     return sorted(with_bands(series, rows), key=lambda row: (row["step"], row["space"], row["metric"], row["twin"]))
 
 
@@ -154,22 +173,22 @@ def curve(series: Series, name: str, steps: Sequence[int], space: str) -> np.nda
     return np.array([series.scores(metric, step, "both", space).values for step in steps])
 
 
-def loss_onset(series: Series, losses: np.ndarray) -> stats.Onset:
+def loss_onset(scope: Scope, losses: np.ndarray) -> stats.Onset:
     """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
     if losses.shape[1] == 0:
         return stats.Onset("undecided", -1, (), "no held-out loss was measured")
-    draws = stats.resamples(losses.shape[1], derived_seed("images", series.scope.seed))
-    jitter = derived_seed("jitter", "loss", series.scope.seed)
-    return stats.locate_minimum(losses, series.scope.steps, draws, jitter)
+    draws = stats.resamples(losses.shape[1], derived_seed("images", scope.seed))
+    jitter = derived_seed("jitter", "loss", scope.seed)
+    return stats.locate_minimum(losses, scope.steps, draws, jitter)
 
 
-def divergence_onset(series: Series, space: str, evaluable: Sequence[int]) -> stats.Onset:
-    """Return the minimum of the twin distance (tau_div) over the evaluable steps."""
-    distances = curve(series, "twin_distance_ratio", evaluable, space) if evaluable else np.empty((0, 0))
+def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+    """Return the minimum of the twin distance (tau_div) over the evaluable steps, the rows of ``distances``."""
     if distances.size == 0:
-        return stats.Onset("undecided", -1, (), "no checkpoint can be judged")
-    draws = stats.resamples(distances.shape[1], derived_seed("seeds", series.scope.seed))
-    jitter = derived_seed("jitter", space, series.scope.seed)
+        why = "no checkpoint can be judged" if scope.with_twin else ABSENT_TWIN
+        return stats.Onset("undecided", -1, (), why)
+    draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
+    jitter = derived_seed("jitter", space, scope.seed)
     return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
 
 
@@ -187,15 +206,18 @@ def underfit_reasons(
             reasons.append("Underfit: the held-out loss is not a number.")
         if before and value > budgets.underfit_loss * least:
             reasons.append(f"Underfit: the held-out loss {value:.4f} is {value / least:.2f} times the least, later on.")
-        for twin in TWINS if series.heldout is not None else ():
+        for twin in series.scope.twins if series.heldout is not None else ():
             reasons += sample_underfit(series, step, twin, budgets)
         found[step] = tuple(reasons)
     return found
 
 
 def sample_underfit(series: Series, step: int, twin: str, budgets: Budgets) -> list[str]:
-    """Return what the samples of one twin lack: coverage of held-out images, a fitting distance, unsaturated pixels."""
-    other, table = other_twin(twin), series.pool_tables[series.scope.picture_space]
+    """Return what the samples of one twin lack: coverage of held-out images, a fitting distance, unsaturated pixels.
+
+    Real images of the other half show what to expect; without a twin those of the own half.
+    """
+    other, table = other_twin(twin) if series.scope.with_twin else twin, series.pool_tables[series.scope.picture_space]
     reach = series.heldout["within_distance_5"].to_numpy()
     covered = (series.coverage[step, twin] < reach).mean()
     real = (series.heldout[f"cover_{other}_distance"].to_numpy() < reach).mean()
@@ -226,7 +248,7 @@ def sample_underfit(series: Series, step: int, twin: str, budgets: Budgets) -> l
 def step_facts(
     series: Series,
     tests: Tests,
-    references: Mapping[str, float],
+    references: Mapping[str, Reference],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -246,7 +268,7 @@ def step_facts(
                 {space: tests.copying[step, space] for space in scope.spaces if tests.copying},
                 underfit[step],
                 stats.paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else stats.NAN,
-                curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.lean else None,
+                curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.copying else None,
             )
         )
     return facts
@@ -257,10 +279,15 @@ def measure(
 ) -> Measured:
     """Write measurements, onsets and verdicts of a run from its evidence."""
     measured = compute(run, scope, budgets, say)
+    write(run, measured)
+    return measured
+
+
+def write(run: RunDirectory, measured: Measured) -> None:
+    """Write measurements, onsets and verdicts."""
     for name, columns in LAYOUTS.items():
         tables.write(run.table(name), columns, measured.rows[name])
     tables.write(run.table("metrics"), tables.METRICS, definition_rows())
-    return measured
 
 
 def definition_rows() -> list[dict[str, Any]]:
@@ -280,22 +307,24 @@ def compute(
     say("reading the evidence")
     series = read_series(run, scope)
     say("testing and estimating")
-    relabeling = stats.relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_train else None
+    relabeling = stats.relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_lean else None
     tests = test_series(series, relabeling)
     references = {
         space: leaning.reference_share({t: series.landings["smooth", t, space] for t in TWINS}, series.pool)
-        for space in (scope.spaces if scope.with_train else ())
+        for space in (scope.spaces if scope.with_lean else ())
     }
     losses = curve(series, "loss_heldout", scope.steps, scope.spaces[0])
-    loss = loss_onset(series, losses)
+    distances = {space: curve(series, "twin_distance_ratio", scope.steps, space) for space in scope.spaces}
+    loss = loss_onset(scope, losses)
     underfit = underfit_reasons(series, losses, loss, budgets)
-    evaluable = [step for step in scope.steps if not underfit[step]]
-    divergence = {space: divergence_onset(series, space, evaluable) for space in scope.spaces}
+    kept = [i for i, step in enumerate(scope.steps) if not underfit[step]]
+    evaluable = [scope.steps[i] for i in kept]
+    divergence = {space: divergence_onset(scope, space, evaluable, each[kept]) for space, each in distances.items()}
     context = Context(
         divergence[scope.headline_space].steps,
         loss.steps,
         scope.n_samples,
-        tuple(trust.failed_controls(series, relabeling, references, budgets)) if relabeling else (),
+        tuple(trust.failed_controls(series, relabeling, references, budgets)) if scope.with_train else (),
         tuple(trust.differing_halves(series, relabeling)) if relabeling else (),
     )
     facts = step_facts(series, tests, references, underfit, losses)
@@ -306,8 +335,15 @@ def compute(
     checks = {
         "distrust": list(context.distrust),
         "not_exchangeable": list(context.not_exchangeable),
-        "smooth_reference": references,
-        "phase": {name: without_nan(value) for name, value in asdict(find_phase(series, losses, evaluable)).items()},
+        "smooth_reference": {space: each.share for space, each in references.items()},
+        "smooth_reference_se": {space: each.se for space, each in references.items()},
+        "phase": {
+            name: without_nan(value)
+            for name, value in asdict(
+                find_phase(scope, losses[kept], distances[scope.headline_space][kept], evaluable)
+            ).items()
+        },
+        "copy_ratio": copy_ratios(series),
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": {
             "status": recommendation.status,
@@ -316,16 +352,22 @@ def compute(
         },
     }
     onsets = onset_rows(scope, divergence, loss, facts, budgets)
-    return Measured(estimate_rows(series, tests), onsets, decisions, recommendation, checks)
+    rows = estimate_rows(series, tests)
+    return Measured(rows, onsets, decisions, recommendation, checks, facts, context, Curves(losses, distances))
 
 
-def find_phase(series: Series, losses: np.ndarray, evaluable: Sequence[int]) -> phase.Phase:
-    """Look for a span in which the held-out loss falls while the twins diverge, in the headline space."""
-    scope = series.scope
-    kept = [i for i, step in enumerate(scope.steps) if step in evaluable]
-    distances = curve(series, "twin_distance_ratio", evaluable, scope.headline_space) if kept else np.empty((0, 0))
+def copy_ratios(series: Series) -> dict[str, float | None]:
+    """Return by space the ratio d1 / d2 below which --fpr flags a copy; empty without --fpr."""
+    if series.scope.fpr is None:
+        return {}
+    first = series.scope.steps[0]
+    return {space: series.evidence[first, "a", space].copy_ratio for space in series.scope.spaces}
+
+
+def find_phase(scope: Scope, losses: np.ndarray, distances: np.ndarray, evaluable: Sequence[int]) -> phase.Phase:
+    """Look for a span in which the held-out loss falls while the twins diverge, rows of both curves at these steps."""
     seeds = derived_seed("seeds", scope.seed), derived_seed("images", scope.seed)
-    return phase.find(distances, losses[kept], evaluable, seeds, derived_seed("jitter", "phase", scope.seed))
+    return phase.find(distances, losses, evaluable, seeds, derived_seed("jitter", "phase", scope.seed))
 
 
 def without_nan(value: Any) -> Any:
@@ -343,19 +385,16 @@ def onset_rows(
     """Return the rows of onsets.parquet."""
     rows = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
     rows.append(onset_row("loss", "", loss))
-    for space in sorted(scope.spaces) if facts[0].lean else ():
-        judged = [f for f in facts if not f.underfit]
-        steps = [f.step for f in judged]
+    judged = [f for f in facts if not f.underfit]
+    steps = [f.step for f in judged]
+    for space in sorted(facts[0].lean):
         lean = [f.lean[space] for f in judged]
+        safe, found = [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean]
+        rows.append(risk_row("bias", space, steps, safe, found))
+    for space in sorted(facts[0].copying):
         copied = [f.copying[space] for f in judged]
-        rows.append(
-            risk_row("bias", space, steps, [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean])
-        )
-        rows.append(
-            risk_row(
-                "copying", space, steps, [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
-            )
-        )
+        safe, found = [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
+        rows.append(risk_row("copying", space, steps, safe, found))
     return sorted(rows, key=lambda row: (row["onset"], row["space"]))
 
 

@@ -39,13 +39,15 @@ def find(
     seeds
         Of the resamples of seeds and of images: those that all curves share.
     """
-    if len(steps) < 3 or losses.shape[1] == 0:
-        return Phase(False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "too few checkpoints, or no held-out loss")
+    if len(steps) < 3 or losses.size == 0 or distances.size == 0:
+        return Phase(
+            False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "too few checkpoints, no held-out loss, or no twin"
+        )
     curves = (distances, losses)
     draws = [stats.resamples(x.shape[1], seed) for x, seed in zip(curves, seeds, strict=True)]
-    v = [stats.iterate_variance(x) or 0.0 for x in curves]
+    jitters = [stats.jitter_of(x) or stats.NO_JITTER for x in curves]
     sets = [
-        np.asarray(steps)[stats.argmin_set(x, d, jitter_seed + i, v[i], JOINT_LEVEL)]
+        np.asarray(steps)[stats.argmin_set(x, d, jitter_seed + i, jitters[i], JOINT_LEVEL)]
         for i, (x, d) in enumerate(zip(curves, draws, strict=True))
     ]
     if not all(map(len, sets)):
@@ -56,7 +58,7 @@ def find(
         ratio_low=float(sets[1].min() / sets[0].max()),
         ratio_high=float(sets[1].max() / sets[0].min()),
         bootstrap_share=float((least[0] < least[1]).mean()),
-        p=cross_fitted(distances, losses, v[0], v[1], jitter_seed),
+        p=cross_fitted(distances, losses, jitters[0].v, jitters[1].v, jitter_seed),
     )
 
 

@@ -22,10 +22,11 @@ from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
 from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
+from auditor.measuring import Measured
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array
+from auditor.series import Scope, control_names
 
-CONTROLS = ("smooth-a", "smooth-b", "copier-a", "copier-b")
 VERSIONED = ("torch", "diffusers", "open_clip_torch", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pyarrow", "auditor")
 
 # ---------------------------------------------------------------------------
@@ -42,31 +43,35 @@ def plan(prepared: Prepared, run: RunDirectory) -> list[Task]:
 
 def control_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
     """Yield kind, set and space of what the controls need before anything can be compared with them."""
-    if prepared.scope.with_train:
-        for name in CONTROLS:
-            yield "control", name, ""
-        for twin in TWINS:
-            yield "control-losses", f"linear-{twin}", ""
+    for name in drawn_controls(prepared.scope):
+        yield "control", name, ""
+    for twin in prepared.scope.twins if prepared.scope.with_lean else ():
+        yield "control-losses", f"linear-{twin}", ""
+
+
+def drawn_controls(scope: Scope) -> list[str]:
+    """Return the controls that have images of their own: ``smooth-a``, ``copier-b``, ..."""
+    return [f"{name}-{twin}" for name in control_names(scope) if name != "heldout" for twin in scope.twins]
 
 
 def set_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
     """Yield kind, set and space of what is made once per image set."""
-    trained = prepared.scope.with_train
-    shown = [f"heldout-{twin}" for twin in TWINS] if trained and "heldout" in prepared.sets else []
+    scope = prepared.scope
     for space in prepared.config.space_names:
-        for name in (*prepared.sets, *(CONTROLS if trained else ())):
+        for name in (*prepared.sets, *drawn_controls(scope)):
             yield "features", name, space
-        for name in (*prepared.sets, "pool") if trained else ():
+        for name in (*prepared.sets, "pool") if scope.with_train else ():
             yield "set-evidence", name, space
-        for name in (*CONTROLS, *shown) if trained else ():
-            yield "control-evidence", name, space
+        for name in control_names(scope):
+            for twin in scope.twins:
+                yield "control-evidence", f"{name}-{twin}", space
 
 
 def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
     """Yield kind, twin/step and space of what is made per checkpoint, both twins of a step together."""
     names = prepared.config.space_names
     for step in prepared.pair.steps:
-        for twin in TWINS:
+        for twin in prepared.scope.twins:
             of = f"{twin}/{step}"
             yield "samples", of, ""
             if prepared.sets:
@@ -74,7 +79,7 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
             for space in names:
                 yield "sample-features", of, space
         for space in names:
-            for twin in TWINS:
+            for twin in prepared.scope.twins:
                 yield "evidence", f"{twin}/{step}", space
                 if "heldout" in prepared.sets:
                     yield "coverage", f"{twin}/{step}", space
@@ -113,13 +118,13 @@ def refuse_loss_of_work(tasks: list[Task], run: RunDirectory, remake: bool) -> N
 
 def keep_neighbour_images(prepared: Prepared, run: RunDirectory) -> None:
     """Write the training images that are some sample's nearest or second nearest, with their ids."""
-    wanted: dict[str, set[str]] = {f"train-{twin}": set() for twin in TWINS}
+    wanted: dict[str, set[str]] = {name: set() for name in prepared.sets if name != "heldout"}
     columns = [f"{role}_id_{j}" for role in ("own", "other") for j in (1, 2)]
     for space in prepared.config.space_names:
         for step in prepared.pair.steps:
-            for twin in TWINS:
+            for twin in prepared.scope.twins:
                 frame = tables.read(run.evidence(space, f"{twin}/{step}"), columns)
-                for role, half in (("own", twin), ("other", other_twin(twin))):
+                for role, half in (("own", twin), ("other", other_twin(twin)))[: len(wanted)]:
                     wanted[f"train-{half}"] |= {i for j in (1, 2) for i in frame[f"{role}_id_{j}"].unique()} - {""}
     for name, ids in wanted.items():
         kept = [i for i, each in enumerate(prepared.sets[name].ids) if each in ids]
@@ -222,8 +227,8 @@ def without_failed(prepared: Prepared, failed: Mapping[int, Excluded]) -> Prepar
     return replace(prepared, pair=TwinPair(*series, excluded=tuple(excluded)))
 
 
-def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) -> None:
-    """Carry out a plan and write the run's tables. The caller holds the lock."""
+def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) -> Measured:
+    """Carry out a plan, write the run's tables, and return what they say. The caller holds the lock."""
     run.write_record(record(prepared, "started", {}, {}))
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     executor = Executor(prepared, run, say)
@@ -235,11 +240,13 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     checks: dict[str, Any] = {"redraw": executor.redraw()}
     if prepared.scope.with_train:
         keep_neighbour_images(prepared, run)
-    checks |= measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0)).checks
+    measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))
+    checks |= measured.checks
     executor.seconds["measuring"] = time.perf_counter() - started
     run.write_record(record(prepared, "complete", executor.seconds, checks))
     say("drawing the report", 0)
     write_page(run)
+    return measured
 
 
 def write_page(run: RunDirectory) -> None:

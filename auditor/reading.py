@@ -22,15 +22,23 @@ from auditor.stats import Landing, Pool
 class EvidenceReader:
     """Reads the evidence of one space of a finished or growing run; shared tables are read once."""
 
-    def __init__(self, run: RunDirectory, space: str, n_samples: int, with_train: bool, with_heldout: bool) -> None:
-        self.run, self.space, self.n_samples = run, space, n_samples
+    def __init__(
+        self,
+        run: RunDirectory,
+        space: str,
+        n_samples: int,
+        with_train: bool,
+        with_heldout: bool,
+        twins: tuple[str, ...] = TWINS,
+    ) -> None:
+        self.run, self.space, self.n_samples, self.twins = run, space, n_samples, twins
         self.with_train, self.with_heldout = with_train, with_heldout
         self._heldout = tables.arrays(run.evidence(space, "heldout")) if with_heldout and with_train else None
         self.pool_table = tables.read(run.evidence(space, "pool")) if with_train else None
         self.pool = self._read_pool() if with_train else None
         self._index = index_of_halves(self.pool) if self.pool else {}
-        self._spacing = {twin: self._read_spacing(twin) for twin in TWINS} if with_train else {}
-        self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in TWINS}
+        self._spacing = {twin: self._read_spacing(twin) for twin in twins} if with_train else {}
+        self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in twins}
 
     def _read_pool(self) -> Pool:
         """Return the pool of both halves, a's images first."""
@@ -117,17 +125,23 @@ class EvidenceReader:
         if not self.with_train:
             return {}
         return {
+            **(self._twin_fields(data) if len(self.twins) > 1 else {}),
             "own": distance_matrix(data, "own"),
-            "other": distance_matrix(data, "other"),
-            "pool_own": data["pool_own_distance"],
-            "pool_other": data["pool_other_distance"],
             "own_nearest": data["own_id_1"].values,
             "own_outside": data["own_outside_distance"],
-            "other_outside": data["other_outside_distance"],
             "own_mean_50": data["own_mean_distance_50"],
             "own_cluster_size": data["own_cluster_size"],
             "own_cell": data["own_cell"],
             "own_spacing": spacing_of(self._spacing[twin], data["own_id_1"]),
+        }
+
+    def _twin_fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the Evidence fields that need the images of the twin's half, too."""
+        return {
+            "other": distance_matrix(data, "other"),
+            "other_outside": data["other_outside_distance"],
+            "pool_own": data["pool_own_distance"],
+            "pool_other": data["pool_other_distance"],
         }
 
     def _fields_of_heldout(self, twin: str) -> dict[str, Any]:

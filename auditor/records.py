@@ -72,7 +72,7 @@ class CheckpointSeries:
 
 @dataclass(frozen=True)
 class TwinPair:
-    """Two series aligned on their common steps; what is left out, with reasons."""
+    """Two series aligned on their common steps, ``b`` empty for a single training; what is left out, with reasons."""
 
     a: CheckpointSeries
     b: CheckpointSeries
@@ -82,6 +82,11 @@ class TwinPair:
     def steps(self) -> tuple[int, ...]:
         """The common steps, ascending."""
         return tuple(c.step for c in self.a.checkpoints)
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """``a`` and ``b``, or ``a`` alone."""
+        return TWINS if self.b.checkpoints else TWINS[:1]
 
     def series(self, twin: str) -> CheckpointSeries:
         """Return the series of twin ``a`` or ``b``."""
@@ -217,6 +222,7 @@ class Evidence:
     seeds: np.ndarray  # int64 [S]
     twin_distance: np.ndarray  # float64 [S], to the twin's sample of the same seed
     different_seed_distance: np.ndarray  # float64 [S], mean to the twin's samples of other seeds
+    same_data_distance: np.ndarray | None = None  # float64 [S], from a's sample to that of a second training on half a
     own: np.ndarray | None = None  # float64 [S, 8], distances to the nearest own images
     other: np.ndarray | None = None  # float64 [S, 8]
     pool_own: np.ndarray | None = None  # float64 [S], nearest own image in the equal-size pool
@@ -229,6 +235,8 @@ class Evidence:
     own_outside: np.ndarray | None = None  # float64 [S], nearest own image outside the duplicates of the nearest
     other_outside: np.ndarray | None = None  # float64 [S]
     heldout_own_outside: np.ndarray | None = None  # float64 [H]
+    copy_ratio: float | None = None  # d1 / d2 below which --fpr flags a copy in this space; None without --fpr
+    heldout_judged: np.ndarray | None = None  # bool [H], held-out images that did not set copy_ratio; None: all
     own_cluster_size: np.ndarray | None = None  # float64 [S], own images equal to the nearest one, itself included
     own_mean_50: np.ndarray | None = None  # float64 [S], mean distance to the 50 nearest own images
     heldout_own_mean_50: np.ndarray | None = None  # float64 [H]
@@ -266,3 +274,4 @@ class Metric:
     interval: str
     scores: Callable[[Evidence], Scores]
     per_space: bool = True  # False: about the network, not about a feature space
+    needs_twin: bool = False  # it compares two trainings, or their halves

@@ -15,12 +15,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from auditor.errors import AuditError
 
+T = TypeVar("T")
 FORMAT_VERSION = 1  # of the run directory; raised when an older auditor could misread a newer run
 
 
@@ -84,6 +85,15 @@ class RunDirectory:
     def images(self, name: str) -> Path:
         """The images of a set that are somebody's neighbour, as the model sees them."""
         return self.root / "images" / f"{name}.npy"
+
+    @property
+    def same_data(self) -> RunDirectory:
+        """The audit of twin a against another training on the same half."""
+        return RunDirectory(self.root / "same-data")
+
+    def pair(self, first: str, second: str) -> RunDirectory:
+        """The audit of two of three or more trainings."""
+        return RunDirectory(self.root / "pairs" / f"{first}+{second}")
 
     # reading ---------------------------------------------------------------
 
@@ -183,6 +193,18 @@ class RunDirectory:
                     save_array(temporary, rows)
             yield min(start + starts.step, starts.stop)
 
+    def adopt(self, path: Path, source: Path) -> None:
+        """Take over a finished array of another run that differs or is longer: a hard link, or else a copy."""
+        key = read_key(key_path(source)) if source.exists() else None
+        if key is None or (self.key(path) == key and n_rows(path) >= n_rows(source)):
+            return
+        with self.artefact(path, key) as temporary:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+            except OSError:  # another file system
+                shutil.copyfile(source, temporary)
+
     def sweep(self) -> None:
         """Remove batches that outlived their artefact: a kill can come between its renaming and their removal."""
         for folder in list(self.root.rglob("*.partial")):
@@ -210,6 +232,24 @@ class RunDirectory:
             for start in range(have, n, batch_size):
                 handle.write(np.load(part_path(path, start))[: n - start].tobytes())
         drop_parts(path)
+
+
+def restored(kind: type[T], values: Mapping[str, Any], where: Path) -> T:
+    """Return a frozen value (Scope, Budgets) as run.json holds it.
+
+    Raises
+    ------
+    AuditError
+        If it holds what this version does not know.
+    """
+    try:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except TypeError as error:
+        raise AuditError(
+            f"run.json holds settings that this auditor does not know: {error}.",
+            where,
+            "Use the version of auditor that made the run; run.json names it.",
+        ) from None
 
 
 def parts_folder(path: Path) -> Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from auditor import stats, tables
+from auditor import copying, stats, tables
 from auditor.config import HEADLINE_SPACE
+from auditor.metrics import ABSENT_TWIN, absent
+from auditor.noise import derived_seed
 from auditor.reading import EvidenceReader, read_losses, read_quality
 from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
@@ -27,6 +29,19 @@ class Scope:
     seed: int
     with_train: bool
     with_heldout: bool
+    fpr: float | None = None  # false-positive rate that the copying rule is set to; None: the ratio 1/3
+    twins: tuple[str, ...] = TWINS  # a alone for a single training
+    same_data: bool = False  # whether a second training on half a was audited, too
+
+    @property
+    def with_twin(self) -> bool:
+        """Whether there are two trainings to compare."""
+        return len(self.twins) == len(TWINS)
+
+    @property
+    def with_lean(self) -> bool:
+        """Whether samples can be asked which half they lean on."""
+        return self.with_train and self.with_twin
 
     @property
     def with_images(self) -> bool:
@@ -69,19 +84,24 @@ class Series:
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
+        if metric.needs_twin and not self.scope.with_twin:
+            return absent("seed", ABSENT_TWIN)
         if twin != "both":
             return metric.scores(self.evidence[step, twin, space])
         if "a" not in metric.twins:  # a comparison: the same from either side
             return metric.scores(self.evidence[step, "a", space])
-        return average(*(metric.scores(self.evidence[step, each, space]) for each in TWINS))
+        return average([metric.scores(self.evidence[step, each, space]) for each in self.scope.twins])
 
     def losses(self, step: int) -> dict[str, Mapping[str, LossTable]]:
         """Return the losses of both twins at one step."""
-        return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in TWINS}
+        return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in self.scope.twins}
 
 
-def average(a: Scores, b: Scores) -> Scores:
+def average(twins: Sequence[Scores]) -> Scores:
     """Return the average of both twins: per unit where they share their units, else over all units."""
+    if len(twins) == 1:
+        return twins[0]
+    a, b = twins
     note = stats.join(a.note, b.note if b.note != a.note else "")
     if len(a.ids) == len(b.ids) and (a.ids == b.ids).all():
         return Scores(a.unit, a.ids, (a.values + b.values) / 2, note)
@@ -93,42 +113,68 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
     evidence: dict[Any, Evidence] = {}
     landings: dict[Any, Landing] = {}
     readers = {
-        space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout)
+        space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
         for space in scope.spaces
     }
-    losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in TWINS}
+    losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in scope.twins}
     for space, reader in readers.items():
         for step in scope.steps:
-            for twin in TWINS:
+            for twin in scope.twins:
                 found, landing = reader.read(twin, step)
-                mine, twins = losses[step, twin], losses[step, other_twin(twin)]
+                mine, twins = losses[step, twin], losses.get((step, other_twin(twin)), {})
+                if scope.same_data:
+                    found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
                 seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
                 evidence[step, twin, space] = replace(found, losses=mine, twin_losses=twins, **seen)
                 if landing is not None:
                     landings[step, twin, space] = landing
         for name in control_names(scope):
-            for twin in TWINS:
+            for twin in scope.twins:
                 evidence[name, twin, space], landings[name, twin, space] = reader.read_control(name, twin)
     trained = readers if scope.with_train else {}
     return Series(
         scope,
-        evidence,
+        with_copy_ratio(evidence, scope),
         landings,
         next((reader.pool for reader in trained.values()), None),
         {space: reader.pool_table for space, reader in trained.items()},
         {space: reader.nearest_in_pool() for space, reader in trained.items()},
         read_coverage(run, scope),
         tables.read(run.evidence(scope.picture_space, "heldout")) if trained and scope.with_heldout else None,
-        {(step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean()) for step in scope.steps for t in TWINS},
-        {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if trained else {},
+        {
+            (step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean())
+            for step in scope.steps
+            for t in scope.twins
+        },
+        {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if scope.with_lean else {},
     )
+
+
+def same_data_distance(run: RunDirectory, space: str, step: int, seeds: np.ndarray) -> np.ndarray:
+    """Return how far the samples of both trainings on half a are from each other, by seed."""
+    table = tables.read(run.same_data.evidence(space, f"a/{step}"), ["seed", "twin_distance"]).set_index("seed")
+    return table.twin_distance.reindex(seeds).to_numpy()
+
+
+def with_copy_ratio(evidence: dict[Any, Evidence], scope: Scope) -> dict[Any, Evidence]:
+    """Return the evidence with the copying rule of --fpr in it, set apart for each space."""
+    if scope.fpr is None:
+        return evidence
+    rules = {}
+    for space in scope.spaces:
+        first = {twin: evidence[scope.steps[0], twin, space] for twin in scope.twins}
+        rules[space] = copying.calibrated(first, scope.fpr, derived_seed("heldout folds", scope.seed))
+    return {
+        key: replace(each, copy_ratio=rules[each.space][0], heldout_judged=rules[each.space][1])
+        for key, each in evidence.items()
+    }
 
 
 def control_names(scope: Scope) -> tuple[str, ...]:
     """Return the controls of a run that stand for a twin."""
     if not scope.with_train:
         return ()
-    return ("smooth", "copier", "heldout") if scope.with_heldout else ("smooth", "copier")
+    return (*(("smooth",) if scope.with_twin else ()), "copier", *(("heldout",) if scope.with_heldout else ()))
 
 
 def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.ndarray]:
@@ -138,5 +184,5 @@ def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.n
     return {
         (step, twin): tables.arrays(run.evidence(scope.picture_space, f"{twin}/{step}.coverage"))["distance"]
         for step in scope.steps
-        for twin in TWINS
+        for twin in scope.twins
     }

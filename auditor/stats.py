@@ -173,6 +173,22 @@ def maximum(scores: Scores, level: float = LEVEL) -> Estimate:
     )
 
 
+def node_jackknife(values: Mapping[tuple[str, str], float], nodes: Sequence[str], level: float = LEVEL) -> Estimate:
+    """Return the mean over pairs of trainings, with the interval that trainings, not pairs, are the units of.
+
+    Pairs that share a training are dependent. se^2 = (K - 1)/K sum_m (theta_-m - mean)^2, theta_-m
+    the mean over the pairs without training m; Student's t with K - 1 degrees of freedom.
+    """
+    n = len(nodes)
+    if not all(np.isfinite(value) for value in values.values()):
+        return undefined("not defined for every pair of trainings", "training", n, level)
+    value = float(np.mean(list(values.values())))
+    without = np.array([np.mean([v for pair, v in values.items() if node not in pair]) for node in nodes])
+    se = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
+    half = float(special.stdtrit(n - 1, (1 + level) / 2) * se)
+    return Estimate(value, value - half, value + half, level, n, "training", "node jackknife over trainings")
+
+
 INTERVALS: Mapping[str, Callable[[Scores], Estimate]] = {
     "mean": mean_interval,
     "proportion": proportion,
@@ -464,34 +480,67 @@ def simultaneous_band(curve: np.ndarray, draws: np.ndarray, level: float = LEVEL
     return mean - reach, mean + reach
 
 
-def iterate_variance(curve: np.ndarray) -> float | None:
-    """Return the variance of a checkpoint's mean that comes from weights jittering between checkpoints (6.2).
+@dataclass(frozen=True)
+class Jitter:
+    """Weights that jitter between checkpoints (6.2), as the third differences of a curve show it."""
 
-    ``curve`` is ``[checkpoints, units]``. From third differences along the series: their
-    robust spread, less what the units explain, over 20. Third, because the bend of a smooth
-    valley shows in second differences as if it were jitter. None with fewer than 8
-    checkpoints.
+    total: float  # variance of a checkpoint's mean, jitter and units together
+    from_units: float  # what the units alone explain of it
+
+    @property
+    def v(self) -> float:
+        """The variance of a checkpoint's mean that comes from its weights."""
+        return max(0.0, self.total - self.from_units)
+
+    def draw(self, n: int, n_checkpoints: int, seed: int) -> np.ndarray:
+        """Return draws of this noise, float64 ``[n, n_checkpoints]``, that know how little it is known.
+
+        ``total`` is found from a dozen or so differences, and in a quarter of the series it is
+        less than half of the truth. So each draw has its own, ``total`` over the estimate that
+        white noise of variance one gives: as Student's t has for the mean of few values.
+        """
+        if self.total == 0:
+            return np.zeros((n, n_checkpoints))
+        rng = np.random.default_rng(seed)
+        noise = rng.normal(size=(n, n_checkpoints))
+        estimated = white_variance(np.diff(rng.normal(size=noise.shape), n=3, axis=1))
+        return noise * np.sqrt(np.maximum(0.0, self.total / estimated - self.from_units))[:, None]
+
+
+NO_JITTER = Jitter(0.0, 0.0)
+
+
+def jitter_of(curve: np.ndarray) -> Jitter | None:
+    """Return the jitter of a curve ``[checkpoints, units]``; None with fewer than 8 checkpoints.
+
+    From third differences along the series, because the bend of a smooth valley shows in
+    second differences as if it were jitter.
     """
     if len(curve) < 8:
         return None
     third = np.diff(curve, n=3, axis=0)
-    robust = (1.4826 * np.median(np.abs(third.mean(axis=1)))) ** 2
-    from_units = (third.var(axis=1, ddof=1) / third.shape[1]).mean()
-    return max(0.0, float(robust - from_units) / 20)
+    from_units = (third.var(axis=1, ddof=1) / third.shape[1]).mean() / 20
+    return Jitter(float(white_variance(third.mean(axis=1))), float(from_units))
 
 
-def argmin_set(curve: np.ndarray, draws: np.ndarray, seed: int, v: float = 0.0, level: float = LEVEL) -> np.ndarray:
+def white_variance(third: np.ndarray) -> np.ndarray:
+    """Return the variance of white noise from its third differences along the last axis, by their median size."""
+    return (1.4826 * np.median(np.abs(third), axis=-1)) ** 2 / 20
+
+
+def argmin_set(
+    curve: np.ndarray, draws: np.ndarray, seed: int, jitter: Jitter | None = None, level: float = LEVEL
+) -> np.ndarray:
     """Return which checkpoints may hold the minimum, bool ``[checkpoints]`` (6.3).
 
-    c stays when no c' lies below it by more than resampling and iterate noise ``v`` explain:
+    c stays when no c' lies below it by more than resampling and ``jitter`` explain:
     max_c' (m_c - m_c') / se_cc' <= q_c, with q_c the ``level`` quantile of the same maximum
     of resampled deviations. ``draws`` are the resamples shared by all curves of these units.
     """
     mean = curve.mean(axis=1)
-    rng = np.random.default_rng(seed)
-    jitter = rng.normal(0, np.sqrt(v), (len(draws), len(curve)))
-    deviation = draws @ curve.T / curve.shape[1] - mean + jitter
-    return np.array([stays(c, curve, mean, deviation, v, level) for c in range(len(curve))])
+    jitter = jitter or NO_JITTER
+    deviation = draws @ curve.T / curve.shape[1] - mean + jitter.draw(len(draws), len(curve), seed)
+    return np.array([stays(c, curve, mean, deviation, jitter.v, level) for c in range(len(curve))])
 
 
 def stays(c: int, curve: np.ndarray, mean: np.ndarray, deviation: np.ndarray, v: float, level: float) -> bool:
@@ -531,10 +580,10 @@ def locate_minimum(
         return replace(onset, note=join(onset.note, f"without values at {', '.join(map(str, steps[~known]))}"))
     if len(steps) < 3:
         return Onset("undecided", -1, (), "fewer than three checkpoints can be judged")
-    v = iterate_variance(curve)
-    inside = argmin_set(curve, draws, seed, v or 0.0)
+    jitter = jitter_of(curve)
+    inside = argmin_set(curve, draws, seed, jitter)
     chosen = tuple(int(step) for step in np.asarray(steps)[inside])
-    note = "" if v is not None else "conditional on these weights: fewer than 8 checkpoints show no iterate noise"
+    note = "" if jitter is not None else "conditional on these weights: fewer than 8 checkpoints show no iterate noise"
     least = int(steps[int(curve.mean(axis=1).argmin())])
     if len(chosen) > len(steps) / 2:
         return Onset("undecided", least, chosen, join(note, "the curve is flat"))

@@ -7,7 +7,7 @@ a few numbers per checkpoint; every reason is a sentence that carries them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +20,14 @@ SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 
 
 
 @dataclass(frozen=True)
+class Reference:
+    """own_share of the smooth reference, which memorizes nothing, in one space (statistics 3.5)."""
+
+    share: float
+    se: float = 0.0  # over its finitely many samples; the hubs of the split are those of the models', too
+
+
+@dataclass(frozen=True)
 class Lean:
     """Own-versus-other lean of one checkpoint in one space, with what a smooth model would show."""
 
@@ -29,6 +37,7 @@ class Lean:
     n_seeds: int
     p_corrected: float  # gap lean, over all checkpoints, spaces and losses
     reference: float  # own_share of the smooth reference
+    reference_se: float = 0.0
     few_images: bool = False  # the evidence rests on fewer than ten images
 
     @property
@@ -45,8 +54,10 @@ class Lean:
         return max(budgets.lean_safe, self.reference - 0.5 + budgets.lean_safe_beyond_reference)
 
     def is_bias(self, budgets: Budgets) -> bool:
-        """Significant after correction, and larger than a smooth model's lean."""
-        above = self.value - ONE_SIDED * self.se > 0.5 + self.bias_margin(budgets)
+        """Significant after correction, and larger than a smooth model's lean, which is itself an estimate."""
+        by_reference = self.reference - 0.5 > budgets.lean_bias
+        se = np.hypot(self.se, self.reference_se) if by_reference else self.se
+        above = self.value - ONE_SIDED * se > 0.5 + self.bias_margin(budgets)
         return bool(self.p_corrected <= budgets.alpha and above)
 
     def is_safe(self, budgets: Budgets) -> bool:
@@ -112,6 +123,7 @@ class Copying:
     control_n: int
     p_corrected: float
     sources: int  # distinct training images among the flagged
+    ratio: float | None = None  # d1 / d2 below which a copy is flagged, where it is not 1/3
 
     def is_copy(self, budgets: Budgets) -> bool:
         """More flagged than held-out images, and than the twin's samples of the same seeds, after correction."""
@@ -130,8 +142,9 @@ class Copying:
     def sentence(self, space: str) -> str:
         """Say the numbers."""
         control = f"{self.control_hits} of {self.control_n} held-out images" if self.control_n else "no held-out images"
+        rule = f" (d1 / d2 below {self.ratio:.3f})" if self.ratio else ""
         return (
-            f"{space}: {self.hits} of {self.n} samples flagged as copies of {self.sources} images "
+            f"{space}: {self.hits} of {self.n} samples flagged as copies{rule} of {self.sources} images "
             f"(at most {upper_limit(self.hits, self.n):.2%} at 95%), {control}, corrected p {self.p_corrected:.3g}"
         )
 
@@ -221,7 +234,7 @@ def bias_reasons(facts: StepFacts, context: Context, budgets: Budgets) -> list[s
 def unsafe_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
     """Return what keeps this checkpoint from being shown safe, none if it is (rule 5)."""
     if not facts.lean:
-        return ["Without training images of both halves nothing can be shown safe."]
+        return ["Without two trainings and the images of both halves nothing can be shown safe."]
     reasons = []
     for space, each in facts.lean.items():
         if not each.is_safe(budgets):
@@ -251,18 +264,15 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
 
     Among those passed, the earliest whose quality is not significantly worse than the best.
     """
-    if context.distrust:
-        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
-    if context.not_exchangeable:
-        return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
-    if context.n_seeds < budgets.least_seeds:
-        return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
+    barred = bars(context, budgets)
+    if barred is not None:
+        return barred
     candidates = [f for f in facts if not f.underfit]
     if not candidates:
         return Recommendation("none", -1, "Every checkpoint is underfit.")
     passed: list[StepFacts] = []
     for each in candidates:
-        if unsafe_reasons(each, budgets) or judge(each, context, budgets).verdict in NEVER_RELEASED:
+        if not passes(each, context, budgets):
             break
         passed.append(each)
     if passed:
@@ -272,6 +282,22 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
             said += " Its samples do lean, significantly and more than a smooth model's, but within the accepted lean."
         return Recommendation("found", best.step, said)
     return no_release(candidates[0], candidates, context, budgets)
+
+
+def bars(context: Context, budgets: Budgets) -> Recommendation | None:
+    """Return why nothing can be recommended at all, or None."""
+    if context.distrust:
+        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
+    if context.not_exchangeable:
+        return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
+    if context.n_seeds < budgets.least_seeds:
+        return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
+    return None
+
+
+def passes(facts: StepFacts, context: Context, budgets: Budgets) -> bool:
+    """Return whether a checkpoint is shown safe and is neither memorizing nor overfit."""
+    return not unsafe_reasons(facts, budgets) and judge(facts, context, budgets).verdict not in NEVER_RELEASED
 
 
 def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
@@ -355,6 +381,56 @@ def least_lean(candidates: Sequence[StepFacts]) -> tuple[int, str, Lean] | None:
     """Return the step whose worst space leans least, with that space."""
     worst = [(f.step, *max(f.lean.items(), key=lambda item: item[1].value)) for f in candidates if f.lean]
     return min(worst, key=lambda item: item[2].value, default=None)
+
+
+def judge_together(decisions: Mapping[str, Decision]) -> Decision:
+    """Return the verdict on one checkpoint of three or more trainings, from those of every pair of them.
+
+    The first rung that any pair stands on; generalizing takes all pairs.
+    """
+    step = next(iter(decisions.values())).step
+    said = {pair: [f"{pair}: {reason}" for reason in each.reasons] for pair, each in decisions.items()}
+    for rung in ("memorizing", "underfit", "overfit", "biased"):
+        found = [reason for pair, each in decisions.items() if each.verdict == rung for reason in said[pair]]
+        if found:
+            return Decision(step, rung, False, tuple(found))
+    open_ = [reason for pair, each in decisions.items() if each.verdict != "generalizing" for reason in said[pair]]
+    if open_:
+        return Decision(step, "undecided", False, tuple(open_))
+    return Decision(step, "generalizing", False, tuple(reason for reasons in said.values() for reason in reasons))
+
+
+def recommend_together(
+    facts: Mapping[str, Sequence[StepFacts]], contexts: Mapping[str, Context], budgets: Budgets
+) -> Recommendation:
+    """Return the step to release of three or more trainings: the rule of ``recommend``, to be passed in every pair."""
+    for pair, context in contexts.items():
+        barred = bars(context, budgets)
+        if barred is not None:
+            return replace(barred, sentence=f"{pair}: {barred.sentence}")
+    by_step = [dict(zip(facts, each, strict=True)) for each in zip(*facts.values(), strict=True)]
+    candidates = [each for each in by_step if not any(f.underfit for f in each.values())]
+    if not candidates:
+        return Recommendation("none", -1, "Every checkpoint is underfit in some pair of trainings.")
+    passed: list[StepFacts] = []
+    stopped = ""
+    for each in candidates:
+        failing = [pair for pair, f in each.items() if not passes(f, contexts[pair], budgets)]
+        if failing:
+            step = each[failing[0]].step
+            stopped = f" The first that does not pass is step {step:,} ({', '.join(failing)})."
+            break
+        qualities = [f.quality for f in each.values()]
+        known = all(q is not None for q in qualities)
+        passed.append(replace(each[next(iter(each))], quality=np.mean(qualities, axis=0) if known else None))
+    if passed:
+        best = earliest_good(passed)
+        said = f"Release step {best.step:,}: in every pair of trainings all risks up to step {passed[-1].step:,} are "
+        said += "shown to be within their budgets, and its quality is not shown to be worse than that of any of them."
+        return Recommendation("found", best.step, said + stopped)
+    pair = failing[0]
+    alone = no_release(candidates[0][pair], [f[pair] for f in candidates], contexts[pair], budgets)
+    return replace(alone, sentence=f"{alone.sentence} (Of the trainings {pair}.)")
 
 
 def risk_onset(steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]) -> tuple[str, int, int]:

@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import measuring, tables
+from auditor import measuring, tables, trainings
 from auditor.config import Budgets
 from auditor.errors import AuditError
-from auditor.measuring import LAYOUTS
-from auditor.records import TWINS
-from auditor.run import RunDirectory, as_json, n_rows
+from auditor.measuring import LAYOUTS, Measured
+from auditor.run import RunDirectory, as_json, n_rows, restored
 from auditor.series import Scope, control_names
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order
@@ -122,12 +121,19 @@ def verify(root: str | Path, say: Callable[[str], None] = lambda text: None) -> 
         raise AuditError(
             "The run is not finished: there is nothing to compare.", root, "Give the audit run command again."
         )
-    scope, budgets = restored(Scope, record["scope"], run), restored(Budgets, record["budgets"], run)
+    if "pairs" in record:
+        return verify_pairs(run, record, say)
+    scope, budgets = restored(Scope, record["scope"], run.record), restored(Budgets, record["budgets"], run.record)
     problems = tuple(problems_of(run, record, scope))
     if problems:
         return Verification(run.root, 0, problems)
     measured = measuring.compute(run, scope, budgets, say)
     say("comparing")
+    return compare_run(run, record, measured)
+
+
+def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured) -> Verification:
+    """Return how the tables and the record of a run compare with what was measured anew."""
     n, found = compare_checks(record["checks"], as_json(measured.checks))
     for name in LAYOUTS:
         stored = tables.read(run.table(name)).to_dict("records")
@@ -136,16 +142,20 @@ def verify(root: str | Path, say: Callable[[str], None] = lambda text: None) -> 
     return Verification(run.root, n, (), tuple(found), tuple(changed_versions(record["versions"])))
 
 
-def restored(kind: Any, values: Mapping[str, Any], run: RunDirectory) -> Any:
-    """Return a Scope or Budgets as run.json holds it."""
-    try:
-        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-    except TypeError as error:
-        raise AuditError(
-            f"run.json holds settings that this auditor does not know: {error}.",
-            run.record,
-            "Verify the run with the version of auditor that made it; run.json names it.",
-        ) from None
+def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[str], None]) -> Verification:
+    """Return whether the tables of three or more trainings, and of each pair of them, are what the evidence gives."""
+    found = [verify(run.pair(*pair).root, say) for pair in record["pairs"]]
+    if any(each.problems for each in found):
+        told = (f"{each.root.name}: {problem}" for each in found for problem in each.problems)
+        return Verification(run.root, 0, tuple(told))
+    found.append(compare_run(run, record, trainings.compute(run, record, say)))
+    return Verification(
+        run.root,
+        sum(each.values for each in found),
+        (),
+        tuple(difference for each in found for difference in each.differences),
+        found[-1].versions,
+    )
 
 
 # ---------------------------------------------------------------------------
@@ -157,10 +167,14 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> I
     """Yield what is missing, too short, or made from something else."""
     digests = checkpoint_digests(run)
     losses = loss_rows(record)
+    if scope.same_data:
+        for space in scope.spaces:
+            for step in scope.steps:
+                yield from missing(run, run.same_data.evidence(space, f"a/{step}"))
     for path in set_artefacts(run, record, scope):
         yield from missing(run, path)
     for step in scope.steps:
-        for twin in TWINS:
+        for twin in scope.twins:
             yield from sample_problems(run, twin, step, scope, digests.get((twin, step)))
             if losses:
                 yield from loss_problems(run, twin, step, losses, digests.get((twin, step)))
@@ -177,13 +191,13 @@ def missing(run: RunDirectory, path: Path) -> list[str]:
 def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> Iterator[Path]:
     """Yield what is made once per run: features and tables of the image sets and the controls."""
     sets = list(record["sets"])
-    controls = [f"{name}-{twin}" for name in control_names(scope) for twin in TWINS]
+    controls = [f"{name}-{twin}" for name in control_names(scope) for twin in scope.twins]
     for space in scope.spaces:
         yield from (run.features(space, name) for name in (*sets, *controls) if not name.startswith("heldout-"))
         if scope.with_train:
             yield from (run.evidence(space, name) for name in (*sets, "pool", *controls))
-    if scope.with_train:
-        yield from (run.control_losses(f"linear-{twin}") for twin in TWINS)
+    if scope.with_lean:
+        yield from (run.control_losses(f"linear-{twin}") for twin in scope.twins)
 
 
 def sample_problems(run: RunDirectory, twin: str, step: int, scope: Scope, digest: str | None) -> Iterator[str]:

@@ -3,7 +3,7 @@
 Usage: python benchmarks/calibration.py [--only N3,power] [--series 500] [--quick] [--write]
 
 Every simulated audit starts from neighbor tables of real images and runs through the
-project's own tests and verdict rules; see docs/statistics.md, section 12. The results of the
+project's own tests and verdict rules; see docs/statistics.md, section 13. The results of the
 last run of each case are kept in calibration.json beside this file; ``--write`` puts all of
 them into docs/statistics.md.
 """

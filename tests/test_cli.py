@@ -110,7 +110,7 @@ def test_a_users_error_is_three_lines_without_a_traceback(audit, monkeypatch):
     assert outcome == Outcome(1, "", "error: This happened.\nwhere: here\nto do: Do that.\n")
 
 
-@pytest.mark.parametrize("missing", ["ckpts_a", "ckpts_b", "out"])
+@pytest.mark.parametrize("missing", ["ckpts_a", "out"])
 def test_a_run_without_what_it_needs_is_refused(audit, audit_args, missing):
     assert_refused(audit(*audit_args(**{missing: None})), f"--{missing.replace('_', '-')} is missing")
 

@@ -13,7 +13,7 @@ ROOT = Path(auditor.__file__).parent
 LAYERS = (
     ("records", "errors", "registry"),
     ("config", "stats", "tables", "run"),
-    ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "metrics"),
+    ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
         *(
@@ -29,6 +29,7 @@ LAYERS = (
             "trust",
             "measuring",
             "verify",
+            "trainings",
         ),
         *("inputs", "keys", "pipeline", "demo", "lab", "console"),
     ),

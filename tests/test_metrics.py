@@ -152,6 +152,8 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         (apart.sum(axis=1) - np.diag(apart)) / (n - 1),
         losses=OWN_LOSSES,
         twin_losses=TWIN_LOSSES,
+        copy_ratio=0.6,  # as --fpr would set it
+        same_data_distance=np.diag(apart) / 2,
         **known,
     )
 
@@ -280,7 +282,7 @@ def test_nan_in_gives_nan_and_a_note_out(name):
 
 TRAIN_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("own", "other", "pool", "gap", "heldout_own"))]
 HELDOUT_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("heldout", "kid"))]
-ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance"}
+ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance", "twin_variance_seed", "twin_variance_data"}
 KNOWS_NO_HALF = ALWAYS | {"kid", "frechet", "loss_heldout"}
 KNOWS_NO_HALF |= {f"{name}_heldout" for name in ("precision", "recall", "density", "coverage")}
 BESIDE_HELDOUT = {"kid", "frechet", "nn_shift", "nn_mean_shift", "wasserstein_1", "nn_kl_paper", "c_t"}
@@ -329,6 +331,8 @@ SWAPPED = {
     "heldout_memorized_fraction_cluster": lambda before: flagged(HELDOUT, OTHER),
     "memorized_fraction_carlini": lambda before: calibrated(SAMPLES, OTHER),
     "heldout_memorized_fraction_carlini": lambda before: calibrated(HELDOUT, OTHER),
+    "memorized_fraction_fpr": lambda before: flagged(SAMPLES, OTHER, 0.6),
+    "heldout_memorized_fraction_fpr": lambda before: flagged(HELDOUT, OTHER, 0.6),
     "gap_q99": lambda before: gaps(SAMPLES, OTHER).max(),  # of 31 and of 13 the 99 % quantile is the largest
     "heldout_gap_q99": lambda before: gaps(HELDOUT, OTHER).max(),
     "gap_max": lambda before: gaps(SAMPLES, OTHER).max(),
@@ -343,6 +347,8 @@ SWAPPED = {
     "split_identification": lambda before: 1 - before["split_identification"],
     "split_information": lambda before: stats.fano(1 - before["split_identification"]),
     "twin_variance": lambda before: before["twin_variance"],
+    "twin_variance_seed": lambda before: before["twin_variance"] / 4,  # half as far, so a quarter of the variance
+    "twin_variance_data": lambda before: before["twin_variance"] * 3 / 4,
     "frechet": lambda before: before["frechet"],
     **{
         f"{name}_{role}": lambda before, other=f"{name}_{other}": before[other]
@@ -358,10 +364,10 @@ SWAPPED = {
 }
 
 
-def flagged(queries, reference) -> float:
-    """The share with d1 < d2 / 3, written out."""
+def flagged(queries, reference, ratio: float = 1 / 3) -> float:
+    """The share with d1 < c d2, written out."""
     d = np.sort(distances(queries, reference), axis=1)
-    return np.mean(d[:, 0] < d[:, 1] / 3)
+    return np.mean(d[:, 0] < ratio * d[:, 1])
 
 
 def to(queries, reference) -> np.ndarray:

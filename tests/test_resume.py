@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import FAST, as_arguments, call
+from PIL import Image
 
 from auditor import run as run_module
 from auditor.run import RunDirectory
@@ -246,3 +247,29 @@ def test_a_lost_record_is_written_again_and_the_work_is_kept(audit, audit_args, 
     assert "total 0 network calls" in audit(*audit_args(), "--dry-run").out
     assert audit(*audit_args()).status == 0
     assert_same_run(run_copy, finished)
+
+
+def test_other_images_under_the_same_name_are_noticed_by_their_content(audit, audit_args, inputs, run_copy):
+    """Fault: statistics that are cached by the name of a set are taken for those of whatever has the name now."""
+    path = Path(inputs.options["heldout"])
+    images = np.load(path)["images"]
+    np.savez(path, images=255 - images)
+    outcome = audit(*audit_args(inputs, out=run_copy), "--dry-run")
+    assert outcome.status == 0, outcome.err
+    changed = [line for line in outcome.out.splitlines() if line.startswith("remake")]
+    assert any("features" in line for line in changed) and any("evidence" in line for line in changed)
+
+
+def test_image_folders_of_the_same_name_are_kept_apart(audit, audit_args, inputs, tmp_path):
+    """Fault: two folders of one basename share a cache, and every image is found in both halves."""
+    given = {}
+    for twin in "ab":
+        folder = tmp_path / twin / "images"
+        folder.mkdir(parents=True)
+        for i, image in enumerate(np.load(inputs.options[f"train-{twin}"])["images"]):
+            Image.fromarray(image).save(folder / f"{i:03d}.png")
+        given[f"train_{twin}"] = folder
+    outcome = audit(*audit_args(inputs, **given))
+    assert outcome.status == 0, outcome.err
+    vectors = [np.load(tmp_path / "run" / "features" / "pixel" / f"train-{twin}.npy") for twin in "ab"]
+    assert not np.isclose(vectors[0], vectors[1]).all(axis=1).any()

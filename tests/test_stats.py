@@ -524,7 +524,8 @@ def test_jittering_weights_need_their_variance_in_the_argmin_set():
     rng, draws, v = np.random.default_rng(19), stats.resamples(60, 19, 500), 4 * 0.25 / 60
     curves = [noisy(rng, 0 * U, v=v) for _ in range(200)]
     inside = {
-        given: np.mean([stats.argmin_set(c, draws, i, given)[3] for i, c in enumerate(curves)]) for given in (0, v)
+        given: np.mean([stats.argmin_set(c, draws, i, stats.Jitter(given, 0))[3] for i, c in enumerate(curves)])
+        for given in (0, v)
     }
     assert inside[v] >= 0.93
     assert inside[0] < 0.7
@@ -533,7 +534,7 @@ def test_jittering_weights_need_their_variance_in_the_argmin_set():
 def argmin_set_written_out(curve, draws, seed: int, v: float, level: float) -> list[bool]:
     """c stays if max_c' (m_c - m_c') / se <= the quantile of max_c' [(m*_c - m*_c') - (m_c - m_c')] / se."""
     n_steps, n_units = curve.shape
-    jitter = np.random.default_rng(seed).normal(0, np.sqrt(v), (len(draws), n_steps))
+    jitter = stats.Jitter(v, 0).draw(len(draws), n_steps, seed)
     m, resampled = curve.mean(axis=1), draws @ curve.T / n_units + jitter
     inside = []
     for c in range(n_steps):
@@ -553,7 +554,7 @@ def test_the_argmin_set_agrees_with_its_definition_written_out(v):
     for seed in range(30):
         curve = U[:, None] + noise * rng.normal(size=(9, 60)) + rng.normal(0, np.sqrt(v), (9, 1))
         expected = argmin_set_written_out(curve, draws, seed, v, 0.9)
-        np.testing.assert_array_equal(stats.argmin_set(curve, draws, seed, v, level=0.9), expected)
+        np.testing.assert_array_equal(stats.argmin_set(curve, draws, seed, stats.Jitter(v, 0), level=0.9), expected)
 
 
 def test_a_flat_curve_keeps_nearly_everything():
@@ -604,29 +605,47 @@ def test_the_iterate_variance_is_recovered(v):
     At v = 0 what the units explain (.25 / 60 per mean, with an error of .2) is all there is.
     """
     rng = np.random.default_rng(27)
-    found = [stats.iterate_variance(noisy(rng, np.linspace(3, 0, 200), v=v)) for _ in range(30)]
+    found = [stats.jitter_of(noisy(rng, np.linspace(3, 0, 200), v=v)).v for _ in range(30)]
     assert np.mean(found) == pytest.approx(v, rel=0.16, abs=0.2 * 0.25 / 60)
+
+
+def test_the_least_of_three_checkpoints_is_found():
+    """Three checkpoints have no third difference; noise of unknown size must not empty the set."""
+    curve = noisy(np.random.default_rng(33), np.array([9.0, 0.0, 9.0]))
+    found = stats.locate_minimum(curve, (1, 2, 3), stats.resamples(60, 33, 200), 0)
+    assert (found.status, found.steps) == ("found", (2,))
+
+
+def test_iterate_noise_has_the_spread_of_a_variance_that_is_itself_estimated():
+    """Half of the draws are within .74 standard deviations or so of zero; far more than normal lie beyond three."""
+    noise = stats.Jitter(0.04, 0).draw(20_000, 16, 3) / 0.2
+    assert np.median(np.abs(noise)) == pytest.approx(0.674, rel=0.1)
+    assert (np.abs(noise) > 3).mean() > 5 * 0.0027
+
+
+def test_weights_that_do_not_jitter_have_no_iterate_noise():
+    assert (stats.NO_JITTER.draw(10, 9, 3) == 0).all()
 
 
 def test_the_iterate_variance_of_one_spike_agrees_by_hand():
     """Every unit sees 0 0 0 0 1 0 0 0: third differences 0 1 -3 3 -1, median of their sizes 1."""
     curve = np.tile(np.array([0, 0, 0, 0, 1.0, 0, 0, 0])[:, None], 5)
-    assert stats.iterate_variance(curve) == pytest.approx(1.4826**2 / 20)
+    assert stats.jitter_of(curve).v == pytest.approx(1.4826**2 / 20)
 
 
 def test_the_bend_of_a_smooth_valley_is_no_jitter():
     """Second differences, which see the bend, gave an exact denoiser's curve a jitter of two grid steps."""
     valley = (np.arange(10.0) - 4) ** 2
-    assert stats.iterate_variance(valley[:, None] + np.arange(5)) == pytest.approx(0, abs=1e-20)
+    assert stats.jitter_of(valley[:, None] + np.arange(5)).v == pytest.approx(0, abs=1e-20)
 
 
 def test_a_straight_curve_does_not_jitter():
-    assert stats.iterate_variance(np.linspace(0, 7, 8)[:, None] + np.arange(5)) == pytest.approx(0)
+    assert stats.jitter_of(np.linspace(0, 7, 8)[:, None] + np.arange(5)).v == pytest.approx(0)
 
 
 def test_fewer_than_eight_checkpoints_show_no_iterate_variance():
-    assert stats.iterate_variance(np.ones((7, 5))) is None
-    assert stats.iterate_variance(np.ones((8, 5))) == 0
+    assert stats.jitter_of(np.ones((7, 5))) is None
+    assert stats.jitter_of(np.ones((8, 5))).v == 0
 
 
 def locate(shape, **options) -> stats.Onset:

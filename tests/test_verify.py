@@ -63,7 +63,7 @@ def disk(run_copy) -> RunDirectory:
 def measured(finished):
     """What the evidence of the complete run says."""
     record = RunDirectory(finished).read_record()
-    scope, budgets = (verify.restored(kind, record[kind.__name__.lower()], None) for kind in (Scope, Budgets))
+    scope, budgets = (verify.restored(kind, record[kind.__name__.lower()], finished) for kind in (Scope, Budgets))
     return measuring.compute(RunDirectory(finished), scope, budgets)
 
 

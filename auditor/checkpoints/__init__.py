@@ -18,7 +18,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from auditor.errors import AuditError
-from auditor.records import Checkpoint, CheckpointSeries, DiffusionModel, Excluded, Found, TwinPair, other_twin
+from auditor.records import TWINS, Checkpoint, CheckpointSeries, DiffusionModel, Excluded, Found, TwinPair
 from auditor.registry import FORMATS, lookup
 
 WEIGHTS = ("auto", "ema", "raw")
@@ -118,13 +118,13 @@ def _refuse_shared_steps(found: Sequence[Found], root: Path, twin: str) -> None:
             raise AuditError(f"Twin {twin} has two checkpoints of step {one.step}: {both}.", root, "Move one away.")
 
 
-def pair(a: Discovery, b: Discovery, weights: str = "auto", steps: Collection[int] | None = None) -> TwinPair:
+def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collection[int] | None = None) -> TwinPair:
     """Return the twins aligned on their common steps, and what is left out with its reason.
 
     Parameters
     ----------
     a, b
-        What was found for the twins.
+        What was found for the twins; ``b`` is None for a single training.
     weights
         ``ema`` and ``raw`` insist. ``auto`` takes the kind that most common steps of both
         twins have, and EMA where that is equal, because EMA weights are what is shipped.
@@ -133,14 +133,15 @@ def pair(a: Discovery, b: Discovery, weights: str = "auto", steps: Collection[in
     """
     if weights not in WEIGHTS:
         raise AuditError(f"There are no weights called {weights!r}.", "--weights", f"Choose from {', '.join(WEIGHTS)}.")
-    if a.root.resolve() == b.root.resolve():
+    if b is not None and a.root.resolve() == b.root.resolve():
         raise AuditError("Both twins are the same folder, so they cannot differ.", a.root, "Give two trainings.")
-    found = {one.twin: {each.step: each for each in one.found} for one in (a, b)}
+    given = [a] if b is None else [a, b]
+    found = {one.twin: {each.step: each for each in one.found} for one in given}
     wanted = _wanted_steps(found, steps)
     kind = _kind_of_weights(found, _common_steps(found, wanted), weights)
-    excluded = [*a.excluded, *b.excluded]
-    series = {}
-    for one in (a, b):
+    excluded = [each for one in given for each in one.excluded]
+    series = {twin: CheckpointSeries(twin, ()) for twin in TWINS}
+    for one in given:
         reasons = {step: _left_out(found, one.twin, step, wanted, kind) for step in found[one.twin]}
         kept = [each for each in one.found if not reasons[each.step]]
         checkpoints = [
@@ -154,7 +155,7 @@ def pair(a: Discovery, b: Discovery, weights: str = "auto", steps: Collection[in
 
 
 def _wanted_steps(found: FoundByTwin, steps: Collection[int] | None) -> set[int]:
-    available = set(found["a"]) | set(found["b"])
+    available = set().union(*found.values())
     unknown = sorted(set(steps or ()) - available)
     if unknown:
         what = f"No twin has a usable checkpoint at step {_shortened(unknown)}."
@@ -163,10 +164,10 @@ def _wanted_steps(found: FoundByTwin, steps: Collection[int] | None) -> set[int]
 
 
 def _common_steps(found: FoundByTwin, wanted: set[int]) -> list[int]:
-    common = sorted(set(found["a"]) & set(found["b"]) & wanted)
+    common = sorted(wanted.intersection(*found.values()))
     if not common:
         lists = "; ".join(f"{twin} has {_shortened(found[twin])}" for twin in found)
-        asked = "" if wanted >= set(found["a"]) | set(found["b"]) else f" among {_shortened(wanted)}"
+        asked = "" if wanted >= set().union(*found.values()) else f" among {_shortened(wanted)}"
         raise AuditError(f"The twins have no step in common{asked}: {lists}.", "", "Save both twins at the same steps.")
     return common
 
@@ -188,12 +189,13 @@ def _kind_of_weights(found: FoundByTwin, common: list[int], weights: str) -> str
 
 def _left_out(found: FoundByTwin, twin: str, step: int, wanted: set[int], kind: str) -> str:
     """Return why this step of this twin is not audited, or an empty string where it is."""
-    other = other_twin(twin)
     if step not in wanted:
         return "not asked for (--steps)"
-    if step not in found[other]:
-        return f"no checkpoint at step {step} in twin {other}"
-    lacking = [each for each in (twin, other) if kind not in found[each][step].paths]
+    for other in found:
+        if step not in found[other]:
+            return f"no checkpoint at step {step} in twin {other}"
+    own_first = [twin, *(other for other in found if other != twin)]
+    lacking = [each for each in own_first if kind not in found[each][step].paths]
     return f"no {kind} weights at step {step} in twin {lacking[0]}" if lacking else ""
 
 

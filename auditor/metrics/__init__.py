@@ -7,12 +7,14 @@ stats.py alone turns the scores of a whole series into Estimates.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from auditor.records import Evidence, Scores
 
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
+ABSENT_TWIN = "a single training has no twin to be compared with (--ckpts-b)"
 ABSENT_HELDOUT = "no held-out images were given (--heldout)"
 SETS = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 
@@ -32,6 +34,16 @@ def gap_ratio_flag(nearest: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return 1.0 where d1 = 0 or d1 < d2 / 3, else 0.0, NaN where d2 is unknown; the form also holds for 0 and 0."""
     flag = (nearest == 0) | (nearest < second / 3)
     return np.where(np.isnan(nearest) | np.isnan(second), np.nan, flag)
+
+
+def with_ratio(
+    over: Callable[[Evidence, np.ndarray | None], Scores], evidence: Evidence, nearest: np.ndarray, second: np.ndarray
+) -> Scores:
+    """Return d1 = 0 or d1 < c d2 as scores over seeds or held-out images, c from --fpr; NaN where it is not given."""
+    if evidence.copy_ratio is None:
+        return replace(over(evidence, np.full(len(nearest), np.nan)), note="no false-positive rate was chosen (--fpr)")
+    flag = (nearest == 0) | (nearest < evidence.copy_ratio * second)
+    return over(evidence, np.where(np.isnan(nearest) | np.isnan(second), np.nan, flag))
 
 
 def carlini_flag(nearest: np.ndarray, mean_50: np.ndarray) -> np.ndarray:

@@ -24,4 +24,5 @@ METRIC = Metric(
     twins=("both",),
     interval="lean",
     scores=scores,
+    needs_twin=True,
 )

@@ -21,4 +21,5 @@ METRIC = Metric(
     twins=("a", "b"),
     interval="proportion",
     scores=scores,
+    needs_twin=True,
 )

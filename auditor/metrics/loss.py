@@ -35,6 +35,7 @@ def loss_metric(role: str) -> Metric:
         interval="mean",
         scores=scores_on(role),
         per_space=False,
+        needs_twin=role == "other",
     )
 
 

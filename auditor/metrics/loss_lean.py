@@ -39,4 +39,5 @@ METRIC = Metric(
     interval="loss_lean",
     scores=scores,
     per_space=False,
+    needs_twin=True,
 )

@@ -19,4 +19,5 @@ METRIC = Metric(
     twins=("a", "b"),
     interval="mean",
     scores=scores,
+    needs_twin=True,
 )

@@ -21,4 +21,5 @@ METRIC = Metric(
     twins=("a", "b", "both"),
     interval="lean",
     scores=scores,
+    needs_twin=True,
 )

@@ -19,4 +19,5 @@ METRIC = Metric(
     twins=("both",),
     interval="mean",
     scores=scores,
+    needs_twin=True,
 )

@@ -15,6 +15,7 @@ import pandas as pd
 from auditor import checks, registry, tables
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
+from auditor.records import TWINS
 from auditor.reports.pictures import SHOWN, Album
 from auditor.run import RunDirectory, atomic
 
@@ -52,6 +53,16 @@ class Report:
     def quality_space(self) -> str:
         """The space in which quality decides between checkpoints: clip, else that of copies."""
         return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """``a`` and ``b``, or ``a`` alone for a single training."""
+        return tuple(self.record["scope"].get("twins", TWINS))
+
+    @property
+    def with_lean(self) -> bool:
+        """Whether samples could be asked which half they lean on: two trainings, both with their images."""
+        return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1
 
     @property
     def steps(self) -> list[int]:

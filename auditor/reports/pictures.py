@@ -246,7 +246,8 @@ class Album:
         return int(found[0])
 
     def _side(self, twin: str, step: int, seed: int, data: Mapping[str, Any], row: int) -> Side:
-        names = {role: str(data[f"{role}_id_1"].values[row]) for role in ("own", "other")}
+        ids = {role: data[f"{role}_id_1"] for role in ("own", "other")}
+        names = {role: str(each.names[each.codes[row]]) for role, each in ids.items()}
         return Side(
             twin,
             self._sample(twin, step, seed),

@@ -69,9 +69,10 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
     columns = [
         ("step", {step: f"{step:,}{' *' if step == report.recommended else ''}" for step in report.steps}),
         ("held-out\nloss", cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
-        ("twin\ndistance", cells(distance, "{:.3f}", wide)),
     ]
-    if report.record["scope"]["with_train"]:
+    if len(report.twins) > 1:
+        columns.append(("twin\ndistance", cells(distance, "{:.3f}", wide)))
+    if report.with_lean:
         for space in report.record["scope"]["spaces"]:
             share = report.estimates("own_share", "both", space)
             columns.append(
@@ -80,7 +81,11 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
                     shares(share, wide, report.record["budgets"]["alpha"]),
                 )
             )
-        columns.append(("copies\na / b" if wide else "copies", copies(report, wide)))
+    if report.record["scope"]["with_train"]:
+        if not report.with_lean:
+            shift = report.estimates("nn_shift", "a", report.copy_space)
+            columns.append((f"nearness\n{report.copy_space}", cells(shift, "{:.3f}", wide)))
+        columns.append((f"copies\n{' / '.join(report.twins)}" if wide else "copies", copies(report, wide)))
     return [*columns, ("verdict", says(report))]
 
 
@@ -103,10 +108,10 @@ def shares(rows: pd.DataFrame, wide: bool, alpha: float) -> dict[int, str]:
 
 def copies(report: Report, wide: bool) -> dict[int, str]:
     """Return the flagged share per step: of both twins, or of the twin with more."""
-    a, b = (report.estimates("memorized_fraction", twin, report.copy_space).value for twin in "ab")
+    found = [report.estimates("memorized_fraction", twin, report.copy_space).value for twin in report.twins]
     if wide:
-        return {step: f"{percent(a[step])} / {percent(b[step])}" for step in a.index}
-    return {step: percent(max(a[step], b[step])) for step in a.index}
+        return {step: " / ".join(percent(each[step]) for each in found) for step in found[0].index}
+    return {step: percent(max(each[step] for each in found)) for step in found[0].index}
 
 
 def says(report: Report) -> dict[int, str]:
@@ -116,13 +121,20 @@ def says(report: Report) -> dict[int, str]:
 
 def legend(report: Report) -> str:
     """Say what the columns mean, in one paragraph."""
-    lines = [f"twin distance: in {report.headline_space}, 1 = as far as different seeds."]
-    if report.record["scope"]["with_train"]:
-        control = max_control(report)
+    lines = []
+    if len(report.twins) > 1:
+        lines.append(f"twin distance: in {report.headline_space}, 1 = as far as different seeds.")
+    if report.with_lean:
         lines.append(
             "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = significant by relabelling, "
             "corrected over checkpoints and spaces."
         )
+    if report.record["scope"]["with_train"]:
+        control = max_control(report)
+        if not report.with_lean:
+            lines.append(
+                "nearness: AUC, samples nearer to training images than held-out ones are; blur raises it, too."
+            )
         lines.append(f"copies: gap ratio 1/3 in {report.copy_space}; real held-out images: {control}.")
     if report.recommended is not None:
         lines.append("* = recommended.")
@@ -131,7 +143,7 @@ def legend(report: Report) -> str:
 
 def max_control(report: Report) -> str:
     """Return the rate at which held-out images are flagged, with its interval."""
-    found = [report.estimates("heldout_memorized_fraction", twin, report.copy_space) for twin in "ab"]
+    found = [report.estimates("heldout_memorized_fraction", twin, report.copy_space) for twin in report.twins]
     rows = [each.iloc[0] for each in found if len(each)]
     if not rows:
         return "not known"
@@ -158,7 +170,7 @@ def curves(report: Report, width: int) -> Table:
     """Small curves over the series, least to largest value of each."""
     grid = Table.grid(padding=(0, 2))
     wanted = [("held-out loss", "loss_heldout", ""), ("twin distance", "twin_distance_ratio", report.headline_space)]
-    if report.record["scope"]["with_train"]:
+    if report.with_lean:
         wanted += [(f"own share {space}", "own_share", space) for space in report.record["scope"]["spaces"]]
     for label, metric, space in wanted:
         values = report.estimates(metric, "both", space).value.to_numpy()

@@ -80,7 +80,9 @@ def judge(audit: Audit, copies: bool = True, may_be_safe: bool = False) -> Judge
     losses = {} if audit.losses is None else {step: loss_tables(split, audit.losses, step - 1) for step in steps}
     leans, loss_leans = leaning.test_all(split.pool, split.relabeling, lands, losses, seed=1)
     significant = min(each.gap_p_corrected for each in leans.values()) <= budgets.alpha
-    references = smooth_reference(split, names) if significant or may_be_safe else dict.fromkeys(names, 0.5)
+    references = (
+        smooth_reference(split, names) if significant or may_be_safe else dict.fromkeys(names, verdict.Reference(0.5))
+    )
     n_seeds = len(audit.rows["a"][0])
     found = copying.test_all(copy_evidence(audit, cells)) if copies else {}
     facts = tuple(

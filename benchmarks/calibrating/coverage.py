@@ -133,8 +133,8 @@ def argmin_rows(size: Size) -> Iterator[Row]:
             inside: Counter[str] = Counter()
             for i in range(n):
                 curve = jittering(np.random.default_rng([i, 14]), 0.5 + 0.1 * shape, N_UNITS, 0.1, times)
-                v = stats.iterate_variance(curve)
-                inside["covered"] += bool(stats.argmin_set(curve, draws, i, v)[minimum])
+                jitter = stats.jitter_of(curve)
+                inside["covered"] += bool(stats.argmin_set(curve, draws, i, jitter)[minimum])
                 if times:
                     inside["ignoring iterate noise"] += bool(stats.argmin_set(curve, draws, i)[minimum])
             noise = f"iterate noise {times} SE" if times else "no iterate noise"

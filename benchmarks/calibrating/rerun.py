@@ -114,7 +114,12 @@ def two_nearest(near: Near, pool: Pool, sign: float) -> tuple[np.ndarray, np.nda
 
 
 def alarms(
-    series: Series, pool: Pool, relabeling: Relabeling, near: Mapping, heldout: Mapping, references: Mapping[str, float]
+    series: Series,
+    pool: Pool,
+    relabeling: Relabeling,
+    near: Mapping,
+    heldout: Mapping,
+    references: Mapping[str, verdict.Reference],
 ) -> Counter[str]:
     """Return which alarms a relabelled run raises."""
     scope, budgets = series.scope, Budgets()

@@ -22,6 +22,7 @@ from auditor.reading import gaps
 from auditor.records import TWINS, Evidence, Features
 from auditor.spaces import SpaceSettings, open_space
 from auditor.stats import Landing, Pool, Relabeling
+from auditor.verdict import Reference
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # image sets beside the repository, where present
 N_NEAR = 320  # neighbors kept per image: so many that two groups of each half are among them
@@ -175,7 +176,7 @@ class Split:
     heldout: np.ndarray  # the audit's held-out images
     free: np.ndarray  # images that play samples
     relabeling: Relabeling
-    references: dict[str, float] = field(default_factory=dict)  # own_share of the smooth reference, where made
+    references: dict[str, Reference] = field(default_factory=dict)  # own_share of the smooth reference, where made
 
     @property
     def label_of(self) -> np.ndarray:
@@ -382,7 +383,7 @@ def gaussian_twins(split: Split, eps: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-def smooth_reference(split: Split, spaces: Sequence[str]) -> dict[str, float]:
+def smooth_reference(split: Split, spaces: Sequence[str]) -> dict[str, Reference]:
     """Return the own_share of the smooth reference by space; made once per split."""
     missing = [name for name in spaces if name not in split.references]
     if missing:

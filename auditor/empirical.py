@@ -1,0 +1,118 @@
+"""The empirical denoiser of a training set: what a network that only memorized would predict (arXiv 2510.01378).
+
+For z = alpha x_0 + sigma eps with x_0 uniform over the training images x_1 ... x_n, the
+posterior over them is exact: w_i = softmax_i(-||z - alpha x_i||^2 / (2 sigma^2)). Its mean is
+the best denoiser on the training set, and no other reaches its loss there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+EXACT = 100_000  # images up to which the sum runs over all of them
+NEAREST = 4096  # images that it runs over beyond
+AT_ONCE = 4096  # images per block of the sum
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the training set says of noised images z, one row each; float64 tensors on the device of z."""
+
+    mean: Any  # [m, d], E[x_0 | z]: the empirical denoiser
+    variance: Any  # [m], trace of Cov[x_0 | z] over d: per pixel, in squared units of x
+    n_effective: Any  # [m], exp of the entropy of w: how many images share the weight; 1 = one image alone
+    largest: Any  # [m] in (0, 1], weight of the likeliest image
+    omitted: Any  # [m] in [0, 1], bound on the weight of images that were left out; 0 where none were
+
+
+def posterior(z: Any, alpha: float, sigma: float, images: Any, nearest: int | None = None) -> Posterior:
+    """Return the posterior over training images given noised ones.
+
+    Parameters
+    ----------
+    z
+        ``[m, d]``, noised images; alpha x_0 + sigma eps with sigma > 0.
+    images
+        ``[n, d]``, the training images in the same units as x_0.
+    nearest
+        Sum over this many likeliest images only; None means all up to ``EXACT``, and
+        ``NEAREST`` of more. ``omitted`` then bounds what is missing: n - k images, each
+        less likely than the k-th.
+    """
+    import torch
+
+    z, images = z.double(), images.double()
+    if nearest is None and len(images) > EXACT:
+        nearest = NEAREST
+    if nearest is None or nearest >= len(images):
+        return summed(blocks(z, alpha, sigma, images))
+    values, rows = likeliest(z, alpha, sigma, images, nearest)
+    found = summed([(values, images[rows])])
+    left = len(images) - nearest
+    omitted = left * torch.exp(values[:, -1] - torch.logsumexp(values, dim=1))
+    return Posterior(found.mean, found.variance, found.n_effective, found.largest, omitted.clamp(max=1.0))
+
+
+def log_likelihood(z: Any, alpha: float, sigma: float, images: Any) -> Any:
+    """Return ln p(z | x_i) up to what does not depend on i, ``[m, n]``."""
+    return (alpha * (z @ images.T) - alpha**2 / 2 * images.square().sum(1)) / sigma**2
+
+
+def blocks(z: Any, alpha: float, sigma: float, images: Any) -> Any:
+    """Yield log likelihoods and images, a block of the training set at a time."""
+    for start in range(0, len(images), AT_ONCE):
+        block = images[start : start + AT_ONCE]
+        yield log_likelihood(z, alpha, sigma, block), block
+
+
+def likeliest(z: Any, alpha: float, sigma: float, images: Any, k: int) -> tuple[Any, Any]:
+    """Return the k largest log likelihoods, descending, and their images' rows, both ``[m, k]``."""
+    import torch
+
+    values = torch.empty((len(z), 0), dtype=z.dtype, device=z.device)
+    rows = torch.empty((len(z), 0), dtype=torch.long, device=z.device)
+    for start in range(0, len(images), AT_ONCE):
+        found = log_likelihood(z, alpha, sigma, images[start : start + AT_ONCE])
+        index = torch.arange(start, start + found.shape[1], device=z.device).expand_as(found)
+        values, rows = torch.cat([values, found], dim=1), torch.cat([rows, index], dim=1)
+        values, order = values.topk(min(k, values.shape[1]), dim=1)
+        rows = rows.gather(1, order)
+    return values, rows
+
+
+def summed(parts: Any) -> Posterior:
+    """Return the posterior from log likelihoods ``[m, n]`` and images ``[n, d]`` or ``[m, n, d]``, in blocks.
+
+    All sums run relative to the largest log likelihood met so far, so none overflows.
+    """
+    import torch
+
+    top = total = None
+    for values, images in parts:
+        peak = values.max(dim=1).values
+        new = peak if top is None else torch.maximum(top, peak)
+        weights = torch.exp(values - new[:, None])
+        moment = weights @ images if images.ndim == 2 else (weights[:, None] @ images).squeeze(1)
+        squares = (weights * images.square().sum(-1)).sum(1)
+        # ln w_i averaged over w needs the sum of weight times log likelihood
+        sums = (weights.sum(1), moment, squares, (weights * (values - new[:, None])).sum(1))
+        if top is None:
+            total = sums
+        else:
+            shift = torch.exp(top - new)
+            moved = total[3] + total[0] * (top - new)  # log likelihoods are now relative to a larger one
+            old = (total[0], total[1], total[2], moved)
+            scale = [shift, shift[:, None], shift, shift]
+            total = tuple(a * s + b for a, s, b in zip(old, scale, sums, strict=True))
+        top = new
+    weight, moment, squares, logs = total
+    mean = moment / weight[:, None]
+    variance = (squares / weight - mean.square().sum(1)).clamp(min=0.0) / mean.shape[1]
+    entropy = torch.log(weight) - logs / weight
+    return Posterior(mean, variance, torch.exp(entropy), 1 / weight, torch.zeros_like(weight))
+
+
+def noise_prediction(z: Any, mean: Any, alpha: float, sigma: float) -> Any:
+    """Return the noise that a prediction of x_0 amounts to: (z - alpha x_0) / sigma."""
+    return (z - alpha * mean) / sigma

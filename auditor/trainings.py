@@ -1,0 +1,324 @@
+"""Three or more trainings: every pair of them is audited as twins, and the pairs are put together (statistics 12).
+
+A training is sampled once: the pairs share its samples and features by hard links. Their
+own run directories lie in ``pairs/`` and are complete audits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from auditor import inputs, measuring, pipeline, stats, tables, verdict
+from auditor.config import AuditConfig, Budgets
+from auditor.errors import AuditError
+from auditor.inputs import Prepared, Say
+from auditor.measuring import Measured
+from auditor.records import TWINS
+from auditor.run import RunDirectory, restored
+from auditor.series import Scope
+
+LEAST = 3  # trainings; two are --ckpts-a and --ckpts-b
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RESERVED = ("both",)  # of the column `twin`
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training: where its checkpoints and its images lie."""
+
+    name: str
+    ckpts: str
+    train: str
+
+
+def trainings_of(config: AuditConfig) -> dict[str, Training]:
+    """Return the trainings given by ``--ckpts NAME=DIR --train NAME=PATH``, in the order given.
+
+    Raises
+    ------
+    AuditError
+        If there are fewer than three, a name is repeated or not usable, or one lacks its images.
+    """
+    ckpts, train = (named(getattr(config, name), f"--{name}") for name in ("ckpts", "train"))
+    if config.ckpts_a or config.ckpts_b or config.train_a or config.train_b:
+        raise AuditError("--ckpts and --ckpts-a are both given.", "--ckpts", "Name every training by --ckpts NAME=DIR.")
+    if len(ckpts) < LEAST:
+        remedy = "Give --ckpts-a DIR --ckpts-b DIR for two trainings, or name a third."
+        raise AuditError(f"{len(ckpts)} trainings are named.", "--ckpts", remedy)
+    if set(train) != set(ckpts):
+        odd = ", ".join(sorted(set(train) ^ set(ckpts)))
+        raise AuditError(
+            f"Not both checkpoints and images are given: {odd}.", "--train", "Give --train NAME=PATH each."
+        )
+    return {name: Training(name, path, train[name]) for name, path in ckpts.items()}
+
+
+def named(values: Sequence[str], flag: str) -> dict[str, str]:
+    """Return ``NAME=PATH`` arguments by name."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or not path or not NAME.fullmatch(name) or name in RESERVED:
+            remedy = f"Write {flag} NAME=PATH, NAME of letters, digits, '.', '_' and '-', and not 'both'."
+            raise AuditError(f"{value!r} names no training.", flag, remedy)
+        if name in found:
+            raise AuditError(f"The training {name!r} is given twice.", flag, "Give each training a name of its own.")
+        found[name] = path
+    return found
+
+
+def pair_config(config: AuditConfig, first: Training, second: Training, out: str) -> AuditConfig:
+    """Return the settings of one pair, audited as twins."""
+    return replace(
+        config,
+        ckpts=(),
+        train=(),
+        ckpts_a=first.ckpts,
+        ckpts_b=second.ckpts,
+        train_a=first.train,
+        train_b=second.train,
+        out=out,
+    )
+
+
+def label(pair: Pair) -> str:
+    """Return the pair as the column ``twin`` has it."""
+    return "|".join(pair)
+
+
+# ---------------------------------------------------------------------------
+# Auditing
+# ---------------------------------------------------------------------------
+
+
+def prepare(config: AuditConfig, run: RunDirectory, say: Say) -> dict[Pair, Prepared]:
+    """Read and check every pair before the first network call; alpha is shared among the pairs."""
+    found = trainings_of(config)
+    pairs = {}
+    for pair in combinations(found, 2):
+        folder = run.pair(*pair)
+        prepared = inputs.prepare(pair_config(config, *(found[n] for n in pair), str(folder.root)), folder, say)
+        shared = replace(prepared.budgets, alpha=prepared.budgets.alpha * 2 / (len(found) * (len(found) - 1)))
+        pairs[pair] = replace(prepared, budgets=shared)
+    first = next(iter(pairs.values()))
+    for pair, prepared in pairs.items():
+        if prepared.pair.steps != first.pair.steps:
+            raise AuditError(
+                f"The trainings {label(pair)} have other steps in common than the first pair.",
+                run.root,
+                "Give the steps that all trainings have by --steps.",
+            )
+    return pairs
+
+
+def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory, say: Say, remake: bool) -> None:
+    """Audit every pair, then write the tables of all. The caller holds the lock of ``run``."""
+    done: dict[Pair, Measured] = {}
+    for pair, prepared in pairs.items():
+        folder = run.pair(*pair)
+        share(run, pair, list(done), prepared)
+        tasks = pipeline.plan(prepared, folder)
+        pipeline.refuse_loss_of_work(tasks, folder, remake)
+        with folder.locked():
+            say.expect(sum(task.calls for task in tasks))
+            done[pair] = pipeline.audit(prepared, folder, tasks, lambda text, n, p=pair: say(f"{label(p)}: {text}", n))
+    first = next(iter(pairs.values()))
+    scope, budgets = whole_scope(pairs), inputs.budgets_from_file(config.budgets)
+    measured = combine(done, scope, budgets)
+    rows = [row for pair, each in pairs.items() for row in named_checkpoints(pair, each)]
+    unique = {(row["twin"], row["step"], row["path"]): row for row in rows}
+    tables.write(run.table("checkpoints"), tables.CHECKPOINTS, [unique[key] for key in sorted(unique)])
+    measuring.write(run, measured)
+    facts = pipeline.record(first, "complete", {}, measured.checks)
+    notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
+    facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}
+    run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
+
+
+def share(run: RunDirectory, pair: Pair, done: Sequence[Pair], prepared: Prepared) -> None:
+    """Give a pair the samples and features that an earlier pair made of the same training."""
+    target = run.pair(*pair)
+    for twin, name in zip(TWINS, pair, strict=True):
+        for earlier in (each for each in done if name in each):
+            source, letter = run.pair(*earlier), TWINS[earlier.index(name)]
+            for step in prepared.pair.steps:
+                target.adopt(target.samples(twin, step), source.samples(letter, step))
+                for space in prepared.config.space_names:
+                    target.adopt(target.features(space, f"{twin}/{step}"), source.features(space, f"{letter}/{step}"))
+
+
+def whole_scope(pairs: Mapping[Pair, Prepared]) -> Scope:
+    """Return the axes of the tables of all trainings."""
+    names = tuple(dict.fromkeys(name for pair in pairs for name in pair))
+    return replace(next(iter(pairs.values())).scope, twins=names)
+
+
+def named_checkpoints(pair: Pair, prepared: Prepared) -> list[dict[str, Any]]:
+    """Return the rows of checkpoints.parquet with the trainings' names for a and b."""
+    names = dict(zip(TWINS, pair, strict=True))
+    return [row | {"twin": names[row["twin"]]} for row in pipeline.checkpoint_rows(prepared)]
+
+
+# ---------------------------------------------------------------------------
+# A second training on half a
+# ---------------------------------------------------------------------------
+
+
+def prepare_same_data(config: AuditConfig, prepared: Prepared, run: RunDirectory, say: Say) -> Prepared:
+    """Read and check the second training on half a: it is compared with twin a, without any images."""
+    alone = {name: None for name in ("train_a", "train_b", "heldout", "fpr", "ckpts_a2")}
+    steps = ",".join(map(str, prepared.pair.steps))
+    plain = replace(config, **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
+    found = inputs.prepare(plain, run.same_data, say)
+    missing = sorted(set(prepared.pair.steps) - set(found.pair.steps))
+    if missing:
+        raise AuditError(
+            f"The second training on half a has no usable checkpoint at steps {', '.join(map(str, missing))}.",
+            "--ckpts-a2",
+            "Save it at the same steps, or name the steps that all have by --steps.",
+        )
+    return found
+
+
+def audit_same_data(prepared: Prepared, run: RunDirectory, say: Say, remake: bool) -> None:
+    """Audit the two trainings on half a, and give their samples of twin a to the run that they belong to."""
+    folder = run.same_data
+    for step in prepared.pair.steps:
+        folder.adopt(folder.samples("a", step), run.samples("a", step))
+    tasks = pipeline.plan(prepared, folder)
+    pipeline.refuse_loss_of_work(tasks, folder, remake)
+    with folder.locked():
+        say.expect(sum(task.calls for task in tasks))
+        pipeline.audit(prepared, folder, tasks, lambda text, calls: say(f"same data: {text}", calls))
+    for step in prepared.pair.steps:
+        run.adopt(run.samples("a", step), folder.samples("a", step))
+        for space in prepared.config.space_names:
+            run.adopt(run.features(space, f"a/{step}"), folder.features(space, f"a/{step}"))
+
+
+# ---------------------------------------------------------------------------
+# Putting the pairs together
+# ---------------------------------------------------------------------------
+
+
+def compute(run: RunDirectory, record: Mapping[str, Any], say: Callable[[str], None] = lambda text: None) -> Measured:
+    """Return what the evidence of all pairs says together; nothing is written."""
+    done = {}
+    for pair in (tuple(names) for names in record["pairs"]):
+        folder = run.pair(*pair)
+        say(f"reading {label(pair)}")
+        done[pair] = measuring.compute(folder, *scope_and_budgets(folder, folder.read_record()), say)
+    return combine(done, *scope_and_budgets(run, record))
+
+
+def scope_and_budgets(run: RunDirectory, record: Mapping[str, Any]) -> tuple[Scope, Budgets]:
+    """Return what a run was asked to look at, and its margins."""
+    return restored(Scope, record["scope"], run.record), restored(Budgets, record["budgets"], run.record)
+
+
+def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Measured:
+    """Return tables, onsets and verdicts of all trainings from those of their pairs."""
+    facts = {label(pair): each.facts for pair, each in done.items()}
+    contexts = {label(pair): each.context for pair, each in done.items()}
+    shared = replace(budgets, alpha=budgets.alpha / len(done))
+    recommendation = verdict.recommend_together(facts, contexts, shared)
+    judged = [
+        verdict.judge_together({label(pair): each.decisions[i] for pair, each in done.items()})
+        for i in range(len(scope.steps))
+    ]
+    decisions = [replace(each, recommended=each.step == recommendation.step) for each in judged]
+    first = next(iter(done.values()))
+    checks = {
+        "distrust": [f"{label(p)}: {said}" for p, each in done.items() for said in each.checks["distrust"]],
+        "not_exchangeable": [
+            f"{label(p)}: {said}" for p, each in done.items() for said in each.checks["not_exchangeable"]
+        ],
+        "smooth_reference": {
+            space: float(np.mean([each.checks["smooth_reference"][space] for each in done.values()]))
+            for space in first.checks["smooth_reference"]
+        },
+        "phase": {"note": "see the pairs"},
+        "recommendation": asdict(recommendation),
+    }
+    return Measured(
+        estimate_rows(done, scope),
+        onset_rows(done, scope, shared),
+        decisions,
+        recommendation,
+        checks,
+        first.facts,
+        first.context,
+        first.curves,
+    )
+
+
+def estimate_rows(done: Mapping[Pair, Measured], scope: Scope) -> list[dict[str, Any]]:
+    """Return the rows of measurements.parquet: of every training, of every pair, and ``both`` for all pairs."""
+    by_name, by_pair = defaultdict(list), defaultdict(dict)
+    rows = []
+    for pair, each in done.items():
+        names = dict(zip(TWINS, pair, strict=True))
+        for row in each.estimates:
+            key = (row["step"], row["space"], row["metric"])
+            if row["twin"] == "both":
+                by_pair[key][pair] = row
+                rows.append(row | {"twin": label(pair)})
+            else:
+                by_name[*key, names[row["twin"]]].append(row)
+    rows += [of_training(found) | {"twin": key[-1]} for key, found in by_name.items()]
+    rows += [of_all(found, scope.twins) for found in by_pair.values()]
+    return sorted(rows, key=lambda row: (row["step"], row["space"], row["metric"], row["twin"]))
+
+
+def of_training(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a training's row from those of its pairs: the same in all of them, or their mean without an interval."""
+    values = np.array([row["value"] for row in found])
+    if np.isnan(values).any() or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return max(found, key=lambda row: np.isnan(row["value"]))
+    note = f"mean over {len(found)} pairs, which are not independent: each has its own interval"
+    return blank_interval(found[0]) | {"value": float(values.mean()), "note": note}
+
+
+def of_all(found: Mapping[Pair, dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Return the mean over pairs with the interval of the node jackknife, trainings being the units."""
+    row = blank_interval(next(iter(found.values())))
+    estimate = stats.node_jackknife({pair: each["value"] for pair, each in found.items()}, names)
+    p = [each["p_corrected"] for each in found.values()]
+    corrected = min(1.0, len(p) * min(p)) if np.isfinite(p).all() else stats.NAN
+    return row | measuring.estimate_fields(estimate) | {"p_corrected": corrected}
+
+
+def blank_interval(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without its interval and its p values."""
+    lost = ("low", "high", "low_corrected", "high_corrected", "p_value", "p_corrected")
+    return {**row, **dict.fromkeys(lost, stats.NAN), "method": ""}
+
+
+def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> list[dict[str, Any]]:
+    """Return the onsets of the mean over pairs; a risk begins where it is not shown small, or found, in any pair."""
+    measured = list(done.values())
+    underfit = {f.step for each in measured for f in each.facts if f.underfit}
+    kept = [i for i, step in enumerate(scope.steps) if step not in underfit]
+    evaluable = [scope.steps[i] for i in kept]
+    losses = np.mean([each.curves.losses for each in measured], axis=0)
+    rows = [measuring.onset_row("loss", "", measuring.loss_onset(scope, losses))]
+    for space in scope.spaces:
+        distances = np.mean([each.curves.distances[space] for each in measured], axis=0)[kept]
+        rows.append(
+            measuring.onset_row("divergence", space, measuring.divergence_onset(scope, space, evaluable, distances))
+        )
+        for name, of, finding in (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy")):
+            tested = [[getattr(each.facts[i], of)[space] for each in measured] for i in kept]
+            safe = [all(x.is_safe(budgets) for x in per_step) for per_step in tested]
+            found = [any(getattr(x, finding)(budgets) for x in per_step) for per_step in tested]
+            rows.append(measuring.risk_row(name, space, evaluable, safe, found))
+    return sorted(rows, key=lambda row: (row["onset"], row["space"]))
