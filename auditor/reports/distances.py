@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from auditor import tables
-from auditor.records import TWINS
 from auditor.reports import Report
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
 from auditor.reports.pictures import flagged
@@ -50,11 +49,11 @@ class Nearest:
         if not self.report.record["scope"]["with_heldout"]:
             return np.empty(0)
         found = tables.arrays(RunDirectory(self.report.root).evidence(space, "heldout"), HELDOUT_COLUMNS)
-        return np.concatenate([found[name] for name in HELDOUT_COLUMNS])
+        return np.concatenate([found[f"{twin}_distance_1"] for twin in self.report.twins])
 
     def by_role(self, space: str, step: int) -> dict[str, np.ndarray]:
         """Return the nearest distances of both twins' samples to own and to other, and of held-out images."""
-        both = [self.samples(space, twin, step) for twin in TWINS]
+        both = [self.samples(space, twin, step) for twin in self.report.twins]
         found = {
             "samples to own": np.concatenate([each["own_distance_1"] for each in both]),
             "samples to other": np.concatenate([each["other_distance_1"] for each in both]),
@@ -63,9 +62,14 @@ class Nearest:
         return {name: values[np.isfinite(values)] for name, values in found.items()}
 
 
+def has_samples(report: Report) -> bool:
+    """Whether the run holds samples beside training images: one of three or more trainings leaves them to its pairs."""
+    return bool(report.record["scope"]["with_train"]) and not report.record.get("pairs")
+
+
 def charts(report: Report, nearest: Nearest) -> list[Chart]:
     """Return one chart per key step: a histogram of nearest distances per space."""
-    if not report.record["scope"]["with_train"]:
+    if not has_samples(report):
         return []
     return [chart(report, nearest, step, name) for step, name in report.key_steps.items()]
 
@@ -134,7 +138,7 @@ def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreemen
     """Yield per space how far it agrees with that of copies, over both twins' samples."""
     base = report.copy_space
     for space in report.record["scope"]["spaces"]:
-        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in TWINS]
+        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in report.twins]
         same = np.concatenate([one["own_id_1"].values == two["own_id_1"].values for one, two in pairs])
         flags = [
             np.concatenate([flagged(each[i]["own_distance_1"], each[i]["own_outside_distance"]) for each in pairs])

@@ -70,6 +70,8 @@ class Film:
 def walls(report: Report) -> list[Wall]:
     """Return the worst samples, worst first, of every step that a decision turns on."""
     space = report.copy_space
+    if report.record.get("pairs"):
+        return []  # their samples lie in the pairs
     return [
         Wall(step, name, tuple(row(case) for case in report.album.worst(space, step, ROWS)))
         for step, name in report.key_steps.items()
@@ -80,12 +82,16 @@ def row(case: Case) -> Row:
     """Return the five pictures of a case with their numbers."""
     mine, theirs = case.mine, case.theirs
     a, b = mine.twin.upper(), theirs.twin.upper()
-    numbers = (f"own / other {ratio(mine.ratio)}", f"nearest / next own {ratio(mine.gap)}")
+    numbers = (f"nearest / next own {ratio(mine.gap)}",) if mine.own.id else ()
+    numbers = (f"own / other {ratio(mine.ratio)}", *numbers) if mine.other.id else numbers
     pictures = [shown(mine.sample, f"sample of {a}", f"seed {case.seed}", numbers)]
     if mine.own.id:
         pictures.append(shown(mine.own, f"nearest in own half ({a})", mine.own.id, (distance(mine.own_distance),)))
+    if mine.other.id:
         other = f"nearest in other half ({other_twin(mine.twin).upper()})"
         pictures.append(shown(mine.other, other, mine.other.id, (distance(mine.other_distance),)))
+    if not theirs.twin:  # a single training
+        return Row(f"Seed {case.seed}", mine.is_copy, tuple(pictures))
     beside = (f"twin distance {number(case.twin_distance)}", f"own / other {ratio(theirs.ratio)}")
     pictures.append(shown(theirs.sample, f"sample of {b}, same noise", f"seed {case.seed}", beside))
     if theirs.own.id:
@@ -97,6 +103,8 @@ def row(case: Case) -> Row:
 
 def films(report: Report) -> list[Film]:
     """Return the seeds that are worst at the last step, through training."""
+    if report.record.get("pairs"):
+        return []
     space, last = report.copy_space, report.steps[-1]
     worst = report.album.worst(space, last, FILMS)
     picks = [(case.twin, case.seed) for case in worst]

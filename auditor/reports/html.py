@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
+from auditor import config
 from auditor.reports import Report, curves, distances, figures, gallery, interactive, percent, printable, sections
 from auditor.reports.charts import Chart, Curve, Style, distinct
 from auditor.reports.pictures import BLURRED, LEFT_OUT
@@ -81,6 +82,8 @@ def page(report: Report) -> str:
             histograms=[drawing(chart) for chart in histograms],
             walls=gallery.walls(report),
             films=gallery.films(report),
+            copy_below=(report.record["checks"].get("copy_ratio") or {}).get(report.copy_space) or config.COPY_RATIO,
+            agreed=distances.has_samples(report),
             left_out=report.pictures == LEFT_OUT,
             blurred=report.pictures == BLURRED,
             onsets=sections.onset_rows(report),

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from auditor import config
-from auditor.reports import Report, distances, percent, where
+from auditor.reports import Report, distances, percent, printable, where
 from auditor.reports.charts import distinct
+from auditor.reports.curves import copy_rule
 
 ONSET_NAMES = {
     "divergence": "least twin distance (τ_div)",
@@ -37,6 +38,10 @@ def warnings(report: Report) -> list[str]:
     said += report.record["checks"].get("not_exchangeable") or []
     if not scope["with_train"]:
         said.append("No training images were given: whether samples lean on them or copy them is not known.")
+    if len(report.twins) == 1:
+        said.append(
+            "A single training was audited: without a twin, whether its samples lean on its images is not known."
+        )
     if not scope["with_heldout"]:
         said.append(
             "No held-out images were given: neither a held-out loss nor the copying rule's false alarms are known."
@@ -63,22 +68,20 @@ class Cell:
 def checkpoint_table(report: Report) -> dict[str, Any]:
     """Return headings, each with the metric that it shows, and a row of cells per step."""
     scope, space = report.record["scope"], report.headline_space
-    columns = [
-        ("held-out loss", "loss_heldout", cells(report.estimates("loss_heldout", "both"), "{:.4f}")),
-        (
-            f"twin distance ({space})",
-            "twin_distance_ratio",
-            cells(report.estimates("twin_distance_ratio", "both", space), "{:.3f}"),
-        ),
-    ]
-    if scope["with_train"]:
+    columns = [("held-out loss", "loss_heldout", cells(report.estimates("loss_heldout", "both"), "{:.4f}"))]
+    if len(report.twins) > 1:
+        distance = cells(report.estimates("twin_distance_ratio", "both", space), "{:.3f}")
+        columns.append((f"twin distance ({space})", "twin_distance_ratio", distance))
+    if report.with_lean:
         alpha = report.record["budgets"]["alpha"]
         for each in scope["spaces"]:
             shares = cells(report.estimates("own_share", "both", each), "{:.1%}", alpha)
             columns.append((f"own share, {each}", "own_share", shares))
-        for twin in "ab":
-            copied = cells(report.estimates("memorized_fraction", twin, report.copy_space), "{:.1%}")
-            columns.append((f"copies, twin {twin}", "memorized_fraction", copied))
+    if scope["with_train"]:
+        rule = copy_rule(report)
+        for twin in report.twins:
+            copied = cells(report.estimates(rule, twin, report.copy_space), "{:.1%}")
+            columns.append((f"copies, twin {printable(twin)}", rule, copied))
     return {
         "columns": [(name, metric) for name, metric, _ in columns],
         "rows": {step: [found.get(step, Cell("–")) for *_, found in columns] for step in report.steps},
@@ -100,6 +103,7 @@ def cells(rows: pd.DataFrame, form: str, alpha: float | None = None) -> dict[int
 def onset_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Return what, space, where, status and note of every minimum and onset."""
     rows = report.tables["onsets"]
+    rows = rows[(rows.onset != "divergence") | (len(report.twins) > 1)]
     return [
         (name, row.space or "–", where(row), STATUS[row.status], row.note.removesuffix("; -1 is open"))
         for onset, name in ONSET_NAMES.items()
@@ -123,7 +127,7 @@ def space_rows(report: Report, nearest: distances.Nearest) -> list[SpaceRow]:
     """Return per space what it says of the same things; the agreement is that of the last step."""
     scope = report.record["scope"]
     agreed: Mapping[str, distances.Agreement] = {}
-    if scope["with_train"]:
+    if distances.has_samples(report):
         agreed = {each.space: each for each in distances.agreements(report, nearest, report.steps[-1])}
     rows = []
     for space in scope["spaces"]:
@@ -136,7 +140,7 @@ def space_rows(report: Report, nearest: distances.Nearest) -> list[SpaceRow]:
                 onset_text(report, "divergence", space),
                 onset_text(report, "bias", space),
                 onset_text(report, "copying", space),
-                since if scope["with_train"] else "not known",
+                since if report.with_lean else "not known",
                 agreed.get(space),
             )
         )
@@ -164,54 +168,47 @@ def excluded(report: Report) -> list[tuple[str, list[str]]]:
 
 def controls(report: Report) -> list[tuple[str, str, str]]:
     """Return every control: what it is, its outcome in one word, and its numbers."""
-    checks, scope = report.record["checks"], report.record["scope"]
+    checks = report.record["checks"]
     if not checks:
         return [("all controls", "not known", "The run is not finished.")]
     rows = []
-    if scope["with_train"]:
+    if report.record["scope"]["with_train"]:
         failed = checks.get("distrust") or []
-        rows.append(
-            (
-                "a copier must be found to copy, and held-out images must be neither biased nor copied",
-                "failed" if failed else "passed",
-                " ".join(failed) or "Every control came out as it must, in every space.",
-            )
-        )
+        what = "a copier must be found to copy, and held-out images must be neither biased nor copied"
+        said = " ".join(failed) or "Every control came out as it must, in every space."
+        rows.append((what, "failed" if failed else "passed", said))
+    if report.with_lean:
         differing = checks.get("not_exchangeable") or []
-        rows.append(
-            (
-                "the halves must be exchangeable",
-                "failed" if differing else "passed",
-                " ".join(differing) or "Nothing shows that the halves differ in more than chance.",
-            )
-        )
-        smooth = checks.get("smooth_reference") or {}
-        rows.append(
-            (
-                "a smooth model of each half, which memorizes nothing: its own share",
-                "reference",
-                ", ".join(f"{space} {percent(value)}" for space, value in smooth.items()) or "not known",
-            )
-        )
-        linear = checks.get("linear_reference")
-        rows.append(
-            (
-                "a linear denoiser of each half: its loss lean",
-                "reference",
-                "not known" if linear is None else f"{linear:.4f}",
-            )
-        )
-    redraw = checks.get("redraw")
-    if redraw:
-        rows.append(
-            (
-                "seeds drawn again at another batch size",
-                "passed" if redraw["largest_deviation"] <= 1 else "see caveats",
-                f"{redraw['seeds']} seeds of {redraw['of']} in a batch of {redraw['batch_size']} differ by at most "
-                f"{redraw['largest_deviation']} {redraw['unit']}.",
-            )
-        )
-    return rows
+        said = " ".join(differing) or "Nothing shows that the halves differ in more than chance."
+        rows.append(("the halves must be exchangeable", "failed" if differing else "passed", said))
+        rows += references(checks)
+    return [*rows, *redrawn(checks.get("redraw"))]
+
+
+def references(checks: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what models that memorize nothing show."""
+    smooth = ", ".join(f"{space} {percent(value)}" for space, value in (checks.get("smooth_reference") or {}).items())
+    linear = checks.get("linear_reference")
+    return [
+        ("a smooth model of each half: its own share", "reference", smooth or "not known"),
+        (
+            "a linear denoiser of each half: its loss lean",
+            "reference",
+            "not known" if linear is None else f"{linear:.4f}",
+        ),
+    ]
+
+
+def redrawn(found: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Return how far seeds differ that were drawn again, where they were."""
+    if not found:
+        return []
+    said = (
+        f"{found['seeds']} seeds of {found['of']} in a batch of {found['batch_size']} differ by at most "
+        f"{found['largest_deviation']} {found['unit']}."
+    )
+    outcome = "passed" if found["largest_deviation"] <= 1 else "see caveats"
+    return [("seeds drawn again at another batch size", outcome, said)]
 
 
 # ---------------------------------------------------------------------------
@@ -289,5 +286,9 @@ def command(given: Mapping[str, Any]) -> str:
         value = given.get(each.name)
         if value is None or value is False or value == each.default:
             continue
-        parts += [config.option(each.name)] if value is True else [config.option(each.name), str(value)]
+        name = config.option(each.name)
+        if value is True:
+            parts.append(name)
+        else:
+            parts += [part for one in (value if isinstance(value, list) else [value]) for part in (name, str(one))]
     return shlex.join(parts)
