@@ -81,7 +81,7 @@ def schema() -> str:
         "verdicts": rows(tables.VERDICTS, verdict={"enum": list(VERDICTS)}),
         "onsets": rows(tables.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
         "checkpoints": rows(tables.CHECKPOINTS),
-        "measurements": rows(tables.MEASUREMENTS, twin={"enum": ["a", "b", "both"]}),
+        "measurements": rows(tables.MEASUREMENTS),
         "metrics": rows(tables.METRICS),
         "scope": record(
             {
@@ -91,9 +91,13 @@ def schema() -> str:
                 "seed": {"type": "integer"},
                 "with_train": {"type": "boolean"},
                 "with_heldout": {"type": "boolean"},
+                "fpr": {"type": ["number", "null"]},
+                "twins": TEXTS,
+                "same_data": {"type": "boolean"},
             }
         )
         | {"description": "what was looked at"},
+        "pairs": {"type": "array", "items": TEXTS, "description": "of three or more trainings; else empty"},
         "resolved": {"type": "object", "description": "settings as the run used them"},
         "budgets": {"type": "object", "additionalProperties": NUMBER, "description": "margins of the verdict"},
         "checks": {"type": "object", "description": "the run's controls and tests of the whole series"},

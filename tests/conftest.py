@@ -197,6 +197,37 @@ def without_training(saved_inputs, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def single(saved_inputs, tmp_path_factory) -> Path:
+    """A complete run of one training, that on half a; read it only."""
+    out = tmp_path_factory.mktemp("single") / "run"
+    options = {name: saved_inputs.options[name] for name in ("ckpts-a", "train-a", "heldout")}
+    outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
+    assert outcome.status == 0, outcome.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def three(saved_inputs, tmp_path_factory) -> tuple[Path, list[str]]:
+    """Where three trainings, x, y and z, and their images lie, and the options that name them."""
+    root = tmp_path_factory.mktemp("three")
+    options = ["--heldout", saved_inputs.options["heldout"]]
+    for seed, name in enumerate("xyz", start=20):
+        folder = write_series(root / name, seed)
+        np.savez(root / f"{name}.npz", smooth_images(40, seed))
+        options += ["--ckpts", f"{name}={folder}", "--train", f"{name}={root / name}.npz"]
+    return root, options
+
+
+@pytest.fixture(scope="session")
+def three_audited(three) -> Path:
+    """A complete run of three trainings; read it only."""
+    root, options = three
+    outcome = call("run", *options, *as_arguments({**FAST, "out": str(root / "run")}))
+    assert outcome.status == 0, outcome.err
+    return root / "run"
+
+
 @pytest.fixture
 def run_copy(finished, tmp_path) -> Path:
     """A copy of the complete run, where ``audit_args`` would write it."""

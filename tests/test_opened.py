@@ -79,6 +79,15 @@ def test_evidence_of_one_table_is_that_table(run, finished):
     assert found.attrs == table.attrs != {}
 
 
+def test_one_training_and_three_trainings_are_opened_too(single, three_audited):
+    assert set(auditor.open_run(single).evidence("pixel", step=90).twin) == {"a"}
+    three = auditor.open_run(three_audited)
+    assert set(three.measurements.twin) >= {"x", "x|y", "both"}
+    with pytest.raises(AuditError, match="lie in its pairs"):
+        three.evidence("pixel")
+    assert len(auditor.open_run(three.path / "pairs" / "x+y").evidence("pixel", "a", 90)) == 12
+
+
 def test_evidence_that_is_not_narrowed_holds_every_seed_of_every_table(run):
     found = run.evidence(columns=["own_distance_1", "own_id_1"])
     assert list(found) == ["space", "twin", "step", "seed", "own_id_1", "own_distance_1"]

@@ -16,7 +16,7 @@ from auditor import checks, registry, tables
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
 from auditor.records import TWINS
-from auditor.reports.pictures import SHOWN, Album
+from auditor.reports.pictures import SHOWN, Album, album_of, open_album
 from auditor.run import RunDirectory, atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
@@ -34,8 +34,16 @@ class Report:
 
     @property
     def album(self) -> Album:
-        """The pictures of the run, in the state that was asked for."""
-        return Album(RunDirectory(self.root), self.record["scope"], self.pictures)
+        """The pictures of the run, in the state that was asked for; of three or more trainings, see ``albums``."""
+        return album_of(RunDirectory(self.root), self.record, self.pictures)
+
+    @property
+    def albums(self) -> dict[str, Album]:
+        """The pictures by pair of trainings, ``first|second``; of twins, or of one training, under the empty name."""
+        if not self.record.get("pairs"):
+            return {"": self.album}
+        run = RunDirectory(self.root)
+        return {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
 
     @property
     def headline_space(self) -> str:

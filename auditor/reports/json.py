@@ -33,6 +33,7 @@ def facts(report: Report) -> dict[str, Any]:
         "measurements": rows(report, "measurements"),
         "metrics": rows(report, "metrics"),
         "scope": report.record["scope"],
+        "pairs": report.record.get("pairs", []),
         "resolved": report.record["resolved"],
         "budgets": report.record["budgets"],
         "checks": report.record["checks"],
