@@ -36,6 +36,15 @@ FAST = {
     "loss-images": "6",
     "loss-levels": "2",
 }
+HOSTILE_NAMES = (
+    "<script>window.hacked=1<.png",
+    '"><img src=x onerror=window.hacked=1>.png',
+    "'quotes' & {{ 7*7 }} @{x}.png",
+    "</script><b>.png",
+    "x" * 200 + ".png",
+    "胸部X線 Καρδιά снимок.png",
+    "\u202egnp.exe.png",
+)
 SMALL_CONTROLS = {"N_SMOOTH": 70, "N_COPIES": 40}  # images of the controls; a batch is 64
 
 
@@ -224,6 +233,25 @@ def three_audited(three) -> Path:
     """A complete run of three trainings; read it only."""
     root, options = three
     outcome = call("run", *options, *as_arguments({**FAST, "out": str(root / "run")}))
+    assert outcome.status == 0, outcome.err
+    return root / "run"
+
+
+@pytest.fixture(scope="session")
+def hostile(saved_inputs, tmp_path_factory) -> Path:
+    """A complete run whose image and folder names try to be markup; read it only."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("hostile")
+    for seed, half in enumerate("ab", start=7):
+        folder = root / f"<i onclick=x>{half}"
+        folder.mkdir()
+        for i, pixels in enumerate(smooth_images(40, seed)):
+            Image.fromarray(pixels).save(
+                folder / f"{i}{HOSTILE_NAMES[i % len(HOSTILE_NAMES)].replace('/', '∕')}", "PNG"
+            )
+    given = {f"train-{half}": str(root / f"<i onclick=x>{half}") for half in "ab"}
+    outcome = call("run", *as_arguments({**saved_inputs.options, **given, "out": str(root / "run"), **FAST}))
     assert outcome.status == 0, outcome.err
     return root / "run"
 

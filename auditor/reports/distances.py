@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from auditor import tables
+from auditor.config import COPY_RATIO
 from auditor.reports import Report
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
 from auditor.reports.pictures import flagged
@@ -85,7 +86,7 @@ def chart(report: Report, nearest: Nearest, step: int, name: str) -> Chart:
         panels,
         label="distance to the nearest training image",
         note=(
-            "Samples of both twins to their own and to the other half, and real held-out images to either half. "
+            "Samples of every training to their own half and to the other, and real held-out images to each half. "
             "Copies would show as a hump near 0 that held-out images do not have; a lean as a gap between the first "
             "two curves."
         ),
@@ -140,8 +141,16 @@ def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreemen
     for space in report.record["scope"]["spaces"]:
         pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in report.twins]
         same = np.concatenate([one["own_id_1"].values == two["own_id_1"].values for one, two in pairs])
-        flags = [
-            np.concatenate([flagged(each[i]["own_distance_1"], each[i]["own_outside_distance"]) for each in pairs])
-            for i in (0, 1)
-        ]
-        yield Agreement(space, float(same.mean()), int(flags[1].sum()), int((flags[0] & flags[1]).sum()))
+        first = np.concatenate([copied(report, base, one) for one, _ in pairs])
+        second = np.concatenate([copied(report, space, two) for _, two in pairs])
+        yield Agreement(space, float(same.mean()), int(second.sum()), int((first & second).sum()))
+
+
+def copied(report: Report, space: str, found: Mapping[str, Any]) -> np.ndarray:
+    """Return which samples the copying rule of this run flags in a space."""
+    return flagged(found["own_distance_1"], found["own_outside_distance"], copy_below(report, space))
+
+
+def copy_below(report: Report, space: str) -> float:
+    """Return the gap ratio below which a sample counts as a copy: 1/3, or what --fpr has set it to."""
+    return (report.record["checks"].get("copy_ratio") or {}).get(space) or COPY_RATIO

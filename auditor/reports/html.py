@@ -10,7 +10,6 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
-from auditor import config
 from auditor.reports import Report, curves, distances, figures, gallery, interactive, percent, printable, sections
 from auditor.reports.charts import Chart, Curve, Style, distinct
 from auditor.reports.pictures import BLURRED, LEFT_OUT
@@ -82,7 +81,7 @@ def page(report: Report) -> str:
             histograms=[drawing(chart) for chart in histograms],
             walls=gallery.walls(report),
             films=gallery.films(report),
-            copy_below=(report.record["checks"].get("copy_ratio") or {}).get(report.copy_space) or config.COPY_RATIO,
+            copy_below=distances.copy_below(report, report.copy_space),
             agreed=distances.has_samples(report),
             left_out=report.pictures == LEFT_OUT,
             blurred=report.pictures == BLURRED,
@@ -131,6 +130,8 @@ def asset(name: str) -> str:
 
 def split_sentence(text: str) -> tuple[str, str]:
     """Return the first sentence, or of a long one what stands before its colon, and the rest."""
+    if len(text) <= LONGEST_HEADLINE:
+        return text, ""
     for end in (r"\.", ":"):
         found = re.match(rf"(.+?){end}\s+(?=\S)", text, re.DOTALL)
         if found and len(found[1]) <= LONGEST_HEADLINE:

@@ -278,6 +278,8 @@ def swatch(style: Style) -> str:
         "plus": '<path d="M16 1.6V10.4M11.6 6H20.4" stroke-width="2.4"/>',
         "": "",
     }[style.marker]
+    if not style.dash and not style.marker:
+        return ""
     dash = " ".join(map(str, DASH.get(style.dash, [])))
     line = f'<path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>' if style.dash else ""
     return (
