@@ -256,6 +256,16 @@ def hostile(saved_inputs, tmp_path_factory) -> Path:
     return root / "run"
 
 
+@pytest.fixture(scope="session")
+def hostile_page(hostile) -> Path:
+    """The page of that run, as a file."""
+    from auditor.reports import html, read_report
+
+    path = hostile.parent / "report.html"
+    path.write_text(html.page(read_report(hostile)))
+    return path
+
+
 @pytest.fixture
 def run_copy(finished, tmp_path) -> Path:
     """A copy of the complete run, where ``audit_args`` would write it."""
