@@ -21,6 +21,7 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *missing_inputs(record),
         *few_samples(record),
         *series_limits(record, tables),
+        *withheld_attacks(record),
         *clip_identity(record),
         *redraw(record),
         *record["notes"],
@@ -98,6 +99,16 @@ def clip_identity(record: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"The clip space is the local open_clip model {given['clip_model'].rsplit('/', 1)[-1]!r}, not a published CLIP."
+    ]
+
+
+def withheld_attacks(record: Mapping[str, Any]) -> list[str]:
+    """Return that membership attacks were not judged at 1 % for want of held-out images."""
+    if 0.01 not in record["checks"].get("attacks_withheld", []):
+        return []
+    return [
+        "How many training images an attack finds at a false-positive rate of 1 % is not known: it takes 400 held-out "
+        "images whose loss is measured (--loss-images)."
     ]
 
 

@@ -119,6 +119,8 @@ class Budgets:
     loss_bias: float = setting("Least loss lean that is called bias.", 0.01)
     loss_safe_beyond_bias: float = setting("Loss lean above that margin that is accepted.", 0.03)
     copies_beyond_heldout: float = setting("Copied share that is accepted above that of held-out images.", 0.005)
+    attack_tpr_at_1_percent: float = setting("Upper limit of an attack's hits at a false-positive rate of 1 %.", 0.03)
+    attack_tpr_at_1_permille: float = setting("The same at a false-positive rate of 0.1 %.", 0.01)
     copy_rule_false_alarms: float = setting("Held-out rate up to which copies in a space make the verdict.", 0.01)
     overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.0025)
     underfit_loss: float = setting("Multiple of the least held-out loss above which a checkpoint is underfit.", 1.25)

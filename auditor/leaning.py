@@ -110,13 +110,17 @@ def lean_result(
     )
 
 
-def loss_scores(losses: Losses, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """Return pool indices and r = ln(l_B / l_A) of the training images whose loss was measured (5.1)."""
+def loss_scores(losses: Losses, pool: Pool, by_time: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return pool indices and r = ln(l_B / l_A) of the training images whose loss was measured (5.1).
+
+    r is ``[n]``, of the mean losses of an image, or ``[n, levels]`` by noise level.
+    """
+    compare = (lambda without, trained: np.log(without / trained)) if by_time else log_ratio
     index = {pair: i for i, pair in enumerate(pool.ids)}
     columns, r = [], []
     for half, mine, twins in (("a", "own", "other"), ("b", "other", "own")):
         ids = losses["a"][mine].ids
-        ratio = log_ratio(losses["b"][twins].values, losses["a"][mine].values)  # ln(l_B / l_A) on this half
+        ratio = compare(losses["b"][twins].values, losses["a"][mine].values)  # ln(l_B / l_A) on this half
         for image, value in zip(ids, ratio, strict=True):
             if (half, image) in index:
                 columns.append(index[half, image])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from auditor import copying, leaning, phase, registry, stats, tables, trust, verdict
+from auditor import copying, leaning, membership, phase, registry, stats, tables, trust, verdict
 from auditor.config import Budgets
 from auditor.leaning import LeanResult, LossLeanResult, lean_fact
 from auditor.metrics import ABSENT_TWIN
@@ -20,7 +20,14 @@ from auditor.stats import Relabeling
 from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts
 
 BANDED = ("twin_distance", "twin_distance_ratio", "loss_own", "loss_other", "loss_heldout")
-LAYOUTS = {"measurements": tables.MEASUREMENTS, "onsets": tables.ONSETS, "verdicts": tables.VERDICTS}
+LAYOUTS = {
+    "measurements": tables.MEASUREMENTS,
+    "onsets": tables.ONSETS,
+    "verdicts": tables.VERDICTS,
+    "profiles": tables.PROFILES,
+    "attacks": tables.ATTACKS,
+    "exposure": tables.EXPOSURE,
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,14 @@ class Measured:
     facts: Sequence[StepFacts] = ()  # what the decisions rest on, one per step
     context: Context | None = None
     curves: Curves | None = None
+    images: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # profiles, attacks, exposure
 
     @property
     def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
         """The rows by table."""
         verdicts = [decision_row(each) for each in self.decisions]
-        return {"measurements": self.estimates, "onsets": self.onsets, "verdicts": verdicts}
+        made = {"measurements": self.estimates, "onsets": self.onsets, "verdicts": verdicts}
+        return {name: made[name] if name in made else self.images.get(name, ()) for name in LAYOUTS}
 
 
 # ---------------------------------------------------------------------------
@@ -251,6 +260,7 @@ def step_facts(
     references: Mapping[str, Reference],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
+    attacks: Mapping[int, Mapping[float, float]],
 ) -> list[StepFacts]:
     """Gather what the verdict on each checkpoint rests on."""
     scope, facts = series.scope, []
@@ -269,6 +279,7 @@ def step_facts(
                 underfit[step],
                 stats.paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else stats.NAN,
                 curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.copying else None,
+                attacks.get(step, {}),
             )
         )
     return facts
@@ -327,7 +338,8 @@ def compute(
         tuple(trust.failed_controls(series, relabeling, references, budgets)) if scope.with_train else (),
         tuple(trust.differing_halves(series, relabeling)) if relabeling else (),
     )
-    facts = step_facts(series, tests, references, underfit, losses)
+    attacks = membership.attack_rows(series)
+    facts = step_facts(series, tests, references, underfit, losses, membership.upper_limits(attacks))
     recommendation = verdict.recommend(facts, context, budgets)
     decisions = [
         replace(verdict.judge(each, context, budgets), recommended=each.step == recommendation.step) for each in facts
@@ -344,6 +356,7 @@ def compute(
             ).items()
         },
         "copy_ratio": copy_ratios(series),
+        "attacks_withheld": sorted({row["target_fpr"] for row in attacks if np.isnan(row["tpr"])}),
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": {
             "status": recommendation.status,
@@ -352,8 +365,13 @@ def compute(
         },
     }
     onsets = onset_rows(scope, divergence, loss, facts, budgets)
-    rows = estimate_rows(series, tests)
-    return Measured(rows, onsets, decisions, recommendation, checks, facts, context, Curves(losses, distances))
+    rows, curves = estimate_rows(series, tests), Curves(losses, distances)
+    images = {
+        "profiles": membership.profile_rows(series, relabeling),
+        "attacks": attacks,
+        "exposure": membership.exposure_rows(series),
+    }
+    return Measured(rows, onsets, decisions, recommendation, checks, facts, context, curves, images)
 
 
 def copy_ratios(series: Series) -> dict[str, float | None]:

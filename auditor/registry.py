@@ -73,6 +73,7 @@ METRICS = {
     "loss_other": "auditor.metrics.loss:OTHER",
     "loss_heldout": "auditor.metrics.loss:HELDOUT",
     "loss_lean": "auditor.metrics.loss_lean:METRIC",
+    "separation": "auditor.metrics.separation:METRIC",
 }
 
 REPORTS = {

@@ -50,8 +50,15 @@ def mean_interval(scores: Scores, level: float = LEVEL) -> Estimate:
     value = float(x.mean())
     if len(x) == 1:
         return Estimate(value, NAN, NAN, level, 1, scores.unit, "", f"one {scores.unit} has no interval")
-    half = special.stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x))
+    half = student_half(x, level)
     return Estimate(value, value - half, value + half, level, len(x), scores.unit, "t over units", scores.note)
+
+
+def student_half(x: np.ndarray, level: float = LEVEL) -> float:
+    """Return half the length of Student's t interval of a mean; NaN for fewer than two values."""
+    if len(x) < 2:
+        return NAN
+    return float(special.stdtrit(len(x) - 1, (1 + level) / 2) * x.std(ddof=1) / np.sqrt(len(x)))
 
 
 def clopper_pearson(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -607,29 +614,35 @@ def join(*sentences: str) -> str:
 def half_difference_test(relabeling: Relabeling, columns: np.ndarray, r: np.ndarray) -> RelabelingTest:
     """Test half the difference of the mean of ``r`` between the halves, for the pool images ``columns``.
 
-    The two-sample mean is taken anew under each relabelling, since a subset of the pool
-    need not stay balanced.
+    ``r`` is ``[n]``, or ``[n, M]`` for M statistics at once. The two-sample mean is taken anew
+    under each relabelling, since a subset of the pool need not stay balanced.
     """
-    in_a = relabeling.labels[:, columns] > 0
-    n_a = in_a.sum(axis=1)
+    r = r.reshape(len(r), -1)
+    in_a = (relabeling.labels[:, columns] > 0).astype(float)
+    n_a = in_a.sum(axis=1)[:, None]
     sum_a = in_a @ r
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = (sum_a / n_a - (r.sum() - sum_a) / (len(r) - n_a)) / 2
-    t = np.nan_to_num(t)[:, None]
+        t = (sum_a / n_a - (r.sum(axis=0) - sum_a) / (len(r) - n_a)) / 2
+    t = np.nan_to_num(t)
     sd = t.std(axis=0)
-    flat = ~(sd > 1e-12 * np.abs(r).max(initial=0.0))  # rounding alone is no spread, nor is NaN
+    flat = ~(sd > 1e-12 * np.abs(r).max(axis=0, initial=0.0))  # rounding alone is no spread, nor is NaN
     z = np.where(flat, 0.0, t / np.where(flat, 1.0, sd))
     return RelabelingTest(t[0], np.where(flat, 0.0, sd), z, at_least(z, z[0]).mean(axis=0))
 
 
 def half_difference_draws(r: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Return bootstrap draws of half the difference between the halves; groups are drawn within halves."""
+    """Return bootstrap draws of half the difference between the halves; groups are drawn within halves.
+
+    ``[draws]`` for ``r`` ``[n]``, ``[draws, M]`` for ``r`` ``[n, M]``.
+    """
     parts = []
     for sign in (1, -1):
         _, member = np.unique(groups[labels == sign], return_inverse=True)
-        sums, sizes = np.bincount(member, r[labels == sign]), np.bincount(member)
+        sums, sizes = np.zeros((member.max() + 1, *r.shape[1:])), np.bincount(member)
+        np.add.at(sums, member, r[labels == sign])
         counts = resamples(len(sizes), seed + sign)
-        parts.append((counts @ sums) / (counts @ sizes))
+        drawn = counts @ sizes
+        parts.append((counts @ sums) / drawn.reshape(-1, *[1] * (r.ndim - 1)))
     return (parts[0] - parts[1]) / 2
 
 

@@ -206,6 +206,48 @@ METRICS = (
     Column("per_space", "bool", "whether it is about a feature space, or about the network alone"),
 )
 
+PROFILES = (
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("metric", "string", "loss_own, loss_other, loss_heldout, or loss_lean"),
+    Column("twin", "string", "a, b, or both for the lean"),
+    Column("t", "int64", "diffusion time of the noise level", "diffusion steps"),
+    Column("value", "float64", "the loss, or the lean, at this noise level"),
+    Column("low", "float64", "lower end of its 95 % interval over images"),
+    Column("high", "float64", "upper end of its 95 % interval over images"),
+    Column("n", "int64", "number of images"),
+    Column("p_value", "float64", "one-sided p of the lean by relabelling"),
+    Column("p_corrected", "float64", "the same, corrected over all steps and noise levels"),
+)
+
+ATTACKS = (
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("twin", "string", "the model that is attacked: a or b"),
+    Column("target_fpr", "float64", "share of non-members that the attacker accepts to flag"),
+    Column("attack", "string", "what flags most members on the other half of the images, by direction"),
+    Column("members", "int64", "training images of the model"),
+    Column("non_members", "int64", "held-out images"),
+    Column("tpr", "float64", "share of members that are flagged"),
+    Column("tpr_low", "float64", "lower end of its interval (Clopper-Pearson)"),
+    Column("tpr_high", "float64", "upper end of its interval"),
+    Column("fpr", "float64", "share of non-members that are flagged: what the target really came to"),
+    Column("fpr_low", "float64", "lower end of its interval (Clopper-Pearson)"),
+    Column("fpr_high", "float64", "upper end of its interval"),
+    Column("level", "float64", "confidence level of the intervals"),
+    Column("p_value", "float64", "one-sided p that members are flagged more often, both directions"),
+    Column("note", "string", "why there is no number, or how it was found"),
+)
+
+EXPOSURE = (
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("half", "string", "half that the image was trained on: a or b"),
+    Column("id", "string", "training image"),
+    Column(
+        "ratio", "float64", "ln(loss of the model without the image / of the model with it); larger is more exposed"
+    ),
+    Column("p_value", "float64", "conformal p among held-out images"),
+    Column("listed", "bool", "most exposed at a false discovery rate of 10 %; about one in ten is listed wrongly"),
+)
+
 ONSETS = (
     Column("onset", "string", "divergence, loss, bias or copying"),
     Column("space", "string", "feature space; empty for the loss"),

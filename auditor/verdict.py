@@ -160,6 +160,7 @@ class StepFacts:
     underfit: tuple[str, ...] = ()  # sentences
     loss_rise: float = float("nan")  # one-sided lower limit of [L - min L] / min L; NaN where unknown
     quality: np.ndarray | None = None  # linearised KID per seed, both twins averaged
+    attacks: Mapping[float, float] = field(default_factory=dict)  # false-positive rate -> upper limit of the hits
 
 
 @dataclass(frozen=True)
@@ -296,8 +297,20 @@ def bars(context: Context, budgets: Budgets) -> Recommendation | None:
 
 
 def passes(facts: StepFacts, context: Context, budgets: Budgets) -> bool:
-    """Return whether a checkpoint is shown safe and is neither memorizing nor overfit."""
-    return not unsafe_reasons(facts, budgets) and judge(facts, context, budgets).verdict not in NEVER_RELEASED
+    """Return whether a checkpoint is shown safe, from attacks too, and is neither memorizing nor overfit."""
+    open_ = [*unsafe_reasons(facts, budgets), *attack_reasons(facts, budgets)]
+    return not open_ and judge(facts, context, budgets).verdict not in NEVER_RELEASED
+
+
+def attack_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
+    """Return which attacks are not shown to find few members; those that were withheld are no reason (11)."""
+    allowed = {0.01: budgets.attack_tpr_at_1_percent, 0.001: budgets.attack_tpr_at_1_permille}
+    return [
+        f"Membership not shown hidden: an attack that flags {rate:.1%} of other images finds up to "
+        f"{facts.attacks[rate]:.1%} of training images; accepted {limit:.1%}."
+        for rate, limit in allowed.items()
+        if facts.attacks.get(rate, 0.0) > limit
+    ]
 
 
 def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
@@ -342,7 +355,7 @@ def no_release(first: StepFacts, candidates: Sequence[StepFacts], context: Conte
             -1,
             f"Release none of these: already {where} exceeds a budget. {over[0]}.{carried(candidates, budgets)}",
         )
-    reason = unsafe_reasons(first, budgets)[0]
+    reason = [*unsafe_reasons(first, budgets), *attack_reasons(first, budgets)][0]
     said = f"Release none of these yet: {where} is not shown to be within the budgets. {reason}"
     return Recommendation("undecided", -1, said + carried(candidates, budgets))
 

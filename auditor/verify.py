@@ -30,7 +30,14 @@ ZERO = 1e-15  # absolute, for differences that cancel
 SHOWN = 10  # differences that the error tells
 BRIEF = 60  # characters of a sentence that is told
 SCHEMA_VERSION = 1  # of the JSON
-KEYS = {"measurements": ("step", "space", "metric", "twin"), "onsets": ("onset", "space"), "verdicts": ("step",)}
+KEYS = {
+    "measurements": ("step", "space", "metric", "twin"),
+    "onsets": ("onset", "space"),
+    "verdicts": ("step",),
+    "profiles": ("step", "metric", "twin", "t"),
+    "attacks": ("step", "twin", "target_fpr"),
+    "exposure": ("step", "half", "id"),
+}
 NOT_RECOMPUTED = ("redraw",)  # of the checks in run.json: it needs the network
 DECIDING = ("auditor", "numpy", "pandas")  # packages that turn evidence into numbers
 

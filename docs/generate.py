@@ -91,9 +91,9 @@ def schema() -> str:
                 "seed": {"type": "integer"},
                 "with_train": {"type": "boolean"},
                 "with_heldout": {"type": "boolean"},
-                "fpr": {"type": ["number", "null"]},
-                "twins": TEXTS,
-                "same_data": {"type": "boolean"},
+                "fpr": {"type": ["number", "null"], "description": "rate that the copying rule is set to"},
+                "twins": {"type": "array", "items": TEXT, "description": "a and b, a alone, or the trainings' names"},
+                "same_data": {"type": "boolean", "description": "with a second training on half a"},
             }
         )
         | {"description": "what was looked at"},

@@ -30,6 +30,7 @@ LAYERS = (
             "measuring",
             "verify",
             "trainings",
+            "membership",
         ),
         *("inputs", "keys", "pipeline", "demo", "lab", "console"),
     ),

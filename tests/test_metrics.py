@@ -361,6 +361,7 @@ SWAPPED = {
     "loss_other": lambda before: before["loss_own"],
     "loss_heldout": lambda before: before["loss_heldout"],
     "loss_lean": lambda before: -before["loss_lean"],
+    "separation": lambda before: 1 - before["separation"],
 }
 
 
