@@ -73,6 +73,8 @@ def control_size(name: str) -> int:
 def calls_of(prepared: Prepared, kind: str, have: int) -> int:
     """Return how many network calls an artefact needs, ``have`` rows being there."""
     batch = prepared.batch_size
+    if prepared.given is not None:
+        return 0
     if kind == "samples":
         whole = have // batch * batch
         return -(-(prepared.config.n_samples - whole) // batch) * prepared.sampling_steps

@@ -40,7 +40,14 @@ def main() -> None:
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option per field of AuditConfig, in front of its own."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
-    kinds = {"int": int, "int | None": int, "float | None": float, "bool": bool, "tuple[str, ...]": list[str]}
+    kinds = {
+        "int": int,
+        "int | None": int,
+        "float | None": float,
+        "float": float,
+        "bool": bool,
+        "tuple[str, ...]": list[str],
+    }
     made = [
         inspect.Parameter(
             each.name,
@@ -355,6 +362,44 @@ def verify_command(
     found.require()
     if not json:
         print(found.sentence)
+
+
+SPLIT_EXAMPLE = """Split images into two exchangeable halves to train twins on, and a held-out set.
+
+Duplicates, near-duplicates and groups stay together. Writes train-a.csv, train-b.csv and heldout.csv, which audit run
+takes, and a card of what was done (split.md, split.json).
+
+Example: audit split data/films --out splits/first --group-by '^(patient[0-9]+)_'
+"""
+
+
+@app.command("split", help=SPLIT_EXAMPLE)
+def split_command(
+    data: Annotated[str, typer.Argument(help="Images: whatever --train-a of audit run takes.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the lists and the card.")],
+    seed: Annotated[int, typer.Option("--seed", help="Of the drawing.")] = 0,
+    heldout: Annotated[float, typer.Option("--heldout", help="Share of images that neither half gets.")] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", help="Column, or regular expression on ids whose first group names the patient."),
+    ] = None,
+    near: Annotated[
+        float, typer.Option("--near", help="Distance below which images are near-duplicates; 0: exact ones only.")
+    ] = 0.2,
+    window: Annotated[str | None, typer.Option("--window", help="LOW,HIGH for pictures of 16 bits or floats.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    limits = settings.window_from(window) if window else None
+    with Chatter(), shown() as say:
+        from auditor import split_card, splitting
+
+        options = splitting.Options(data, seed, heldout, group_by, near, limits)
+        done = splitting.split(options, out, lambda text: say(text, 0))
+        say("checking the halves", 0)
+        card = split_card.write(done, out)
+    print(split_card.as_json(card) if json else split_card.as_markdown(card))
 
 
 @app.command("list", help="List checkpoint formats, feature spaces, metrics and reports. Example: audit list")

@@ -37,7 +37,13 @@ class AuditConfig:
     ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
     ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
     train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
-    train_a: str | None = setting("Training images of half a: a picture folder, .npy, .npz or FILE.npz:KEY.")
+    samples_a: str | None = setting("Instead of --ckpts-a: samples drawn already, a folder or file per checkpoint.")
+    samples_b: str | None = setting("The same of the training on half b.")
+    unpaired: bool = setting("The samples given were not drawn from the same noise, whatever their names say.", False)
+    train_a: str | None = setting(
+        "Training images of half a: a folder, .zip, .tar, .npy, .npz, .pt (FILE:KEY picks an array), .csv with a path "
+        "column, or a Hugging Face data set on disk (PATH:SPLIT)."
+    )
     train_b: str | None = setting("Training images of half b.")
     heldout: str | None = setting("Images that neither training saw.")
     out: str | None = setting("The run directory to write or resume.")
@@ -49,11 +55,36 @@ class AuditConfig:
     batch_size: str = setting("Images per network call, fixed for a run, or auto.", "auto")
     device: str = setting("cpu, cuda, cuda:1 or auto.", "auto")
     weights: str = setting("raw, ema, or auto: EMA where every common step of both twins has it.", "auto")
-    scheduler: str | None = setting("Noise schedule where none is saved: ddpm (1000 linear steps) or a JSON file.")
+    scheduler: str | None = setting(
+        "Noise schedule where none is saved: ddpm (1000 linear steps), flow, edm, or a scheduler's JSON file."
+    )
+    format: str | None = setting("Checkpoint format, where two could be meant; audit list names them.")
+    model: str | None = setting("The network of bare weights: MODULE:FACTORY, a function that returns an nn.Module.")
+    model_config: str | None = setting("JSON file with the arguments of the network, for formats that save none.")
+    base: str | None = setting("The pipeline that was fine-tuned: LoRA weights, autoencoder, text encoder.")
+    autoencoder: str | None = setting("Folder of the autoencoder of a latent model, where none is beside it.")
+    prediction: str | None = setting(
+        "What the network predicts, where that is not saved: epsilon, v, sample, flow, edm."
+    )
+    image_shape: str | None = setting("HEIGHTxWIDTHxCHANNELS of the pictures, where the checkpoint does not say it.")
+    pixel_range: str | None = setting("Range to which training scaled pictures: -1,1 or 0,1 [default: the trainer's].")
+    pixel_mean: str | None = setting(
+        "Mean that training subtracted after scaling: numbers per channel, an .npy file, or own (of each half)."
+    )
+    labels: str | None = setting("Classes to sample: a number of classes (in turn), or a file with one per line.")
+    prompts: str | None = setting("Prompts to sample, in turn: a text file, one per line.")
+    guidance_scale: float = setting("Classifier-free guidance when sampling; 1 is none.", 1.0)
+    trust_pickle: bool = setting("Run the code in pickled checkpoints. Only for files whose maker you trust.", False)
+    allow_identical: bool = setting("Go on where two checkpoints are the same.", False)
     steps: str | None = setting("Audit only these checkpoints, comma-separated steps.")
     allow_overlap: bool = setting(
         "Go on when halves share images; these leave every own-versus-other statistic.", False
     )
+    window: str | None = setting(
+        "LOW,HIGH: pictures of 16 bits or floats are read so that LOW is black and HIGH white.", None
+    )
+    convert_color: bool = setting("Turn color images gray for a gray model, and gray ones to color.", False)
+    no_cache: bool = setting("Decode all images anew instead of recalling the contents of unchanged files.", False)
     clip_model: str = setting("open_clip model name, or local-dir:PATH.", "ViT-B-32")
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
@@ -79,7 +110,8 @@ class AuditConfig:
             raise AuditError(
                 f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
             )
-        self.step_numbers  # noqa: B018  a malformed list is reported here
+        self.step_numbers  # noqa: B018  malformed lists are reported here
+        self.window_limits  # noqa: B018
 
     def _require_range(self, each: dataclasses.Field[Any]) -> None:
         """Refuse a number outside the range of its setting."""
@@ -105,6 +137,22 @@ class AuditConfig:
             raise AuditError(
                 f"{self.steps!r} is no list of steps.", "--steps", "Give whole numbers: --steps 500,1000."
             ) from None
+
+    @property
+    def window_limits(self) -> tuple[float, float] | None:
+        """The window (low, high), or None."""
+        return None if self.window is None else window_from(self.window)
+
+
+def window_from(text: str) -> tuple[float, float]:
+    """Return LOW,HIGH as two numbers."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise AuditError(f"{text!r} is no window.", "--window", "Give two numbers, the lower first: --window 0,4095.")
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -196,7 +244,7 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
         value = ",".join(str(item) for item in value)
     if kind.startswith("str") and type(value) in (str, int):  # steps = 500
         return str(value)
-    expected = next(t for t in (str, bool, float, int) if kind.startswith(t.__name__))
+    expected = next((each for each in (str, bool, float) if kind.startswith(each.__name__)), int)
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:

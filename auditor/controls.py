@@ -14,6 +14,7 @@ import numpy as np
 
 from auditor.noise import derived_seed, draw, generators
 from auditor.records import DiffusionModel, ImageSet
+from auditor.schedules import forward_process
 
 REVISION = 1
 N_SMOOTH = 4000  # images of the smooth reference per half
@@ -33,8 +34,12 @@ class Gaussian:
 
 
 def fit(images: np.ndarray) -> Gaussian:
-    """Fit the Gaussian of the smooth reference to uint8 ``[n, h, w, c]``: r = min(50, n / 8) axes (3.5)."""
-    x = images.reshape(len(images), -1) / 127.5 - 1
+    """Fit the Gaussian of the smooth reference to uint8 ``[n, h, w, c]``, scaled to [-1, 1]."""
+    return fit_vectors(images.reshape(len(images), -1) / 127.5 - 1)
+
+
+def fit_vectors(x: np.ndarray) -> Gaussian:
+    """Fit the Gaussian of the smooth reference to float64 ``[n, d]``: r = min(50, n / 8) axes (3.5)."""
     mean = x.mean(axis=0)
     n, d = x.shape
     r = max(1, min(MAX_AXES, n // 8, d - 1))
@@ -78,8 +83,6 @@ def linear_denoiser(gaussian: Gaussian, shape: tuple[int, int, int], scheduler: 
     s^2 = 1 - abar_t; turned into what the checkpoint predicts.
     """
     import torch
-
-    from auditor.denoising import forward_process
 
     forward = forward_process(scheduler)
     kind = forward.config.prediction_type

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from auditor import noise
+from auditor import noise, schedules
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
 
@@ -45,25 +45,28 @@ def target_and_input(scheduler: Any, x0: Any, eps: Any, t: Any) -> tuple[Any, An
     return target, scheduler.add_noise(x0, eps, t)
 
 
-def forward_process(scheduler: Mapping[str, Any]) -> Any:
-    """Return the DDPM scheduler of this configuration: the only class whose ``add_noise`` is q(x_t | x_0) for all t."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler.from_config(dict(scheduler))
-
-
 def losses(
-    model: DiffusionModel, images: np.ndarray, eps: Any, times: np.ndarray, batch_size: int, device: str = "cpu"
+    model: DiffusionModel,
+    images: np.ndarray,
+    eps: Any,
+    times: np.ndarray,
+    batch_size: int,
+    device: str = "cpu",
+    numbers: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return denoising losses, float64 ``[n_images, n_levels]``; smaller is a better denoiser.
 
-    The squared error of the checkpoint's own target, averaged over pixels and over the
-    antithetic pair (eps, -eps), unweighted. All calls have exactly ``batch_size`` rows.
+    The squared error of the checkpoint's own target (``schedules.target_weights``), averaged over
+    pixels and over the antithetic pair (eps, -eps), unweighted. All calls have exactly
+    ``batch_size`` rows. ``numbers`` are the images' conditions; None means none.
     """
     import torch
 
-    forward = forward_process(model.scheduler)
-    x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    forward = schedules.forward_process(model.scheduler)
+    weights = schedules.target_weights(model.scheduler)[times]
+    with torch.inference_mode():
+        x0 = model.codec.encode(images, device).cpu()
+    numbers = np.full(len(images), -1) if numbers is None else numbers
     cells = [(i, level, sign) for i in range(len(images)) for level in range(len(times)) for sign in (1.0, -1.0)]
     squared = np.empty(len(cells))
     with torch.inference_mode():
@@ -74,8 +77,9 @@ def losses(
             sign = torch.tensor([cell[2] for cell in padded]).view(-1, 1, 1, 1)
             t = torch.from_numpy(times)[level].to(device)
             target, x_t = target_and_input(forward, x0[i].to(device), (sign * eps[i, level]).to(device), t)
-            error = (model.network(x_t, t) - target).double().square().flatten(1).mean(1)
+            network = model.given(numbers[i.numpy()])
+            error = (network(x_t, t) - target).double().square().flatten(1).mean(1)
             squared[start : start + len(chunk)] = error[: len(chunk)].cpu().numpy()
     if not np.isfinite(squared).all():
         raise CheckpointError("the network's loss is not finite", "denoising loss", "Leave it out.")
-    return squared.reshape(len(images), len(times), 2).mean(2)
+    return squared.reshape(len(images), len(times), 2).mean(2) * weights

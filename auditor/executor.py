@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,23 @@ class Executor:
         p = self.prepared
         twin, _, step = of.partition("/")
         if not step:
-            return controls.linear_denoiser(self._gaussian(of[-1]), p.image_shape, p.scheduler)
-        return checkpoints.load(p.pair.series(twin).at(int(step)), p.scheduler, p.device)
+            return self._linear(of[-1])
+        return checkpoints.load(p.pair.series(twin).at(int(step)), p.scheduler, p.device, p.settings, p.pixels[twin])
+
+    def _linear(self, twin: str) -> DiffusionModel:
+        """Return the linear reference of one twin, in the coordinates of its network."""
+        p = self.prepared
+        training = p.sets[f"train-{twin}"].images
+        if not p.facts.autoencoder and p.pixels[twin].is_standard:
+            return controls.linear_denoiser(self._gaussian(twin), p.image_shape, p.scheduler)
+        like = self.model(f"{twin}/{p.pair.steps[0]}")
+        encoded = [
+            like.codec.encode(training[start : start + EMBEDDED_AT_ONCE], p.device).permute(0, 2, 3, 1).cpu().numpy()
+            for start in range(0, len(training), EMBEDDED_AT_ONCE)
+        ]
+        vectors = np.concatenate(encoded).reshape(len(training), -1).astype(np.float64)
+        linear = controls.linear_denoiser(controls.fit_vectors(vectors), like.x_shape, p.scheduler)
+        return replace(linear, image_shape=p.image_shape, codec=like.codec, latent_shape=like.latent_shape)
 
     def _target(self, task: Task) -> tuple[Any, Any, int | None]:
         return artefact(self.prepared, self.run, self.keys, task.kind, task.of, task.space)
@@ -103,11 +119,14 @@ class Executor:
         path, key, n = self._target(task)
 
         def compute(rows: range) -> np.ndarray:
+            if p.given is not None:
+                return np.asarray(p.given.sets[task.twin, task.step].images[rows.start : rows.stop])
             seeds = [p.config.seed + i for i in rows]
-            return sampling.sample_batch(self.model(task.of), seeds, p.config.sampler, p.sampling_steps, p.device)
+            how = (p.config.sampler, p.sampling_steps, p.device, p.conditions)
+            return sampling.sample_batch(self.model(task.of), seeds, *how)
 
         for _ in self.run.build(path, key, n, p.batch_size, compute):
-            yield p.sampling_steps
+            yield p.sampling_steps  # network calls: none where samples were given
 
     def _losses(self, task: Task) -> Iterator[int]:
         """Measure the losses of one checkpoint on every set."""
@@ -132,10 +151,11 @@ class Executor:
         """Return the losses of a few images of one set."""
         p = self.prepared
         chosen = self._loss_images(name)[start : start + LOSS_IMAGES_AT_ONCE]
-        h, w, c = p.image_shape
+        model = self.model(of)
+        h, w, c = model.x_shape
         ids = [p.sets[name].ids[i] for i in chosen]
         eps = denoising.cell_noise(p.config.seed, ids, name, len(p.times), (c, h, w))
-        return denoising.losses(self.model(of), p.sets[name].images[chosen], eps, p.times, p.batch_size, p.device)
+        return denoising.losses(model, p.sets[name].images[chosen], eps, p.times, p.batch_size, p.device)
 
     def _loss_images(self, name: str) -> np.ndarray:
         """Return which images of a set the loss is measured on, ascending: a function of the run seed."""
@@ -217,7 +237,7 @@ class Executor:
         seeds = p.config.seed + np.arange(p.config.n_samples)
         mine = self._sample_features(task.space, task.of, seeds)
         twins = None
-        if p.scope.with_twin:
+        if p.scope.with_twin and p.pairs_samples:
             twins = self._sample_features(task.space, f"{other_twin(task.twin)}/{task.step}", seeds)
         saturated = pixel_facts(self._images(task))["saturated"]
         references = self._roles(task.space, task.twin)
@@ -318,7 +338,8 @@ class Executor:
         of = f"a/{p.pair.steps[-1]}"
         n = min(REDRAWN, p.config.n_samples)
         seeds = [p.config.seed + i for i in range(n)]
-        again = sampling.sample_batch(self.model(of), seeds, p.config.sampler, p.sampling_steps, p.device)
+        how = (p.config.sampler, p.sampling_steps, p.device, p.conditions)
+        again = sampling.sample_batch(self.model(of), seeds, *how)
         drawn = np.load(self.run.samples("a", p.pair.steps[-1]), mmap_mode="r")[:n]
         deviation = np.abs(again.astype(int) - drawn.astype(int))
         return {

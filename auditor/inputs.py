@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, denoising, images, noise, sampling, spaces
+from auditor import checkpoints, denoising, given_samples, images, models, noise, sampling, schedules, spaces
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
+from auditor.given_samples import GivenSamples
 from auditor.measuring import Scope
-from auditor.records import TWINS, Excluded, ImageSet, TwinPair
+from auditor.pixels import Pixels
+from auditor.records import TWINS, Checkpoint, Excluded, Facts, ImageSet, TwinPair
 from auditor.run import RunDirectory
 
 LEAST_IMAGES = 10  # of every image set
@@ -25,7 +28,8 @@ class Prepared:
 
     config: AuditConfig
     pair: TwinPair
-    image_shape: tuple[int, int, int]
+    facts: Facts  # what the checkpoints say of the model
+    settings: checkpoints.ModelSettings
     scheduler: Mapping[str, Any]
     sets: Mapping[str, ImageSet]  # train-a, train-b, heldout: those given
     digests: Mapping[str, tuple[str, ...]]  # per image
@@ -37,6 +41,19 @@ class Prepared:
     sampling_steps: int
     spaces: Mapping[str, spaces.Space]
     budgets: Budgets
+    pixels: Mapping[str, Pixels]  # twin -> how its training scaled pictures
+    conditions: sampling.Conditions | None  # of samples, where the models are conditional
+    given: GivenSamples | None = None  # samples that exist already; then there is no model
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of the pictures."""
+        return self.facts.image_shape
+
+    @property
+    def unit(self) -> str:
+        """What the steps are counted in."""
+        return self.pair.a.checkpoints[0].unit
 
     @property
     def scope(self) -> Scope:
@@ -55,9 +72,21 @@ class Prepared:
         )
 
     @property
+    def pairs_samples(self) -> bool:
+        """Whether samples of one seed come from the same noise in both twins."""
+        return self.given is None or self.given.paired
+
+    @property
+    def with_losses(self) -> bool:
+        """Whether denoising losses are measured: there are images, and a model."""
+        return bool(self.sets) and self.given is None
+
+    @property
     def times(self) -> np.ndarray:
-        """Diffusion times of the loss cells."""
-        return denoising.time_levels(self.config.loss_levels, int(self.scheduler["num_train_timesteps"]))
+        """Diffusion times of the loss cells; none without a model."""
+        if self.given is not None:
+            return np.empty(0, dtype=np.int64)
+        return denoising.time_levels(self.config.loss_levels, schedules.n_times(self.scheduler))
 
 
 def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, calls: None) -> Prepared:
@@ -73,23 +102,37 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     budgets = budgets_from_file(config.budgets)
     device = resolve_device(config.device, earlier)
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
-    settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
-    opened = {name: spaces.open_space(name, settings) for name in config.space_names}
-    say("reading the checkpoints", 0)
-    pair = usable(discover(config))
-    image_shape, scheduler = checkpoints.check_compatible(pair, config.scheduler)
-    require_levels(config.loss_levels, int(scheduler["num_train_timesteps"]))
-    steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
+    space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
+    opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
+    settings, given, identical, conditions = models.settings(config), None, (), None
+    if config.samples_a is not None:
+        say("reading the samples", 0)
+        given = given_samples.read(config, reading_of(config), scratch_of(config))
+        config = replace(config, n_samples=given.n, seed=given.first_seed)
+        pair, facts, scheduler, steps = given.pair, Facts(given.image_shape, "none", None), {}, 0
+    else:
+        say("reading the checkpoints", 0)
+        pair = usable(discover(config, settings), settings)
+        identical = identical_notes(pair, config.allow_identical)
+        facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
+        conditions = models.conditions(config, facts)
+        require_levels(config.loss_levels, schedules.n_times(scheduler))
+        steps = sampling.resolve_steps(config.sampler, config.sampling_steps, scheduler)
     say("reading the images", 0)
-    sets = read_sets(config, image_shape)
+    sets = read_sets(config, facts.image_shape)
     shared, overlap_notes = check_overlaps(sets, config.allow_overlap)
     sets = without_leaks(sets, shared)
     require_enough(sets)
     require_calibration(config.fpr, sets)
     digests = {name: images.digests(each) for name, each in sets.items()}
     pools = pool_masks(sets, shared, config.seed)
+    pixels = models.pixels(config, facts, sets, pair.twins)
+    scheduler = models.fitting_schedule(scheduler, pixels)
     notes = (
+        *(given.notes if given is not None else ()),
         *scheduler_notes(pair, config),
+        *model_notes(config, facts, pixels),
+        *identical,
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
         *duplicate_notes(digests),
@@ -100,7 +143,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     return Prepared(
         config,
         pair,
-        image_shape,
+        facts,
+        settings,
         scheduler,
         sets,
         digests,
@@ -112,20 +156,26 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         steps,
         opened,
         budgets,
+        pixels,
+        conditions,
+        given,
     )
 
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
-    for name in ("out",) if config.ckpts else ("ckpts_a", "out"):
+    if config.samples_a is not None or config.samples_b is not None:
+        require_samples_alone(config)
+    for name in ("out",) if config.ckpts or config.samples_a else ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
     if config.ckpts:
         return  # trainings.py checks what it splits into pairs
-    if config.ckpts_b is None and config.ckpts_a2 is not None:
+    has_twin = config.ckpts_b is not None or config.samples_b is not None
+    if not has_twin and config.ckpts_a2 is not None:
         raise AuditError("--ckpts-a2 is given without a twin.", "--ckpts-b", "Give the training on half b, too.")
-    if config.ckpts_b is None:
+    if not has_twin:
         require_single(config)
     elif (config.train_a is None) != (config.train_b is None):
         given, lacking = ("a", "b") if config.train_a else ("b", "a")
@@ -134,6 +184,20 @@ def require(config: AuditConfig) -> None:
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
         )
+
+
+def require_samples_alone(config: AuditConfig) -> None:
+    """Refuse samples beside checkpoints, and samples of twin b alone."""
+    if config.samples_a is None:
+        raise AuditError(
+            "--samples-b is given and --samples-a is not.", "--samples-a", "Give both, or --samples-a alone."
+        )
+    for name in ("ckpts_a", "ckpts_b", "ckpts_a2", "ckpts", "scheduler"):
+        if getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            raise AuditError(
+                f"{flag} and --samples-a are both given.", flag, "Give checkpoints to be sampled, or samples, not both."
+            )
 
 
 def require_single(config: AuditConfig) -> None:
@@ -185,14 +249,14 @@ def resolve_batch_size(asked: str, device: str, earlier: Mapping[str, Any]) -> i
     return int(earlier.get("batch_size") or (64 if device == "cpu" else 256))
 
 
-def discover(config: AuditConfig) -> TwinPair:
+def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPair:
     """Return the aligned series of both twins."""
-    a = checkpoints.discover(config.ckpts_a, "a")
-    b = checkpoints.discover(config.ckpts_b, "b") if config.ckpts_b is not None else None
+    a = checkpoints.discover(config.ckpts_a, "a", settings)
+    b = checkpoints.discover(config.ckpts_b, "b", settings) if config.ckpts_b is not None else None
     return checkpoints.pair(a, b, weights=config.weights, steps=config.step_numbers)
 
 
-def usable(pair: TwinPair) -> TwinPair:
+def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) -> TwinPair:
     """Return the pair with digests; a step whose file is broken in one twin leaves both, with the reason."""
     good: dict[str, list[Any]] = {twin: [] for twin in TWINS}
     excluded = list(pair.excluded)
@@ -201,7 +265,7 @@ def usable(pair: TwinPair) -> TwinPair:
         for twin in pair.twins:
             checkpoint = pair.series(twin).at(step)
             try:
-                inspected.append(checkpoints.inspect(checkpoint))
+                inspected.append(checkpoints.inspect(checkpoint, settings))
             except CheckpointError as error:
                 excluded.append(Excluded(twin, step, checkpoint.path, error.what))
         if len(inspected) == len(pair.twins):
@@ -220,6 +284,38 @@ def usable(pair: TwinPair) -> TwinPair:
     return TwinPair(*series, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
 
 
+def identical_notes(pair: TwinPair, allow: bool) -> tuple[str, ...]:
+    """Refuse checkpoints that are the same, in one series or in both: copies say nothing of a training."""
+    first: dict[str, Checkpoint] = {}
+    same = []
+    for checkpoint in pair.a.checkpoints + pair.b.checkpoints:
+        earlier = first.setdefault(checkpoint.digest, checkpoint)
+        if earlier is not checkpoint:
+            same.append(" and ".join(f"{one.twin}/{one.step}" for one in (earlier, checkpoint)))
+    if not same:
+        return ()
+    what = f"{len(same)} checkpoints are copies of others: {'; '.join(same[:4])}."
+    if not allow:
+        remedy = "Check the folders: twins are two trainings. --allow-identical goes on."
+        raise AuditError(what, pair.a.checkpoints[-1].path.parent, remedy)
+    return (f"{what[:-1]} (--allow-identical).",)
+
+
+def model_notes(config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels]) -> tuple[str, ...]:
+    """Return what was assumed about the networks, where a user said it or a format had to."""
+    said = []
+    if config.pixel_range is not None or config.pixel_mean is not None:
+        said.append(f"Pictures are scaled to {pixels['a'].text} (--pixel-range, --pixel-mean).")
+    if config.trust_pickle:
+        said.append("Code in the checkpoints was allowed to run (--trust-pickle).")
+    if facts.conditioning == "class":
+        said.append("Samples of both twins have the same class per seed; neighbours are sought among all classes.")
+    if facts.conditioning == "text":
+        prompts = f"the prompts of {config.prompts}" if config.prompts else "the empty prompt"
+        said.append(f"Samples of both twins have the same prompt per seed ({prompts}); losses are at the empty prompt.")
+    return (*said, *facts.notes)
+
+
 def scheduler_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:
     """Return what was assumed about the noise schedule."""
     if config.scheduler is None:
@@ -232,7 +328,22 @@ def scheduler_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:
 def read_sets(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, ImageSet]:
     """Return the image sets that were given, at the model's shape."""
     given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
-    return {name: images.read(source, name, image_shape) for name, source in given.items() if source is not None}
+    return {
+        name: images.read(source, name, image_shape, reading_of(config), not config.no_cache, scratch_of(config))
+        for name, source in given.items()
+        if source is not None
+    }
+
+
+def reading_of(config: AuditConfig) -> images.Reading:
+    """Return what may be done to pictures."""
+    return images.Reading(config.window_limits, config.convert_color)
+
+
+def scratch_of(config: AuditConfig) -> Path:
+    """Return the folder for memory maps: the disk that the run will be on, of which something exists already."""
+    out = Path(config.out).absolute()
+    return next(each for each in (out, *out.parents) if each.is_dir())
 
 
 def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str, set[str]], tuple[str, ...]]:
@@ -260,7 +371,7 @@ def without_leaks(sets: Mapping[str, ImageSet], shared: Mapping[str, set[str]]) 
     if shared.get("heldout"):
         whole = sets["heldout"]
         rows = [i for i, each in enumerate(whole.ids) if each not in shared["heldout"]]
-        kept["heldout"] = replace(whole, images=whole.images[rows], ids=tuple(whole.ids[i] for i in rows))
+        kept["heldout"] = whole.rows(rows)
     return kept
 
 

@@ -23,6 +23,9 @@ class Keys:
     def samples(self, twin: str, step: int) -> dict[str, Any]:
         """Return what determines the samples of one checkpoint."""
         p = self.prepared
+        if p.given is not None:
+            digest = p.pair.series(twin).at(step).digest
+            return {"stage": "given samples", "checkpoint": digest, "first_seed": p.config.seed}
         return {
             "stage": "samples",
             "revision": [noise.REVISION, sampling.REVISION],
@@ -31,8 +34,27 @@ class Keys:
             "sampler": p.config.sampler,
             "sampling_steps": p.sampling_steps,
             "first_seed": p.config.seed,
+            **self.conditions,
+            **self.scaling(twin),
             **self.machine,
         }
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Return under what samples are drawn, where the models are conditional."""
+        drawn = self.prepared.conditions
+        if drawn is None:
+            return {}
+        prompts = {"prompts": list(self.prepared.settings.prompts)} if self.prepared.settings.prompts else {}
+        return {"conditions": list(drawn.numbers), "guidance_scale": drawn.guidance, **prompts}
+
+    def scaling(self, twin: str) -> dict[str, Any]:
+        """Return how pictures are scaled for the networks of a twin, where it is not to [-1, 1]."""
+        pixels = self.prepared.pixels[twin]
+        if pixels.is_standard:
+            return {}
+        mean = pixels.mean if isinstance(pixels.mean, float) else sha256(pixels.mean.tobytes()).hexdigest()
+        return {"pixels": [pixels.low, pixels.high, mean]}
 
     @cached_property
     def machine(self) -> dict[str, Any]:
@@ -56,7 +78,7 @@ class Keys:
             "stage": "evidence",
             "revision": evidence.REVISION,
             "samples": self.features(space, self.samples(twin, step)),
-            **({"twin_samples": self.samples(other_twin(twin), step)} if p.scope.with_twin else {}),
+            **({"twin_samples": self.samples(other_twin(twin), step)} if p.scope.with_twin and p.pairs_samples else {}),
             "n_samples": self.prepared.config.n_samples,
             **self.references,
         }
@@ -122,5 +144,6 @@ class Keys:
             "times": p.times.tolist(),
             "seed": p.config.seed,
             "sets": {name: self.image_set(name) | self.restricted(name) for name in p.sets},
+            **self.scaling(twin),
             **self.machine,
         }

@@ -11,7 +11,7 @@ import numpy as np
 from auditor import copying, leaning, membership, phase, registry, stats, tables, trust, verdict
 from auditor.config import Budgets
 from auditor.leaning import LeanResult, LossLeanResult, lean_fact
-from auditor.metrics import ABSENT_TWIN
+from auditor.metrics import ABSENT_TWIN, UNPAIRED
 from auditor.noise import derived_seed
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
@@ -196,6 +196,8 @@ def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distanc
     if distances.size == 0:
         why = "no checkpoint can be judged" if scope.with_twin else ABSENT_TWIN
         return stats.Onset("undecided", -1, (), why)
+    if np.isnan(distances).any():
+        return stats.Onset("undecided", -1, (), UNPAIRED)
     draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
     jitter = derived_seed("jitter", space, scope.seed)
     return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)

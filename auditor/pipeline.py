@@ -45,7 +45,7 @@ def control_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
     """Yield kind, set and space of what the controls need before anything can be compared with them."""
     for name in drawn_controls(prepared.scope):
         yield "control", name, ""
-    for twin in prepared.scope.twins if prepared.scope.with_lean else ():
+    for twin in prepared.scope.twins if prepared.scope.with_lean and prepared.with_losses else ():
         yield "control-losses", f"linear-{twin}", ""
 
 
@@ -74,7 +74,7 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
         for twin in prepared.scope.twins:
             of = f"{twin}/{step}"
             yield "samples", of, ""
-            if prepared.sets:
+            if prepared.with_losses:
                 yield "losses", of, ""
             for space in names:
                 yield "sample-features", of, space
@@ -106,7 +106,7 @@ def plan_task(prepared: Prepared, run: RunDirectory, keys: Keys, kind: str, of: 
 
 def refuse_loss_of_work(tasks: list[Task], run: RunDirectory, remake: bool) -> None:
     """Stop before finished network results would be thrown away, unless --remake says so."""
-    lost = [t for t in tasks if t.action == "remake" and t.kind in ("samples", "losses")]
+    lost = [t for t in tasks if t.action == "remake" and t.calls and t.kind in ("samples", "losses")]
     if lost and not remake:
         raise RunExists(
             f"This command would discard {len(lost)} finished artefacts; the first is {lost[0].kind} {lost[0].of} "
@@ -129,6 +129,8 @@ def keep_neighbour_images(prepared: Prepared, run: RunDirectory) -> None:
     for name, ids in wanted.items():
         kept = [i for i, each in enumerate(prepared.sets[name].ids) if each in ids]
         key = {"ids": [prepared.sets[name].ids[i] for i in kept], "images": prepared.set_digests[name]}
+        if run.key(run.images(name)) == as_json(key):
+            continue  # then no image need be decoded
         with run.artefact(run.images(name), key) as temporary:
             save_array(temporary, prepared.sets[name].images[kept])
 
@@ -152,7 +154,8 @@ def checkpoint_row(
     twin: str, step: int, path: Any, reason: str, prepared: Prepared, checkpoint: Any = None
 ) -> dict[str, Any]:
     """Return one row of checkpoints.parquet; paths are relative to the series, so a run can be moved."""
-    root = {"a": prepared.config.ckpts_a, "b": prepared.config.ckpts_b}[twin]
+    c = prepared.config
+    root = {"a": c.samples_a or c.ckpts_a, "b": c.samples_b or c.ckpts_b}[twin]
     try:
         shown = path.relative_to(root).as_posix()
     except ValueError:
@@ -160,6 +163,7 @@ def checkpoint_row(
     return {
         "twin": twin,
         "step": step,
+        "unit": checkpoint.unit if checkpoint else "",
         "path": shown,
         "format": checkpoint.format if checkpoint else "",
         "weights": checkpoint.weights if checkpoint else "",
@@ -183,6 +187,9 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
             "steps": list(p.pair.steps),
             "spaces": list(p.config.space_names),
             "image_shape": list(p.image_shape),
+            "unit": p.unit,
+            "model": {"class": p.facts.model, "parameters": p.facts.parameters, "conditioning": p.facts.conditioning},
+            "pixels": {twin: each.text for twin, each in p.pixels.items()},
             "scheduler": dict(p.scheduler),
             "loss_times": p.times.tolist(),
         },
@@ -237,7 +244,7 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     prepared = executor.prepared = without_failed(prepared, executor.failed)
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     started = time.perf_counter()
-    checks: dict[str, Any] = {"redraw": executor.redraw()}
+    checks: dict[str, Any] = {"redraw": executor.redraw()} if prepared.given is None else {}
     if prepared.scope.with_train:
         keep_neighbour_images(prepared, run)
     measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))

@@ -6,14 +6,23 @@ are ``own``, ``other`` and ``heldout``; twins are ``a`` and ``b``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from auditor.pixels import Codec, Pixels
+
 TWINS = ("a", "b")
+# What trainers count, and what one says of it.
+UNITS = {
+    "step": "optimizer steps",
+    "epoch": "epochs",
+    "milestone": "milestones",
+    "kimg": "thousand images",
+}
 VERDICTS = ("underfit", "generalizing", "biased", "overfit", "memorizing", "undecided")
 
 
@@ -24,15 +33,16 @@ def other_twin(twin: str) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of saved weights of one twin at one optimizer step."""
+    """One set of saved weights of one twin at one point of its training."""
 
     twin: str
-    step: int
-    path: Path  # what load() reads: a folder with config.json and weights
+    step: int  # progress of the training, in `unit`
+    path: Path  # what load() reads: a folder with config.json and weights, or a file
     format: str
     weights: str  # "raw" or "ema"
     scheduler: Path | None  # scheduler_config.json found for it
-    digest: str = ""  # sha256 over the bytes that load() reads; "" until read
+    digest: str = ""  # sha256 over what load() reads; "" until read
+    unit: str = "step"  # what progress is counted in: a key of UNITS
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,21 @@ class Found:
     step: int
     paths: Mapping[str, Path]  # "raw" and/or "ema" -> what load() reads
     scheduler: Path | None
+    unit: str = "step"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the headers of a checkpoint say of its model."""
+
+    image_shape: tuple[int, int, int] | None  # (h, w, c) of the pictures; None where no header says it
+    model: str  # class of the network
+    parameters: int | None  # of the network, where a header says it
+    conditioning: str = "none"  # none, class or text
+    n_classes: int | None = None
+    autoencoder: str = ""  # digest of what decodes latents; empty for pixel models
+    pixels: tuple[float, float] = (-1.0, 1.0)  # range to which this trainer scales pictures unless told otherwise
+    notes: tuple[str, ...] = ()  # what had to be assumed, in sentences
 
 
 @dataclass(frozen=True)
@@ -98,13 +123,27 @@ class DiffusionModel:
     """A loaded network with what is needed to sample from it and to measure its loss.
 
     ``network(x, t)`` takes float32 ``[n, c, h, w]`` in the model's own value range and
-    int64 ``[n]`` diffusion times and returns the model's raw output, ``[n, c, h, w]``.
+    int64 ``[n]`` diffusion times and returns what the schedule says it predicts, ``[n, c, h, w]``
+    (auditor/schedules.py). ``conditioned(numbers, guidance)`` returns such a network for rows of
+    the given condition numbers, int64 ``[n]``: a class, the row of a prompt, or -1 for none.
     """
 
     network: Callable[[Any, Any], Any]
-    scheduler: Mapping[str, Any]  # configuration of a diffusers scheduler
-    image_shape: tuple[int, int, int]  # (h, w, c)
+    scheduler: Mapping[str, Any]  # configuration of a diffusers scheduler; see schedules.py
+    image_shape: tuple[int, int, int]  # (h, w, c) of pictures
     n_parameters: int
+    codec: Codec = field(default_factory=Pixels)  # from pictures to x_0, and back
+    latent_shape: tuple[int, int, int] | None = None  # (h, w, c) of x_0 where it is no picture
+    conditioned: Callable[[np.ndarray, float], Callable[[Any, Any], Any]] | None = None
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of what is diffused."""
+        return self.latent_shape or self.image_shape
+
+    def given(self, numbers: np.ndarray | None, guidance: float = 1.0) -> Callable[[Any, Any], Any]:
+        """Return the network for rows of these conditions, or the unconditional one."""
+        return self.network if self.conditioned is None or numbers is None else self.conditioned(numbers, guidance)
 
 
 @dataclass(frozen=True)
@@ -119,11 +158,27 @@ class ImageSet:
     images: np.ndarray
     ids: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what reading had to do: resized, cropped, converted
+    labels: tuple[str, ...] = ()  # class of each image; empty where not known
+    groups: tuple[str, ...] = ()  # patient, slide, identity, duplicates: whatever belongs together; empty likewise
+    digests: tuple[str, ...] = ()  # sha256 of each image; empty where not computed yet
+    blank: np.ndarray | None = None  # bool [n], images without content; None where not computed yet
 
     def __post_init__(self) -> None:
         assert self.images.dtype == np.uint8 and self.images.ndim == 4, "images are uint8 [n, h, w, c]"
         assert len(self.ids) == len(self.images), "one id per image"
         assert len(set(self.ids)) == len(self.ids), "ids are unique"
+        for each in (self.labels, self.groups, self.digests):
+            assert len(each) in (0, len(self.ids)), "one fact per image, or none"
+
+    def rows(self, kept: Sequence[int]) -> ImageSet:
+        """Return the set with these images only."""
+        chosen = {
+            name: tuple(getattr(self, name)[i] for i in kept)
+            for name in ("ids", "labels", "groups", "digests")
+            if getattr(self, name)
+        }
+        blank = None if self.blank is None else self.blank[list(kept)]
+        return replace(self, images=self.images[list(kept)], blank=blank, **chosen)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -14,6 +14,20 @@ from auditor.errors import AuditError
 
 FORMATS = {
     "diffusers": "auditor.checkpoints.diffusers:DiffusersFormat",
+    "denoising-diffusion-pytorch": ("auditor.checkpoints.denoising_diffusion_pytorch:DenoisingDiffusionPytorchFormat"),
+    "dit": "auditor.checkpoints.dit:DitFormat",
+    "monai": "auditor.checkpoints.monai:MonaiFormat",
+    "lora": "auditor.checkpoints.lora:LoraFormat",
+    "edm": "auditor.checkpoints.edm:EdmFormat",
+    "plain": "auditor.checkpoints.plain:PlainFormat",
+}
+
+SOURCES = {
+    "folder": "auditor.images.folder:KIND",
+    "archive": "auditor.images.archive:KIND",
+    "array": "auditor.images.arrays:KIND",
+    "table": "auditor.images.tabular:KIND",
+    "list": "auditor.images.manifest:KIND",
 }
 
 SPACES = {
@@ -90,11 +104,18 @@ FOLDER_REPORTS = {
     "tensorboard": "auditor.reports.tensorboard:write",
 }
 
-TABLES = {"format": FORMATS, "space": SPACES, "metric": METRICS, "report": REPORTS, "folder report": FOLDER_REPORTS}
+TABLES = {
+    "format": FORMATS,
+    "source": SOURCES,
+    "space": SPACES,
+    "metric": METRICS,
+    "report": REPORTS,
+    "folder report": FOLDER_REPORTS,
+}
 
 
 def lookup(kind: str, name: str) -> Any:
-    """Return the component called ``name`` of ``kind`` (format, space, metric, report or folder report).
+    """Return the component called ``name`` of ``kind`` (format, source, space, metric, report or folder report).
 
     Raises
     ------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from auditor import noise
+from auditor import noise, schedules
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import DiffusionModel
 
@@ -33,7 +34,7 @@ def resolve_steps(sampler: str, asked: int | None, scheduler: Mapping[str, Any])
     """
     if sampler not in SAMPLERS:
         raise AuditError(f"There is no sampler {sampler!r}.", "--sampler", f"Choose from: {', '.join(SAMPLERS)}.")
-    train_steps = int(scheduler["num_train_timesteps"])
+    train_steps = schedules.n_times(scheduler)
     steps = asked or min(SAMPLERS[sampler][2] or train_steps, train_steps)
     if steps > train_steps:
         raise AuditError(
@@ -41,7 +42,7 @@ def resolve_steps(sampler: str, asked: int | None, scheduler: Mapping[str, Any])
             "--sampling-steps",
             f"Give at most {train_steps}.",
         )
-    spacing = scheduler.get("timestep_spacing", "leading")
+    spacing = schedules.as_diffusers(scheduler).get("timestep_spacing", "leading")
     if sampler == "ddim" and spacing != "leading" and train_steps % steps:
         raise AuditError(
             f"DDIM with {spacing} spacing needs a number of steps that divides {train_steps}; {steps} does not.",
@@ -59,19 +60,30 @@ def make_scheduler(sampler: str, steps: int, scheduler: Mapping[str, Any]) -> An
     import diffusers
 
     class_name, overrides, _ = SAMPLERS[sampler]
-    stepper = getattr(diffusers, class_name).from_config({**scheduler, **overrides})
+    stepper = getattr(diffusers, class_name).from_config({**schedules.as_diffusers(scheduler), **overrides})
     stepper.set_timesteps(steps)
     return stepper
 
 
-def to_uint8(x: Any) -> np.ndarray:
-    """Return uint8 ``[n, h, w, c]`` from float ``[n, c, h, w]`` in [-1, 1], as diffusers pipelines do."""
-    scaled = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
-    return (scaled.float().cpu().numpy() * 255).round().astype(np.uint8)
+@dataclass(frozen=True)
+class Conditions:
+    """What samples are drawn under: the condition numbers in turn, seed after seed, and the guidance scale."""
+
+    numbers: tuple[int, ...]
+    guidance: float = 1.0
+
+    def of(self, seeds: Sequence[int]) -> np.ndarray:
+        """Return the condition of each seed, int64 ``[n]``: a function of the seed alone, so twins share it."""
+        return np.array([self.numbers[seed % len(self.numbers)] for seed in seeds], dtype=np.int64)
 
 
 def sample_batch(
-    model: DiffusionModel, seeds: Sequence[int], sampler: str, steps: int, device: str = "cpu"
+    model: DiffusionModel,
+    seeds: Sequence[int],
+    sampler: str,
+    steps: int,
+    device: str = "cpu",
+    conditions: Conditions | None = None,
 ) -> np.ndarray:
     """Return one sample per seed, uint8 ``[len(seeds), h, w, c]``.
 
@@ -80,22 +92,23 @@ def sample_batch(
     """
     import torch
 
-    h, w, c = model.image_shape
+    h, w, c = model.x_shape
     streams = noise.generators(seeds)
     stepper = make_scheduler(sampler, steps, model.scheduler)
     # eta = 0 makes DDIM deterministic; the stochastic DDPM step draws from each seed's own stream.
     step_options = {"generator": streams} if sampler == "ddpm" else {}
+    network = model.given(conditions.of(seeds), conditions.guidance) if conditions else model.network
     with torch.inference_mode():
         x = noise.draw(streams, (c, h, w), device) * stepper.init_noise_sigma
         for t in stepper.timesteps:
             times = torch.full((len(seeds),), int(t), device=device, dtype=torch.int64)
-            output = model.network(stepper.scale_model_input(x, t), times)
+            output = network(stepper.scale_model_input(x, t), times)
             x = stepper.step(output, t, x, **step_options).prev_sample
         if not torch.isfinite(x).all():
             raise CheckpointError(
                 "the network returns values that are not finite", f"seeds {seeds[0]} to {seeds[-1]}", "Leave it out."
             )
-    return to_uint8(x)
+        return model.codec.decode(x)
 
 
 def batches(n: int, batch_size: int) -> Iterator[range]:

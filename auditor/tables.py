@@ -63,7 +63,8 @@ POOL = (
 
 CHECKPOINTS = (
     Column("twin", "string", "a or b"),
-    Column("step", "int64", "optimizer updates at this checkpoint", "steps"),
+    Column("step", "int64", "progress of the training at this checkpoint", "column unit"),
+    Column("unit", "string", "what progress is counted in: step, epoch, milestone or kimg; empty where not audited"),
     Column("path", "string", "where it was found, relative to the series"),
     Column("format", "string", "checkpoint format"),
     Column("weights", "string", "raw or ema: which weights were audited"),

@@ -204,7 +204,7 @@ def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) ->
         if scope.with_train:
             yield from (run.evidence(space, name) for name in (*sets, "pool", *controls))
     if scope.with_lean:
-        yield from (run.control_losses(f"linear-{twin}") for twin in scope.twins)
+        yield from (run.control_losses(f"linear-{twin}") for twin in scope.twins if loss_rows(record))
 
 
 def sample_problems(run: RunDirectory, twin: str, step: int, scope: Scope, digest: str | None) -> Iterator[str]:

@@ -24,8 +24,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test waits for a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these networks are too small for more, and runs are compared by bytes
 
+import atexit
+import tempfile
+
 import numpy as np
 import pytest
+
+# Before any command runs, in this process or in a child: no test reads or writes the user's cache.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="auditor-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 STEPS = (90, 200, 1000)  # as text they would sort otherwise
 FAST = {
@@ -254,6 +261,16 @@ def hostile(saved_inputs, tmp_path_factory) -> Path:
     outcome = call("run", *as_arguments({**saved_inputs.options, **given, "out": str(root / "run"), **FAST}))
     assert outcome.status == 0, outcome.err
     return root / "run"
+
+
+@pytest.fixture(scope="session")
+def hostile_page(hostile) -> Path:
+    """The page of that run, as a file."""
+    from auditor.reports import html, read_report
+
+    path = hostile.parent / "report.html"
+    path.write_text(html.page(read_report(hostile)))
+    return path
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from conftest import SMALL_CONTROLS, Inputs, Outcome, smooth_images, tiny_unet
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from auditor.checkpoints.diffusers import WEIGHTS
+from auditor.checkpoints.networks import WEIGHTS
 from auditor.errors import AuditError
 
 HEAVY = ("torch", "diffusers", "open_clip", "faiss", "pandas", "pyarrow", "scipy", "numpy")

@@ -8,9 +8,9 @@ import torch
 from conftest import smooth_images, tiny_unet
 from diffusers import DDPMScheduler
 
-from auditor.checkpoints import DDPM
-from auditor.denoising import cell_noise, forward_process, losses, target_and_input, time_levels
+from auditor.denoising import cell_noise, losses, target_and_input, time_levels
 from auditor.records import DiffusionModel
+from auditor.schedules import DDPM, forward_process
 
 IMAGES = smooth_images(3, 0)[..., None]  # uint8 [3, 8, 8, 1]
 X0 = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 127.5 - 1

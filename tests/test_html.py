@@ -17,9 +17,8 @@ import pandas as pd
 import pytest
 
 from auditor import pipeline, registry, tables
-from auditor.reports import curves, distances, divergence, figures, html, interactive, read_report, sections
+from auditor.reports import curves, distances, divergence, figures, gallery, html, interactive, read_report, sections
 from auditor.reports.charts import BLACK, COLORS, GREY, edges, ticks
-from auditor.reports.gallery import data_uri
 from auditor.reports.pictures import BLURRED, LEFT_OUT, png
 from auditor.run import RunDirectory
 
@@ -62,6 +61,11 @@ def text(finished) -> str:
 @pytest.fixture(scope="module")
 def page(text) -> Page:
     return Page(text)
+
+
+def with_record(run, **changes):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | changes))
 
 
 def sentences(text: str) -> str:
@@ -156,33 +160,29 @@ def test_the_page_warns_that_it_is_as_private_as_the_training_images(page):
     assert "This page contains training images." in page.text.split("The verdict on every checkpoint")[0]
 
 
-def test_without_pictures_there_is_none_and_the_page_says_so_and_keeps_the_numbers(finished, page):
-    other = Page(html.page(read_report(finished, LEFT_OUT)))
-    assert not [each for each in other.of("img") if not each["src"].startswith("data:image/svg")]
-    assert "Pictures are left out" in other.text.split("The verdict on every checkpoint")[0]
-    numbers = re.findall(r"nearest / next own [\d.]+", page.text)
-    assert numbers and numbers == re.findall(r"nearest / next own [\d.]+", other.text)
+def pictures(page: Page) -> set[str]:
+    return {each["src"] for each in page.of("img") if each["src"].startswith("data:image/png")}
 
 
 def test_blurred_pictures_are_all_other_ones(finished, page):
-    other = Page(html.page(read_report(finished, BLURRED)))
-    sharp, blurred = ({each["src"] for each in p.of("img") if "png" in each["src"][:20]} for p in (page, other))
-    assert blurred and not sharp & blurred
-    assert "Pictures are blurred" in other.text.split("The verdict on every checkpoint")[0]
+    report = read_report(finished, BLURRED)
+    blurred = {each.uri for wall in gallery.walls(report) for row in wall.rows for each in row.pictures}
+    blurred |= {each.picture.uri for film in gallery.films(report) for each in film.frames}
+    assert blurred and not blurred & pictures(page)
 
 
 def test_large_pictures_are_reduced():
     pixels = np.zeros((300, 200, 3), np.uint8)
-    assert len(data_uri(pixels, 72)) < len(base64.b64encode(png(pixels)))
+    assert len(gallery.data_uri(pixels, 72)) < len(base64.b64encode(png(pixels)))
     from io import BytesIO
 
     from PIL import Image
 
-    assert Image.open(BytesIO(base64.b64decode(data_uri(pixels, 72).split(",")[1]))).size == (48, 72)
+    assert Image.open(BytesIO(base64.b64decode(gallery.data_uri(pixels, 72).split(",")[1]))).size == (48, 72)
 
 
-def test_hostile_names_are_text(hostile):
-    text = html.page(read_report(hostile))
+def test_hostile_names_are_text(hostile_page):
+    text = hostile_page.read_text()
     page = Page(text)
     assert len(page.of("script")) == 3
     assert not [a for _, a in page.elements if "onerror" in a or "onclick" in a]
@@ -200,13 +200,25 @@ def test_hostile_names_are_text(hostile):
 
 
 def test_without_training_images_the_page_says_what_is_not_known(without_training):
-    page = Page(html.page(read_report(without_training)))
+    page = Page(html.page(read_report(without_training, BLURRED)))
     front = page.text.split("The verdict on every checkpoint")[0]
     assert "No training images were given" in front and "No held-out images were given" in front
+    assert "Pictures are blurred" in front
     headings = re.findall(r"h-(\w+)", " ".join(each.get("id", "") for each in page.of("h2")))
     assert "conclusion" in headings and not {"leaning", "copies", "distances"} & set(headings)
     assert "sample of B, same noise" in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
+
+
+def test_an_unfinished_run_of_one_space_and_one_checkpoint_says_so_first(audit_args, audit, tmp_path):
+    outcome = audit(*audit_args(spaces="pixel", steps="200"))
+    assert outcome.status == 0, outcome.err
+    with_record(tmp_path / "run", status="started", checks={})
+    page = Page(html.page(read_report(tmp_path / "run")))
+    front = page.text.split("The verdict on every checkpoint")[0]
+    assert "This audit is not finished" in front and "Controls not known" in front
+    assert "Only one feature space was looked at (pixel)" in front
+    assert "logarithmic" not in page.text
 
 
 def test_a_single_training_is_reported_without_what_needs_a_twin(single):
@@ -228,29 +240,10 @@ def test_nothing_undefined_looks_like_a_number(page):
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
 
-def test_a_single_space_and_a_single_checkpoint_are_enough(audit_args, audit, tmp_path):
-    outcome = audit(*audit_args(spaces="pixel", steps="200"))
-    assert outcome.status == 0, outcome.err
-    page = Page(html.page(read_report(tmp_path / "run")))
-    assert "Only one feature space was looked at (pixel)" in page.text
-    assert "logarithmic" not in page.text
-
-
 def test_a_page_that_cannot_be_written_is_one_error(finished, audit, tmp_path):
     (tmp_path / "file").touch()
     outcome = audit("report", finished, "--html", tmp_path / "file" / "r.html")
     assert outcome.status == 1 and outcome.err.startswith("error: ") and "Traceback" not in outcome.err
-
-
-def with_record(run, **changes):
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | changes))
-
-
-def test_a_run_that_is_not_finished_says_so_first(run_copy):
-    with_record(run_copy, status="started", checks={})
-    front = Page(html.page(read_report(run_copy))).text.split("The verdict on every checkpoint")[0]
-    assert "This audit is not finished" in front and "Controls not known" in front
 
 
 def test_a_run_that_is_not_to_be_trusted_says_so_first(run_copy):
@@ -277,7 +270,15 @@ def test_a_run_without_definitions_points_to_the_documentation(run_copy):
     assert cards and all("see docs/metrics.md" in card.question for card in cards)
 
 
-def test_the_command_writes_page_and_figures_without_torch_and_scipy(finished, tmp_path):
+def assert_without_pictures(other: Page, page: Page) -> None:
+    """No picture is left, the page says so, and the numbers are the same."""
+    assert not pictures(other) and pictures(page)
+    assert "Pictures are left out" in other.text.split("The verdict on every checkpoint")[0]
+    numbers = re.findall(r"nearest / next own [\d.]+", page.text)
+    assert numbers and numbers == re.findall(r"nearest / next own [\d.]+", other.text)
+
+
+def test_the_command_writes_page_and_figures_without_torch_and_scipy(finished, page, tmp_path):
     code = (
         "import sys; from auditor import cli\n"
         "try: cli.main()\nexcept SystemExit as end: assert not end.code, end.code\n"
@@ -286,7 +287,9 @@ def test_the_command_writes_page_and_figures_without_torch_and_scipy(finished, t
     targets = ["--html", tmp_path / "r.html", "--figures", tmp_path / "f", "--no-pictures"]
     done = subprocess.run([sys.executable, "-c", code, "report", finished, *targets], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
-    assert (tmp_path / "r.html").read_text() == html.page(read_report(finished, LEFT_OUT))  # of another process
+    written = (tmp_path / "r.html").read_text()
+    assert written == html.page(read_report(finished, LEFT_OUT))  # the same page in another process
+    assert_without_pictures(Page(written), page)
     report = read_report(finished)
     drawn = [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
     names = sorted(path.name for path in (tmp_path / "f").iterdir())

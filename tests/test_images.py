@@ -1,4 +1,4 @@
-"""Reading pictures: each rule of auditor/images.py on inputs that can be checked by hand."""
+"""Reading pictures: each rule of auditor/images/pictures.py on folders and arrays that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from auditor.errors import AuditError
 from auditor.records import ImageSet
 
 GRAY = (8, 8, 1)
+CONVERT = images.Reading(convert_color=True)
 COLOR = (8, 8, 3)
 PNEUMONIA = Path(__file__).parents[2] / "shared/data/pneumoniamnist/pneumoniamnist.npz"
 
@@ -36,10 +37,10 @@ def image_set(name: str, pixels: list[int], ids: tuple[str, ...] | None = None) 
     return ImageSet(name, arrays, ids or tuple(f"{name}{i}" for i in range(len(pixels))))
 
 
-def refusal(source: object, shape: tuple[int, int, int] = GRAY) -> AuditError:
+def refusal(source: object, shape: tuple[int, int, int] = GRAY, reading: images.Reading | None = None) -> AuditError:
     """The error of reading ``source``, which must say where it happened and what to do."""
     with pytest.raises(AuditError) as caught:
-        images.read(source, "train-a", shape)
+        images.read(source, "train-a", shape, reading)
     assert caught.value.where, "an error names its place"
     assert caught.value.remedy, "an error says what to do"
     return caught.value
@@ -177,7 +178,9 @@ def test_color_becomes_itu_601_luma_for_a_gray_model(tmp_path):
     pixels[:4] = (255, 0, 0)
     pixels[4:] = (0, 255, 0)
     save(tmp_path / "x.png", pixels)
-    result = images.read(tmp_path, "train-a", GRAY)
+    error = refusal(tmp_path)
+    assert "is color and the model is gray" in error.what and "--convert-color" in error.remedy
+    result = images.read(tmp_path, "train-a", GRAY, CONVERT)
     assert (result.images[0, 0, 0, 0], result.images[0, 7, 0, 0]) == (76, 150)  # .299 and .587 of 255
     assert result.notes == (
         "1 of 1 pictures had three color channels and the model has one: converted by the ITU-R 601 luma.",
@@ -187,13 +190,16 @@ def test_color_becomes_itu_601_luma_for_a_gray_model(tmp_path):
 def test_gray_stored_as_color_keeps_its_values_for_a_gray_model(tmp_path):
     gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
     save(tmp_path / "x.png", np.stack([gray] * 3, axis=-1))
-    assert np.array_equal(images.read(tmp_path, "train-a", (16, 16, 1)).images[0, ..., 0], gray)
+    result = images.read(tmp_path, "train-a", (16, 16, 1))
+    assert np.array_equal(result.images[0, ..., 0], gray)
+    assert result.notes == ("1 of 1 pictures were stored in color with three equal channels and read as gray.",)
 
 
 def test_gray_is_repeated_for_a_color_model(tmp_path):
     pixels = noise(8, 8)
     save(tmp_path / "x.png", pixels)
-    result = images.read(tmp_path, "train-a", COLOR)
+    assert "is gray and the model is color" in refusal(tmp_path, COLOR).what
+    result = images.read(tmp_path, "train-a", COLOR, CONVERT)
     assert np.array_equal(result.images[0], np.stack([pixels] * 3, axis=-1))
     assert result.notes == ("1 of 1 pictures had one channel and the model has three: it was repeated.",)
 
@@ -218,28 +224,58 @@ def test_palette_pictures_become_their_colors_without_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bits_are_scaled_and_never_clipped(tmp_path, suffix):
-    pixels = np.full((8, 8), 257 * 100, np.uint16)
-    pixels[0, 0], pixels[0, 1] = 65535, 128  # 128 / 257 rounds to 0
+def test_sixteen_bits_are_read_through_the_window_that_is_given_and_never_clipped_in_silence(tmp_path, suffix):
+    pixels = np.full((8, 8), 1100, np.uint16)
+    pixels[0, 0], pixels[0, 1] = 65535, 1000
     save(tmp_path / f"x{suffix}", pixels)
-    result = images.read(tmp_path, "train-a", GRAY)
-    assert result.images[0, 0, :3, 0].tolist() == [255, 0, 100]
-    assert result.notes == ("1 of 1 pictures had 16 bits per value: divided by 257 and rounded.",)
-
-
-def test_thirty_two_bit_integers_count_as_sixteen_and_larger_ones_are_refused(tmp_path):
-    save(tmp_path / "x.tif", np.full((8, 8), 65535, np.int32))
-    assert images.read(tmp_path, "train-a", GRAY).images.max() == 255
-    save(tmp_path / "x.tif", np.full((8, 8), 65536, np.int32))
     error = refusal(tmp_path)
-    assert "65536, outside 0 to 65535" in error.what and error.where.endswith("x.tif")
+    assert "more than 8 bits per value, here 1000 to 65535" in error.what and "--window" in error.remedy
+    result = images.read(tmp_path, "train-a", GRAY, images.Reading(window=(1000, 1510)))
+    assert result.images[0, 0, :3, 0].tolist() == [255, 0, 50]
+    assert result.notes == (
+        "1 of 1 pictures had more than 8 bits per value: read through the window 1000 to 1510 and rounded.",
+    )
 
 
-def test_float_pictures_are_read_from_0_to_1_and_refused_beyond(tmp_path):
-    save(tmp_path / "x.tif", np.full((8, 8), 0.5, np.float32))
-    assert (images.read(tmp_path, "train-a", GRAY).images == 128).all()
-    save(tmp_path / "x.tif", np.full((8, 8), 200, np.float32))
-    assert "run from 200 to 200, outside 0 to 1" in refusal(tmp_path).what
+@pytest.mark.parametrize(("dtype", "low", "high"), [(np.int32, -1000, 3000), (np.float32, -0.5, 1.5)])
+def test_integers_of_32_bits_and_floats_are_read_through_a_window_only(tmp_path, dtype, low, high):
+    pixels = np.linspace(low, high, 64).reshape(8, 8).astype(dtype)
+    save(tmp_path / "x.tif", pixels)
+    assert "no window says" in refusal(tmp_path).what
+    result = images.read(tmp_path, "train-a", GRAY, images.Reading(window=(low, high)))
+    assert np.abs(result.images[0, ..., 0].ravel() - np.linspace(0, 255, 64)).max() <= 0.6
+
+
+def test_a_window_leaves_pictures_of_8_bits_alone_and_refuses_nan(tmp_path):
+    pixels = noise(8, 8)
+    save(tmp_path / "x.png", pixels)
+    window = images.Reading(window=(0, 10))
+    assert np.array_equal(images.read(tmp_path, "train-a", GRAY, window).images[0, ..., 0], pixels)
+    save(tmp_path / "x.tif", np.full((8, 8), np.nan, np.float32))
+    assert "contain NaN" in refusal(tmp_path, GRAY, window).what
+
+
+def test_arrays_of_more_than_8_bits_are_read_through_the_same_window(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((2, 8, 8), 2048, np.int16))
+    assert "outside 0 to 255" in refusal(tmp_path / "x.npy").what
+    result = images.read(tmp_path / "x.npy", "train-a", GRAY, images.Reading(window=(0, 4096)))
+    assert (result.images == 128).all()
+
+
+def test_color_of_16_bits_keeps_its_upper_8_and_the_notes_say_so(tmp_path):
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + struct.pack(">3H", 0x1234, 0x5678, 0x9ABC) * 8
+    head = struct.pack(">2I5B", 8, 8, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    result = images.read(tmp_path, "train-a", COLOR)
+    assert result.images[0, 0, 0].tolist() == [0x12, 0x56, 0x9A]
+    assert result.notes == ("1 of 1 pictures had 16 bits per color value: the upper 8 were kept.",)
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -411,8 +447,8 @@ def test_arrays_of_another_size_and_color_are_fitted_like_files(tmp_path):
     pixels = noise(2, 12, 20, 3)
     save(tmp_path / "folder/0.png", pixels[0])
     save(tmp_path / "folder/1.png", pixels[1])
-    from_files = images.read(tmp_path / "folder", "train-a", GRAY)
-    from_array = images.read(save_npy(tmp_path, pixels), "train-a", GRAY)
+    from_files = images.read(tmp_path / "folder", "train-a", GRAY, CONVERT)
+    from_array = images.read(save_npy(tmp_path, pixels), "train-a", GRAY, CONVERT)
     assert np.array_equal(from_array.images, from_files.images)
     assert from_array.notes == from_files.notes and len(from_files.notes) == 2
 
@@ -484,7 +520,7 @@ def test_a_damaged_array_file_is_refused_by_name(tmp_path, name, damage):
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"not an array", "nothing": b""}[damage])
     error = refusal(path)
-    assert "not an intact NumPy file" in error.what and error.where == str(path) and "numpy.save" in error.remedy
+    assert "not an intact file of arrays" in error.what and error.where == str(path) and "numpy.save" in error.remedy
 
 
 def test_one_flipped_byte_in_an_npz_is_noticed(tmp_path):

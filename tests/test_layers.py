@@ -11,8 +11,8 @@ import auditor
 
 ROOT = Path(auditor.__file__).parent
 LAYERS = (
-    ("records", "errors", "registry"),
-    ("config", "stats", "tables", "run"),
+    ("pixels", "records", "errors", "registry"),
+    ("config", "stats", "tables", "run", "schedules"),
     ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
@@ -32,7 +32,8 @@ LAYERS = (
             "trainings",
             "membership",
         ),
-        *("inputs", "keys", "pipeline", "demo", "lab", "console"),
+        *("nearness", "given_samples", "splitting", "split_card"),
+        *("inputs", "models", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),
 )

@@ -8,10 +8,11 @@ import pytest
 import torch
 from conftest import tiny_unet
 
-from auditor.checkpoints import DDPM
 from auditor.errors import AuditError
+from auditor.pixels import Pixels
 from auditor.records import DiffusionModel
-from auditor.sampling import SAMPLERS, batches, make_scheduler, resolve_steps, sample_batch, to_uint8
+from auditor.sampling import SAMPLERS, batches, make_scheduler, resolve_steps, sample_batch
+from auditor.schedules import DDPM
 
 SEEDS = [3, 4, 5, 6, 7]
 STEPS = {"ddim": 5, "ddpm": 20, "dpm++": 5}
@@ -91,7 +92,7 @@ def test_a_network_that_knows_the_noise_of_one_image_is_sampled_to_that_image():
         return (x - a.sqrt() * x0) / (1 - a).sqrt()
 
     drawn = sample_batch(DiffusionModel(network, DDPM, (8, 8, 1), 0), SEEDS, "ddim", 50)
-    assert largest_difference(drawn, np.repeat(to_uint8(x0), len(SEEDS), axis=0)) <= ONE_GRAY_LEVEL
+    assert largest_difference(drawn, np.repeat(Pixels().decode(x0), len(SEEDS), axis=0)) <= ONE_GRAY_LEVEL
 
 
 def test_values_that_are_not_finite_stop_the_audit():
@@ -103,7 +104,7 @@ def test_values_that_are_not_finite_stop_the_audit():
 
 def test_uint8_rounds_to_the_nearest_level_and_clips():
     x = torch.tensor([-5.0, -1.0, 0.0, 1.0, 5.0]).reshape(5, 1, 1, 1)
-    assert to_uint8(x).ravel().tolist() == [0, 0, 128, 255, 255]
+    assert Pixels().decode(x).ravel().tolist() == [0, 0, 128, 255, 255]
 
 
 @pytest.mark.parametrize(("sampler", "default"), [("ddim", 50), ("ddpm", 1000), ("dpm++", 20)])

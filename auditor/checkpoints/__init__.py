@@ -1,63 +1,77 @@
 """The checkpoint series of two twins: found, aligned on common steps, checked, and loaded.
 
-A format is a class named in ``registry.FORMATS`` with ``name``, ``REVISION`` and
+A format is a class named in ``registry.FORMATS``, made from `ModelSettings`, with ``name``, ``REVISION`` and
 
 - ``find(root) -> (found, unusable)``: names and headers only; never unpickles;
-- ``facts(checkpoint) -> dict``: what the headers say, at least ``image_shape`` (h, w, c);
+- ``facts(checkpoint) -> Facts``: what the headers say;
+- ``schedule(checkpoint) -> dict | None``: the noise schedule saved with it, where there is one;
 - ``inspect(checkpoint) -> digest``: reads every byte that ``load`` reads, or raises ``CheckpointError``;
-- ``load(checkpoint, scheduler_config, device) -> DiffusionModel``.
+- ``load(checkpoint, scheduler_config, device) -> DiffusionModel``: the network as it was trained. `load` below puts
+  it into the one convention inside (``schedules.convert``).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
+from auditor import schedules
 from auditor.errors import AuditError
-from auditor.records import TWINS, Checkpoint, CheckpointSeries, DiffusionModel, Excluded, Found, TwinPair
+from auditor.pixels import Codec
+from auditor.records import (
+    TWINS,
+    UNITS,
+    Checkpoint,
+    CheckpointSeries,
+    DiffusionModel,
+    Excluded,
+    Facts,
+    Found,
+    TwinPair,
+)
 from auditor.registry import FORMATS, lookup
+from auditor.schedules import DDPM, SCHEDULE_KEYS
 
 WEIGHTS = ("auto", "ema", "raw")
 LAYOUTS = (
-    "Give a folder that holds one folder per step: checkpoint-500/unet/ (diffusers training scripts), "
-    "checkpoint-500/config.json beside .safetensors weights (save_pretrained), "
-    "or checkpoint-500/model_index.json (whole pipelines); step-500 and 500 are understood as well."
+    "Give a folder that holds one folder per step (checkpoint-500/unet/, checkpoint-500/config.json, or whole "
+    "pipelines), or one file per step (.pt, .pth, .ckpt, .bin, .safetensors) with --model MODULE:FACTORY; "
+    "docs/formats.md has the command for each trainer."
 )
-# The configuration of diffusers' DDPMScheduler(), spelled out so that a later default cannot change an audit.
-DDPM = {
-    "_class_name": "DDPMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "variance_type": "fixed_small",
-    "clip_sample": True,
-    "prediction_type": "epsilon",
-    "thresholding": False,
-    "dynamic_thresholding_ratio": 0.995,
-    "clip_sample_range": 1.0,
-    "sample_max_value": 1.0,
-    "timestep_spacing": "leading",
-    "steps_offset": 0,
-    "rescale_betas_zero_snr": False,
-}
-SCHEDULE_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "prediction_type",
-    "rescale_betas_zero_snr",
-)
-# What DDIMScheduler, DDPMScheduler and DPMSolverMultistepScheduler of diffusers 0.42 all accept.
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the user says of the models, where their files do not; every format takes what concerns it."""
+
+    format: str | None = None  # a name in the registry
+    model: str | None = None  # package.module:factory
+    model_config: str | None = None  # JSON file with the arguments of the network
+    base: str | None = None  # folder of the pipeline that was fine-tuned
+    autoencoder: str | None = None  # folder of the autoencoder of latent models
+    prediction: str | None = None  # epsilon, v, sample, flow, edm
+    image_shape: tuple[int, int, int] | None = None  # (h, w, c)
+    trust_pickle: bool = False
+    prompts: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            lookup("format", self.format)
+        if self.prediction is not None and self.prediction not in schedules.PREDICTIONS:
+            choices = ", ".join(("epsilon", "v", "sample", *schedules.CONTINUOUS))
+            raise AuditError(
+                f"There is no prediction type {self.prediction!r}.", "--prediction", f"Choose from {choices}."
+            )
+
+
+def open_format(name: str, settings: ModelSettings | None = None) -> Any:
+    """Return the format called ``name``, told what the user says."""
+    return lookup("format", name)(settings or ModelSettings())
+
 
 FoundByTwin = Mapping[str, Mapping[int, Found]]  # twin -> step -> what was found
 
@@ -72,9 +86,16 @@ class Discovery:
     found: tuple[Found, ...]
     excluded: tuple[Excluded, ...]
 
+    @property
+    def unit(self) -> str:
+        """What the steps are counted in."""
+        return self.found[0].unit
 
-def discover(root: str | Path, twin: str) -> Discovery:
+
+def discover(root: str | Path, twin: str, settings: ModelSettings | None = None) -> Discovery:
     """Return the checkpoints under ``root`` in ascending steps, reading names and headers only.
+
+    Formats that are told apart by what the user says (``--format``, ``--model``) are asked alone.
 
     Raises
     ------
@@ -86,7 +107,7 @@ def discover(root: str | Path, twin: str) -> Discovery:
     if not root.is_dir():
         raise AuditError(f"The checkpoints of twin {twin} are not there: {root} {absence(root)}.", root, LAYOUTS)
     try:
-        answers = {name: lookup("format", name)().find(root) for name in FORMATS}
+        answers = {name: open_format(name, settings).find(root) for name in candidates(settings)}
     except OSError as problem:
         raise AuditError(f"The checkpoints of twin {twin} cannot be listed: {problem}.", root, LAYOUTS) from problem
     name = _only_claim(answers, root, twin)
@@ -96,17 +117,35 @@ def discover(root: str | Path, twin: str) -> Discovery:
     return Discovery(twin, root, name, tuple(sorted(found, key=lambda one: one.step)), excluded)
 
 
+def candidates(settings: ModelSettings | None) -> list[str]:
+    """Return the formats to be asked: the one named, ``plain`` where a factory is given, else all."""
+    if settings is not None and (settings.format or settings.model):
+        return [settings.format or "plain"]
+    return list(FORMATS)
+
+
 def _only_claim(answers: Mapping[str, tuple], root: Path, twin: str) -> str:
     claims = [name for name, (found, _) in answers.items() if found]
     if len(claims) > 1:
         what = f"The checkpoints of twin {twin} can be read as {' and as '.join(claims)}."
-        raise AuditError(what, root, "Give a folder that holds the checkpoints of one format only.")
+        raise AuditError(what, root, "Choose one by --format NAME, or give a folder with one of them.")
     if not claims:
-        reasons = [f"{path}: {reason}" for _, unusable in answers.values() for _, path, reason in unusable]
+        reasons = _why_unusable(answers)
         more = [f"and {len(reasons) - 3} more"] if len(reasons) > 3 else []
         what = "; ".join([f"There is no usable checkpoint of twin {twin}", *reasons[:3], *more])
         raise AuditError(what.rstrip(".") + ".", root, LAYOUTS)
     return claims[0]
+
+
+def _why_unusable(answers: Mapping[str, tuple]) -> list[str]:
+    """Return the reasons why nothing can be used, each once, with the first path and how many more it concerns."""
+    paths: dict[str, dict[Path, None]] = {}
+    for _, unusable in answers.values():
+        for _, path, reason in unusable:
+            paths.setdefault(reason.replace(path.name, "it"), {})[path] = None
+    return [
+        f"{next(iter(of))}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {reason}" for reason, of in paths.items()
+    ]
 
 
 def _refuse_shared_steps(found: Sequence[Found], root: Path, twin: str) -> None:
@@ -135,6 +174,8 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
         raise AuditError(f"There are no weights called {weights!r}.", "--weights", f"Choose from {', '.join(WEIGHTS)}.")
     if b is not None and a.root.resolve() == b.root.resolve():
         raise AuditError("Both twins are the same folder, so they cannot differ.", a.root, "Give two trainings.")
+    if b is not None:
+        _refuse_unlike(a, b)
     given = [a] if b is None else [a, b]
     found = {one.twin: {each.step: each for each in one.found} for one in given}
     wanted = _wanted_steps(found, steps)
@@ -145,13 +186,23 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
         reasons = {step: _left_out(found, one.twin, step, wanted, kind) for step in found[one.twin]}
         kept = [each for each in one.found if not reasons[each.step]]
         checkpoints = [
-            Checkpoint(one.twin, each.step, each.paths[kind], one.format, kind, each.scheduler) for each in kept
+            Checkpoint(one.twin, each.step, each.paths[kind], one.format, kind, each.scheduler, unit=each.unit)
+            for each in kept
         ]
         series[one.twin] = CheckpointSeries(one.twin, tuple(checkpoints))
         left_out = [each for each in one.found if reasons[each.step]]
         excluded += [Excluded(one.twin, each.step, _a_path(each), reasons[each.step]) for each in left_out]
     excluded.sort(key=lambda one: (one.twin, one.step, str(one.path)))
     return TwinPair(series["a"], series["b"], tuple(excluded))
+
+
+def _refuse_unlike(a: Discovery, b: Discovery) -> None:
+    """Refuse twins that count their progress differently, or that different trainers wrote."""
+    if a.found and b.found and a.unit != b.unit:
+        counted = " and ".join(f"{one.twin} in {UNITS[one.unit]}" for one in (a, b))
+        raise AuditError(f"The twins count their progress differently: {counted}.", b.root, "Name both alike.")
+    if a.format != b.format:
+        raise AuditError(f"Twin a is {a.format} and twin b is {b.format}.", b.root, "Compare one recipe only.")
 
 
 def _wanted_steps(found: FoundByTwin, steps: Collection[int] | None) -> set[int]:
@@ -211,7 +262,7 @@ def _shortened(steps: Collection[int]) -> str:
     return f"{', '.join(texts[:4])} ... {', '.join(texts[-2:])} ({len(texts)} steps)"
 
 
-def inspect(checkpoint: Checkpoint) -> Checkpoint:
+def inspect(checkpoint: Checkpoint, settings: ModelSettings | None = None) -> Checkpoint:
     """Return the checkpoint with its digest, after reading every byte that ``load`` reads.
 
     Raises
@@ -220,89 +271,120 @@ def inspect(checkpoint: Checkpoint) -> Checkpoint:
         If a file is truncated or corrupt, the weights do not fit the configuration, or
         a weight is not finite. The rest of the series can still be audited.
     """
-    return replace(checkpoint, digest=lookup("format", checkpoint.format)().inspect(checkpoint))
+    return replace(checkpoint, digest=open_format(checkpoint.format, settings).inspect(checkpoint))
 
 
-def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the headers say of the model: ``image_shape`` (h, w, c) and ``model``, its class."""
-    return lookup("format", checkpoint.format)().facts(checkpoint)
+def model_facts(checkpoint: Checkpoint, settings: ModelSettings | None = None) -> Facts:
+    """Return what the headers say of the model; no image shape is an error that says how to give it."""
+    facts = open_format(checkpoint.format, settings).facts(checkpoint)
+    given = settings.image_shape if settings else None
+    if given and facts.image_shape and given != facts.image_shape:
+        shapes = " and ".join("x".join(map(str, shape)) for shape in (facts.image_shape, given))
+        raise AuditError(f"The pictures are {shapes} by the checkpoint and by --image-shape.", checkpoint.path)
+    if facts.image_shape is None and given is None:
+        what = "The size of the pictures is nowhere in the checkpoint."
+        raise AuditError(what, checkpoint.path, "Give --image-shape HEIGHTxWIDTHxCHANNELS, such as 32x32x1.")
+    return replace(facts, image_shape=facts.image_shape or given)
 
 
-def load(checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
-    """Return the model in float32 on ``device``, in evaluation mode and without gradients."""
-    return lookup("format", checkpoint.format)().load(checkpoint, scheduler_config, device)
+def load(
+    checkpoint: Checkpoint,
+    scheduler_config: Mapping[str, Any],
+    device: str,
+    settings: ModelSettings | None = None,
+    pixels: Codec | None = None,
+) -> DiffusionModel:
+    """Return the model in float32 on ``device``, in evaluation mode, without gradients, in the convention inside.
+
+    Parameters
+    ----------
+    checkpoint, scheduler_config, settings
+        What to load, its noise schedule, and what the user says of it.
+    device
+        A torch device.
+    pixels
+        How pictures are scaled for it; None leaves what the format says. Models with an autoencoder have their own.
+    """
+    model = open_format(checkpoint.format, settings).load(checkpoint, scheduler_config, device)
+    own = model.conditioned
+    return replace(
+        model,
+        network=schedules.convert(model.network, scheduler_config),
+        conditioned=own and (lambda *given: schedules.convert(own(*given), scheduler_config)),
+        codec=pixels if pixels is not None and model.latent_shape is None else model.codec,
+    )
 
 
-def scheduler_config(checkpoint: Checkpoint, override: str | None) -> dict[str, Any]:
-    """Return the configuration of a diffusers scheduler; ``override`` wins over the saved one.
+def scheduler_config(
+    checkpoint: Checkpoint, override: str | None, settings: ModelSettings | None = None
+) -> dict[str, Any]:
+    """Return the configuration of a diffusers scheduler (auditor/schedules.py); ``override`` wins over the saved one.
 
     Parameters
     ----------
     checkpoint
-        Its ``scheduler`` is the saved ``scheduler_config.json``, if there is one.
+        What its format saved of the schedule is taken where ``override`` is None.
     override
-        ``ddpm`` (1000 steps, linear beta 1e-4 to 0.02, epsilon), the path of a scheduler JSON, or None.
+        ``ddpm`` (1000 steps, linear beta 1e-4 to 0.02, epsilon), ``flow``, ``edm``, the path of a scheduler JSON,
+        or None.
+    settings
+        Its ``prediction`` replaces what the schedule says that the network predicts.
     """
-    if override == "ddpm":
-        return dict(DDPM)
-    if override is None and checkpoint.scheduler is None:
+    prediction = schedules.PREDICTIONS.get(settings.prediction) if settings and settings.prediction else None
+    where: object = "--scheduler"
+    if override in schedules.NAMED:
+        config = dict(schedules.NAMED[override])
+    elif override is not None:
+        path = where = Path(override).expanduser()
+        if not path.is_file():
+            what = f"The scheduler {override!r} is not there: it {absence(path)}."
+            raise AuditError(what, "--scheduler", "Give ddpm, flow, edm, or the path of a scheduler_config.json.")
+        config = read_json(path)
+    else:
+        config = open_format(checkpoint.format, settings).schedule(checkpoint)
+        where = checkpoint.scheduler or checkpoint.path
+        if config is None and prediction in schedules.CONTINUOUS:
+            config = dict(schedules.NAMED[prediction])
+    if config is None:
         raise AuditError(
             f"No noise scheduler is saved with the checkpoints of twin {checkpoint.twin} (step {checkpoint.step}).",
             checkpoint.path,
             "Pass --scheduler FILE.json, or --scheduler ddpm, which assumes the 1000-step linear DDPM schedule.",
         )
-    path = checkpoint.scheduler if override is None else Path(override).expanduser()
-    if override is not None and not path.is_file():
-        what = f"The scheduler {override!r} is not there: it {absence(path)}."
-        raise AuditError(what, "--scheduler", "Give ddpm, or the path of a scheduler_config.json.")
-    return _checked_schedule(read_json(path), path)
-
-
-def _checked_schedule(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the configuration, refusing what the samplers would take for the DDPM schedule in silence."""
-    # Old diffusers wrote predict_epsilon, and where that was true often no prediction type at all.
-    predicts = "epsilon" if config.pop("predict_epsilon", True) else "sample"
-    config.setdefault("prediction_type", predicts)
-    problem = _schedule_problem(config)
-    if problem:
+    config = schedules.completed(config, prediction)
+    if problem := schedules.problem(config):
         what = f"The noise schedule of {config.get('_class_name')} is not supported: {problem}."
-        remedy = f"Pass --scheduler FILE.json with beta_schedule {', '.join(BETA_SCHEDULES)}, or with trained_betas."
-        raise AuditError(what, path, remedy)
+        known = ", ".join(schedules.BETA_SCHEDULES)
+        raise AuditError(what, where, f"Pass --scheduler FILE.json with beta_schedule {known}, or with trained_betas.")
     return config
 
 
-def _schedule_problem(config: Mapping[str, Any]) -> str:
-    n_steps, betas = config.get("num_train_timesteps"), config.get("trained_betas")
-    if type(n_steps) is not int or n_steps < 1:  # True is no number of steps
-        return f"num_train_timesteps is {n_steps}"
-    if config["prediction_type"] not in PREDICTION_TYPES:
-        return f"prediction_type is {config['prediction_type']}"
-    if betas is None:
-        if config.get("beta_schedule") not in BETA_SCHEDULES:
-            return f"beta_schedule is {config.get('beta_schedule')}"
-        betas = [config.get(key, DDPM[key]) for key in ("beta_start", "beta_end")]
-    elif not isinstance(betas, list) or len(betas) != n_steps:
-        return f"trained_betas is no list of {n_steps} numbers"
-    wrong = [beta for beta in betas if type(beta) not in (int, float) or not 0 < beta <= 1]
-    return f"a beta is {wrong[0]}, not in (0, 1]" if wrong else ""
-
-
-def check_compatible(pair: TwinPair, override: str | None) -> tuple[tuple[int, int, int], dict[str, Any]]:
-    """Return the image shape (h, w, c) and the scheduler configuration that all checkpoints share.
+def check_compatible(
+    pair: TwinPair, override: str | None, settings: ModelSettings | None = None
+) -> tuple[Facts, dict[str, Any]]:
+    """Return the facts and the scheduler configuration that all checkpoints share.
 
     Raises
     ------
     AuditError
-        If an image shape, a noise schedule or a prediction type differs; it names twin, step and both values.
+        If an image shape, a noise schedule, a prediction type, a conditioning or an autoencoder differs; it names
+        twin, step and both values.
     """
     first, *rest = pair.a.checkpoints + pair.b.checkpoints
-    shape, config = model_facts(first)["image_shape"], scheduler_config(first, override)
+    facts, config = model_facts(first, settings), scheduler_config(first, override, settings)
     for checkpoint in rest:
-        _refuse_difference("image_shape", first, shape, checkpoint, model_facts(checkpoint)["image_shape"])
-        other = scheduler_config(checkpoint, override)
+        found = model_facts(checkpoint, settings)
+        for key in ("image_shape", "model", "conditioning", "n_classes", "autoencoder"):
+            _refuse_difference(key, first, getattr(facts, key), checkpoint, getattr(found, key))
+        other = scheduler_config(checkpoint, override, settings)
         for key in SCHEDULE_KEYS:
-            _refuse_difference(key, first, config.get(key, DDPM[key]), checkpoint, other.get(key, DDPM[key]))
-    return shape, config
+            _refuse_difference(key, first, config.get(key, DDPM.get(key)), checkpoint, other.get(key, DDPM.get(key)))
+    return facts, without_clipping(config) if facts.autoencoder else config
+
+
+def without_clipping(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule whose steps do not clip to [-1, 1], where pictures of that range are not what is diffused."""
+    return {**config, "clip_sample": False} if config.get("clip_sample") else dict(config)
 
 
 def _refuse_difference(key: str, first: Checkpoint, value: Any, other: Checkpoint, other_value: Any) -> None:

@@ -1,63 +1,86 @@
-"""Checkpoints as diffusers writes them: folders with ``config.json`` and safetensors weights.
+"""Checkpoints as diffusers writes them: folders with ``config.json`` beside weights.
 
-One folder per step, and in it ``unet/`` and ``unet_ema/`` (the training scripts), ``unet/``
-beside ``model_index.json`` (whole pipelines), or the files themselves (``save_pretrained``).
-
-The network is built from its class and filled by us rather than by ``from_pretrained``:
-that prints advice at every load, fills missing weights with random ones and only warns.
+One folder per step, and in it ``unet/`` and ``unet_ema/`` or ``transformer/`` (the training scripts), the same beside
+``model_index.json`` (whole pipelines), or the files themselves (``save_pretrained``). What a training keeps fixed
+(autoencoder, text encoder, scheduler) is looked for in the step's folder, then in that of the series, then in
+``--base``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import absence, read_json
-from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Found
+import numpy as np
 
-CONFIG = "config.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-MODELS = ("UNet2DModel",)
-COMPONENTS = {"raw": "unet", "ema": "unet_ema"}
+from auditor.checkpoints import ModelSettings, absence, latent, networks, read_json, text
+from auditor.checkpoints.networks import CONFIG, Read
+from auditor.errors import CheckpointError
+from auditor.pixels import Pixels
+from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+
+MODELS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
+COMPONENTS = {"raw": ("unet", "transformer"), "ema": ("unet_ema", "transformer_ema")}
+NAMES = tuple(name for names in COMPONENTS.values() for name in names)
 STEP_NAME = re.compile(r"(?:(?:checkpoint|step)[-_]?)?[0-9]+")
 NUMBERED = re.compile(r".*?([0-9]+)")
-# Without these the class falls back to the defaults of another network.
-REQUIRED = (
-    "in_channels",
-    "out_channels",
-    "block_out_channels",
-    "down_block_types",
-    "up_block_types",
-    "layers_per_block",
-)
-# EMAModel.save_pretrained writes its own state into the configuration of the network.
-EMA_STATE = {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
-DTYPES = ("torch.float16", "torch.bfloat16", "torch.float32")
-# What torch and diffusers raise for impossible settings, as found by trying them; there is no common class.
-IMPOSSIBLE = (
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    NameError,
-    AssertionError,
-    RuntimeError,
-)
-SAVE_AGAIN = "Copy or save it again (a file of some 130 bytes is a git-lfs pointer: run git lfs pull)."
+LORA = "pytorch_lora_weights.safetensors"  # of another format
+TOKENS = 77  # of CLIP's text encoders
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What belongs to one network: itself, and the fixed components around it."""
+
+    config: Mapping[str, Any]
+    autoencoder: Path | None
+    text_encoder: Path | None
+    tokenizer: Path | None
+
+    @property
+    def kind(self) -> str:
+        """Class of the network."""
+        return self.config["_class_name"]
+
+    @property
+    def conditioning(self) -> str:
+        """none, class or text."""
+        if self.kind == "UNet2DConditionModel":
+            return "text"
+        return "class" if self.n_classes is not None else "none"
+
+    @property
+    def n_classes(self) -> int | None:
+        """Number of classes, None without."""
+        return self.config.get("num_embeds_ada_norm" if self.kind == "DiTTransformer2DModel" else "num_class_embeds")
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of what is diffused."""
+        size = self.config["sample_size"]
+        sides = size if isinstance(size, list) else [size, size]
+        return sides[0], sides[1], self.config["in_channels"]
+
+    @property
+    def fixed(self) -> list[Path]:
+        """The folders of the fixed components."""
+        return [one for one in (self.autoencoder, self.text_encoder, self.tokenizer) if one is not None]
 
 
 class DiffusersFormat:
-    """Unconditional ``UNet2DModel`` checkpoints in the folders of diffusers."""
+    """U-Nets and transformers in the folders of diffusers: pixels or latents; free, by class or by text."""
 
     name = "diffusers"
-    REVISION = 1
+    REVISION = 2
+
+    def __init__(self, settings: ModelSettings | None = None) -> None:
+        self.settings = settings or ModelSettings()
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the usable steps under ``root``, and (step or -1, path, reason) of what is not usable."""
@@ -65,36 +88,223 @@ class DiffusersFormat:
         found = []
         for folder in folders:
             step = _number(folder)
-            paths, problems = _weights_in(folder)
+            paths, problems = self._weights_in(folder)
             unusable += [(step, path, reason) for path, reason in problems]
             if paths:
-                found.append(Found(step, paths, _scheduler_for(folder, root)))
+                found.append(Found(step, paths, self._scheduler_for(folder, root)))
         return found, unusable
 
-    def facts(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return ``image_shape`` (h, w, c) and ``model``, the class of the network, from ``config.json``."""
-        config = _config(checkpoint.path)
-        return {"image_shape": _image_shape(config, checkpoint.path), "model": config["_class_name"]}
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Return what the configurations of the network and of its autoencoder say."""
+        parts = self._parts(checkpoint.path)
+        height, width, _ = parts.x_shape
+        shape = parts.x_shape if parts.autoencoder is None else latent.shape(parts.autoencoder, (height, width))
+        parameters = networks.n_parameters(checkpoint.path)
+        autoencoder = str(parts.autoencoder or "")
+        return Facts(shape, parts.kind, parameters, parts.conditioning, parts.n_classes, autoencoder)
+
+    def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Return the scheduler configuration saved beside the series."""
+        return None if checkpoint.scheduler is None else read_json(checkpoint.scheduler)
 
     def inspect(self, checkpoint: Checkpoint) -> str:
-        """Return the sha256 over ``config.json`` and the weights, which fit each other and are finite."""
-        return _read(checkpoint.path)[2]
+        """Return the sha256 over configuration, weights and fixed components, which fit each other and are finite."""
+        return self._read(checkpoint.path)[2]
 
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the network in float32 on ``device``, in evaluation mode and without gradients."""
         path = checkpoint.path
-        config, tensors, digest = _read(path)
+        found, parts, digest = self._read(path)
         if checkpoint.digest not in ("", digest):
             raise CheckpointError("The files changed after they were first read.", path, "Start the audit again.")
-        unet = _network(config, path, "cpu")
-        unet.load_state_dict(tensors)  # copies into the float32 of the network, whatever the file has
-        unet.to(device).eval().requires_grad_(False)
+        return assembled(networks.filled(found, path, device), parts, scheduler_config, device, self.settings)
 
-        def network(x: Any, t: Any) -> Any:
-            return unet(x, t, return_dict=False)[0]
+    def _read(self, folder: Path) -> tuple[Read, Parts, str]:
+        """Return the network's files, its components, and the sha256 over all of them."""
+        parts = self._parts(folder)
+        found = networks.read(folder, MODELS)
+        require_call(found.config, folder, parts)
+        digest = found.digest
+        if parts.fixed:
+            digest = sha256("".join([digest, *map(networks.folder_digest, parts.fixed)]).encode()).hexdigest()
+        return found, parts, digest
 
-        n_parameters = sum(one.numel() for one in unet.parameters())
-        return DiffusionModel(network, dict(scheduler_config), _image_shape(config, path), n_parameters)
+    def _parts(self, folder: Path) -> Parts:
+        """Return the network's configuration and the components around it, or raise saying why it cannot be audited."""
+        return parts_of(folder, around(folder, self.settings), self.settings)
+
+    def _weights_in(self, folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+        """Return the usable "raw" and "ema" folders of one step, and (path, reason) of the others."""
+        if not folder.is_dir():
+            return {}, [(folder, f"it {absence(folder)}")]
+        places = _places(folder)
+        if not places:
+            lora = "it holds LoRA weights only: give --base PIPELINE" if (folder / LORA).is_file() else ""
+            return {}, [(folder, lora or f"no {COMPONENTS['raw'][0]}/ and no {CONFIG} in it")]
+        usable, problems = {}, []
+        for kind, place in places.items():
+            try:
+                self._parts(place)
+                networks.header_problem(place)
+            except CheckpointError as error:
+                problems.append((place, f"{error.what} {error.remedy}".strip()))
+            else:
+                usable[kind] = place
+        return usable, problems
+
+    def _scheduler_for(self, folder: Path, root: Path) -> Path | None:
+        """Return the scheduler saved with this step, else that of the whole series, else that of --base, else None."""
+        places = [folder / "scheduler", folder, root / "scheduler", root]
+        if self.settings.base:
+            places.append(Path(self.settings.base).expanduser() / "scheduler")
+        paths = (place / "scheduler_config.json" for place in places)
+        return next((path for path in paths if os.path.lexists(path)), None)  # a broken one must not pass unseen
+
+
+def around(folder: Path, settings: ModelSettings) -> list[Path]:
+    """Return where fixed components may lie: with the step, with the series, in --base."""
+    beside = [folder.parent, folder.parent.parent] if folder.name in NAMES else [folder, folder.parent]
+    return [*beside, Path(settings.base).expanduser()] if settings.base else beside
+
+
+def parts_of(folder: Path, places: list[Path], settings: ModelSettings) -> Parts:
+    """Return a network's configuration and its components, or raise saying why it cannot be audited."""
+    config = networks.config_of(folder, MODELS)
+    _require_known_conditioning(config, folder / CONFIG)
+    _require_shape(config, folder / CONFIG)
+    autoencoder = latent.find(places, settings.autoencoder)
+    if autoencoder is not None and latent.channels(autoencoder) != config["in_channels"]:
+        given = f"The network takes {config['in_channels']} channels, the autoencoder {latent.channels(autoencoder)}."
+        raise CheckpointError(given, autoencoder, "Give the autoencoder of this training: --autoencoder FOLDER.")
+    if autoencoder is None and config["in_channels"] not in (1, 3):
+        what = (
+            f"The network takes {config['in_channels']} channels, which are no picture's, and no autoencoder is there."
+        )
+        raise CheckpointError(what, folder, "Give the pipeline that was fine-tuned: --base FOLDER.")
+    by_text = config["_class_name"] == "UNet2DConditionModel"
+    found = [text.find(places, name) if by_text else None for name in (text.ENCODER, text.TOKENIZER)]
+    if by_text and None in found:
+        what = "The network is conditioned on text, and no text_encoder/ and tokenizer/ are there."
+        raise CheckpointError(what, folder, "Give the pipeline that was fine-tuned: --base FOLDER.")
+    return Parts(config, autoencoder, *found)
+
+
+def _require_known_conditioning(config: Mapping[str, Any], path: Path) -> None:
+    if config["_class_name"] == "UNet2DModel" and config.get("class_embed_type") is not None:
+        what = f"The network is conditioned by class_embed_type {config['class_embed_type']}, which is not supported."
+        raise CheckpointError(what, path)
+    if config["_class_name"] == "UNet2DConditionModel":
+        more = [key for key in ("addition_embed_type", "class_embed_type", "num_class_embeds") if config.get(key)]
+        if more:
+            what = f"The network is conditioned by more than one text encoder's output: {', '.join(more)}."
+            raise CheckpointError(what, path, "Stable Diffusion 1 and 2 are supported.")
+    n = config.get("num_class_embeds", config.get("num_embeds_ada_norm"))
+    if n is not None and (type(n) is not int or n < 1):
+        raise CheckpointError(f"{n} is no number of classes.", path)
+
+
+def _require_shape(config: Mapping[str, Any], path: Path) -> None:
+    size, n_in, n_out = config.get("sample_size"), config["in_channels"], config.get("out_channels") or 0
+    if size is None:
+        what = f"sample_size is not set in {CONFIG}, so the size of the images is unknown."
+        raise CheckpointError(what, path, f"Write it into {CONFIG}.")
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(one) is int and one > 0 for one in (*sides, n_in)):  # True is no size
+        raise CheckpointError(f"sample_size {size} with in_channels {n_in} is no image shape.", path)
+    if n_out not in (n_in, 2 * n_in) and not (n_out == 0 and config["_class_name"] == "DiTTransformer2DModel"):
+        raise CheckpointError(f"The network gives {n_out} channels for {n_in}, which is not supported.", path)
+
+
+def require_call(config: Mapping[str, Any], folder: Path, parts: Parts) -> None:
+    """Refuse a network that cannot be called on its own size."""
+    import torch
+
+    network = networks.build(config, folder, "meta")
+    numbers = torch.zeros(1, dtype=torch.long, device="meta") if parts.conditioning == "class" else None
+    if parts.conditioning == "text":
+        numbers = torch.empty(1, TOKENS, int(config["cross_attention_dim"]), device="meta")
+    networks.require_forward(partial(called(network, parts), condition=numbers), parts.x_shape, folder / CONFIG)
+
+
+def called(network: Any, parts: Parts) -> Callable[..., Any]:
+    """Return ``(x, t, condition) -> output`` of a network; the half of it that is a learned variance is dropped."""
+    channels = parts.x_shape[2]
+    name = {"class": "class_labels", "text": "encoder_hidden_states"}.get(parts.conditioning)
+
+    def call(x: Any, t: Any, condition: Any = None) -> Any:
+        given = {} if name is None else {name: condition}
+        return network(x, timestep=t, return_dict=False, **given)[0][:, :channels]
+
+    return call
+
+
+def assembled(
+    network: Any,
+    parts: Parts,
+    scheduler_config: Mapping[str, Any],
+    device: str,
+    settings: ModelSettings,
+    text_encoder: Any = None,
+) -> DiffusionModel:
+    """Return a filled network with its components as a model."""
+    codec = Pixels() if parts.autoencoder is None else latent.load(parts.autoencoder, device)
+    height, width, channels = parts.x_shape
+    shape = parts.x_shape if parts.autoencoder is None else latent.shape(parts.autoencoder, (height, width))
+    call = called(network, parts)
+    conditioned = None
+    if parts.conditioning == "class":
+        null = parts.n_classes if parts.kind == "DiTTransformer2DModel" else None
+        conditioned = partial(by_class, call, parts.n_classes, null)
+    if parts.conditioning == "text":
+        encoder = text_encoder or text.load_encoder(parts.text_encoder, device)
+        prompts = text.encode(encoder, parts.tokenizer, settings.prompts, device)
+        conditioned = partial(by_text, call, prompts)
+    unconditional = call if conditioned is None else lambda x, t: conditioned(np.full(len(x), -1), 1.0)(x, t)
+    n_parameters = sum(one.numel() for one in network.parameters())
+    latent_shape = None if parts.autoencoder is None else (height, width, channels)
+    return DiffusionModel(
+        unconditional, dict(scheduler_config), shape, n_parameters, codec, latent_shape, conditioned=conditioned
+    )
+
+
+def by_class(
+    call: Callable[..., Any], n_classes: int, null: int | None, numbers: np.ndarray, guidance: float
+) -> Callable[[Any, Any], Any]:
+    """Return the network for rows of these classes; ``null`` is the class that stands for none, if it was trained."""
+    import torch
+
+    numbers = np.asarray(numbers)
+    if numbers.max(initial=-1) >= n_classes:
+        raise CheckpointError(f"There is no class {numbers.max()}: the network has {n_classes}.", "--labels")
+    if null is None and (numbers.min(initial=0) < 0 or guidance != 1):
+        what = (
+            "The network is class-conditional and has no class that stands for none, so each picture needs its class."
+        )
+        raise CheckpointError(what, "--labels", "Give images with class labels, and no --guidance-scale.")
+    classes = torch.from_numpy(np.where(numbers < 0, -1 if null is None else null, numbers)).long()
+    without = torch.full_like(classes, 0 if null is None else null)
+    return guided(call, classes, without, guidance)
+
+
+def by_text(call: Callable[..., Any], prompts: text.Prompts, numbers: np.ndarray, guidance: float) -> Any:
+    """Return the network for rows of these prompts; -1 is the empty prompt."""
+    import torch
+
+    rows = torch.from_numpy(np.asarray(numbers)).long()
+    return guided(call, prompts.rows(rows), prompts.rows(torch.full_like(rows, -1)), guidance)
+
+
+def guided(call: Callable[..., Any], condition: Any, without: Any, guidance: float) -> Callable[[Any, Any], Any]:
+    """Return classifier-free guidance: without + guidance (with - without); one call where guidance is 1."""
+
+    def network(x: Any, t: Any) -> Any:
+        found = call(x, t, condition.to(x.device))
+        if guidance == 1:
+            return found
+        free = call(x, t, without.to(x.device))
+        return free + guidance * (found - free)
+
+    return network
 
 
 def _step_folders(root: Path) -> tuple[list[Path], list[tuple[int, Path, str]]]:
@@ -103,7 +313,7 @@ def _step_folders(root: Path) -> tuple[list[Path], list[tuple[int, Path, str]]]:
     named = [child for child in children if STEP_NAME.fullmatch(child.name)]
     # In a pipeline the other folders are its components: text_encoder_2 is not step 2.
     others = [] if (root / "model_index.json").exists() else [child for child in children if child not in named]
-    models = [child for child in others if child.name not in COMPONENTS.values() and _holds_model(child)]
+    models = [child for child in others if child.name not in NAMES and _holds_model(child)]
     itself = [root] if _holds_model(root) else []
     chosen = named or [one for one in models if _number(one) >= 0] or [one for one in itself if _number(one) >= 0]
     unused = [one for one in itself + models if one not in chosen]
@@ -124,7 +334,10 @@ def _number(folder: Path) -> int:
 
 def _places(folder: Path) -> dict[str, Path]:
     """Return the folders that should hold a configuration and weights: "raw" and/or "ema"."""
-    places = {kind: folder / name for kind, name in COMPONENTS.items() if (folder / name).is_dir()}
+    places = {}
+    for kind, names in COMPONENTS.items():
+        here = [folder / name for name in names if (folder / name).is_dir()]
+        places |= {kind: here[0]} if here else {}
     if not places and os.path.lexists(folder / CONFIG):
         places = {"raw": folder}
     return places
@@ -132,174 +345,3 @@ def _places(folder: Path) -> dict[str, Path]:
 
 def _holds_model(folder: Path) -> bool:
     return bool(_places(folder)) or (folder / "model_index.json").is_file()
-
-
-def _weights_in(folder: Path) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
-    """Return the usable "raw" and "ema" folders of one step, and (path, reason) of the others."""
-    if not folder.is_dir():
-        return {}, [(folder, f"it {absence(folder)}")]
-    places = _places(folder)
-    if not places:
-        return {}, [(folder, f"no {COMPONENTS['raw']}/ and no {CONFIG} in it")]
-    usable, problems = {}, []
-    for kind, place in places.items():
-        try:
-            _config(place)
-            _require_weights(place)
-        except CheckpointError as error:
-            problems.append((place, f"{error.what} {error.remedy}".strip()))
-        else:
-            usable[kind] = place
-    return usable, problems
-
-
-def _require_weights(folder: Path) -> None:
-    path = folder / WEIGHTS
-    if path.is_file():
-        return
-    if any(folder.glob("diffusion_pytorch_model*.bin")):
-        raise CheckpointError(
-            "The weights are a pickle (.bin), which can execute code when it is read, so it is not.",
-            folder,
-            "Save them again with safe_serialization=True (safetensors).",
-        )
-    beside = sorted(one.name for one in folder.glob("*.safetensors*") if one != path)
-    also = f"; there is {', '.join(beside[:3])}, which is not understood" if beside else ""
-    raise CheckpointError(f"{WEIGHTS} {absence(path)}{also}.", folder)
-
-
-def _scheduler_for(folder: Path, root: Path) -> Path | None:
-    """Return the scheduler saved with this step, else that of the whole series, else None."""
-    places = (folder / "scheduler", folder, root / "scheduler", root)
-    paths = (place / "scheduler_config.json" for place in places)
-    return next((path for path in paths if os.path.lexists(path)), None)  # a broken one must not pass unseen
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """Return the configuration of a network that can be audited, or raise saying why it cannot."""
-    path = folder / CONFIG
-    config = read_json(path, CheckpointError)
-    name = config.get("_class_name")
-    if name not in MODELS:
-        raise CheckpointError(f"The model class is {name}; only {', '.join(MODELS)} is supported yet.", path)
-    missing = [key for key in REQUIRED if config.get(key) is None]
-    if missing:
-        raise CheckpointError(f"{CONFIG} lacks {', '.join(missing)}.", path, "Save it with save_pretrained.")
-    if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
-        raise CheckpointError("The network is class-conditional, which is not supported yet.", path)
-    *_, n_in = _image_shape(config, folder)
-    n_out = config["out_channels"]
-    if n_out != n_in:
-        note = " (learned sigma)" if n_out == 2 * n_in else ""
-        what = f"The network gives {n_out} channels for {n_in}{note}, which is not supported yet."
-        raise CheckpointError(what, path)
-    return config
-
-
-def _image_shape(config: Mapping[str, Any], folder: Path) -> tuple[int, int, int]:
-    """Return (h, w, c) as the configuration says."""
-    size = config.get("sample_size")
-    if size is None:
-        what = f"sample_size is not set in {CONFIG}, so the size of the images is unknown."
-        raise CheckpointError(what, folder / CONFIG, f"No option gives it yet: write it into {CONFIG}.")
-    sides = size if isinstance(size, list) else [size, size]
-    numbers = [*sides, config["in_channels"]]
-    if len(sides) != 2 or not all(type(one) is int and one > 0 for one in numbers):  # True is no size
-        what = f"sample_size {size} with in_channels {config['in_channels']} is no image shape."
-        raise CheckpointError(what, folder / CONFIG)
-    return tuple(numbers)
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Return the configuration, the finite tensors that fit it, and the sha256 over both files."""
-    config = _config(folder)
-    _require_weights(folder)
-    path = folder / WEIGHTS
-    try:
-        data = path.read_bytes()
-        digest = sha256((folder / CONFIG).read_bytes())
-    except OSError as problem:
-        raise CheckpointError(f"The weights cannot be read: {problem.strerror}.", path) from problem
-    digest.update(data)
-    tensors = _finite(_tensors(data, path), path)
-    network = _network(config, folder, "meta")  # allocates nothing, whatever the configuration says
-    tensors = _fit(network, tensors, path)
-    _require_forward(network, _image_shape(config, folder), folder / CONFIG)
-    return config, tensors, digest.hexdigest()
-
-
-def _tensors(data: bytes, path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    header = int.from_bytes(data[:8], "little")  # the format: header length, header, tensors
-    if len(data) < 8 or header > len(data) - 8:
-        what = f"{path.name} is truncated or no safetensors file: {len(data)} bytes, with a header of {header} bytes."
-        raise CheckpointError(what, path, SAVE_AGAIN)
-    try:
-        return load(data)
-    except (SafetensorError, KeyError) as problem:  # KeyError: a type of number that torch lacks
-        raise CheckpointError(f"{path.name} is corrupt: {problem}.", path, SAVE_AGAIN) from problem
-
-
-def _finite(tensors: dict[str, Any], path: Path) -> dict[str, Any]:
-    for name, tensor in tensors.items():
-        if str(tensor.dtype) not in DTYPES:
-            raise CheckpointError(f"The weights {name} are {tensor.dtype}, not one of {', '.join(DTYPES)}.", path)
-        if not tensor.isfinite().all():
-            what = f"The weights {name} hold NaN or infinite values."
-            raise CheckpointError(what, path, "The training diverged before this step.")
-    return tensors
-
-
-def _network(config: Mapping[str, Any], folder: Path, device: str) -> Any:
-    """Return the network that the configuration describes, weights not yet filled."""
-    import torch
-    from diffusers import UNet2DModel
-
-    known = signature(UNet2DModel.__init__).parameters
-    settings = {key: value for key, value in config.items() if key not in EMA_STATE and not key.startswith("_")}
-    # A setting of a newer diffusers changes the network unless it is off.
-    foreign = [key for key, value in settings.items() if key not in known and value not in (None, False)]
-    if foreign:
-        what = f"{CONFIG} has settings unknown to the installed diffusers: {', '.join(foreign)}."
-        raise CheckpointError(what, folder / CONFIG, "Install the diffusers that wrote it.")
-    # Building draws initial weights; the global generator must not notice.
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        try:
-            return UNet2DModel(**{key: value for key, value in settings.items() if key in known})
-        except IMPOSSIBLE as problem:
-            what = f"{CONFIG} describes no network that diffusers can build: {problem}."
-            raise CheckpointError(what, folder / CONFIG, "Save it with save_pretrained.") from problem
-
-
-def _fit(network: Any, tensors: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the tensors under the network's names, if names and shapes agree."""
-    tensors = dict(tensors)
-    network._fix_state_dict_keys_on_load(tensors)  # old diffusers called attention weights query, key, value
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    differing = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-    if differing:
-        name = differing[0]
-        what = f"The weights do not fit {CONFIG}: {name} is {given.get(name, 'absent')} in the file and "
-        what += f"{expected.get(name, 'absent')} by the configuration ({len(differing)} such weights)."
-        raise CheckpointError(what, path, "Save both again from one model.")
-    return tensors
-
-
-def _require_forward(network: Any, image_shape: tuple[int, int, int], path: Path) -> None:
-    """Refuse a configuration whose weights fit but that maps no image of its own size to an output like it."""
-    import torch
-
-    height, width, channels = image_shape
-    x = torch.empty(1, channels, height, width, device="meta")
-    try:
-        shape = network(x, torch.zeros(1, dtype=torch.long, device="meta"), return_dict=False)[0].shape
-    except IMPOSSIBLE as problem:
-        what = f"The network of {CONFIG} fails on an image of its size {height} x {width}: {problem}."
-        raise CheckpointError(what, path, "Save it with save_pretrained.") from problem
-    if shape != x.shape:
-        raise CheckpointError(
-            f"The network gives {tuple(shape)} for {tuple(x.shape)}.", path, "It must keep the shape."
-        )

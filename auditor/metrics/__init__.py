@@ -16,6 +16,7 @@ from auditor.records import Evidence, Scores
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
 ABSENT_TWIN = "a single training has no twin to be compared with (--ckpts-b)"
 ABSENT_HELDOUT = "no held-out images were given (--heldout)"
+UNPAIRED = "the twins' samples do not share their noise, so single ones cannot be compared"
 SETS = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 
 
@@ -97,6 +98,13 @@ def over_seeds(evidence: Evidence, values: np.ndarray | None) -> Scores:
     if values is None:
         return absent("seed", ABSENT_TRAIN)
     return Scores("seed", evidence.seeds, np.asarray(values, dtype=float), reason_for_nan(values))
+
+
+def over_pairs(evidence: Evidence, values: np.ndarray) -> Scores:
+    """Return scores that compare the twins' samples of each seed, NaN where these do not share their noise."""
+    if np.isnan(evidence.twin_distance).all():
+        return Scores("seed", evidence.seeds, np.full(len(evidence.seeds), np.nan), UNPAIRED)
+    return over_seeds(evidence, values)
 
 
 def over_heldout(evidence: Evidence, values: np.ndarray | None) -> Scores:

@@ -1,12 +1,12 @@
 """Mean distance between the samples that the twins draw from the same noise."""
 
-from auditor.metrics import over_seeds
+from auditor.metrics import over_pairs
 from auditor.records import Evidence, Metric, Scores
 
 
 def scores(evidence: Evidence) -> Scores:
     """Return the distance between the twins' samples, one per seed."""
-    return over_seeds(evidence, evidence.twin_distance)
+    return over_pairs(evidence, evidence.twin_distance)
 
 
 METRIC = Metric(

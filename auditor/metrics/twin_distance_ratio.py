@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from auditor.metrics import over_seeds
+from auditor.metrics import over_pairs
 from auditor.records import Evidence, Metric, Scores
 
 
@@ -12,11 +12,13 @@ def scores(evidence: Evidence) -> Scores:
     Their mean is R = mean(d) / mean(c) exactly, and their spread is the delta method's.
     """
     paired, chance = evidence.twin_distance, evidence.different_seed_distance
+    if np.isnan(paired).all():
+        return over_pairs(evidence, paired)
     if np.isnan(chance).any() or chance.mean() == 0:
         unknown = np.full(len(evidence.seeds), np.nan)
         return Scores("seed", evidence.seeds, unknown, "different seeds give no distance to compare with")
     ratio = paired.mean() / chance.mean()
-    return over_seeds(evidence, ratio + (paired - ratio * chance) / chance.mean())
+    return over_pairs(evidence, ratio + (paired - ratio * chance) / chance.mean())
 
 
 METRIC = Metric(

@@ -1,12 +1,12 @@
 """Half the mean squared distance of the twins' samples: the variance over trainings."""
 
-from auditor.metrics import over_seeds
+from auditor.metrics import over_pairs
 from auditor.records import Evidence, Metric, Scores
 
 
 def scores(evidence: Evidence) -> Scores:
     """Return half the squared distance between the twins' samples, one per seed."""
-    return over_seeds(evidence, evidence.twin_distance**2 / 2)
+    return over_pairs(evidence, evidence.twin_distance**2 / 2)
 
 
 METRIC = Metric(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from auditor.metrics import over_seeds
+from auditor.metrics import over_pairs
 from auditor.records import Evidence, Metric, Scores
 
 ABSENT = "no second training on the same half was given (--ckpts-a2)"
@@ -13,7 +13,7 @@ def parts(evidence: Evidence, of_data: bool) -> Scores:
     if evidence.same_data_distance is None:
         return Scores("seed", np.empty(0), np.empty(0), ABSENT)
     seed = evidence.same_data_distance**2 / 2
-    return over_seeds(evidence, evidence.twin_distance**2 / 2 - seed if of_data else seed)
+    return over_pairs(evidence, evidence.twin_distance**2 / 2 - seed if of_data else seed)
 
 
 SEED = Metric(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SYMBOLS = {  # never by colour alone
-    "underfit": ("·", "not trained far enough to be judged"),
+    "underfit": ("○", "not trained far enough to be judged"),
     "generalizing": ("✓", "lean, losses and copies are shown to be within their budgets"),
     "biased": ("!", "samples or losses lean on the own training images, more than a smooth model's"),
     "overfit": ("↗", "after the least held-out loss, and significantly above it"),

@@ -103,12 +103,13 @@ def heading(report: Report) -> Iterator[str]:
     scope, resolved = report.record["scope"], report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
     h, w, c = resolved["image_shape"]
+    weights = f"{escaped(resolved['weights'])} weights" if resolved["weights"] else "samples as given"
     yield f"# Audit of {len(scope['steps'])} checkpoints"
     yield ""
     yield f"**{escaped(report.conclusion)}**"
     yield ""
     yield (
-        f"{escaped(resolved['weights'])} weights, {h}x{w}x{c}, {scope['n_samples']:,} seeds per checkpoint and twin; "
+        f"{weights}, {h}x{w}x{c}, {scope['n_samples']:,} seeds per checkpoint and twin; "
         f"images: {escaped(sets or 'none given')}."
     )
 

@@ -35,7 +35,8 @@ def heading(report: Report, width: int) -> Text:
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
     h, w, c = resolved["image_shape"]
     text = Text(f"Audit of {len(scope['steps'])} checkpoints", style="bold")
-    text.append(f" ({resolved['weights']} weights), {h}x{w}x{c}, {scope['n_samples']} seeds each\n", style="not bold")
+    weights = f"{resolved['weights']} weights" if resolved["weights"] else "samples as given"
+    text.append(f" ({weights}), {h}x{w}x{c}, {scope['n_samples']} seeds each\n", style="not bold")
     text.append(f"images: {sets or 'none given'}", style="dim")
     return text
 

@@ -1,0 +1,142 @@
+"""``model-N.pt`` of the trainer in the package denoising-diffusion-pytorch.
+
+The file holds the network, its average, and the buffers of the noise schedule, from which the schedule and what the
+network predicts follow exactly. It does not hold the arguments of the network: ``--model-config``, or ``model.json``
+or ``config.json`` beside the series, gives those of ``Unet``, and the image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor import schedules
+from auditor.checkpoints import ModelSettings, read_json, series, weights
+from auditor.checkpoints.headers import Header, read_header, tensors_in
+from auditor.errors import CheckpointError
+from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+
+BUFFERS = ("betas", "alphas_cumprod", "loss_weight")
+UNET, DIFFUSION = "model.", ("image_size", "auto_normalize", "min_snr_loss_weight", "objective", "beta_schedule")
+HOW = 'Write the arguments of Unet to a JSON file, {"dim": 64, "dim_mults": [1, 2, 4, 8], "image_size": 32}'
+HOW += ", and give it as --model-config FILE, or call it model.json and put it beside the checkpoints."
+
+
+class DenoisingDiffusionPytorchFormat:
+    """Networks of ``denoising_diffusion_pytorch.Trainer``."""
+
+    name = "denoising-diffusion-pytorch"
+    REVISION = 1
+
+    def __init__(self, settings: ModelSettings | None = None) -> None:
+        self.settings = settings or ModelSettings()
+
+    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+        """Return the steps under ``root``: the true steps are in the files, the names count milestones."""
+        return series.find(root, claims, self.settings)
+
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Return what the model arguments and the shapes of the weights say."""
+        arguments = self._arguments(checkpoint)
+        state = _state(read_header(checkpoint.path))
+        size = arguments.get("image_size")
+        size = [size, size] if type(size) is int else size
+        channels = state[f"{UNET}final_conv.weight"].shape[0]
+        shape = (*size, channels) if isinstance(size, list) and len(size) == 2 else None
+        pixels = (-1.0, 1.0) if arguments.get("auto_normalize", True) else (0.0, 1.0)
+        n = sum(one.size for name, one in state.items() if name.startswith(UNET))
+        return Facts(shape, "denoising_diffusion_pytorch.Unet", n, pixels=pixels)
+
+    def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the schedule whose betas the file holds; what is predicted follows from the weights of the loss."""
+        return _schedule(checkpoint.path, checkpoint.path.stat().st_mtime_ns, self.settings.trust_pickle)
+
+    def inspect(self, checkpoint: Checkpoint) -> str:
+        """Return the sha256 over the weights and the model arguments; the weights fit the network, and are finite."""
+        return self._read(checkpoint)[2]
+
+    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
+        """Return the network."""
+        network, tensors, digest = self._read(checkpoint)
+        series.require_unchanged(checkpoint, digest)
+        network = series.fill(network, tensors, device)
+        n_parameters = sum(one.numel() for one in network.parameters())
+        shape = self.facts(checkpoint).image_shape or self.settings.image_shape
+        return DiffusionModel(lambda x, t: network(x, t), dict(scheduler_config), shape, n_parameters)
+
+    def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
+        arguments = {key: each for key, each in self._arguments(checkpoint).items() if key not in DIFFUSION}
+        network = _network(arguments, checkpoint.path)
+        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        return network, tensors, weights.digest(tensors, sorted(arguments.items()))
+
+    def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return the arguments of the network: from --model-config, or from a file beside the series."""
+        given = self.settings.model_config
+        places = [Path(given).expanduser()] if given else [checkpoint.path.parent / name for name in NAMES]
+        path = next((each for each in places if each.is_file()), None)
+        if path is None and given:
+            raise CheckpointError(f"The model arguments {given} are not there.", "--model-config", HOW)
+        if path is None:
+            raise CheckpointError("The arguments of the network are not saved with it.", checkpoint.path, HOW)
+        return read_json(path, CheckpointError)
+
+
+NAMES = ("model.json", "config.json")
+
+
+def claims(path: Path, header: Header) -> bool:
+    """Whether a file was written by that trainer: a Unet and the buffers of GaussianDiffusion."""
+    state = _state(header)
+    return f"{UNET}init_conv.weight" in state and all(name in state for name in BUFFERS)
+
+
+def _state(header: Header) -> dict[str, Any]:
+    content = header.content if isinstance(header.content, dict) else {}
+    return tensors_in(content.get("model"))
+
+
+@lru_cache(maxsize=64)
+def _schedule(path: Path, mtime: int, trusted: bool) -> dict[str, Any]:
+    state = weights.payload(path, trusted)["model"]
+    betas, abar, loss_weight = (state[name].double().numpy() for name in BUFFERS)
+    return schedules.by_betas(betas, predicted(abar, loss_weight, path))
+
+
+def predicted(abar: np.ndarray, loss_weight: np.ndarray, path: Path) -> str:
+    """Return what the network predicts: the trainer weighs its loss differently for each.
+
+    The weight is clip(SNR) over SNR for noise, clip(SNR) for the image, clip(SNR) over SNR + 1 for v.
+    """
+    snr = abar / (1 - abar)
+    clipped = np.minimum(snr, 5.0)  # min_snr_gamma
+    for clip in (snr, clipped):
+        for kind, expected in (("epsilon", clip / snr), ("sample", clip), ("v_prediction", clip / (snr + 1))):
+            if np.allclose(loss_weight, expected, rtol=1e-3, atol=1e-6):
+                return kind
+    raise CheckpointError(
+        "What the network predicts does not follow from its loss weights.",
+        path,
+        "Give --prediction epsilon, v or sample.",
+    )
+
+
+def _network(arguments: Mapping[str, Any], path: Path) -> Any:
+    import torch
+
+    try:
+        from denoising_diffusion_pytorch import Unet
+    except ImportError as problem:
+        remedy = "pip install denoising-diffusion-pytorch"
+        raise CheckpointError("denoising_diffusion_pytorch is not installed.", path, remedy) from problem
+    given = {key: tuple(each) if isinstance(each, list) else each for key, each in arguments.items()}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return Unet(**given)
+        except Exception as problem:  # a foreign class may raise anything for impossible arguments
+            what = f"Unet cannot be built with {given}: {problem}."
+            raise CheckpointError(what, path, HOW) from problem

@@ -1,0 +1,281 @@
+"""What weight files say of themselves, read without torch and without running anything that is in them.
+
+A safetensors file begins with a JSON header. A file of ``torch.save`` is a zip archive (or, of old, a stream) of
+pickles. They are not unpickled: their opcodes are followed by an interpreter that can build dictionaries, lists and
+numbers, and that writes down the name of everything that a real unpickler would import or call.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from auditor.errors import CheckpointError
+
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+MAX_PICKLE = 64 * 2**20  # bytes: of the structure, without the numbers
+MAX_DIRECTORY = 64 * 2**20  # bytes of a zip archive's list of files
+MAX_DEPTH = 12
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+SAVE_AGAIN = "Copy or save it again (a file of some 130 bytes is a git-lfs pointer: run git lfs pull)."
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of which only the shape is known."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        n = 1
+        for side in self.shape:
+            n *= side
+        return n
+
+
+@dataclass
+class Opaque:
+    """Something that only the code called ``name`` could make."""
+
+    name: str
+    args: Any = ()
+    state: Any = None
+    items: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes it would have, where it keeps them in ``__dict__``."""
+        return self.state if isinstance(self.state, dict) else {}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The structure of a weights file."""
+
+    kind: str  # safetensors, torch (zip), legacy (torch before 1.6) or pickle
+    content: Any  # nested dictionaries and lists with Tensor and Opaque leaves
+    names: tuple[str, ...]  # what unpickling would import, sorted; empty for safetensors
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of safetensors
+
+
+def read_header(path: Path) -> Header:
+    """Return the structure of a weights file; whatever is wrong with it is a ``CheckpointError``."""
+    try:
+        stat = path.stat()
+        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as problem:
+        raise CheckpointError(f"{path.name} cannot be read: {problem.strerror}.", path, SAVE_AGAIN) from problem
+
+
+@lru_cache(maxsize=4096)
+def _read_header(path: Path, size: int, mtime: int) -> Header:
+    with path.open("rb") as file:
+        start = file.read(16)
+        if path.suffix == ".safetensors":
+            return _safetensors(file, start, size, path)
+        if start.startswith(b"PK\x03\x04"):
+            return _archive(file, size, path)
+        if start.startswith(LEGACY_MAGIC) or start[:1] == b"\x80":
+            file.seek(0)
+            return _stream(file.read(MAX_PICKLE), path)
+    if size == 0:
+        raise CheckpointError(f"{path.name} is empty.", path, SAVE_AGAIN)
+    raise CheckpointError(f"{path.name} is no file of weights: it begins with {start[:8]!r}.", path, SAVE_AGAIN)
+
+
+def _safetensors(file: Any, start: bytes, size: int, path: Path) -> Header:
+    length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+    if len(start) < 8 or length > min(size - 8, MAX_HEADER):
+        what = f"{path.name} is truncated or no safetensors file: {size} bytes, with a header of {length} bytes."
+        raise CheckpointError(what, path, SAVE_AGAIN)
+    file.seek(8)
+    try:
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        tensors = {name: Tensor(tuple(map(int, one["shape"])), str(one["dtype"])) for name, one in header.items()}
+        return Header("safetensors", tensors, (), {str(key): str(value) for key, value in metadata.items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        raise CheckpointError(f"{path.name} is corrupt: its header is {problem!r}.", path, SAVE_AGAIN) from problem
+
+
+def _archive(file: Any, size: int, path: Path) -> Header:
+    if _directory_size(file, size) > MAX_DIRECTORY:
+        raise CheckpointError(f"{path.name} lists more files than any checkpoint has.", path, SAVE_AGAIN)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inside = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1]
+            if len(inside) != 1:
+                raise CheckpointError(f"{path.name} is a zip archive, but not of torch.save.", path, SAVE_AGAIN)
+            with archive.open(inside[0]) as member:
+                data = member.read(MAX_PICKLE + 1)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as problem:
+        raise CheckpointError(f"{path.name} is truncated or corrupt: {problem}.", path, SAVE_AGAIN) from problem
+    if len(data) > MAX_PICKLE:
+        raise CheckpointError(f"The structure of {path.name} takes more than {MAX_PICKLE} bytes.", path, SAVE_AGAIN)
+    content, names = _follow(io.BytesIO(data), path)
+    return Header("torch", content, tuple(sorted(names)))
+
+
+def _directory_size(file: Any, size: int) -> int:
+    """Return the bytes of a zip archive's list of files, 0 where its end cannot be found."""
+    file.seek(max(0, size - 65_557))  # the longest end record with its comment
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    length = struct.unpack("<L", tail[at + 12 : at + 16])[0] if 0 <= at <= len(tail) - 22 else 0
+    large = tail.rfind(b"PK\x06\x06")
+    if length == 0xFFFFFFFF and 0 <= large <= len(tail) - 56:
+        length = struct.unpack("<Q", tail[large + 40 : large + 48])[0]
+    return length
+
+
+def _stream(data: bytes, path: Path) -> Header:
+    """Read a file of consecutive pickles: of torch before 1.6 the fourth is the object, else the first."""
+    stream = io.BytesIO(data)
+    legacy = data.startswith(LEGACY_MAGIC)
+    names: set[str] = set()
+    for _ in range(4 if legacy else 1):
+        content, more = _follow(stream, path)
+        names |= more
+    return Header("legacy" if legacy else "pickle", content, tuple(sorted(names)))
+
+
+MARK = object()
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list}
+SHORT_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+MEMO_PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
+MEMO_GET = {"GET", "BINGET", "LONG_BINGET"}
+PLAIN_TYPES = (int, float, str, bytes, bool, type(None))
+
+
+def _follow(stream: io.BytesIO, path: Path) -> tuple[Any, set[str]]:
+    """Follow the opcodes of one pickle; return what it builds, and the names it would import."""
+    names: set[str] = set()
+    try:
+        return _interpret(pickletools.genops(stream), names), names
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as problem:
+        what = f"{path.name} is truncated or corrupt: its structure cannot be followed ({problem})."
+        raise CheckpointError(what, path, SAVE_AGAIN) from problem
+
+
+def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def to_mark() -> list[Any]:
+        items: list[Any] = []
+        while (item := stack.pop()) is not MARK:
+            items.append(item)
+        return items[::-1]
+
+    def named(module: Any, name: Any) -> Opaque:
+        names.add(f"{module}.{name}")
+        return Opaque(f"{module}.{name}")
+
+    for opcode, argument, _ in opcodes:
+        code = opcode.name
+        if code in ("PROTO", "FRAME"):
+            continue
+        if code == "STOP":
+            return stack.pop()
+        if code == "MARK":
+            stack.append(MARK)
+        elif code in MEMO_PUT or code == "MEMOIZE":
+            memo[len(memo) if code == "MEMOIZE" else argument] = stack[-1]
+        elif code in MEMO_GET:
+            stack.append(memo[argument])
+        elif code in CONSTANTS:
+            stack.append(CONSTANTS[code])
+        elif code in EMPTY:
+            stack.append(EMPTY[code]())
+        elif code in SHORT_TUPLES:
+            n = SHORT_TUPLES[code]
+            items = tuple(stack[len(stack) - n :])
+            del stack[len(stack) - n :]
+            stack.append(items)
+        elif code == "TUPLE":
+            stack.append(tuple(to_mark()))
+        elif code in ("LIST", "FROZENSET"):
+            stack.append(to_mark())
+        elif code == "DICT":
+            stack.append(_pairs({}, to_mark()))
+        elif code in ("SETITEMS", "SETITEM"):
+            items = to_mark() if code == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
+            _pairs(stack[-1], items)
+        elif code in ("APPENDS", "ADDITEMS", "APPEND"):
+            items = to_mark() if code != "APPEND" else [stack.pop()]
+            if isinstance(stack[-1], list):
+                stack[-1].extend(items)
+        elif code == "GLOBAL":
+            stack.append(named(*str(argument).split(" ", 1)))
+        elif code == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            stack.append(named(module, name))
+        elif code in ("REDUCE", "NEWOBJ"):
+            args, callee = stack.pop(), stack.pop()
+            stack.append(_called(callee, args))
+        elif code == "NEWOBJ_EX":
+            _, args, callee = stack.pop(), stack.pop(), stack.pop()
+            stack.append(_called(callee, args))
+        elif code in ("INST", "OBJ"):
+            items = to_mark()
+            callee = named(*str(argument).split(" ", 1)) if code == "INST" else items.pop(0)
+            stack.append(_called(callee, tuple(items)))
+        elif code == "BUILD":
+            state = stack.pop()
+            if isinstance(stack[-1], Opaque):
+                stack[-1].state = state
+        elif code == "BINPERSID":
+            stack.append(Opaque("storage", stack.pop()))
+        elif code == "POP":
+            stack.pop()
+        elif code == "POP_MARK":
+            to_mark()
+        elif code == "DUP":
+            stack.append(stack[-1])
+        elif isinstance(argument, PLAIN_TYPES):
+            stack.append(argument)  # numbers and texts, which pickletools has read
+        else:
+            raise ValueError(f"opcode {code} has no place in a checkpoint")
+    raise ValueError("it does not end")
+
+
+def _pairs(target: Any, items: list[Any]) -> Any:
+    """Put keys and values into a dictionary, or beside something opaque."""
+    into = target.items if isinstance(target, Opaque) else target
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        into[key if isinstance(key, PLAIN_TYPES) else repr(key)[:80]] = value
+    return target
+
+
+def _called(callee: Any, args: Any) -> Any:
+    """Return what a call would give: tensors and dictionaries are known, everything else stays opaque."""
+    name = callee.name if isinstance(callee, Opaque) else "?"
+    if name == "collections.OrderedDict" and args == ():
+        return {}
+    if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
+        storage, shape = args[0], args[2]
+        stored = storage.args if isinstance(storage, Opaque) and storage.name == "storage" else ()
+        kind = stored[1].name if len(stored) > 1 and isinstance(stored[1], Opaque) else ""
+        return Tensor(tuple(map(int, shape)), kind.rsplit(".", 1)[-1].removesuffix("Storage"))
+    if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        return args[0]
+    return Opaque(name, args)
+
+
+def tensors_in(content: Any, depth: int = 0) -> dict[str, Tensor]:
+    """Return the tensors directly in a dictionary: a state dict."""
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}

@@ -1,0 +1,90 @@
+"""Autoencoders of latent models: one for both twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor.checkpoints import networks
+from auditor.errors import CheckpointError
+from auditor.pixels import Pixels
+
+CLASSES = ("AutoencoderKL", "VQModel")
+FOLDERS = ("vae", "vqvae")
+AT_ONCE = 8  # pictures per call of the autoencoder
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Pictures to latents and back, as the pipelines of diffusers do it."""
+
+    network: Any
+    scaling: float
+    shift: float
+    pixels: Pixels = field(default_factory=Pixels)
+
+    def encode(self, images: np.ndarray, device: str = "cpu") -> Any:
+        """Return float32 ``[n, c, h, w]``: the mode of the encoder's distribution, scaled."""
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), AT_ONCE):
+                found = self.network.encode(self.pixels.encode(images[start : start + AT_ONCE], device))
+                latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+                parts.append((latents - self.shift) * self.scaling)
+        return torch.cat(parts)
+
+    def decode(self, x: Any) -> np.ndarray:
+        """Return uint8 ``[n, h, w, c]``."""
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(x), AT_ONCE):
+                decoded = self.network.decode(x[start : start + AT_ONCE] / self.scaling + self.shift).sample
+                parts.append(self.pixels.decode(decoded))
+        return np.concatenate(parts)
+
+
+def find(places: list[Path], given: str | None) -> Path | None:
+    """Return the folder of the autoencoder: as given by --autoencoder, else the first beside the network."""
+    if given is not None:
+        folder = Path(given).expanduser()
+        return folder if (folder / networks.CONFIG).is_file() else folder / "vae"
+    return next(
+        (place / name for place in places for name in FOLDERS if (place / name / networks.CONFIG).is_file()), None
+    )
+
+
+def shape(folder: Path, latent: tuple[int, int]) -> tuple[int, int, int]:
+    """Return (h, w, c) of the pictures for latents of this size."""
+    config = networks.config_of(folder, CLASSES)
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    return latent[0] * factor, latent[1] * factor, int(config["out_channels"])
+
+
+def channels(folder: Path) -> int:
+    """Return how many channels the latents have."""
+    return int(networks.config_of(folder, CLASSES)["latent_channels"])
+
+
+def load(folder: Path, device: str) -> Autoencoder:
+    """Return the autoencoder in float32 on a device."""
+    return _load(folder, networks.folder_digest(folder), device)
+
+
+@lru_cache(maxsize=2)
+def _load(folder: Path, digest: str, device: str) -> Autoencoder:
+    found = networks.read(folder, CLASSES)
+    config: Mapping[str, Any] = found.config
+    scaling, shift = (config.get(key) for key in ("scaling_factor", "shift_factor"))
+    scaling = 0.18215 if scaling is None else scaling  # what AutoencoderKL assumes
+    if type(scaling) not in (int, float) or scaling <= 0:
+        raise CheckpointError(f"scaling_factor {scaling} is no scale.", folder / networks.CONFIG)
+    return Autoencoder(networks.filled(found, folder, device), float(scaling), float(shift or 0.0))

@@ -1,0 +1,143 @@
+"""Bare weights of any PyTorch network, through a factory that the user names.
+
+``--model package.module:factory`` is imported from the current directory; the factory takes no argument, or the
+content of ``--model-config`` as keywords, and returns an ``nn.Module`` whose ``forward(x, t)`` predicts what
+``--prediction`` says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect as introspection
+import sys
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from auditor.checkpoints import ModelSettings, names, read_json, series, weights
+from auditor.checkpoints.headers import read_header, tensors_in
+from auditor.errors import AuditError, CheckpointError
+from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+
+HOW = "Give --model MODULE:FACTORY, a function in your code that returns the network (an nn.Module)."
+
+
+class PlainFormat:
+    """One file of weights per step, and a function that makes the network."""
+
+    name = "plain"
+    REVISION = 1
+
+    def __init__(self, settings: ModelSettings | None = None) -> None:
+        self.settings = settings or ModelSettings()
+
+    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+        """Return the steps under ``root``; nothing is claimed without a factory."""
+        if self.settings.model is None:
+            bare = [path for path in names.files(root) if path.suffix in names.WEIGHT_SUFFIXES]
+            reason = f"these may be the weights of a network. {HOW}"
+            return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]
+        return series.find(root, lambda path, header: True, self.settings)
+
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Return the number of weights; the shape of the pictures is known to the user alone."""
+        return Facts(self.settings.image_shape, self.settings.model or "?", count(checkpoint))
+
+    def schedule(self, checkpoint: Checkpoint) -> None:
+        """Bare weights come without a schedule."""
+        return
+
+    def inspect(self, checkpoint: Checkpoint) -> str:
+        """Return the sha256 over the weights and the factory's source; the weights fit its network, and are finite."""
+        return self._read(checkpoint)[2]
+
+    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
+        """Return the factory's network with these weights."""
+        network, tensors, digest = self._read(checkpoint)
+        series.require_unchanged(checkpoint, digest)
+        network = series.fill(network, tensors, device)
+
+        def call(x: Any, t: Any) -> Any:
+            found = network(x, t)
+            found = getattr(found, "sample", found[0] if isinstance(found, (tuple, list)) else found)
+            if found.shape[1] == 2 * x.shape[1]:
+                found = found[:, : x.shape[1]]  # the other half is a learned variance
+            if found.shape != x.shape:
+                what = f"The network gives {list(found.shape)} for {list(x.shape)}."
+                raise CheckpointError(what, self.settings.model, "forward(x, t) must return a tensor like x.")
+            return found
+
+        n_parameters = sum(one.numel() for one in network.parameters())
+        return DiffusionModel(call, dict(scheduler_config), self.settings.image_shape, n_parameters)
+
+    def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
+        network, source = made(self.settings)
+        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        return network, tensors, weights.digest(tensors, source)
+
+
+def count(checkpoint: Checkpoint) -> int | None:
+    """Return how many values the first state dict of a file holds, by its header."""
+    content = read_header(checkpoint.path).content
+    if not isinstance(content, dict):
+        return None
+    keys = weights.EMA_KEYS if checkpoint.weights == "ema" else weights.RAW_KEYS
+    places = [tensors_in(content.get(key)) for key in keys] + [tensors_in(content)]
+    return next((sum(one.size for one in place.values()) for place in places if place), None)
+
+
+def made(settings: ModelSettings) -> tuple[Any, str]:
+    """Return the factory's network and the sha256 of the file that defines it.
+
+    Raises
+    ------
+    AuditError
+        If the factory cannot be imported or called, or returns no network.
+    """
+    import torch
+
+    if settings.model is None:
+        raise AuditError("It is not known which network the weights belong to.", "--model", HOW)
+    factory = _factory(settings.model)
+    arguments = read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
+    state = torch.random.get_rng_state()
+    try:
+        network = factory(**arguments)
+    except Exception as problem:  # the user's code may raise anything
+        what = f"The factory {settings.model} failed: {type(problem).__name__}: {problem}."
+        raise AuditError(what, "--model", "Call it in Python to see why.") from problem
+    finally:
+        torch.random.set_rng_state(state)  # initial weights are drawn; the global generator must not notice
+    if not isinstance(network, torch.nn.Module):
+        what = f"The factory {settings.model} returned {type(network).__name__}, not an nn.Module."
+        raise AuditError(what, "--model", HOW)
+    return network, _source(factory)
+
+
+def _factory(given: str) -> Any:
+    module, _, name = given.partition(":")
+    if not module or not name:
+        raise AuditError(f"{given!r} does not name a factory.", "--model", HOW)
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as problem:  # the user's module may raise anything
+        what = f"{given} cannot be imported: {type(problem).__name__}: {problem}."
+        raise AuditError(what, "--model", "Start the audit in the folder that holds the module.") from problem
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise AuditError(f"{given} is no function.", "--model", HOW)
+    return found
+
+
+def _source(factory: Any) -> str:
+    """Return the sha256 of the file that defines the factory, empty where there is none."""
+    try:
+        return sha256(Path(introspection.getsourcefile(factory) or "").read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return ""

@@ -1,0 +1,182 @@
+"""One file per step: what the formats of bare weight files have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from auditor.checkpoints import ModelSettings, absence, names, weights
+from auditor.checkpoints.headers import Header, read_header
+from auditor.errors import AuditError, CheckpointError
+from auditor.records import Checkpoint, Found
+
+Unusable = list[tuple[int, Path, str]]
+# What lies in a folder per step: of accelerate, and LoRA weights of the diffusers training scripts.
+FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "pytorch_lora_weights.safetensors")
+
+
+def find(
+    root: Path, claims: Callable[[Path, Header], bool], settings: ModelSettings, depth: int = names.MAX_DEPTH
+) -> tuple[list[Found], Unusable]:
+    """Return the steps whose files a format claims, and (step or -1, path, reason) of what is not usable.
+
+    The files in ``root`` itself are taken; without any, those of the one folder below that has some. Several such
+    folders are several series, which is an error that names them.
+    """
+    found, unusable = _in_folder(sorted(_listed(root)), claims, settings)
+    if found or unusable:
+        return found, unusable
+    below: dict[Path, list[Path]] = {}
+    for path in names.files(root, depth):
+        if path.parent != root and path.suffix in names.WEIGHT_SUFFIXES:
+            below.setdefault(_series_folder(path), []).append(path)
+    answers = {folder: _in_folder(paths, claims, settings) for folder, paths in below.items()}
+    series = {folder: answer for folder, answer in answers.items() if answer[0]}
+    if len(series) > 1:
+        listed = ", ".join(
+            f"{folder.relative_to(root)} ({len(each[0])})" for folder, each in sorted(series.items())[:6]
+        )
+        raise AuditError(
+            f"There are several series under one folder: {listed}.", root, "Give the folder of one of them."
+        )
+    return next(iter(series.values()), ([], []))
+
+
+def _listed(root: Path) -> list[Path]:
+    """Return the weight files of a folder, and those that lie alone in its step folders."""
+    here = [path for path in names.files(root) if path.suffix in names.WEIGHT_SUFFIXES or _is_numbered(path)]
+    inside = [
+        folder / name
+        for folder in root.iterdir()
+        if names.progress(folder.name)[0] >= 0 and folder.is_dir() and not folder.is_symlink()
+        for name in FOLDER_WEIGHTS
+        if (folder / name).is_file()
+    ]
+    return here + inside
+
+
+def _is_numbered(path: Path) -> bool:
+    """Whether a file without an accepted suffix is called like a step: ``Model_500``, ``Model_epoch_3``."""
+    return path.suffix == "" and path.name.lower().startswith("model_") and names.progress(path.name)[0] >= 0
+
+
+def _series_folder(path: Path) -> Path:
+    return path.parent.parent if path.name in FOLDER_WEIGHTS else path.parent
+
+
+def _in_folder(
+    paths: list[Path], claims: Callable[[Path, Header], bool], settings: ModelSettings
+) -> tuple[list[Found], Unusable]:
+    found: list[Found] = []
+    unusable: Unusable = []
+    for path in paths:
+        stem = path.parent.name if path.name in FOLDER_WEIGHTS else names.stem_of(path)
+        if names.NO_MODEL.fullmatch(stem):
+            continue
+        named, unit = names.progress(stem)
+        try:
+            one = _one(path, stem, (named, unit), claims, settings)
+        except CheckpointError as error:
+            unusable.append((named, path, f"{error.what} {error.remedy}".strip()))
+            continue
+        if isinstance(one, str):
+            unusable.append((named, path, one))
+        elif one is not None:
+            found.append(one)
+    found, others = names.one_unit(_averages_beside(found))
+    found, twice = _without_latest(found)
+    return found, [*unusable, *others, *twice]
+
+
+def _one(
+    path: Path,
+    stem: str,
+    named: tuple[int, str],
+    claims: Callable[[Path, Header], bool],
+    settings: ModelSettings,
+) -> Found | str | None:
+    """Return a usable file as a step, or why it is not, or None where the format does not claim it."""
+    if not path.is_file():
+        return f"it {absence(path)}"
+    header = read_header(path)
+    if not claims(path, header):
+        return None
+    weights.require_safe(path, header, settings.trust_pickle)
+    held = weights.kinds(header)
+    if not held:
+        return "there are no weights in it"
+    if held == {"raw"} and "ema" in stem.lower().replace("-", "_").split("_"):
+        held = {"ema"}  # guided-diffusion: ema_0.9999_010000.pt beside model010000.pt
+    stated = weights.progress(header)
+    step, unit = stated if stated[0] >= 0 else named
+    if step < 0:
+        return "no step in its name, nor in it"
+    return Found(step, {kind: path for kind in ("ema", "raw") if kind in held}, None, unit)
+
+
+def _averages_beside(found: list[Found]) -> list[Found]:
+    """Join a file of averages with the file of raw weights of its step."""
+    joined: dict[tuple[int, str], Found] = {}
+    rest = []
+    for one in found:
+        other = joined.get((one.step, one.unit))
+        if other is None:
+            joined[one.step, one.unit] = one
+        elif set(other.paths).isdisjoint(one.paths):
+            joined[one.step, one.unit] = replace(other, paths={**other.paths, **one.paths})
+        else:
+            rest.append(one)
+    return [*joined.values(), *rest]
+
+
+def _without_latest(found: list[Found]) -> tuple[list[Found], Unusable]:
+    """Drop files that name no step, such as ``last.ckpt``, where their step is there under a number."""
+    kept, twice = [], []
+    numbered = {one.step for one in found if _names_its_step(one)}
+    for one in found:
+        if one.step in numbered and not _names_its_step(one):
+            twice.append((one.step, next(iter(one.paths.values())), "a file with a number in its name has this step"))
+        else:
+            kept.append(one)
+    return kept, twice
+
+
+def _names_its_step(one: Found) -> bool:
+    path = next(iter(one.paths.values()))
+    return names.progress(path.parent.name if path.name in FOLDER_WEIGHTS else names.stem_of(path))[0] >= 0
+
+
+def chosen(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], trusted: bool) -> dict[str, Any]:
+    """Return the weights of the checkpoint's kind under the names that a network expects, finite."""
+    content = weights.payload(checkpoint.path, trusted)
+    kind = "raw" if _is_alone(checkpoint) else checkpoint.weights
+    tensors = weights.matching(content, kind, expected, checkpoint.path)
+    weights.finite(tensors, checkpoint.path)
+    return tensors
+
+
+def _is_alone(checkpoint: Checkpoint) -> bool:
+    """Whether a file holds averages only because its name says so."""
+    return checkpoint.weights == "ema" and "ema" not in weights.kinds(read_header(checkpoint.path))
+
+
+def require_unchanged(checkpoint: Checkpoint, digest: str) -> None:
+    """Refuse a file that is not what was inspected."""
+    if checkpoint.digest not in ("", digest):
+        raise CheckpointError(
+            "The files changed after they were first read.", checkpoint.path, "Start the audit again."
+        )
+
+
+def expected_of(network: Any) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of what a network must be given."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def fill(network: Any, tensors: Mapping[str, Any], device: str) -> Any:
+    """Return the network with these weights, in float32 on a device, in evaluation mode and without gradients."""
+    network = network.float()
+    network.load_state_dict(dict(tensors))
+    return network.to(device).eval().requires_grad_(False)

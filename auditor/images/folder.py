@@ -1,0 +1,141 @@
+"""A folder of picture files, at any depth; the first folder names are classes where all pictures lie in folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, NamedTuple
+
+from auditor.errors import AuditError
+from auditor.images import SUFFIXES, Kind, Place, Reading, Source, pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+OTHER_KINDS = (".arrow", ".parquet", ".tar")  # a folder that holds these at its top is another kind's
+
+
+class Listing(NamedTuple):
+    """What lies in a folder."""
+
+    stamps: list[tuple[str, int, int]]  # relative POSIX path, size in bytes, time of change in ns; sorted
+    notes: tuple[str, ...]  # what was left out
+
+
+def claims(path: Path) -> bool:
+    """Return whether this is a folder that no other kind reads."""
+    return path.is_dir() and not holds(path, OTHER_KINDS) and not (path / "dataset_dict.json").is_file()
+
+
+def holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a folder has files of these suffixes at its top, and no pictures there."""
+    try:
+        with os.scandir(folder) as entries:
+            found = {os.path.splitext(entry.name)[1].lower() for entry in entries if not entry.name.startswith(".")}
+    except OSError as error:
+        raise refused(error, folder) from error
+    return bool(found & set(suffixes)) and not found & set(SUFFIXES)
+
+
+def open_folder(place: Place, reading: Reading) -> Source:
+    """Return the pictures of a folder, by relative path."""
+    folder = place.path
+    if place.part is not None:
+        raise AuditError(f"A folder of pictures has no part {place.part!r}", place, f"Give {folder}.")
+    listing = list_pictures(folder)
+    ids = [name for name, _, _ in listing.stamps]
+    if not ids:
+        raise AuditError(
+            " ".join(("The folder holds no pictures.", *listing.notes)),
+            folder,
+            f"Give a folder with {' '.join(SUFFIXES)} files at any depth, or another kind of source.",
+        )
+
+    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        for row in rows:
+            path = os.path.join(folder, ids[row])
+            yield pictures.decode(path, path, reading, tally)
+
+    classes = classes_of(ids)
+    columns = {"label": lambda: classes} if classes else {}
+    label = "label" if classes else ""
+
+    def origin(row: int) -> tuple[str, str]:
+        return os.path.join(folder, ids[row]), ""
+
+    return Source(ids, listing.stamps, decoded, listing.notes, columns, label, origin=origin)
+
+
+def classes_of(ids: Sequence[str]) -> list[str]:
+    """Return the first folder of each picture where all lie in two folders or more, else nothing."""
+    first = [name.partition("/")[0] if "/" in name else "" for name in ids]
+    return first if "" not in first and len(set(first)) > 1 else []
+
+
+def list_pictures(folder: Path) -> Listing:
+    """Return the picture files under a folder; linked folders are not followed, so no loop is endless."""
+    stamps, links, irregular, others = [], 0, 0, Counter()
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        for entry in entries_of(os.path.join(folder, inside) if inside else str(folder)):
+            if entry.name.startswith("."):
+                continue
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(name)
+            elif entry.is_symlink() and is_folder(entry):
+                links += 1
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) not in SUFFIXES:
+                others[suffix or "no suffix"] += 1
+            elif (stamp := stamp_of(entry)) is None:
+                irregular += 1
+            else:
+                stamps.append((name, *stamp))
+    notes = []
+    if others:
+        kinds = ", ".join(f"{others[suffix]} {suffix}" for suffix in sorted(others))
+        notes.append(f"Files that are not pictures were ignored: {kinds}.")
+    if links:
+        notes.append(f"Linked folders were not followed: {links}.")
+    if irregular:
+        notes.append(f"Pipes, sockets and devices with the name of a picture were left out: {irregular}.")
+    return Listing(sorted(stamps), tuple(notes))
+
+
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, or refuse: a folder that is skipped would be missed by nobody."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise refused(error, folder) from error
+
+
+def refused(error: OSError, folder: object) -> AuditError:
+    """Return the error of a folder that cannot be listed."""
+    where = error.filename or folder
+    return AuditError(f"This folder cannot be listed: {error.strerror}", where, "Make it readable.")
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether a link leads to a folder; a link that leads nowhere does not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def stamp_of(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    """Return size and time of change; None for what is no file. A dead link is an unreadable picture later on."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return 0, 0
+    return (found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+
+
+KIND = Kind(claims, open_folder)

@@ -1,0 +1,153 @@
+"""A CSV that lists pictures: a ``path`` column, and ``label``, ``group`` and other columns beside it.
+
+Paths are relative to the CSV's folder. Where a ``source`` column is given, it names an archive, array or data set
+(relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from auditor.errors import AuditError
+from auditor.images import Kind, Place, Reading, Source, open_source, pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PATHS = ("path", "file_name", "filename", "image")  # names of the column of paths
+LABELS = ("label", "class")
+GROUPS = ("group", "patient", "patient_id")
+_REMEDY = "Write a CSV in UTF-8 whose first line names its columns, one of them path."
+
+
+class Row(NamedTuple):
+    """One line: which picture, of which source, and everything else that is said of it."""
+
+    path: str
+    source: str
+    facts: dict[str, str]
+
+
+def claims(path: Path) -> bool:
+    """Return whether the name says so."""
+    return path.suffix.lower() == ".csv" and not path.is_dir()
+
+
+def open_manifest(place: Place, reading: Reading) -> Source:
+    """Return the pictures that a CSV lists: files first in its order, then those of each source in the source's."""
+    if place.part is not None:
+        raise AuditError(f"A list of pictures has no part {place.part!r}", place, f"Give {place.path}.")
+    rows = read_rows(place.path)
+    names = list(dict.fromkeys(row.source for row in rows))
+    parts = [part(place.path, name, [row for row in rows if row.source == name], reading) for name in names]
+    ids = [row.path for _, kept in parts for row in kept]
+    facts = [row.facts for _, kept in parts for row in kept]
+    starts = [sum(len(kept) for _, kept in parts[:i]) for i in range(len(parts))]
+
+    def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        for start, (source, kept) in zip(starts, parts, strict=True):
+            yield from source.pictures([row - start for row in wanted if 0 <= row - start < len(kept)], tally)
+
+    columns = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
+    label = next((name for name in LABELS if name in columns), "")
+    group = next((name for name in GROUPS if name in columns), "")
+    stamps = [each for source, _ in parts for each in source.stamps] + [["rows", rows_digest(ids), 0]]
+    notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
+    places = [(os.path.join(place.path.parent, row.source or row.path), row) for _, kept in parts for row in kept]
+
+    def origin(row: int) -> tuple[str, str]:
+        where, named = places[row]
+        return (named.path, where) if named.source else (where, "")
+
+    return Source(ids, stamps, decoded, notes, columns, label, group, origin)
+
+
+def rows_digest(ids: Sequence[str]) -> str:
+    """Return a digest of which pictures a list names, in order."""
+    from hashlib import sha256
+
+    return sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the lines of a CSV."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = list(reader.fieldnames or [])
+            column = next((name for name in PATHS if name in columns), None)
+            if column is None:
+                raise AuditError(f"It has no column of paths; its columns are: {', '.join(columns)}", path, _REMEDY)
+            rows = [as_row(line, column, f"{path}: line {reader.line_num}") for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AuditError(f"This list of pictures cannot be read: {error}", path, _REMEDY) from error
+    if not rows:
+        raise AuditError("The list names no pictures", path, _REMEDY)
+    return rows
+
+
+def as_row(line: dict[str, str], column: str, where: str) -> Row:
+    """Return one line, which must have as many cells as there are columns."""
+    if None in line or None in line.values() or not line[column] or "\0" in line[column]:
+        raise AuditError("The line has not one value per column", where, _REMEDY)
+    return Row(line[column], line.get("source", ""), {k: v for k, v in line.items() if k not in (column, "source")})
+
+
+def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Source, list[Row]]:
+    """Return the source that some lines name, with these pictures only, and the lines in its order."""
+    if not name:
+        return files(path, [row.path for row in rows], reading), rows
+    source = os.path.join(path.parent, name)
+    if source_of(source).suffix.lower() == ".csv":
+        raise AuditError("A list of pictures names another list as its source", path, "Name the pictures themselves.")
+    opened = open_source(source, reading)
+    at = {image_id: row for row, image_id in enumerate(opened.ids)}
+    for row in rows:
+        if row.path not in at:
+            raise AuditError(f"There is no image {row.path!r} in {name}", path, "Write the list anew.")
+    kept = sorted(rows, key=lambda row: at[row.path])
+    chosen = [at[row.path] for row in kept]
+
+    def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        yield from opened.pictures([chosen[row] for row in wanted], tally)
+
+    return Source([row.path for row in kept], opened.stamps, decoded, opened.notes), kept
+
+
+def source_of(source: str) -> Path:
+    """Return the path of a source without its part."""
+    return Path(source) if os.path.exists(source) else Path(source.rpartition(":")[0] or source)
+
+
+def files(path: Path, names: list[str], reading: Reading) -> Source:
+    """Return the picture files that a CSV names."""
+    places = [os.path.join(path.parent, name) for name in names]
+
+    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        for row in rows:
+            yield pictures.decode(places[row], places[row], reading, tally)
+
+    return Source(names, [stamp(place, path) for place in places], decoded)
+
+
+def stamp(place: str, path: Path) -> tuple[str, int, int]:
+    """Return name, size and time of change of a file that must be there."""
+    try:
+        found = os.stat(place)
+    except OSError as error:
+        raise AuditError(
+            f"A picture of the list is not there: {error.strerror}",
+            place,
+            f"Paths are relative to {path.parent}; correct {path.name}.",
+        ) from error
+    if not os.path.isfile(place):
+        raise AuditError("A path of the list is no file", place, f"Correct {path.name}.")
+    return place, found.st_size, found.st_mtime_ns
+
+
+KIND = Kind(claims, open_manifest)

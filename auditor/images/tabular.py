@@ -1,0 +1,232 @@
+"""Pictures in Hugging Face data sets on disk: ``save_to_disk`` folders (Arrow) and Parquet files or folders.
+
+Read with pyarrow a few rows at a time: the ``datasets`` library would first copy Parquet into its cache. Features
+(which column holds the pictures, names of classes) are what ``datasets`` writes into the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor.errors import AuditError
+from auditor.images import Kind, Place, Reading, Source, pictures
+from auditor.images.archive import refuse_bomb, stamp
+from auditor.images.folder import holds
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+AT_ONCE = 64  # rows
+GROUPS = ("group", "groups", "patient", "patient_id")
+_REMEDY = "Write it again with datasets' save_to_disk or to_parquet, or copy it again."
+
+
+def claims(path: Path) -> bool:
+    """Return whether this is a Parquet file, a folder of them, or a saved data set."""
+    if path.is_dir():
+        return (path / "dataset_dict.json").is_file() or holds(path, (".arrow", ".parquet"))
+    return path.suffix.lower() in (".parquet", ".arrow")
+
+
+def open_table(place: Place, reading: Reading) -> Source:
+    """Return the pictures of a data set; the part is the split of a saved dictionary of data sets."""
+    with told_as_damaged(place.path):
+        files = files_of(place)
+        schema, counts = schema_of(files[0]), [rows_in(file) for file in files]
+        features = features_of(schema)
+        column = picture_column(schema, features, place)
+    ids = [f"row/{row}" for row in range(sum(counts))]
+    if not ids:
+        raise AuditError("The data set has no rows", place, "Give one with pictures.")
+
+    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        with told_as_damaged(place.path):
+            for row, value in entries(files, counts, column, set(rows)):
+                where = f"{place}: row {row}"
+                yield pictures.decode(content_of(value, where), where, reading, tally)
+
+    columns = {
+        name: values_reader(files, counts, name, features.get(name, {}).get("names"), place.path)
+        for name in schema.names
+        if name != column and is_plain(schema.field(name).type)
+    }
+    label = next((name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"), "")
+    group = next((name for name in GROUPS if name in columns), "")
+    label = label or ("label" if "label" in columns else "")
+    return Source(ids, [stamp(file) for file in files], decoded, (), columns, label, group)
+
+
+@contextmanager
+def told_as_damaged(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises about a damaged file into one error."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise AuditError(f"This data set cannot be read: {said}", path, _REMEDY) from error
+
+
+def files_of(place: Place) -> list[Path]:
+    """Return the files of a data set, in order."""
+    path = place.path
+    if not path.is_dir():
+        if place.part is not None:
+            raise AuditError(f"A single file has no split {place.part!r}", place, f"Give {path}.")
+        return [path]
+    if (path / "dataset_dict.json").is_file():
+        path = split_folder(path, place)
+    elif place.part is not None:
+        raise AuditError(f"The data set has no splits, so it has no {place.part!r}", place, f"Give {path}.")
+    state = path / "state.json"
+    if state.is_file():
+        names = [each["filename"] for each in json.loads(state.read_text())["_data_files"]]
+        if any(os.path.basename(name) != name for name in names):
+            raise AuditError("Its state.json names files outside of its folder", place, _REMEDY)
+    else:
+        names = sorted(each.name for each in path.iterdir() if each.suffix.lower() in (".arrow", ".parquet"))
+    if not names:
+        raise AuditError("The data set has no data files", place, _REMEDY)
+    return [path / name for name in names]
+
+
+def split_folder(path: Path, place: Place) -> Path:
+    """Return the folder of the split asked for, or of the only one."""
+    splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
+    if not isinstance(splits, list) or any(os.path.basename(str(name)) != name for name in splits):
+        raise AuditError("Its dataset_dict.json names no splits", place, _REMEDY)
+    wanted = splits[0] if place.part is None and len(splits) == 1 else place.part
+    if wanted not in splits:
+        said = "Several splits could be the images" if wanted is None else f"There is no split {wanted!r}"
+        raise AuditError(f"{said}; there are: {', '.join(splits)}", place, f"Write {path}:{(splits or ['train'])[0]}.")
+    return path / wanted
+
+
+def schema_of(file: Path) -> pa.Schema:
+    """Return the schema of one file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file.suffix.lower() == ".parquet":
+        return parquet.read_schema(file)
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_stream(source).schema
+
+
+def rows_in(file: Path) -> int:
+    """Return the number of rows of one file, from its metadata."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file.suffix.lower() == ".parquet":
+        found = parquet.read_metadata(file)
+        groups = [found.row_group(i) for i in range(found.num_row_groups)]
+        refuse_bomb(file.stat().st_size, max((group.total_byte_size for group in groups), default=0), file)
+        return found.num_rows
+    with pa.memory_map(str(file)) as source:  # mapped: batches are looked at, not read
+        return sum(batch.num_rows for batch in pa.ipc.open_stream(source))
+
+
+def features_of(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return what ``datasets`` wrote about the columns, nothing where it did not write."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    found = json.loads(text).get("info", {}).get("features", {})
+    return {name: each for name, each in found.items() if isinstance(each, dict)}
+
+
+def picture_column(schema: pa.Schema, features: dict[str, dict[str, Any]], place: Place) -> str:
+    """Return the one column that holds pictures."""
+    import pyarrow as pa
+
+    found = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
+    for field in () if found else schema:
+        is_struct = pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0
+        if is_struct or pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            found.append(field.name)
+    if len(found) != 1:
+        kinds = ", ".join(f"{field.name} ({field.type})" for field in schema)[:300]
+        raise AuditError(
+            f"{len(found)} columns hold pictures; there are: {kinds}",
+            place,
+            "Save a data set with one Image column: dataset.select_columns([...]).",
+        )
+    return found[0]
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a column holds one number or text per row."""
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def batches(file: Path, column: str) -> Iterator[pa.Array]:
+    """Yield one column of a file, some rows at a time."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file.suffix.lower() == ".parquet":
+        with parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(AT_ONCE, columns=[column]):
+                yield batch.column(0)
+        return
+    with pa.memory_map(str(file)) as source:
+        for batch in pa.ipc.open_stream(source):
+            yield batch.column(column)
+
+
+def entries(files: Sequence[Path], counts: Sequence[int], column: str, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+    """Yield row number and value of the rows that are wanted."""
+    start = 0
+    for file, count in zip(files, counts, strict=True):
+        row = start
+        start += count
+        if not wanted.isdisjoint(range(row, start)):
+            for values in batches(file, column):
+                for value in values:
+                    if row in wanted:
+                        yield row, value.as_py()
+                    row += 1
+
+
+def content_of(value: Any, where: str) -> BytesIO | str:
+    """Return the bytes of one picture, or the path of its file."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    path = value.get("path") if isinstance(value, dict) else None
+    if isinstance(content, bytes):
+        return BytesIO(content)
+    if isinstance(path, str) and os.path.isfile(path):
+        return path
+    raise AuditError("This row holds no picture", where, "Drop the row, or embed the pictures when saving.")
+
+
+def values_reader(
+    files: Sequence[Path], counts: Sequence[int], column: str, names: Sequence[str] | None, path: Path
+) -> Callable[[], list[str]]:
+    """Return a function that reads one column as text; numbers of classes become their names."""
+
+    def read() -> list[str]:
+        with told_as_damaged(path):
+            found = [value for _, value in entries(files, counts, column, set(range(sum(counts))))]
+        return [class_name(value, names) for value in found]
+
+    return read
+
+
+def class_name(value: Any, names: Sequence[str] | None) -> str:
+    """Return a value as text, the empty one where it is missing."""
+    if value is None:
+        return ""
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else str(value)
+
+
+KIND = Kind(claims, open_table)

@@ -1,0 +1,171 @@
+"""What a user says of the models that their files do not say: settings, scaling of pictures, conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor.checkpoints import ModelSettings, without_clipping
+from auditor.config import AuditConfig
+from auditor.errors import AuditError
+from auditor.pixels import Pixels
+from auditor.records import Facts, ImageSet
+from auditor.sampling import Conditions
+
+OWN = "own"  # --pixel-mean of each training half
+MAX_LINES = 1_000_000  # of a file of labels or prompts
+
+
+def settings(config: AuditConfig) -> ModelSettings:
+    """Return what the formats need to know."""
+    return ModelSettings(
+        format=config.format,
+        model=config.model,
+        model_config=config.model_config,
+        base=config.base,
+        autoencoder=config.autoencoder,
+        prediction=config.prediction,
+        image_shape=shape_from(config.image_shape),
+        trust_pickle=config.trust_pickle,
+        prompts=lines_of(config.prompts, "--prompts"),
+    )
+
+
+def shape_from(given: str | None) -> tuple[int, int, int] | None:
+    """Return (h, w, c) from ``32x32x1``."""
+    if given is None:
+        return None
+    parts = given.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts) or parts[2] not in ("1", "3"):
+        remedy = "Give HEIGHTxWIDTHxCHANNELS, such as 32x32x1; pictures have 1 or 3 channels."
+        raise AuditError(f"{given!r} is no image shape.", "--image-shape", remedy)
+    height, width, channels = map(int, parts)
+    return height, width, channels
+
+
+def lines_of(path: str | None, option: str) -> tuple[str, ...]:
+    """Return the lines of a text file that are not empty."""
+    if path is None:
+        return ()
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise AuditError(f"The file cannot be read: {problem}.", path, f"Give {option} a text file.") from problem
+    kept = tuple(line.strip() for line in lines if line.strip())
+    if not kept or len(kept) > MAX_LINES:
+        raise AuditError(f"The file has {len(kept)} lines.", path, f"Give {option} a file with one entry per line.")
+    return kept
+
+
+def conditions(config: AuditConfig, facts: Facts) -> Conditions | None:
+    """Return under what samples are drawn: the same for both twins, a function of the seed.
+
+    Class-conditional models are sampled in all their classes in turn unless ``--labels`` says otherwise.
+    """
+    refuse_foreign(config, facts)
+    if facts.conditioning == "none":
+        return None
+    if facts.conditioning == "text":
+        return Conditions(tuple(range(len(lines_of(config.prompts, "--prompts")))) or (-1,), config.guidance_scale)
+    return Conditions(class_numbers(config.labels, facts.n_classes or 0), config.guidance_scale)
+
+
+def refuse_foreign(config: AuditConfig, facts: Facts) -> None:
+    """Refuse conditions that the models do not take."""
+    wanted = {"--labels": config.labels and "class", "--prompts": config.prompts and "text"}
+    for option, kind in wanted.items():
+        if kind and kind != facts.conditioning:
+            what = f"{option} is given, and the conditioning of the models is {facts.conditioning}."
+            raise AuditError(what, option, f"Leave {option} out.")
+    if facts.conditioning == "none" and config.guidance_scale != 1:
+        raise AuditError("The models are not conditional.", "--guidance-scale", "Leave --guidance-scale out.")
+    if not np.isfinite(config.guidance_scale):
+        raise AuditError("The guidance scale is not finite.", "--guidance-scale", "Give 1, or 4, say.")
+
+
+def class_numbers(given: str | None, n_classes: int) -> tuple[int, ...]:
+    """Return the classes to sample in turn: all, the first N, or those of a file, in order."""
+    if given is None or given.isdigit():
+        n = n_classes if given is None else int(given)
+        numbers = tuple(range(n))
+    else:
+        texts = lines_of(given, "--labels")
+        if not all(text.isdigit() for text in texts):
+            raise AuditError("A label is no class number.", given, "Give one whole number per line, from 0.")
+        numbers = tuple(map(int, texts))
+    if not numbers or max(numbers) >= n_classes:
+        raise AuditError(
+            f"--labels asks for class {max(numbers, default=-1)}; the models have classes 0 to {n_classes - 1}.",
+            "--labels",
+            "Give classes that they have.",
+        )
+    return numbers
+
+
+def pixels(config: AuditConfig, facts: Facts, sets: Mapping[str, ImageSet], twins: Sequence[str]) -> dict[str, Pixels]:
+    """Return how pictures are scaled for each twin."""
+    low, high = facts.pixels if config.pixel_range is None else range_from(config.pixel_range)
+    return {twin: Pixels(low, high, mean_of(config, facts, sets, twin, (low, high))) for twin in twins}
+
+
+def range_from(given: str) -> tuple[float, float]:
+    """Return (low, high) from ``-1,1``."""
+    try:
+        low, high = (float(part) for part in given.split(","))
+        fit = np.isfinite([low, high]).all() and low < high
+    except ValueError:
+        fit = False
+    if not fit:
+        raise AuditError(f"{given!r} is no range.", "--pixel-range", "Give two numbers: --pixel-range -1,1 or 0,1.")
+    return low, high
+
+
+def mean_of(
+    config: AuditConfig, facts: Facts, sets: Mapping[str, ImageSet], twin: str, scale: tuple[float, float]
+) -> Any:
+    """Return the mean that training subtracted: 0, one number per channel, or a picture."""
+    given = config.pixel_mean
+    if given is None:
+        return 0.0
+    if given == OWN:
+        if f"train-{twin}" not in sets:
+            raise AuditError("The training images are not given.", "--pixel-mean own", "Give --train-a and --train-b.")
+        images = sets[f"train-{twin}"].images
+        return (scale[0] + (scale[1] - scale[0]) * images.mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    mean = mean_from(given)
+    height, width, channels = facts.image_shape
+    if mean.ndim == 1 and mean.size in (1, channels):
+        return mean
+    if mean.shape == (height, width, channels):
+        return mean
+    if mean.shape == (channels, height, width):
+        return np.ascontiguousarray(mean.transpose(1, 2, 0))
+    if mean.shape == (height, width) and channels == 1:
+        return mean[..., None]
+    what = f"The pixel mean has shape {list(mean.shape)}, the pictures {[height, width, channels]}."
+    raise AuditError(what, "--pixel-mean", "Give one number per channel, or an array of the pictures' shape.")
+
+
+def mean_from(given: str) -> np.ndarray:
+    """Return the numbers or the array that ``--pixel-mean`` names, float32."""
+    try:
+        if given.endswith(".npy"):
+            mean = np.load(Path(given).expanduser(), allow_pickle=False).astype(np.float32)
+        else:
+            mean = np.array([float(part) for part in given.split(",")], dtype=np.float32)
+    except (OSError, ValueError, EOFError, MemoryError) as problem:
+        remedy = "Give one number per channel, an .npy file, or own."
+        raise AuditError(f"The pixel mean cannot be read: {problem}.", given, remedy) from problem
+    mean = mean[0] if mean.ndim == 4 and len(mean) == 1 else mean
+    if not np.isfinite(mean).all():
+        raise AuditError("The pixel mean is not finite.", given, "Save it again.")
+    return mean
+
+
+def fitting_schedule(scheduler: Mapping[str, Any], given: Mapping[str, Pixels]) -> dict[str, Any]:
+    """Return the schedule, without clipping to [-1, 1] where pictures exceed it."""
+    widest = max(abs(bound) for one in given.values() for bound in (one.low, one.high))
+    return without_clipping(scheduler) if widest > float(scheduler.get("clip_sample_range") or 1) else dict(scheduler)

@@ -1,0 +1,208 @@
+"""What ``audit split`` tells and writes: lists of paths, a check that the sets are exchangeable, and a card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor import nearness, stats
+from auditor.config import N_EXCHANGEABLE
+from auditor.evidence import nearest_of_another_group
+from auditor.images import identity
+from auditor.noise import derived_seed
+from auditor.records import Features
+from auditor.run import atomic, write_json
+from auditor.splitting import SETS, Items, Options, Split, grouped
+from auditor.stats import Pool
+
+SCHEMA_VERSION = 1
+
+
+def write(done: Split, out: Path) -> dict[str, Any]:
+    """Write ``train-a.csv``, ``train-b.csv``, ``heldout.csv``, ``split.json`` and ``split.md``; return the card."""
+    card = card_of(done)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in SETS:
+        write_list(out / f"{name}.csv", done, np.flatnonzero(done.of == name), out)
+    write_json(out / "split.json", card)
+    with atomic(out / "split.md") as temporary:
+        temporary.write_text(as_markdown(card))
+    return card
+
+
+def card_of(done: Split) -> dict[str, Any]:
+    """Return what was done and what the check says, as JSON knows it."""
+    options, items, clusters, of = done.options, done.items, done.clusters, done.of
+    sizes = np.bincount(clusters.of)
+    counts = {name: int((of == name).sum()) for name in SETS}
+    classes = {
+        name: dict(sorted(Counter(np.asarray(items.labels, object)[of == name]).items())) if items.labels else {}
+        for name in SETS
+    }
+    checks = self_check(items, clusters.of, of, options)
+    finite = np.isfinite(clusters.next_distance)
+    return {
+        "schema": SCHEMA_VERSION,
+        "asked": asdict(options) | {"data": os.path.basename(os.path.normpath(options.data))},
+        "images": len(items),
+        "sets": counts,
+        "classes": classes,
+        "exact_duplicates": clusters.exact,
+        "near_duplicates": clusters.near,
+        "near_threshold": options.near,
+        "next_distance": round(clusters.next_distance, 4) if finite else None,
+        "user_groups": len(set(items.groups)),
+        "clusters": len(sizes),
+        "clusters_of_several": int((sizes > 1).sum()),
+        "largest_cluster": int(sizes.max()),
+        "blank": int(items.blank.sum()),
+        "notes": list(items.notes),
+        "checks": checks,
+        "warnings": warnings_of(counts, sizes, checks, options),
+    }
+
+
+def self_check(items: Items, clusters: np.ndarray, of: np.ndarray, options: Options) -> dict[str, Any]:
+    """Test what was written: no cluster and no near-duplicate in two sets, and sets that chance explains."""
+    across = int(sum(len({*of[rows]}) > 1 for rows in grouped(clusters)))
+    facts: dict[str, Any] = {"clusters_in_two_sets": across}
+    seen = ~items.blank
+    for name, chosen in {
+        "halves": (seen & (of != "heldout"), of == "train-a"),
+        "heldout_and_halves": (seen, of == "heldout"),
+    }.items():
+        rows = np.flatnonzero(chosen[0])
+        if len(np.unique(chosen[1][rows])) < 2:
+            continue
+        share, p = nearest_share(items.features, rows, clusters, chosen[1], options.seed)
+        pool = pool_of(items.features, rows, clusters, chosen[1])
+        relabeling = stats.relabel(pool, derived_seed("split check", options.seed))
+        facts[name] = {
+            "share_with_nearest_in_the_same_set": round(share, 4),
+            "p_nearest": round(p, 4),
+            "p_brightness": round(stats.two_sided_p(relabeling, items.brightness[rows]), 4),
+        }
+    return facts
+
+
+def pool_of(features: Features, rows: np.ndarray, clusters: np.ndarray, first: np.ndarray) -> Pool:
+    """Return images with the set they are in, +1 or -1, for a test by relabelling."""
+    ids = tuple(("", features.ids[i]) for i in rows)
+    return Pool(ids, np.where(first[rows], 1.0, -1.0), identity.duplicate_groups([str(c) for c in clusters[rows]]))
+
+
+def nearest_share(
+    features: Features, rows: np.ndarray, clusters: np.ndarray, first: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """Return the share of images whose nearest of another cluster is in the same set, and its p (statistics 1.2)."""
+    pool = pool_of(features, rows, clusters, first)
+    relabeling = stats.relabel(pool, derived_seed("split check", seed))
+    some = Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
+    nearest, _ = nearest_of_another_group(some, pool.groups)
+    return stats.exchangeability(nearest, relabeling)
+
+
+def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[str, Any], options: Options) -> list[str]:
+    """Return what a reader should look at."""
+    found = []
+    if counts["train-a"] != counts["train-b"]:
+        found.append(
+            f"The halves have {counts['train-a']} and {counts['train-b']} images: clusters of several images do not "
+            "divide evenly. The audit compares equal numbers of both."
+        )
+    wanted = options.heldout * sum(counts.values())
+    if abs(counts["heldout"] - wanted) > 0.02 * sum(counts.values()):
+        found.append(f"{counts['heldout']} images are held out, {wanted:.0f} were asked for: clusters are not divided.")
+    if sizes.max() > 0.05 * sizes.sum():
+        found.append(
+            f"One cluster holds {sizes.max()} of {sizes.sum()} images: look whether its images belong together."
+        )
+    if checks["clusters_in_two_sets"]:
+        found.append("A cluster is in two sets: this is a fault of the program.")
+    for name in ("halves", "heldout_and_halves"):
+        for test in ("p_nearest", "p_brightness"):
+            p = checks.get(name, {}).get(test, 1.0)
+            if p < N_EXCHANGEABLE:
+                what = {"halves": "The halves", "heldout_and_halves": "Held-out images and the halves"}[name]
+                found.append(f"{what} differ more than chance explains ({test[2:]}, p {p:.3g}): try another --seed.")
+    return found
+
+
+# Files
+
+
+def write_list(path: Path, done: Split, rows: np.ndarray, out: Path) -> None:
+    """Write one set as a CSV that every command reads: path, source where there is one, label, group."""
+    items, clusters, source = done.items, done.clusters, done.items.source
+    at = [source.origin(int(row)) if source.origin else (source.ids[row], done.options.data) for row in rows]
+    with_source = any(inside for _, inside in at)
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    labels = ["label"] if items.labels else []
+    writer.writerow(["path", *(["source"] if with_source else []), *labels, "group"])
+    for row, (place, inside) in zip(rows, at, strict=True):
+        shown = [place, relative(inside, out)] if inside else [relative(place, out), *([""] if with_source else [])]
+        writer.writerow([*shown, *([items.labels[row]] if labels else []), f"g{clusters.of[row]}"])
+    with atomic(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def relative(path: str, out: Path) -> str:
+    """Return a path as seen from the folder of the lists, so that both can be moved together."""
+    return Path(os.path.relpath(path, out)).as_posix()
+
+
+def as_markdown(card: Mapping[str, Any]) -> str:
+    """Return the card for people."""
+    asked, counts = card["asked"], card["sets"]
+    names = sorted({name for each in card["classes"].values() for name in each})
+    lines = [
+        f"# Split of {asked['data']}",
+        "",
+        f"{card['images']:,} images, seed {asked['seed']}, {asked['heldout']:.0%} held out, "
+        + (f"grouped by `{asked['group_by']}`." if asked["group_by"] else "no groups asked for."),
+        "",
+        "| set | images |" + "".join(f" {name} |" for name in names),
+        "|---|---:|" + "---:|" * len(names),
+        *(
+            f"| {name} | {counts[name]:,} |" + "".join(f" {card['classes'][name].get(c, 0):,} |" for c in names)
+            for name in SETS
+        ),
+        "",
+        f"- Exact duplicates: {card['exact_duplicates']} images repeat another one.",
+        f"- Near-duplicates: {card['near_duplicates']} images, at a distance below {card['near_threshold']} "
+        f"(correlation above {1 - card['near_threshold'] ** 2 / 2:.3f} at {nearness.SIDE} pixels a side); "
+        f"the nearest two that are not lie at {card['next_distance']}.",
+        f"- {card['user_groups']:,} groups were given." if card["user_groups"] else "- No groups were given.",
+        f"- {card['clusters']:,} clusters were drawn as wholes, {card['clusters_of_several']:,} of them of several "
+        f"images, the largest of {card['largest_cluster']}.",
+        f"- Blank images: {card['blank']}.",
+        *(f"- {note}" for note in card["notes"]),
+        "",
+        "## Check",
+        "",
+        f"- Clusters in two sets: {card['checks']['clusters_in_two_sets']}.",
+    ]
+    for name, what in (("halves", "Halves"), ("heldout_and_halves", "Held-out against both halves")):
+        found = card["checks"].get(name)
+        if found:
+            lines.append(
+                f"- {what}: {found['share_with_nearest_in_the_same_set']:.1%} of images have their nearest image in "
+                f"the same set (p {found['p_nearest']:.3g} by relabelling), brightness p {found['p_brightness']:.3g}."
+            )
+    lines += [f"- **{each}**" for each in card["warnings"]]
+    return "\n".join([*lines, ""])
+
+
+def as_json(card: Mapping[str, Any]) -> str:
+    """Return the card for programs."""
+    return json.dumps(card, indent=2)

@@ -1,0 +1,570 @@
+"""Every checkpoint format on files that its real trainer wrote (tests/trained.py), or that its code saved."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trained
+from safetensors.torch import load_file, save_file
+
+from auditor import registry, schedules
+from auditor.checkpoints import ModelSettings, discover, load, model_facts, open_format, pair, scheduler_config
+from auditor.errors import AuditError, CheckpointError
+from auditor.records import Checkpoint
+
+FIXTURES = Path(__file__).with_name("fixtures")
+FACTORY = "trained:TinyNet"
+SHAPE = (8, 8, 1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One format: a series that its trainer wrote, and what a user must say of it."""
+
+    root: Path
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    scheduler: str | None = None
+    steps: tuple[int, ...] = (2, 4)
+    unit: str = "step"
+    kinds: tuple[str, ...] = ("raw",)
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory) -> dict[str, Case]:
+    """One series per format, made once."""
+    root = tmp_path_factory.mktemp("formats")
+    base = trained.stable_diffusion(root / "base")
+    plain = root / "plain"
+    plain.mkdir()
+    for step in (2, 4):
+        torch.manual_seed(step)
+        torch.save({"model": trained.TinyNet().state_dict(), "step": step}, plain / f"net_{step}.pt")
+    on_base = ModelSettings(base=str(base))
+    shaped = ModelSettings(image_shape=SHAPE)
+    both = ("ema", "raw")
+    trusted = ModelSettings(trust_pickle=True)
+    return {
+        "diffusers": Case(trained.fine_tuned(root / "diffusers", base, 1), on_base),
+        "denoising-diffusion-pytorch": Case(
+            trained.denoising_diffusion_pytorch(root / "lucid"), steps=(2, 4), kinds=both
+        ),
+        "dit": Case(copied(FIXTURES / "dit", root / "dit"), steps=(2,), kinds=both),
+        "monai": Case(trained.monai(root / "monai"), shaped, steps=(1, 2), unit="epoch"),
+        "lora": Case(trained.lora(root / "lora", base, 1), on_base),
+        "edm": Case(trained.edm(root / "edm"), trusted, steps=(0, 2500), unit="kimg", kinds=("ema",)),
+        "plain": Case(plain, replace(shaped, model=FACTORY), "ddpm"),
+    }
+
+
+def copied(source: Path, to: Path) -> Path:
+    return Path(shutil.copytree(source, to))
+
+
+@pytest.fixture
+def case(request, cases, tmp_path) -> Case:
+    """A copy of a format's series that a test may damage."""
+    found = cases[request.param]
+    return replace(found, root=copied(found.root, tmp_path / "series"))
+
+
+def checkpoint_of(name: str, case: Case, at: int = 0, kind: str | None = None) -> Checkpoint:
+    found = discover(case.root, "a", case.settings).found[at]
+    kind = kind or next(iter(found.paths))
+    return Checkpoint("a", found.step, found.paths[kind], name, kind, found.scheduler, unit=found.unit)
+
+
+def loaded(name: str, case: Case, at: int = 0, kind: str | None = None):
+    checkpoint = checkpoint_of(name, case, at, kind)
+    config = scheduler_config(checkpoint, case.scheduler, case.settings)
+    return load(checkpoint, config, "cpu", case.settings)
+
+
+def random_input(model, n: int = 2):
+    height, width, channels = model.x_shape
+    return torch.randn(n, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+# ---------------------------------------------------------------------------
+# The contract of every format in the registry
+# ---------------------------------------------------------------------------
+
+EVERY = pytest.mark.parametrize(("name", "case"), [(each, each) for each in registry.FORMATS], indirect=["case"])
+
+
+@EVERY
+def test_a_format_finds_the_steps_that_its_trainer_wrote_and_no_other_format_claims_them(name, case):
+    discovery = discover(case.root, "a", case.settings)
+    assert discovery.format == name
+    assert tuple(one.step for one in discovery.found) == case.steps
+    assert {one.unit for one in discovery.found} == {case.unit}
+    assert all(tuple(one.paths) == case.kinds for one in discovery.found)
+
+
+@EVERY
+def test_a_format_loads_a_deterministic_network_in_float32_and_leaves_the_random_state_alone(name, case):
+    checkpoint = checkpoint_of(name, case)
+    facts = model_facts(checkpoint, case.settings)
+    assert facts.image_shape == SHAPE and facts.parameters > 0
+    format = open_format(name, case.settings)
+    state = torch.get_rng_state()
+    checkpoint = replace(checkpoint, digest=format.inspect(checkpoint))
+    config = scheduler_config(checkpoint, case.scheduler, case.settings)
+    model = load(checkpoint, config, "cpu", case.settings)
+    assert torch.equal(torch.get_rng_state(), state)
+    x = random_input(model)
+    with torch.no_grad():
+        first, second = (model.network(x, torch.tensor([5, 40])) for _ in range(2))
+    assert first.shape == x.shape and first.dtype == torch.float32 and not first.requires_grad
+    assert torch.equal(first, second) and first.isfinite().all()
+    assert model.image_shape == SHAPE and model.n_parameters > 0
+    pictures = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
+    assert model.codec.encode(pictures).shape == x.shape
+    assert model.codec.decode(x).shape == pictures.shape
+
+
+@EVERY
+def test_different_steps_have_different_digests_and_the_same_file_has_the_same(name, case):
+    format = open_format(name, case.settings)
+    found = [format.inspect(checkpoint_of(name, case, at)) for at in range(len(case.steps))]
+    assert len(set(found)) == len(case.steps)
+    assert format.inspect(checkpoint_of(name, case)) == found[0]
+
+
+@EVERY
+def test_a_file_that_changed_after_inspection_is_noticed(name, case):
+    checkpoint = replace(checkpoint_of(name, case), digest="0" * 64)
+    config = scheduler_config(checkpoint, case.scheduler, case.settings)
+    with pytest.raises(CheckpointError, match="changed after"):
+        load(checkpoint, config, "cpu", case.settings)
+
+
+def weight_file(path: Path) -> Path:
+    return path if path.is_file() else path / "diffusion_pytorch_model.safetensors"
+
+
+@EVERY
+@pytest.mark.parametrize("keep", [0, 9, 300, -40])
+def test_a_truncated_file_leaves_the_rest_of_the_series(name, case, keep):
+    checkpoint = checkpoint_of(name, case)
+    path = weight_file(checkpoint.path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(AuditError):
+        open_format(name, case.settings).inspect(checkpoint)
+    if len(case.steps) > 1:
+        assert case.steps[1] in [one.step for one in discover(case.root, "a", case.settings).found]
+
+
+@EVERY
+def test_weights_that_are_not_finite_are_one_bad_checkpoint(name, case):
+    checkpoint = checkpoint_of(name, case, kind=case.kinds[-1])
+    path = weight_file(checkpoint.path)
+    spoil_a_weight(path)
+    with pytest.raises(CheckpointError, match="NaN or infinite"):
+        open_format(name, case.settings).inspect(checkpoint)
+
+
+def spoil_a_weight(path: Path) -> None:
+    """Write one NaN into the first weight matrix of a file."""
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)
+        first_matrix(tensors).view(-1)[0] = float("nan")
+        save_file(tensors, path, {"format": "pt"})
+    elif path.suffix == ".pkl":
+        content = pickle.loads(path.read_bytes())
+        first_matrix(content["ema"].state_dict()).view(-1)[0] = float("nan")
+        path.write_bytes(pickle.dumps(content))
+    else:
+        content = torch.load(path, weights_only=False)
+        state = content.get("model", content)
+        matrices = {key: one for key, one in state.items() if key.endswith("weight")}
+        first_matrix(matrices).view(-1)[0] = float("nan")
+        torch.save(content, path)
+
+
+def first_matrix(state: dict[str, Any]) -> torch.Tensor:
+    return next(one for one in state.values() if one.ndim > 1)
+
+
+# ---------------------------------------------------------------------------
+# What each trainer means
+# ---------------------------------------------------------------------------
+
+
+def test_the_network_of_denoising_diffusion_pytorch_is_its_average_with_its_own_schedule(cases, monkeypatch):
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+
+    case = cases["denoising-diffusion-pytorch"]
+    checkpoint = checkpoint_of("denoising-diffusion-pytorch", case, 1, "ema")
+    whole = torch.load(checkpoint.path, weights_only=True)
+    arguments = {**trained.UNET, "dim_mults": tuple(trained.UNET["dim_mults"])}
+    theirs = GaussianDiffusion(Unet(**arguments), image_size=8, timesteps=50).eval()
+    prefix = "ema_model."
+    state = {key.removeprefix(prefix): one for key, one in whole["ema"].items() if key.startswith(prefix)}
+    theirs.load_state_dict(state)
+    model = loaded("denoising-diffusion-pytorch", case, 1, "ema")
+    forward = schedules.forward_process(model.scheduler)
+    torch.testing.assert_close(forward.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-5, atol=1e-7)
+    assert model.scheduler["prediction_type"] == "v_prediction"  # its default objective
+    x, t = random_input(model), torch.tensor([3, 40])
+    with torch.no_grad():
+        assert torch.equal(model.network(x, t), theirs.model(x, t))
+        x0, eps = random_input(model), random_input(model).flip(0)
+        torch.testing.assert_close(forward.get_velocity(x0, eps, t), theirs.predict_v(x0, t, eps), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize(
+    ("objective", "kind"), [("pred_noise", "epsilon"), ("pred_x0", "sample"), ("pred_v", "v_prediction")]
+)
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
+def test_what_that_trainer_predicts_follows_from_its_loss_weights(objective, kind, clipped, schedule):
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+
+    from auditor.checkpoints.denoising_diffusion_pytorch import predicted
+
+    network = Unet(8, dim_mults=(1,), channels=1)
+    options = {"objective": objective, "min_snr_loss_weight": clipped, "beta_schedule": schedule}
+    theirs = GaussianDiffusion(network, image_size=8, timesteps=100, **options)
+    found = predicted(theirs.alphas_cumprod.double().numpy(), theirs.loss_weight.double().numpy(), Path("x"))
+    assert found == kind
+
+
+def test_the_steps_of_that_trainer_are_those_in_the_file_not_the_milestones(cases):
+    names = {one.step: one.paths["ema"].name for one in discover(cases["denoising-diffusion-pytorch"].root, "a").found}
+    assert names == {2: "model-1.pt", 4: "model-2.pt"}
+
+
+def test_without_the_arguments_of_the_network_the_error_says_how_to_give_them(cases, tmp_path):
+    root = copied(cases["denoising-diffusion-pytorch"].root, tmp_path / "a")
+    (root / "model.json").unlink()
+    with pytest.raises(CheckpointError, match="--model-config FILE"):
+        model_facts(checkpoint_of("denoising-diffusion-pytorch", Case(root)))
+
+
+@pytest.mark.parametrize("short", ["dit", "sit"])
+def test_a_converted_transformer_returns_what_the_original_class_returned(short):
+    """At late times a diffusers transformer with its own time embedding would differ by more than 100 %."""
+    case = Case(FIXTURES / short, steps=(2,))
+    model = loaded("dit", case, kind="ema")
+    reference = {name: torch.from_numpy(each) for name, each in np.load(FIXTURES / short / "reference.npz").items()}
+    x, t, y, output = (reference[name] for name in ("x", "t", "y", "output"))
+    numbers = np.where(y.numpy() == 3, -1, y.numpy())
+    format = open_format("dit")
+    native = format.load(checkpoint_of("dit", case, kind="ema"), model.scheduler, "cpu").conditioned(numbers, 1.0)
+    with torch.no_grad():
+        found = native(x, t) if short == "dit" else -native(x, 1 - t)  # a flow has its noise at time 1
+    torch.testing.assert_close(found, output[:, :1], rtol=1e-4, atol=1e-5)
+
+
+def test_dit_and_sit_are_told_apart_by_the_command_line_in_the_file():
+    kinds = {}
+    for short in ("dit", "sit"):
+        checkpoint = checkpoint_of("dit", Case(FIXTURES / short))
+        kinds[short] = scheduler_config(checkpoint, None)["prediction_type"]
+        facts = model_facts(checkpoint)
+        assert (facts.conditioning, facts.n_classes) == ("class", 3)
+    assert kinds == {"dit": "epsilon", "sit": "flow"}
+
+
+def test_guidance_moves_from_no_class_towards_the_class():
+    model = loaded("dit", Case(FIXTURES / "dit"), kind="raw")
+    x, t = random_input(model), torch.tensor([100, 900])
+    numbers = np.array([1, 1])
+    with torch.no_grad():
+        free, given, guided = (
+            model.given(each, scale)(x, t) for each, scale in ((np.array([-1, -1]), 1), (numbers, 1), (numbers, 3))
+        )
+        assert torch.equal(free, model.network(x, t))
+    assert not torch.allclose(free, given)
+    torch.testing.assert_close(guided, free + 3 * (given - free))
+
+
+def test_a_class_that_the_network_lacks_is_an_error():
+    model = loaded("dit", Case(FIXTURES / "dit"))
+    with pytest.raises(CheckpointError, match="There is no class 3"):
+        model.given(np.array([3]))
+
+
+def test_the_average_of_lightning_is_in_its_state_dict_and_the_raw_weights_beside():
+    settings = ModelSettings(model=FACTORY, image_shape=SHAPE)
+    case = Case(FIXTURES / "lightning", settings, "ddpm")
+    whole = torch.load(next(case.root.glob("*.ckpt")), weights_only=True)
+    for kind, place in (("ema", "state_dict"), ("raw", "current_model_state")):
+        found = loaded("plain", case, kind=kind)
+        network = trained.TinyNet()
+        network.load_state_dict({key.removeprefix("model."): one for key, one in whole[place].items()})
+        x, t = random_input(found), torch.tensor([3, 40])
+        with torch.no_grad():
+            assert torch.equal(found.network(x, t), network(x, t))
+    assert discover(case.root, "a", settings).found[0].step == 2
+
+
+def test_monai_networks_give_what_monai_gives_and_expect_pictures_in_zero_to_one(cases):
+    from monai.networks.nets import DiffusionModelUNet
+    from monai.networks.schedulers import DDPMScheduler
+
+    case = cases["monai"]
+    checkpoint = checkpoint_of("monai", case, 1)
+    theirs = DiffusionModelUNet(**trained.MONAI).eval()
+    theirs.load_state_dict(torch.load(checkpoint.path, weights_only=True))
+    model = loaded("monai", case, 1)
+    x, t = random_input(model), torch.tensor([3, 40])
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(x, t), theirs(x, timesteps=t))
+    scheduler = DDPMScheduler(num_train_timesteps=50)
+    found = schedules.forward_process(model.scheduler).alphas_cumprod
+    torch.testing.assert_close(found, scheduler.alphas_cumprod, rtol=1e-5, atol=1e-7)
+    assert model_facts(checkpoint, case.settings).pixels == (0.0, 1.0)
+
+
+def test_an_expression_in_a_bundle_of_monai_is_never_evaluated(cases, tmp_path):
+    root = copied(cases["monai"].root, tmp_path / "a")
+    whole = {"network_def": {**trained.MONAI, "channels": "$__import__('os').mkdir('executed')"}}
+    (root / "network.json").write_text(json.dumps(whole))
+    with pytest.raises(CheckpointError, match="is the expression"):
+        model_facts(checkpoint_of("monai", Case(root)), cases["monai"].settings)
+
+
+def test_lora_files_of_diffusers_and_of_kohya_from_one_training_give_one_network(cases, tmp_path):
+    case = cases["lora"]
+    base = Path(case.settings.base)
+    kohya = replace(case, root=trained.lora(tmp_path / "kohya", base, 1, kohya=True))
+    models = [loaded("lora", each, 1) for each in (case, kohya)]
+    plain = loaded("diffusers", Case(fresh(base, tmp_path), case.settings))
+    x, t = random_input(models[0]), torch.tensor([3, 400])
+    with torch.no_grad():
+        first, second, without = (each.network(x, t) for each in (*models, plain))
+    assert torch.equal(first, second) and not torch.allclose(first, without)
+    assert [one.step for one in discover(kohya.root, "a", case.settings).found] == [2, 4]  # ss_steps, not the epoch
+    assert model_facts(checkpoint_of("lora", kohya), case.settings).notes == ("LoRA of rank 2 and alpha 2: scale 1.",)
+
+
+def fresh(base: Path, tmp_path: Path) -> Path:
+    return copied(base / "unet", tmp_path / "series" / "checkpoint-1" / "unet").parent.parent
+
+
+def test_lora_weights_without_their_base_are_not_audited_and_the_reason_says_what_to_give(cases):
+    with pytest.raises(AuditError, match="--base FOLDER"):
+        discover(cases["lora"].root, "a")
+
+
+def test_a_stable_diffusion_series_is_encoded_and_decoded_by_the_autoencoder_of_its_base(cases):
+    from diffusers import AutoencoderKL
+
+    model = loaded("diffusers", cases["diffusers"])
+    assert model.latent_shape == (4, 4, 4) and model.image_shape == SHAPE
+    theirs = AutoencoderKL.from_pretrained(Path(cases["diffusers"].settings.base) / "vae").eval()
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 1), dtype=np.uint8)
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        latents = theirs.encode(x).latent_dist.mode() * theirs.config.scaling_factor
+        picture = (theirs.decode(latents / theirs.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(model.codec.encode(pictures), latents)
+    found = model.codec.decode(latents)
+    assert np.abs(found - (picture.permute(0, 2, 3, 1) * 255).round().numpy()).max() <= 1
+
+
+def test_a_prompt_is_encoded_as_the_pipeline_encodes_it(cases):
+    from diffusers import StableDiffusionPipeline
+
+    case = cases["diffusers"]
+    case = replace(case, settings=replace(case.settings, prompts=("a cat", "dog")))
+    model = loaded("diffusers", case)
+    checkpoint = checkpoint_of("diffusers", case)
+    pipeline = StableDiffusionPipeline.from_pretrained(case.settings.base, safety_checker=None)
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(checkpoint.path).eval()
+    x, t = random_input(model), torch.tensor([3, 400])
+    prompts, empty = pipeline.encode_prompt(["a cat", "dog"], "cpu", 1, True)
+    with torch.no_grad():
+        with_prompt, without = (unet(x, t, each, return_dict=False)[0] for each in (prompts, empty))
+        found = model.given(np.array([0, 1]), 7.5)(x, t)
+        assert torch.allclose(model.network(x, t), without, atol=1e-6)
+    torch.testing.assert_close(found, without + 7.5 * (with_prompt - without), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases):
+    case = cases["edm"]
+    with pytest.raises(AuditError, match=r"it calls trained\.Denoiser.*--trust-pickle"):
+        discover(case.root, "a")
+    model = loaded("edm", case)
+    theirs = pickle.loads((case.root / "network-snapshot-000000.pkl").read_bytes())["ema"]
+    x, t = random_input(model), torch.tensor([700, 400])
+    abar = schedules.forward_process(model.scheduler).alphas_cumprod[t].double()
+    sigma = ((1 - abar) / abar).sqrt().float()
+    a, s = (each.sqrt().float().view(-1, 1, 1, 1) for each in (abar, 1 - abar))
+    with torch.no_grad():
+        denoised = theirs(x / a, sigma)
+        v = model.network(x, t)
+    torch.testing.assert_close(a * x - s * v, denoised, rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------
+# Bare weights
+# ---------------------------------------------------------------------------
+
+PLAIN = ModelSettings(model=FACTORY, image_shape=SHAPE)
+NET = trained.TinyNet()
+
+
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in NET.state_dict().items()}
+
+
+LAYOUTS = {
+    "a bare state dict": lambda: prefixed(""),
+    "module.": lambda: prefixed("module."),
+    "_orig_mod.": lambda: prefixed("_orig_mod."),
+    "both": lambda: prefixed("module._orig_mod."),
+    "model": lambda: {"model": prefixed(""), "optimizer": {"state": {}}, "epoch": 3},
+    "state_dict of lightning": lambda: {"state_dict": {**prefixed("model."), "loss.scale": torch.ones(1)}},
+    "model_state_dict": lambda: {"model_state_dict": prefixed("module.")},
+    "half precision": lambda: {name: one.half() for name, one in prefixed("").items()},
+}
+
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", "")
+
+
+@pytest.mark.parametrize(
+    ("layout", "suffix"), [(each, ".pt") for each in LAYOUTS] + [("model", s) for s in SUFFIXES[1:]]
+)
+def test_bare_weights_are_found_under_every_usual_key_prefix_and_suffix(layout, suffix, tmp_path):
+    torch.save(LAYOUTS[layout](), tmp_path / f"Model_500{suffix}")
+    model = loaded("plain", Case(tmp_path, PLAIN, "ddpm"), kind="raw")
+    x, t = random_input(model), torch.tensor([3, 400])
+    with torch.no_grad():
+        torch.testing.assert_close(model.network(x, t), NET(x, t), rtol=2e-2, atol=2e-3)
+
+
+AVERAGES = {
+    "ema": lambda ema: {"model": prefixed(""), "ema": ema("")},
+    "ema_model of ema_pytorch": lambda ema: {
+        "model": prefixed(""),
+        "ema": {**ema("ema_model."), **prefixed("online_model.")},
+    },
+    "within one state dict": lambda ema: {"state_dict": {**prefixed("model."), **ema("model_ema.")}},
+    "shadow": lambda ema: {"net": prefixed("module."), "model_ema": {"shadow": ema("module."), "decay": 0.99}},
+}
+
+
+@pytest.mark.parametrize("layout", AVERAGES)
+def test_averages_are_told_from_raw_weights(layout, tmp_path):
+    torch.save(AVERAGES[layout](lambda prefix: {k: v + 1 for k, v in prefixed(prefix).items()}), tmp_path / "net_7.pt")
+    case = Case(tmp_path, PLAIN, "ddpm")
+    assert set(discover(tmp_path, "a", PLAIN).found[0].paths) == {"ema", "raw"}
+    average = trained.TinyNet()
+    average.load_state_dict({name: one + 1 for name, one in NET.state_dict().items()})
+    for kind, network in (("raw", NET), ("ema", average)):
+        model = loaded("plain", case, kind=kind)
+        x, t = random_input(model), torch.tensor([3, 400])
+        with torch.no_grad():
+            assert torch.equal(model.network(x, t), network(x, t))
+
+
+def test_averages_in_files_of_their_own_belong_to_the_step(tmp_path):
+    torch.save(prefixed(""), tmp_path / "model010000.pt")
+    torch.save(prefixed(""), tmp_path / "ema_0.9999_010000.pt")
+    torch.save({"state": {}}, tmp_path / "opt010000.pt")
+    (found,) = discover(tmp_path, "a", PLAIN).found
+    assert found.step == 10000 and set(found.paths) == {"ema", "raw"}
+    assert loaded("plain", Case(tmp_path, PLAIN, "ddpm"), kind="ema").n_parameters
+
+
+NAMES = {
+    "epoch=9-step=1000.ckpt": (1000, "step"),
+    "Model_500": (500, "step"),
+    "Model_epoch_3": (3, "epoch"),
+    "0050000.pt": (50000, "step"),
+    "net_epoch=5.pt": (5, "epoch"),
+    "net_iteration=400.pt": (400, "step"),
+    "unet-step00001000.safetensors": (1000, "step"),
+    "unet_000000250.safetensors": (250, "step"),
+    "k_00010000.pth": (10000, "step"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_progress_and_its_unit_are_read_from_the_names_that_trainers_give(name, tmp_path):
+    if name.endswith(".safetensors"):
+        save_file(prefixed(""), tmp_path / name)
+    else:
+        torch.save(prefixed(""), tmp_path / name)
+    (found,) = discover(tmp_path, "a", PLAIN).found
+    assert (found.step, found.unit) == NAMES[name]
+
+
+def test_two_units_in_one_folder_keep_the_one_that_most_files_have(tmp_path):
+    for name in ("Model_10", "Model_20", "Model_30", "Model_epoch_1", "Model_epoch_2"):
+        torch.save(prefixed(""), tmp_path / name)
+    discovery = discover(tmp_path, "a", PLAIN)
+    assert [one.step for one in discovery.found] == [10, 20, 30]
+    assert {one.reason for one in discovery.excluded} == {
+        "it is counted in epochs, and most files here in optimizer steps"
+    }
+
+
+def test_several_series_under_one_folder_are_refused_with_the_choices(tmp_path):
+    for version in ("version_0", "version_1"):
+        (tmp_path / version / "checkpoints").mkdir(parents=True)
+        torch.save(prefixed(""), tmp_path / version / "checkpoints" / "step=5.ckpt")
+    with pytest.raises(AuditError, match=r"several series.*version_0/checkpoints \(1\), version_1/checkpoints \(1\)"):
+        discover(tmp_path, "a", PLAIN)
+    shutil.rmtree(tmp_path / "version_1")
+    assert discover(tmp_path, "a", PLAIN).found[0].step == 5
+
+
+def test_the_factory_takes_its_arguments_from_the_model_configuration(tmp_path):
+    torch.save(trained.TinyNet(width=5).state_dict(), tmp_path / "net_1.pt")
+    (tmp_path / "model.json").write_text('{"width": 5}')
+    settings = replace(PLAIN, model_config=str(tmp_path / "model.json"))
+    assert loaded("plain", Case(tmp_path, settings, "ddpm")).n_parameters
+    with pytest.raises(CheckpointError, match=r"first.bias is \(5,\) in the file and \(8,\) in the network"):
+        loaded("plain", Case(tmp_path, PLAIN, "ddpm"))
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("trained", "does not name a factory"),
+        ("no_such_module:make", "cannot be imported: ModuleNotFoundError"),
+        ("trained:no_such_name", "cannot be imported: AttributeError"),
+        ("trained:MONAI", "is no function"),
+        ("trained:copied", "cannot be imported"),
+        ("trained:autoencoder", "failed: TypeError"),
+        ("builtins:dict", "returned dict, not an nn.Module"),
+    ],
+)
+def test_a_factory_that_gives_no_network_is_one_clear_error(factory, message, tmp_path):
+    torch.save(prefixed(""), tmp_path / "net_1.pt")
+    with pytest.raises(AuditError, match=message):
+        loaded("plain", Case(tmp_path, replace(PLAIN, model=factory), "ddpm"))
+
+
+def test_a_factory_is_imported_from_the_current_directory_which_stays_out_of_the_path(tmp_path, monkeypatch):
+    (tmp_path / "my_network_of_this_test.py").write_text("from trained import TinyNet as make\n")
+    torch.save(prefixed(""), tmp_path / "net_1.pt")
+    monkeypatch.chdir(tmp_path)
+    settings = replace(PLAIN, model="my_network_of_this_test:make")
+    assert loaded("plain", Case(tmp_path, settings, "ddpm")).n_parameters
+    assert str(tmp_path) not in sys.path
+
+
+def test_twins_of_different_formats_or_units_are_refused(cases):
+    a, b = (
+        discover(cases[name].root, twin, cases[name].settings) for name, twin in (("diffusers", "a"), ("plain", "b"))
+    )
+    with pytest.raises(AuditError, match="Twin a is diffusers and twin b is plain"):
+        pair(a, b)
+    with pytest.raises(AuditError, match="count their progress differently: a in optimizer steps and b in epochs"):
+        pair(a, discover(cases["monai"].root, "b"))
