@@ -76,7 +76,7 @@ def schema() -> str:
             }
         ),
         "trusted": {"type": "boolean", "description": "whether the run's own controls passed"},
-        "weights": {"enum": ["raw", "ema"], "description": "which weights were audited"},
+        "weights": {"enum": ["raw", "ema", ""], "description": "which were audited; empty where samples were given"},
         "caveats": TEXTS | {"description": "what must not be concluded, the most limiting first"},
         "verdicts": rows(tables.VERDICTS, verdict={"enum": list(VERDICTS)}),
         "onsets": rows(tables.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),

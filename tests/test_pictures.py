@@ -105,7 +105,7 @@ def test_without_training_images_there_are_samples_and_no_neighbours(without_tra
 def test_a_single_training_has_its_own_side_and_says_that_there_is_no_twin(single, finished):
     alone, both = (open_album(root).case("pixel", "a", 90, 2) for root in (single, finished))
     assert alone.mine.own.id == both.mine.own.id and alone.mine.own_distance == both.mine.own_distance
-    assert not alone.has_twin and both.has_twin and np.isnan(alone.twin_distance)
+    assert not alone.is_paired and both.is_paired and np.isnan(alone.twin_distance)
     for picture in (alone.mine.other, *alone.theirs.pictures):
         assert picture.pixels is None and "no twin" in picture.reason
     ranked = open_album(single).worst("pixel", 90, 12)

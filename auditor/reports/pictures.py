@@ -105,8 +105,14 @@ class Side:
 
 
 NO_TRAINING = "no training images were given"
-_ABSENT = Picture("", None, "there is no twin: a single training was audited")
-NO_TWIN = Side("", _ABSENT, _ABSENT, _ABSENT, *[math.nan] * len(SIDE_DISTANCES))
+NO_TWIN = "there is no twin: a single training was audited"
+UNPAIRED = "the twins' samples do not share their noise"
+
+
+def absent(reason: str) -> Side:
+    """Return the part of a twin whose sample of the same noise does not exist."""
+    nothing = Picture("", None, reason)
+    return Side("", nothing, nothing, nothing, *[math.nan] * len(SIDE_DISTANCES))
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,8 @@ class Case:
     step: int
     seed: int
     mine: Side
-    theirs: Side  # the other twin's sample from the same noise; nothing but reasons in a single training
-    twin_distance: float  # between the two samples; NaN without a twin
+    theirs: Side  # the other twin's sample from the same noise; nothing but the reason where there is none
+    twin_distance: float  # between the two samples; NaN where they are not paired
 
     @property
     def twin(self) -> str:
@@ -126,8 +132,8 @@ class Case:
         return self.mine.twin
 
     @property
-    def has_twin(self) -> bool:
-        """Whether two trainings were audited."""
+    def is_paired(self) -> bool:
+        """Whether there is another twin's sample from the same noise."""
         return bool(self.theirs.twin)
 
     def blurred(self) -> Case:
@@ -259,8 +265,10 @@ class Album:
     def _case(self, space: str, twin: str, step: int, seed: int, data: Mapping[str, Mapping[str, Any]]) -> Case:
         rows = {each: self._row(found["seed"], seed) for each, found in data.items()}
         sides = {each: self._side(space, each, step, seed, data[each], rows[each]) for each in rows}
-        mine, theirs = sides[twin], sides.get(other_twin(twin), NO_TWIN)
-        case = Case(space, step, seed, mine, theirs, float(data[twin]["twin_distance"][rows[twin]]))
+        distance = float(data[twin]["twin_distance"][rows[twin]])
+        paired = sides.get(other_twin(twin), absent(NO_TWIN))
+        mine, theirs = sides[twin], absent(UNPAIRED) if paired.twin and math.isnan(distance) else paired
+        case = Case(space, step, seed, mine, theirs, distance)
         return {SHOWN: lambda: case, BLURRED: case.blurred, LEFT_OUT: case.without_pictures}[self.pictures]()
 
     def _row(self, seeds: np.ndarray, seed: int) -> int:
@@ -297,7 +305,7 @@ class Album:
     def _training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by id, of those that the run keeps."""
         if not image_id:
-            return Picture("", None, NO_TRAINING if half in self.twins else NO_TWIN.sample.reason)
+            return Picture("", None, NO_TRAINING if half in self.twins else NO_TWIN)
         path = self.run.images(f"train-{half}")
         images, reason = self._open(path)
         row = self._rows[half].get(image_id)

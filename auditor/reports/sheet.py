@@ -36,7 +36,7 @@ def sheet(case: Case, note: str = "") -> bytes:
     for i, side in enumerate(parts):
         draw_side(image, pen, side, MARGIN + 2 * LINE + i * row)
     both = f"The two samples come from the same noise and are {number(case.twin_distance)} apart. "
-    last = f"{both if case.has_twin else ''}{note}"
+    last = f"{both if case.is_paired else ''}{note}"
     pen.text((MARGIN, MARGIN + 2 * LINE + len(parts) * row), last, INK, font(TEXT))
     out = io.BytesIO()
     image.save(out, "PNG")

@@ -30,14 +30,14 @@ def render(case: Case, out: TextIO, width: int | None = None) -> None:
         console.print()
         console.print(strip(side, colored))
         console.print(Text(sentence(side)))
-    if case.has_twin:
+    if case.is_paired:
         console.print()
         console.print(Text(f"The two samples are {number(case.twin_distance)} apart."))
 
 
 def sides(case: Case) -> tuple[Side, ...]:
     """Return both twins' parts, or that of a single training."""
-    return (case.mine, case.theirs) if case.has_twin else (case.mine,)
+    return (case.mine, case.theirs) if case.is_paired else (case.mine,)
 
 
 def title(case: Case) -> str:

@@ -95,7 +95,7 @@ def gallery(cases: list[Case]) -> np.ndarray | None:
     Columns: the sample, its nearest own and nearest other image, the twin's sample from the
     same noise, its nearest own image. A picture that is missing is gray.
     """
-    rows = [(*case.mine.pictures, *((case.theirs.sample, case.theirs.own) if case.has_twin else ())) for case in cases]
+    rows = [(*case.mine.pictures, *((case.theirs.sample, case.theirs.own) if case.is_paired else ())) for case in cases]
     sizes = [picture.pixels.shape[:2] for row in rows for picture in row if picture.pixels is not None]
     if not sizes:
         return None
