@@ -16,7 +16,6 @@ from auditor import (
     controls,
     denoising,
     evidence,
-    images,
     noise,
     quality,
     sampling,
@@ -326,7 +325,7 @@ class Executor:
         return Features(space, name, vectors, self.prepared.sets[name].ids)
 
     def _reference(self, space: str, name: str) -> evidence.Reference:
-        clusters = images.duplicate_groups(self.prepared.digests[name])
+        clusters = self.prepared.groups[name]
         features = self._set_features(space, name)
         if (space, name) not in self._centers:
             self._centers[space, name] = cells.centers(features.vectors)

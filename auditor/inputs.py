@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import checkpoints, denoising, given_samples, images, models, noise, sampling, schedules, spaces
+from auditor import checkpoints, denoising, given_samples, groups, images, models, noise, sampling, schedules, spaces
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
 from auditor.given_samples import GivenSamples
@@ -43,6 +43,7 @@ class Prepared:
     budgets: Budgets
     pixels: Mapping[str, Pixels]  # twin -> how its training scaled pictures
     conditions: sampling.Conditions | None  # of samples, where the models are conditional
+    groups: Mapping[str, np.ndarray]  # train-a, train-b: number of the group of each image
     given: GivenSamples | None = None  # samples that exist already; then there is no model
 
     @property
@@ -125,7 +126,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     require_enough(sets)
     require_calibration(config.fpr, sets)
     digests = {name: images.digests(each) for name, each in sets.items()}
-    pools = pool_masks(sets, shared, config.seed)
+    grouped = groups.find(sets, digests)
+    pools = pool_masks(sets, {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}, config.seed)
     pixels = models.pixels(config, facts, sets, pair.twins)
     scheduler = models.fitting_schedule(scheduler, pixels)
     notes = (
@@ -136,6 +138,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
         *overlap_notes,
         *duplicate_notes(digests),
+        *grouped.notes,
         *pool_notes(pools),
     )
     batch_size = resolve_batch_size(config.batch_size, device, earlier)
@@ -158,6 +161,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         budgets,
         pixels,
         conditions,
+        grouped.numbers,
         given,
     )
 

@@ -130,6 +130,7 @@ class Keys:
         return {name: self.image_set(name) for name in p.sets} | {
             "pool": [int(mask.sum()) for mask in p.in_pool.values()],
             "pool_seed": p.config.seed,
+            "groups": {name: sha256(each.tobytes()).hexdigest() for name, each in p.groups.items()},
         }
 
     def losses(self, twin: str, step: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ FAST = {
 HOSTILE_NAMES = (
     "<script>window.hacked=1<.png",
     '"><img src=x onerror=window.hacked=1>.png',
-    "'quotes' & {{ 7*7 }} @{x}.png",
+    "'quotes' & {{ 7*7 }} @{x} $\\frac.png",
     "</script><b>.png",
     "x" * 200 + ".png",
     "胸部X線 Καρδιά снимок.png",

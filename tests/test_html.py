@@ -17,7 +17,18 @@ import pandas as pd
 import pytest
 
 from auditor import pipeline, registry, tables
-from auditor.reports import curves, distances, divergence, figures, gallery, html, interactive, read_report, sections
+from auditor.reports import (
+    curves,
+    distances,
+    divergence,
+    figures,
+    gallery,
+    html,
+    interactive,
+    plates,
+    read_report,
+    sections,
+)
 from auditor.reports.charts import BLACK, COLORS, GREY, edges, ticks
 from auditor.reports.pictures import BLURRED, LEFT_OUT, png
 from auditor.run import RunDirectory
@@ -307,6 +318,18 @@ def test_the_end_of_a_run_writes_the_page(run_copy, monkeypatch):
 # ---------------------------------------------------------------------------
 # Charts
 # ---------------------------------------------------------------------------
+
+
+def test_pictures_are_figures_too_unless_they_are_left_out(finished, three_audited):
+    found = plates.plates(read_report(finished))
+    steps = read_report(finished).key_steps
+    assert set(found) == {*(f"evidence-step-{step}" for step in steps), "seeds-through-training"}
+    assert plates.plates(read_report(finished, LEFT_OUT)) == {} == plates.plates(read_report(three_audited))
+
+
+def test_a_hostile_name_is_no_formula_in_a_figure(hostile):
+    drawn = next(iter(plates.plates(read_report(hostile)).values()))
+    assert figures.saved(drawn, "svg").startswith(b"<?xml")
 
 
 def test_every_curve_differs_from_those_beside_it_in_more_than_color(finished):

@@ -32,7 +32,7 @@ LAYERS = (
             "trainings",
             "membership",
         ),
-        *("nearness", "given_samples", "splitting", "split_card"),
+        *("nearness", "groups", "given_samples", "splitting", "split_card"),
         *("inputs", "models", "keys", "pipeline", "demo", "lab", "console"),
     ),
     ("cli",),

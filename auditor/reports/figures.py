@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.reports import Report, curves, distances, write_file
+from auditor.reports import Report, curves, distances, plates, write_file
 from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, edges, padded, ticks
 
 if TYPE_CHECKING:
@@ -60,24 +61,39 @@ def write(report: Report, folder: Path) -> list[Path]:
     AuditError
         If a file cannot be written.
     """
-    made = [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
+    import matplotlib
+
     paths = []
-    for chart in made:
-        for suffix in ("png", "svg"):
-            path = folder / f"{chart.key}.{suffix}"
-            write_file(path, picture(chart, suffix))
-            paths.append(path)
+    with matplotlib.rc_context(LOOK):
+        drawn = {each.key: draw(each) for each in charts(report)} | plates.plates(report)
+        for name, figure in drawn.items():
+            for suffix in ("png", "svg"):
+                path = folder / f"{name}.{suffix}"
+                write_file(path, saved(figure, suffix))
+                paths.append(path)
     return paths
+
+
+def charts(report: Report) -> list[Chart]:
+    """Return every chart of a report."""
+    return [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
 
 
 def picture(chart: Chart, suffix: str) -> bytes:
     """Return a chart as the bytes of a PNG (200 dpi) or SVG file."""
     import matplotlib
 
-    out = io.BytesIO()
     with matplotlib.rc_context(LOOK):
-        metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
-        draw(chart).savefig(out, format=suffix, dpi=200, metadata=metadata)
+        return saved(draw(chart), suffix)
+
+
+def saved(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as the bytes of a file, without a date."""
+    out = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names may be in any script
+        figure.savefig(out, format=suffix, dpi=200, metadata=metadata)
     return out.getvalue()
 
 
