@@ -83,6 +83,9 @@ def schema() -> str:
         "checkpoints": rows(tables.CHECKPOINTS),
         "measurements": rows(tables.MEASUREMENTS),
         "metrics": rows(tables.METRICS),
+        "attacks": rows(tables.ATTACKS),
+        "profiles": rows(tables.PROFILES),
+        "exposed": rows(tables.EXPOSURE) | {"description": "of exposure.parquet, the images that are listed"},
         "scope": record(
             {
                 "steps": {"type": "array", "items": {"type": "integer"}},

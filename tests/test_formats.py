@@ -268,6 +268,14 @@ def test_the_schema_is_made_from_the_tables():
     assert (DOCS / "report.schema.json").read_text() == generate.schema()
 
 
+def test_a_run_of_before_has_no_rows_of_what_it_does_not_hold(run_copy, schema):
+    for name in ("metrics", "attacks", "exposure", "profiles"):
+        (run_copy / f"{name}.parquet").unlink()
+    facts = json.loads(written(read_report(run_copy), "json"))
+    jsonschema.validate(facts, schema)
+    assert facts["metrics"] == facts["attacks"] == facts["exposed"] == []
+
+
 def test_hostile_names_come_back_from_json_as_they_were(finished):
     facts = json.loads(written(hostile_report(finished), "json"))
     assert [row["path"] for row in facts["checkpoints"]] == list(HOSTILE)

@@ -49,7 +49,9 @@ def test_the_recipe_runs(name, beside, capsys):
         assert (beside / file).stat().st_size > 50
 
 
-@pytest.mark.parametrize("table", ["measurements", "verdicts", "onsets", "checkpoints", "metrics"])
+@pytest.mark.parametrize(
+    "table", ["measurements", "verdicts", "onsets", "checkpoints", "metrics", "attacks", "exposure", "profiles"]
+)
 def test_frames_are_the_tables_with_the_meaning_of_their_columns(run, finished, table):
     frame = getattr(run, table)
     pd.testing.assert_frame_equal(frame, pd.read_parquet(finished / f"{table}.parquet"))

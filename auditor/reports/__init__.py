@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,12 @@ from auditor.reports.pictures import SHOWN, Album, album_of, open_album
 from auditor.run import RunDirectory, atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
+LATER_TABLES = {
+    "metrics": tables.METRICS,
+    "attacks": tables.ATTACKS,
+    "exposure": tables.EXPOSURE,
+    "profiles": tables.PROFILES,
+}
 
 
 @dataclass(frozen=True)
@@ -219,11 +225,11 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     run = RunDirectory(root)
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
-    frames["metrics"] = definitions(run)
+    frames |= {name: optional(run, name, columns) for name, columns in LATER_TABLES.items()}
     return Report(run.root, record, frames, tuple(checks.caveats(record, frames)), pictures)
 
 
-def definitions(run: RunDirectory) -> pd.DataFrame:
-    """Return the definitions that a run holds: none in one that was made before it kept them."""
-    path = run.table("metrics")
-    return tables.read(path) if path.exists() else pd.DataFrame(columns=[c.name for c in tables.METRICS])
+def optional(run: RunDirectory, name: str, columns: Sequence[tables.Column]) -> pd.DataFrame:
+    """Return a table that not every run holds: without rows in one that was made before, or of what was not given."""
+    path = run.table(name)
+    return tables.read(path) if path.exists() else pd.DataFrame(columns=[column.name for column in columns])

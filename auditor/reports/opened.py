@@ -84,6 +84,21 @@ class OpenedRun:
         return self.report.tables["metrics"].copy()
 
     @property
+    def attacks(self) -> pd.DataFrame:
+        """What membership attacks find at fixed false-positive rates: a row per step, twin and rate."""
+        return self.report.tables["attacks"].copy()
+
+    @property
+    def exposure(self) -> pd.DataFrame:
+        """How much each training image is exposed by its loss; ``listed`` marks the most exposed."""
+        return self.report.tables["exposure"].copy()
+
+    @property
+    def profiles(self) -> pd.DataFrame:
+        """Losses and their lean by noise level."""
+        return self.report.tables["profiles"].copy()
+
+    @property
     def album(self) -> Album:
         """The pictures of the run: ``album.worst(space, step, n)``, ``album.film(space, twin, seed)``."""
         return self.report.album
