@@ -27,6 +27,7 @@ samples: .venv/developed  ## remake sample_reports from a fresh run of the demo
 	rm -rf .venv/demo
 	$(BIN)/audit demo --out .venv/demo
 	$(BIN)/python docs/samples.py .venv/demo
+	command -v chromium > /dev/null && $(BIN)/python docs/screenshot.py || echo "no chromium: report.png is left as it was"
 
 test-demo: .venv/developed  ## compare a fresh run of the demo with sample_reports
 	rm -rf .venv/demo

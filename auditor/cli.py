@@ -120,6 +120,7 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
         print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
         sys.exit(130)
     show_report(run.root)
+    print(f"wrote {run.report}", file=sys.stderr)
 
 
 def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
@@ -204,7 +205,7 @@ class WithJson(TyperCommand):
 
 REPORT_EXAMPLE = """Show the report of a run on the terminal, or write it in other formats, several at once.
 
-Example: audit report audits/first --markdown report.md --csv report.csv
+Example: audit report audits/first --html report.html --figures figures --csv report.csv
 """
 
 
@@ -221,6 +222,9 @@ def report_command(
         str | None, typer.Option(metavar="[FILE]", help="The same facts as JSON: to a file, or to stdout.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every measurement, one row per step.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one page for a browser, complete in itself.")
+    ] = None,
     figures: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write every figure as PNG and SVG, for a paper.")
     ] = None,
@@ -236,7 +240,7 @@ def report_command(
     from auditor.reports.pictures import BLURRED, LEFT_OUT, SHOWN
 
     files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
-    files |= {"figures": figures, "tensorboard": tensorboard}
+    files |= {"html": html, "figures": figures, "tensorboard": tensorboard}
     targets = {form: path for form, path in files.items() if path is not None}
     if not targets:
         show_report(run, width)

@@ -267,4 +267,13 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     checks |= measured.checks
     executor.seconds["measuring"] = time.perf_counter() - started
     run.write_record(record(prepared, "complete", executor.seconds, checks))
+    say("drawing the report", 0)
+    write_page(run)
     return measured
+
+
+def write_page(run: RunDirectory) -> None:
+    """Write the report as a page beside the tables it is made from."""
+    from auditor.reports import read_report, write_reports
+
+    write_reports(read_report(run.root), {"html": run.report})

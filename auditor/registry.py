@@ -101,6 +101,7 @@ REPORTS = {
     "markdown": "auditor.reports.markdown:render",
     "pull-request": "auditor.reports.markdown:render_body",
     "csv": "auditor.reports.csv:render",
+    "html": "auditor.reports.html:render",
 }
 
 FOLDER_REPORTS = {

@@ -142,6 +142,7 @@ def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
     facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}
     run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
+    pipeline.write_page(run)
 
 
 def share(run: RunDirectory, pair: Pair, done: Sequence[Pair], prepared: Prepared) -> None:

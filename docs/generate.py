@@ -76,13 +76,16 @@ def schema() -> str:
             }
         ),
         "trusted": {"type": "boolean", "description": "whether the run's own controls passed"},
-        "weights": {"enum": ["raw", "ema"], "description": "which weights were audited"},
+        "weights": {"enum": ["raw", "ema", ""], "description": "which were audited; empty where samples were given"},
         "caveats": TEXTS | {"description": "what must not be concluded, the most limiting first"},
         "verdicts": rows(tables.VERDICTS, verdict={"enum": list(VERDICTS)}),
         "onsets": rows(tables.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
         "checkpoints": rows(tables.CHECKPOINTS),
-        "measurements": rows(tables.MEASUREMENTS, twin={"enum": ["a", "b", "both"]}),
+        "measurements": rows(tables.MEASUREMENTS),
         "metrics": rows(tables.METRICS),
+        "attacks": rows(tables.ATTACKS),
+        "profiles": rows(tables.PROFILES),
+        "exposed": rows(tables.EXPOSURE) | {"description": "of exposure.parquet, the images that are listed"},
         "scope": record(
             {
                 "steps": {"type": "array", "items": {"type": "integer"}},
@@ -97,6 +100,7 @@ def schema() -> str:
             }
         )
         | {"description": "what was looked at"},
+        "pairs": {"type": "array", "items": TEXTS, "description": "of three or more trainings; else empty"},
         "resolved": {"type": "object", "description": "settings as the run used them"},
         "budgets": {"type": "object", "additionalProperties": NUMBER, "description": "margins of the verdict"},
         "checks": {"type": "object", "description": "the run's controls and tests of the whole series"},

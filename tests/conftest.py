@@ -43,6 +43,15 @@ FAST = {
     "loss-images": "6",
     "loss-levels": "2",
 }
+HOSTILE_NAMES = (
+    "<script>window.hacked=1<.png",
+    '"><img src=x onerror=window.hacked=1>.png',
+    "'quotes' & {{ 7*7 }} @{x} $\\frac.png",
+    "</script><b>.png",
+    "x" * 200 + ".png",
+    "胸部X線 Καρδιά снимок.png",
+    "\u202egnp.exe.png",
+)
 SMALL_CONTROLS = {"N_SMOOTH": 70, "N_COPIES": 40}  # images of the controls; a batch is 64
 
 
@@ -116,12 +125,13 @@ class Outcome:
 
 
 def make_fast(patch: pytest.MonkeyPatch) -> None:
-    """Shrink what costs seconds and changes no code path: the controls, and waiting for the disk."""
-    from auditor import controls, run
+    """Leave out what costs seconds and is tested on its own: controls' size, waiting for the disk, the page."""
+    from auditor import controls, pipeline, run
 
     for name, value in SMALL_CONTROLS.items():
         patch.setattr(controls, name, value)
     patch.setattr(run, "sync", lambda path: None)  # a killed process loses nothing that it has written
+    patch.setattr(pipeline, "write_page", lambda run: None)  # test_html.py writes it at the end of a run
 
 
 def call(*arguments: object) -> Outcome:
@@ -201,6 +211,66 @@ def without_training(saved_inputs, tmp_path_factory) -> Path:
     outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
     assert outcome.status == 0, outcome.err
     return out
+
+
+@pytest.fixture(scope="session")
+def single(saved_inputs, tmp_path_factory) -> Path:
+    """A complete run of one training, that on half a; read it only."""
+    out = tmp_path_factory.mktemp("single") / "run"
+    options = {name: saved_inputs.options[name] for name in ("ckpts-a", "train-a", "heldout")}
+    outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
+    assert outcome.status == 0, outcome.err
+    return out
+
+
+@pytest.fixture(scope="session")
+def three(saved_inputs, tmp_path_factory) -> tuple[Path, list[str]]:
+    """Where three trainings, x, y and z, and their images lie, and the options that name them."""
+    root = tmp_path_factory.mktemp("three")
+    options = ["--heldout", saved_inputs.options["heldout"]]
+    for seed, name in enumerate("xyz", start=20):
+        folder = write_series(root / name, seed)
+        np.savez(root / f"{name}.npz", smooth_images(40, seed))
+        options += ["--ckpts", f"{name}={folder}", "--train", f"{name}={root / name}.npz"]
+    return root, options
+
+
+@pytest.fixture(scope="session")
+def three_audited(three) -> Path:
+    """A complete run of three trainings; read it only."""
+    root, options = three
+    outcome = call("run", *options, *as_arguments({**FAST, "out": str(root / "run")}))
+    assert outcome.status == 0, outcome.err
+    return root / "run"
+
+
+@pytest.fixture(scope="session")
+def hostile(saved_inputs, tmp_path_factory) -> Path:
+    """A complete run whose image and folder names try to be markup; read it only."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("hostile")
+    for seed, half in enumerate("ab", start=7):
+        folder = root / f"<i onclick=x>{half}"
+        folder.mkdir()
+        for i, pixels in enumerate(smooth_images(40, seed)):
+            Image.fromarray(pixels).save(
+                folder / f"{i}{HOSTILE_NAMES[i % len(HOSTILE_NAMES)].replace('/', '∕')}", "PNG"
+            )
+    given = {f"train-{half}": str(root / f"<i onclick=x>{half}") for half in "ab"}
+    outcome = call("run", *as_arguments({**saved_inputs.options, **given, "out": str(root / "run"), **FAST}))
+    assert outcome.status == 0, outcome.err
+    return root / "run"
+
+
+@pytest.fixture(scope="session")
+def hostile_page(hostile) -> Path:
+    """The page of that run, as a file."""
+    from auditor.reports import html, read_report
+
+    path = hostile.parent / "report.html"
+    path.write_text(html.page(read_report(hostile)))
+    return path
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from auditor import registry
 from auditor.reports import Report, markdown, printable, read_report, text_of, write_reports
 
 DOCS = Path(__file__).parent.parent / "docs"
-RUNS = ("finished", "without_training")
+RUNS = ("finished", "without_training", "single", "three_audited")
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -75,7 +75,7 @@ def words(tokens) -> str:
 # All formats
 
 
-@pytest.mark.parametrize("form", [name for name in registry.REPORTS if name != "terminal"])
+@pytest.mark.parametrize("form", [name for name in registry.REPORTS if name not in ("terminal", "html")])
 @pytest.mark.parametrize("run", RUNS)
 def test_the_same_run_gives_the_same_bytes(run, form, request):
     root = request.getfixturevalue(run)
@@ -137,6 +137,12 @@ def test_the_metadata_of_a_run_without_numbers_still_has_the_verdict(without_tra
     block = yaml.safe_load(written(read_report(without_training), "markdown").split("---\n")[1])
     _, results = model_index_to_eval_results(block["model-index"])
     assert results[0].metric_type == "audit_verdict" and results[0].metric_args["recommended"] is False
+
+
+def test_the_metadata_of_three_trainings_names_each(three_audited):
+    block = yaml.safe_load(written(read_report(three_audited), "markdown").split("---\n")[1])
+    _, results = model_index_to_eval_results(block["model-index"])
+    assert {each.metric_args["twin"] for each in results if each.metric_type == "memorized_fraction"} == {*"xyz"}
 
 
 def test_a_recommended_step_is_the_one_of_the_metadata(finished):
@@ -209,7 +215,7 @@ def test_the_wide_table_holds_every_measurement(run, request):
         for column, value in ((name, row.value), (f"{name}.low", row.low), (f"{name}.high", row.high)):
             found = wide[column][row.step]
             assert found == value or (pd.isna(found) and pd.isna(value))
-    assert wide.shape == (3, 2 + 3 * len(m) // 3)
+    assert wide.shape == (3, 2 + 3 * (len(m) // 3))
 
 
 def test_steps_are_rows_with_their_verdicts(finished):
@@ -260,6 +266,14 @@ def test_the_schema_is_made_from_the_tables():
     finally:
         sys.path.remove(str(DOCS))
     assert (DOCS / "report.schema.json").read_text() == generate.schema()
+
+
+def test_a_run_of_before_has_no_rows_of_what_it_does_not_hold(run_copy, schema):
+    for name in ("metrics", "attacks", "exposure", "profiles"):
+        (run_copy / f"{name}.parquet").unlink()
+    facts = json.loads(written(read_report(run_copy), "json"))
+    jsonschema.validate(facts, schema)
+    assert facts["metrics"] == facts["attacks"] == facts["exposed"] == []
 
 
 def test_hostile_names_come_back_from_json_as_they_were(finished):

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from auditor import tables
 
 STEPS = (90, 200, 1000)
+SCHEMA = Path(__file__).parent.parent / "docs" / "report.schema.json"
 
 
 def as_folders(run: Path, root: Path) -> Path:
@@ -64,7 +66,7 @@ def test_given_samples_have_the_measurements_of_the_run_that_drew_them(audited, 
     assert audit("verify", tmp_path / "run").status == 0
 
 
-def test_samples_of_other_noise_are_not_paired_and_the_report_says_why(audited, folders, tmp_path):
+def test_samples_of_other_noise_are_not_paired_and_the_report_says_why(audited, folders, audit, tmp_path):
     shutil.copytree(folders / "b", tmp_path / "b")
     for step in STEPS:
         paths = sorted((tmp_path / f"b/step-{step}").iterdir())
@@ -80,6 +82,10 @@ def test_samples_of_other_noise_are_not_paired_and_the_report_says_why(audited, 
     onsets = tables.read(tmp_path / "run/onsets.parquet")
     assert (onsets[onsets.onset == "divergence"].status == "undecided").all()
     assert "cannot be paired" in " ".join(outcome.out.split())
+    shown = audit("show", tmp_path / "run", "--step", 90, "--seed", 1, "--twin", "b")
+    assert "Twin b drew" in shown.out and "apart" not in shown.out and "Twin a" not in shown.out
+    facts = json.loads(audit("report", tmp_path / "run", "--json").out)
+    jsonschema.validate(facts, json.loads(SCHEMA.read_text()))
 
 
 def test_unpaired_is_believed(audited, folders):

@@ -49,7 +49,9 @@ def test_the_recipe_runs(name, beside, capsys):
         assert (beside / file).stat().st_size > 50
 
 
-@pytest.mark.parametrize("table", ["measurements", "verdicts", "onsets", "checkpoints", "metrics"])
+@pytest.mark.parametrize(
+    "table", ["measurements", "verdicts", "onsets", "checkpoints", "metrics", "attacks", "exposure", "profiles"]
+)
 def test_frames_are_the_tables_with_the_meaning_of_their_columns(run, finished, table):
     frame = getattr(run, table)
     pd.testing.assert_frame_equal(frame, pd.read_parquet(finished / f"{table}.parquet"))
@@ -77,6 +79,15 @@ def test_evidence_of_one_table_is_that_table(run, finished):
     pd.testing.assert_frame_equal(found.drop(columns=["space", "twin", "step"]), table)
     assert list(found.columns[:4]) == ["space", "twin", "step", "seed"]
     assert found.attrs == table.attrs != {}
+
+
+def test_one_training_and_three_trainings_are_opened_too(single, three_audited):
+    assert set(auditor.open_run(single).evidence("pixel", step=90).twin) == {"a"}
+    three = auditor.open_run(three_audited)
+    assert set(three.measurements.twin) >= {"x", "x|y", "both"}
+    with pytest.raises(AuditError, match="lie in its pairs"):
+        three.evidence("pixel")
+    assert len(auditor.open_run(three.path / "pairs" / "x+y").evidence("pixel", "a", 90)) == 12
 
 
 def test_evidence_that_is_not_narrowed_holds_every_seed_of_every_table(run):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from auditor.errors import AuditError
-from auditor.reports import pictures
+from auditor.reports import pictures, read_report
 from auditor.reports.pictures import open_album
 
 
@@ -100,6 +100,37 @@ def test_without_training_images_there_are_samples_and_no_neighbours(without_tra
     assert not case.mine.is_copy and case.mine.is_closer_to_own is None
     farthest = evidence(without_training, "pixel", "a", 90).twin_distance.sort_values(ascending=False, kind="stable")
     assert [case.seed for case in album.worst("pixel", 90, 4, "a")] == list(farthest.index[:4])
+
+
+def test_a_single_training_has_its_own_side_and_says_that_there_is_no_twin(single, finished):
+    alone, both = (open_album(root).case("pixel", "a", 90, 2) for root in (single, finished))
+    assert alone.mine.own.id == both.mine.own.id and alone.mine.own_distance == both.mine.own_distance
+    assert not alone.is_paired and both.is_paired and np.isnan(alone.twin_distance)
+    for picture in (alone.mine.other, *alone.theirs.pictures):
+        assert picture.pixels is None and "no twin" in picture.reason
+    ranked = open_album(single).worst("pixel", 90, 12)
+    assert {case.twin for case in ranked} == {"a"} and len({case.seed for case in ranked}) == 12
+    with pytest.raises(AuditError, match="There is no twin b"):
+        open_album(single).case("pixel", "b", 90, 2)
+
+
+def test_the_samples_of_three_trainings_are_found_in_their_pairs(three_audited):
+    with pytest.raises(AuditError) as error:
+        open_album(three_audited)
+    assert error.value.remedy == "Choose one of them: pairs/x+y, pairs/x+z, pairs/y+z."
+    albums = read_report(three_audited).albums
+    assert list(albums) == ["x|y", "x|z", "y|z"]
+    assert albums["x|z"].case("pixel", "b", 90, 0).mine.sample.pixels is not None
+
+
+def test_a_copying_rule_set_to_a_false_positive_rate_is_the_one_applied(run_copy):
+    record = json.loads((run_copy / "run.json").read_text())
+    record["checks"]["copy_ratio"] = {"pixel": 0.999, "correlation": None}
+    (run_copy / "run.json").write_text(json.dumps(record))
+    album = open_album(run_copy)
+    side = album.worst("pixel", 90, 1)[0].mine
+    assert side.copy_below == 0.999 and side.is_copy == (side.gap < 0.999)
+    assert album.worst("correlation", 90, 1)[0].mine.copy_below == 1 / 3
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,13 @@ def test_without_training_images_the_sample_is_shown_and_the_reason(without_trai
     assert "no training images were given" in text and "nan" not in text
 
 
+def test_a_single_training_is_shown_alone(single, audit, tmp_path):
+    outcome = audit("show", single, "--step", 90, "--seed", 1, "--out", tmp_path / "sheet.png")
+    assert outcome.status == 0 and "Twin b" not in outcome.out and "apart" not in outcome.out
+    assert "there is no twin" in " ".join(outcome.out.split()) and "nan" not in outcome.out
+    assert set(json.loads(audit("show", single, "--step", 90, "--json").out)) >= {"a"}
+
+
 @pytest.mark.parametrize("twin", [None, "a", "b"])
 def test_without_a_seed_the_worst_of_the_step_is_shown(finished, audit, twin):
     chosen = open_album(finished).worst("pixel", 1000, 1, "ab" if twin is None else twin)[0]

@@ -8,18 +8,6 @@ import pytest
 TWINLESS = {"own_share", "gap_lean", "twin_distance", "twin_distance_ratio", "loss_other", "nearest_other"}
 
 
-@pytest.fixture(scope="module")
-def single(saved_inputs, tmp_path_factory):
-    """A finished audit of the training on half a."""
-    from conftest import FAST, as_arguments, call
-
-    out = tmp_path_factory.mktemp("single") / "run"
-    options = {name: saved_inputs.options[name] for name in ("ckpts-a", "train-a", "heldout")}
-    outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
-    assert outcome.status == 0, outcome.err
-    return out
-
-
 def measurements(run) -> pd.DataFrame:
     return pd.read_parquet(run / "measurements.parquet")
 

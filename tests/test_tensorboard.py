@@ -86,6 +86,15 @@ def test_a_run_without_training_images_has_samples_and_no_invented_numbers(witho
     assert len(found.Images("worst/pixel")) == 3
 
 
+def test_three_trainings_have_a_gallery_per_pair_and_one_has_its_own(three_audited, single, tmp_path):
+    write(read_report(three_audited), tmp_path / "three")
+    tags = opened(tmp_path / "three" / "audit").Tags()
+    assert {"worst/pixel/x|y", "worst/pixel/x|z", "worst/pixel/y|z"} <= set(tags["images"])
+    write(read_report(single), tmp_path / "single")
+    (first, *_) = opened(tmp_path / "single" / "audit").Images("worst/pixel")
+    assert first.width == 3 * 50
+
+
 def test_hostile_names_are_text_in_the_text_dashboard(finished, tmp_path):
     """The dashboard reads Markdown and shows what HTML it holds."""
     report = read_report(finished)

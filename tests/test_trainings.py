@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FAST, as_arguments, call, smooth_images, write_series
+from conftest import FAST, as_arguments, call
 
 from auditor import stats
 
@@ -14,24 +14,9 @@ NAMES = ("x", "y", "z")
 
 
 @pytest.fixture(scope="module")
-def three(saved_inputs, tmp_path_factory):
-    """Where three trainings and their images lie, and the options that name them."""
-    root = tmp_path_factory.mktemp("three")
-    options = ["--heldout", saved_inputs.options["heldout"]]
-    for seed, name in enumerate(NAMES, start=20):
-        folder = write_series(root / name, seed)
-        np.savez(root / f"{name}.npz", smooth_images(40, seed))
-        options += ["--ckpts", f"{name}={folder}", "--train", f"{name}={root / name}.npz"]
-    return root, options
-
-
-@pytest.fixture(scope="module")
-def audited(three):
+def audited(three_audited):
     """A finished audit of three trainings."""
-    root, options = three
-    outcome = call("run", *options, *as_arguments({**FAST, "out": str(root / "run")}))
-    assert outcome.status == 0, outcome.err
-    return root / "run"
+    return three_audited
 
 
 def measurements(run) -> pd.DataFrame:

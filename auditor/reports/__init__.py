@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,16 @@ from auditor import checks, registry, tables
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
 from auditor.records import TWINS
-from auditor.reports.pictures import SHOWN, Album
+from auditor.reports.pictures import SHOWN, Album, album_of, open_album
 from auditor.run import RunDirectory, atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
+LATER_TABLES = {
+    "metrics": tables.METRICS,
+    "attacks": tables.ATTACKS,
+    "exposure": tables.EXPOSURE,
+    "profiles": tables.PROFILES,
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,16 @@ class Report:
 
     @property
     def album(self) -> Album:
-        """The pictures of the run, in the state that was asked for."""
-        return Album(RunDirectory(self.root), self.record["scope"], self.pictures)
+        """The pictures of the run, in the state that was asked for; of three or more trainings, see ``albums``."""
+        return album_of(RunDirectory(self.root), self.record, self.pictures)
+
+    @property
+    def albums(self) -> dict[str, Album]:
+        """The pictures by pair of trainings, ``first|second``; of twins, or of one training, under the empty name."""
+        if not self.record.get("pairs"):
+            return {"": self.album}
+        run = RunDirectory(self.root)
+        return {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
 
     @property
     def headline_space(self) -> str:
@@ -50,6 +64,11 @@ class Report:
         return "pixel" if "pixel" in spaces else spaces[0]
 
     @property
+    def quality_space(self) -> str:
+        """The space in which quality decides between checkpoints: clip, else that of copies."""
+        return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
+
+    @property
     def twins(self) -> tuple[str, ...]:
         """``a`` and ``b``, or ``a`` alone for a single training."""
         return tuple(self.record["scope"].get("twins", TWINS))
@@ -58,11 +77,6 @@ class Report:
     def with_lean(self) -> bool:
         """Whether samples could be asked which half they lean on: two trainings, both with their images."""
         return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1
-
-    @property
-    def quality_space(self) -> str:
-        """The space in which quality decides between checkpoints: clip, else that of copies."""
-        return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
 
     @property
     def steps(self) -> list[int]:
@@ -135,8 +149,9 @@ def where(row: Any) -> str:
         return "nowhere in this series" if row.status == "none" else "not known"
     if row.low == row.high:
         return f"step {row.low:,}"
-    low, high = (f"{step:,}" if step >= 0 else "?" for step in (row.low, row.high))
-    return f"steps {low} to {high}"
+    if row.high < 0:
+        return f"step {row.low:,} or later"
+    return f"steps {row.low:,} to {row.high:,}" if row.low >= 0 else f"step {row.high:,} or earlier"
 
 
 def printable(name: str) -> str:
@@ -210,11 +225,11 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     run = RunDirectory(root)
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
-    frames["metrics"] = definitions(run)
+    frames |= {name: optional(run, name, columns) for name, columns in LATER_TABLES.items()}
     return Report(run.root, record, frames, tuple(checks.caveats(record, frames)), pictures)
 
 
-def definitions(run: RunDirectory) -> pd.DataFrame:
-    """Return the definitions that a run holds: none in one that was made before it kept them."""
-    path = run.table("metrics")
-    return tables.read(path) if path.exists() else pd.DataFrame(columns=[c.name for c in tables.METRICS])
+def optional(run: RunDirectory, name: str, columns: Sequence[tables.Column]) -> pd.DataFrame:
+    """Return a table that not every run holds: without rows in one that was made before, or of what was not given."""
+    path = run.table(name)
+    return tables.read(path) if path.exists() else pd.DataFrame(columns=[column.name for column in columns])

@@ -44,6 +44,7 @@ class Curve:
     space: str = ""  # what it can be chosen by
     series: str = ""
     shown: bool = True  # drawn at first; the page can show the others
+    is_control: bool = False  # kept in the background
     steps_like: bool = False  # a staircase: each y holds from its x to the next
 
 
@@ -103,6 +104,7 @@ class Panel:
     marks: tuple[Mark, ...] = ()
     bars: tuple[Bar, ...] = ()
     is_share: bool = False  # shown in percent
+    from_zero: bool = False  # the vertical axis begins at 0
     note: str = ""  # shown where there is nothing to draw
 
 
@@ -175,3 +177,12 @@ def edges(steps: Sequence[int], low: int, high: int, logarithmic: bool) -> tuple
     before = (at[first] + at[first - 1]) / 2 if first else at[0] - width / 4
     after = (at[last] + at[last + 1]) / 2 if last + 1 < len(at) else at[-1] + width / 4
     return float(back(before)), float(back(after))
+
+
+def padded(steps: Sequence[int], logarithmic: bool) -> tuple[float, float]:
+    """Return the ends of the axis of steps, with room for markers."""
+    if logarithmic:
+        room = (steps[-1] / steps[0]) ** 0.04
+        return steps[0] / room, steps[-1] * room
+    room = (steps[-1] - steps[0]) * 0.04 or 1.0
+    return steps[0] - room, steps[-1] + room

@@ -6,25 +6,25 @@ import csv
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
 
 from auditor import registry
 from auditor.reports import Report, printable
 
-ENDS = ("value", "low", "high")
+ENDS = {"": "value", ".low": "low", ".high": "high"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a sheet computes a cell that begins with one of these
 
 
 def render(report: Report, out: TextIO, width: int | None = None) -> None:
     """Write the table; an empty cell is a number that is not known. ``width`` has no meaning here."""
     writer = csv.writer(out, lineterminator="\n")
-    columns = list(series(report))
-    names = [name for each, _ in columns for name in (each, f"{each}.low", f"{each}.high")]
-    writer.writerow(map(text, ["step", "verdict", "recommended", *names]))
-    verdicts = report.tables["verdicts"].set_index("step")
-    for step in report.steps:
-        said = [text(verdicts.verdict.get(step, "")), "yes" if step == report.recommended else "no"]
-        writer.writerow([step, *said, *(cell for _, rows in columns for cell in cells(rows, step))])
+    columns = {f"{name}{end}": each for name, rows in series(report) for end, each in cells(rows, report.steps)}
+    writer.writerow(map(text, ["step", "verdict", "recommended", *columns]))
+    verdicts = report.tables["verdicts"].set_index("step").verdict
+    for i, step in enumerate(report.steps):
+        said = [text(verdicts.get(step, "")), "yes" if step == report.recommended else "no"]
+        writer.writerow([step, *said, *(each[i] for each in columns.values())])
 
 
 def series(report: Report) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -41,11 +41,11 @@ def series(report: Report) -> Iterator[tuple[str, pd.DataFrame]]:
         yield ".".join(filter(None, (metric, twin, space))), found[metric, space, twin]
 
 
-def cells(rows: pd.DataFrame, step: int) -> list[str]:
-    """Return value, low and high at a step: the shortest text that reads back as the same number."""
-    if step not in rows.index:
-        return [""] * len(ENDS)
-    return ["" if pd.isna(value) else repr(float(value)) for value in rows.loc[step, list(ENDS)]]
+def cells(rows: pd.DataFrame, steps: list[int]) -> Iterator[tuple[str, list[str]]]:
+    """Yield value, low and high of one series, a cell per step: the shortest text that reads back as it."""
+    known = rows.reindex(steps)
+    for end, column in ENDS.items():
+        yield end, ["" if np.isnan(each) else repr(each) for each in known[column].tolist()]
 
 
 def text(value: Any) -> str:

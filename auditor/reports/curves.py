@@ -1,230 +1,28 @@
-"""Which curves over the series a report shows (divergence, loss, lean, copies, quality), and the same in words."""
+"""Which charts over the series a report shows, in the order of reading: divergence, lean, copies, quality."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from auditor.records import TWINS
-from auditor.reports import Report, percent, where
-from auditor.reports.charts import (
-    BLACK,
-    BLUE,
-    COLORS,
-    DASHES,
-    GREY,
-    MARKERS,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-    Bar,
-    Chart,
-    Curve,
-    Level,
-    Mark,
-    Panel,
-    Span,
-    Style,
-)
-
-TWIN_MARKERS = {"a": "triangle", "b": "inverted_triangle"}
+from auditor.reports import Report, percent
+from auditor.reports.charts import BLACK, DASHES, GREY, Chart, Curve, Level, Panel, Style
+from auditor.reports.divergence import divergence
+from auditor.reports.traces import TWIN_MARKERS, TWIN_STYLES, course, curve, is_drawn, space_style, text
 
 
 def charts(report: Report) -> list[Chart]:
     """Return the charts over the series, in the order of reading; those of distances are in ``distances``."""
     made = [divergence(report)]
+    if report.with_lean:
+        made.append(lean(report))
     if report.record["scope"]["with_train"]:
-        made += [lean(report), copies(report)]
+        made.append(copies(report))
     if has_quality(report):
         made.append(quality(report))
     return made
-
-
-# ---------------------------------------------------------------------------
-# Curves
-# ---------------------------------------------------------------------------
-
-
-def space_style(report: Report, space: str) -> Style:
-    """Return the style that a space has in every figure."""
-    at = report.record["scope"]["spaces"].index(space)
-    return Style(COLORS[at % len(COLORS)], DASHES[at % len(DASHES)], MARKERS[at % len(MARKERS)])
-
-
-def curve(report: Report, metric: str, twin: str, space: str, name: str, style: Style, **more: object) -> Curve:
-    """Return a metric along the series, with the band over all checkpoints where there is one, else the intervals."""
-    rows = report.estimates(metric, twin, space)
-    banded = rows.low_corrected.notna() & rows.high_corrected.notna()
-    return Curve(
-        name,
-        rows.index.to_numpy(float),
-        rows.value.to_numpy(float),
-        style,
-        rows.low_corrected.where(banded, rows.low).to_numpy(float),
-        rows.high_corrected.where(banded, rows.high).to_numpy(float),
-        says=tuple(says(row) for row in rows.itertuples()),
-        definition=definition(report, metric),
-        **{"space": space, **more},
-    )
-
-
-def says(row: object) -> str:
-    """Return interval, number of units and note of one measurement."""
-    parts = [
-        f"{row.level:.0%} interval {row.low:.4g} to {row.high:.4g}" if pd.notna(row.low) else "no interval",
-        f"over the series {row.low_corrected:.4g} to {row.high_corrected:.4g}" if pd.notna(row.low_corrected) else "",
-        f"n = {row.n:,} ({row.unit})",
-        f"corrected p {row.p_corrected:.3g}" if pd.notna(row.p_corrected) else "",
-        row.note,
-    ]
-    return "; ".join(part for part in parts if part)
-
-
-def definition(report: Report, metric: str) -> str:
-    """Return question and definition of a metric, where the run holds them."""
-    if metric not in report.definitions.index:
-        return ""
-    found = report.definitions.loc[metric]
-    return f"{found.question} {found.reference}"
-
-
-def is_drawn(each: Curve) -> bool:
-    """Return whether a curve has any value."""
-    return bool(np.isfinite(each.y).any())
-
-
-# ---------------------------------------------------------------------------
-# Divergence and loss: the figure that an audit is about
-# ---------------------------------------------------------------------------
-
-
-def divergence(report: Report) -> Chart:
-    """Twin distance and held-out loss against the step, their minima, the biased phase and the onsets of both risks."""
-    spaces = report.record["scope"]["spaces"]
-    distance = tuple(
-        curve(
-            report,
-            "twin_distance_ratio",
-            "both",
-            space,
-            f"{space}",
-            space_style(report, space),
-            shown=space == report.headline_space,
-            series="twin distance",
-        )
-        for space in [report.headline_space, *(each for each in spaces if each != report.headline_space)]
-    )
-    losses = tuple(each for each in loss_curves(report) if is_drawn(each))
-    spans, marks = tuple(minima(report)), tuple(onset_marks(report))
-    panels = [Panel("Twin distance", "twin distance\n(1 = different seeds)", distance, spans=spans, marks=marks)]
-    note = "" if losses else "no losses were measured: no images were given"
-    panels.append(Panel("Denoising loss", "denoising loss", losses, spans=spans, marks=marks, note=note))
-    panels.append(Panel("Where minima and onsets lie", "", bars=tuple(onset_bars(report))))
-    return Chart(
-        "divergence-and-loss",
-        "When the twins part, and when the held-out loss is least",
-        divergence_words(report),
-        tuple(panels),
-        tuple(report.steps),
-        is_stacked=True,
-        note=(
-            "Upper part: distance between what both twins draw from the same noise, 1 being that of different seeds; "
-            "it is least early and grows as the models turn to their own images. Middle: denoising loss. Bands hold "
-            "for all checkpoints together (95%). Shaded: steps that may hold each minimum (95% confidence sets)."
-        ),
-    )
-
-
-def loss_curves(report: Report) -> list[Curve]:
-    """Return the losses on held-out, own and other images, means of both twins."""
-    looks = {
-        "loss_heldout": ("held-out images", Style(BLACK, "solid", "circle"), True),
-        "loss_own": ("own training images", Style(PURPLE, "dashed", "triangle"), False),
-        "loss_other": ("the twin's training images", Style(ORANGE, "dotted", "square"), False),
-    }
-    return [
-        curve(report, metric, "both", "", f"loss, {name}", style, shown=shown, series=f"loss, {name}")
-        for metric, (name, style, shown) in looks.items()
-    ]
-
-
-def minima(report: Report) -> Iterable[Span]:
-    """Yield the confidence sets of both minima, and the phase between them where it is claimed."""
-    distance, loss = report.onset("divergence", report.headline_space), report.onset("loss")
-    claimed = (report.record["checks"].get("phase") or {}).get("claimed")
-    if claimed and 0 <= distance.high < loss.low:
-        yield Span("biased phase", int(distance.high), int(loss.low), "#f0c419", ".", is_between=True)
-    if distance.low >= 0:
-        yield Span("steps of least twin distance (τ_div)", int(distance.low), int(distance.high), BLUE, "/")
-    if loss.low >= 0:
-        yield Span("steps of least held-out loss (τ_loss)", int(loss.low), int(loss.high), BLACK, "\\")
-
-
-def onset_marks(report: Report) -> Iterable[Mark]:
-    """Yield the first step at which each risk was found, in any space."""
-    for onset, name, style in (
-        ("bias", "lean found", Style(VERMILLION, "dashed", "")),
-        ("copying", "copying found", Style(PURPLE, "dotted", "")),
-    ):
-        rows = report.tables["onsets"]
-        found = rows[(rows.onset == onset) & (rows.step >= 0)]
-        if len(found):
-            first = found.loc[found.step.idxmin()]
-            yield Mark(f"{name} from here ({first.space})", int(first.step), style)
-
-
-ONSET_ROWS = {"divergence": "least distance", "loss": "least loss", "bias": "leaning", "copying": "copying"}
-ONSET_STYLES = {
-    "divergence": Style(BLUE, "solid", "circle"),
-    "loss": Style(BLACK, "solid", "square"),
-    "bias": Style(VERMILLION, "solid", "triangle"),
-    "copying": Style(PURPLE, "solid", "diamond"),
-}
-
-
-def onset_bars(report: Report) -> Iterable[Bar]:
-    """Yield one bar per onset and space, the minima first."""
-    rows = report.tables["onsets"]
-    for onset, name in ONSET_ROWS.items():
-        for row in rows[rows.onset == onset].itertuples():
-            label = f"{name}, {row.space}" if row.space else name
-            style = ONSET_STYLES[onset]
-            found = row.status in ("found", "edge") and row.high >= 0
-            yield Bar(label, int(row.low), int(row.high), found, f"{where(row)}: {row.status}", style, row.space)
-
-
-def divergence_words(report: Report) -> str:
-    """Say what the figure shows."""
-    distance = report.estimates("twin_distance_ratio", "both", report.headline_space).value
-    sentences = [f"Twin distance in {report.headline_space} {course(distance)}."]
-    loss = report.estimates("loss_heldout", "both").value
-    sentences.append(f"Held-out loss {course(loss)}." if loss.notna().any() else "No held-out loss was measured.")
-    named = (("the least twin distance", "divergence", report.headline_space), ("the least held-out loss", "loss", ""))
-    for name, onset, space in named:
-        row = report.onset(onset, space)
-        sentences.append(f"{name.capitalize()}: {where(row)} ({row.status}).")
-    return " ".join([*sentences, *(f"{mark.name.capitalize()}: step {mark.step:,}." for mark in onset_marks(report))])
-
-
-def course(values: pd.Series, form: str = "{:.3g}") -> str:
-    """Say from where to where a curve goes, and its extremes."""
-    known = values.dropna()
-    if known.empty:
-        return "is not known at any step"
-    first, last = form.format(known.iloc[0]), form.format(known.iloc[-1])
-    least, most = form.format(known.min()), form.format(known.max())
-    return (
-        f"goes from {first} at step {known.index[0]:,} to {last} at step {known.index[-1]:,} "
-        f"(least {least} at step {known.idxmin():,}, most {most} at step {known.idxmax():,})"
-    )
-
-
-# ---------------------------------------------------------------------------
-# Lean, copies, quality
-# ---------------------------------------------------------------------------
 
 
 def lean(report: Report) -> Chart:
@@ -236,10 +34,9 @@ def lean(report: Report) -> Chart:
         both = curve(report, "own_share", "both", space, f"{space}, both twins", style, series="both twins")
         p = report.estimates("own_share", "both", space).p_corrected.to_numpy(float)
         curves.append(replace(both, marked=p <= alpha))
-        for twin in TWINS:
-            look = replace(style, marker=TWIN_MARKERS[twin], dash="dashdot")
-            one = curve(report, "own_share", twin, space, f"{space}, twin {twin}", look, shown=False)
-            curves.append(replace(one, series=f"twin {twin}"))
+        for i, twin in enumerate(report.twins):
+            look, name = replace(style, marker=TWIN_MARKERS[i % len(TWIN_MARKERS)]), f"twin {text(twin)}"
+            curves.append(curve(report, "own_share", twin, space, f"{space}, {name}", look, series=name, shown=False))
         if space in references:
             levels.append(
                 Level(f"smooth reference, {space}", references[space], replace(style, dash="dotted", marker=""), space)
@@ -274,34 +71,24 @@ def lean_words(report: Report, alpha: float, references: dict[str, float]) -> It
 
 
 COPY_RULES = {
+    "memorized_fraction_fpr": "gap ratio set by held-out images",
     "memorized_fraction": "gap ratio 1/3",
     "memorized_fraction_cluster": "gap ratio 1/3, duplicates as one",
     "memorized_fraction_carlini": "Carlini's rule",
 }
 
 
+def copy_rule(report: Report) -> str:
+    """Return the metric of the rule by which copies make a verdict."""
+    return "memorized_fraction" if report.record["scope"].get("fpr") is None else "memorized_fraction_fpr"
+
+
 def copies(report: Report) -> Chart:
     """Memorized fractions of both twins with the rate of the same rule on held-out images, a panel per space."""
     panels = []
     for space in report.record["scope"]["spaces"]:
-        curves = []
-        for metric, rule in COPY_RULES.items():
-            shown = metric == "memorized_fraction"
-            for twin, look in zip(TWINS, (Style(BLUE, "solid", "circle"), Style(VERMILLION, "dashed", "square"))):
-                name = f"twin {twin}, {rule}"
-                curves.append(curve(report, metric, twin, space, name, look, series=rule, shown=shown))
-                control = curve(
-                    report,
-                    f"heldout_{metric}",
-                    twin,
-                    space,
-                    f"held-out images against {twin}'s, {rule}",
-                    Style(GREY, "dotted" if twin == "a" else "dashdot", ""),
-                    series=rule,
-                    shown=shown,
-                )
-                curves.append(control)
-        panels.append(Panel(space, "share flagged as copies", tuple(filter(is_drawn, curves)), is_share=True))
+        drawn = [each for rule in COPY_RULES for each in copy_curves(report, rule, space) if is_drawn(each)]
+        panels.append(Panel(space, "share flagged as copies", tuple(drawn), is_share=True, from_zero=True))
     return Chart(
         "copies",
         "How many samples copy a training image?",
@@ -316,19 +103,29 @@ def copies(report: Report) -> Chart:
     )
 
 
+def copy_curves(report: Report, rule: str, space: str) -> Iterable[Curve]:
+    """Yield the curves of one rule: every twin's, with that of held-out images behind it."""
+    common = {"series": COPY_RULES[rule], "shown": rule == copy_rule(report)}
+    for i, twin in enumerate(report.twins):
+        name = text(twin)
+        yield curve(report, rule, twin, space, f"twin {name}", TWIN_STYLES[i % len(TWIN_STYLES)], **common)
+        look, beside = Style(GREY, ("dotted", "dashdot", "dashed")[i % 3], ""), f"held-out images, half {name}"
+        yield curve(report, f"heldout_{rule}", twin, space, beside, look, is_control=True, **common)
+
+
 def copy_words(report: Report) -> Iterable[str]:
     """Say per space how many copies there are at the last step and at most, beside held-out images."""
     for space in report.record["scope"]["spaces"]:
-        rows = {twin: report.estimates("memorized_fraction", twin, space) for twin in TWINS}
-        most = {twin: percent(each.value.max()) for twin, each in rows.items()}
-        last = {twin: percent(each.value.iloc[-1]) for twin, each in rows.items()}
-        control = [report.estimates("heldout_memorized_fraction", twin, space).value for twin in TWINS]
-        rates = [percent(each.iloc[0]) for each in control if len(each) and pd.notna(each.iloc[0])]
-        beside = f"held-out images {' and '.join(rates)}" if rates else "no rate on held-out images is known"
-        yield (
-            f"In {space} twin a copies at most {most['a']} and twin b {most['b']}, at the last step {last['a']} and "
-            f"{last['b']}; {beside}."
+        rule = copy_rule(report)
+        rows = {twin: report.estimates(rule, twin, space).value for twin in report.twins}
+        each = ", ".join(
+            f"twin {text(twin)} at most {percent(values.max())}, at the last step {percent(values.iloc[-1])}"
+            for twin, values in rows.items()
         )
+        control = [report.estimates(f"heldout_{rule}", twin, space).value for twin in report.twins]
+        rates = [percent(values.iloc[0]) for values in control if len(values) and pd.notna(values.iloc[0])]
+        beside = f"held-out images {' and '.join(rates)}" if rates else "no rate on held-out images is known"
+        yield f"Flagged as copies in {space}: {each}; {beside}."
 
 
 QUALITY = {
@@ -342,8 +139,8 @@ QUALITY = {
 
 def has_quality(report: Report) -> bool:
     """Return whether samples were compared with held-out images at all."""
-    spaces = report.record["scope"]["spaces"]
-    return any(report.estimates(name, "a", space).value.notna().any() for name in QUALITY for space in spaces)
+    first, spaces = report.twins[0], report.record["scope"]["spaces"]
+    return any(report.estimates(name, first, space).value.notna().any() for name in QUALITY for space in spaces)
 
 
 def quality(report: Report) -> Chart:
@@ -356,15 +153,15 @@ def quality(report: Report) -> Chart:
                 metric,
                 twin,
                 space,
-                f"{space}, twin {twin}",
-                replace(space_style(report, space), marker=TWIN_MARKERS[twin]),
-                series=f"twin {twin}",
+                f"{space}, twin {text(twin)}",
+                replace(space_style(report, space), dash=DASHES[(0, 1, 3, 2)[i % 4]]),
+                series=f"twin {text(twin)}",
                 shown=space == report.quality_space,
             )
             for space in report.record["scope"]["spaces"]
-            for twin in TWINS
+            for i, twin in enumerate(report.twins)
         ]
-        panels.append(Panel(label, label, tuple(filter(is_drawn, curves))))
+        panels.append(Panel(label, "", tuple(filter(is_drawn, curves))))
     return Chart(
         "quality",
         "Are the samples good?",
@@ -382,5 +179,6 @@ def quality_words(report: Report) -> Iterable[str]:
     """Say how quality goes, in the space in which it decides."""
     space = report.quality_space
     for metric, label in QUALITY.items():
-        values = pd.concat([report.estimates(metric, twin, space).value for twin in TWINS], axis=1).mean(axis=1)
-        yield f"{label.split(' (')[0]} in {space}, mean of both twins, {course(values)}.".replace("kid", "KID")
+        values = pd.concat([report.estimates(metric, twin, space).value for twin in report.twins], axis=1).mean(axis=1)
+        name = label.split(" (")[0]
+        yield f"{name[0].upper()}{name[1:]} in {space}, mean of the trainings, {course(values)}."

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from auditor import tables
-from auditor.records import TWINS
+from auditor.config import COPY_RATIO
 from auditor.reports import Report
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
 from auditor.reports.pictures import flagged
@@ -50,11 +50,11 @@ class Nearest:
         if not self.report.record["scope"]["with_heldout"]:
             return np.empty(0)
         found = tables.arrays(RunDirectory(self.report.root).evidence(space, "heldout"), HELDOUT_COLUMNS)
-        return np.concatenate([found[name] for name in HELDOUT_COLUMNS])
+        return np.concatenate([found[f"{twin}_distance_1"] for twin in self.report.twins])
 
     def by_role(self, space: str, step: int) -> dict[str, np.ndarray]:
         """Return the nearest distances of both twins' samples to own and to other, and of held-out images."""
-        both = [self.samples(space, twin, step) for twin in TWINS]
+        both = [self.samples(space, twin, step) for twin in self.report.twins]
         found = {
             "samples to own": np.concatenate([each["own_distance_1"] for each in both]),
             "samples to other": np.concatenate([each["other_distance_1"] for each in both]),
@@ -63,9 +63,14 @@ class Nearest:
         return {name: values[np.isfinite(values)] for name, values in found.items()}
 
 
+def has_samples(report: Report) -> bool:
+    """Whether the run holds samples beside training images: one of three or more trainings leaves them to its pairs."""
+    return bool(report.record["scope"]["with_train"]) and not report.record.get("pairs")
+
+
 def charts(report: Report, nearest: Nearest) -> list[Chart]:
     """Return one chart per key step: a histogram of nearest distances per space."""
-    if not report.record["scope"]["with_train"]:
+    if not has_samples(report):
         return []
     return [chart(report, nearest, step, name) for step, name in report.key_steps.items()]
 
@@ -81,7 +86,7 @@ def chart(report: Report, nearest: Nearest, step: int, name: str) -> Chart:
         panels,
         label="distance to the nearest training image",
         note=(
-            "Samples of both twins to their own and to the other half, and real held-out images to either half. "
+            "Samples of every training to their own half and to the other, and real held-out images to each half. "
             "Copies would show as a hump near 0 that held-out images do not have; a lean as a gap between the first "
             "two curves."
         ),
@@ -111,7 +116,7 @@ def histogram(space: str, roles: Mapping[str, np.ndarray]) -> Panel:
                 steps_like=True,
             )
         )
-    return Panel(space, "share per bin", tuple(curves), is_share=True)
+    return Panel(space, "share per bin", tuple(curves), is_share=True, from_zero=True)
 
 
 def words(space: str, roles: Mapping[str, np.ndarray]) -> str:
@@ -134,10 +139,18 @@ def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreemen
     """Yield per space how far it agrees with that of copies, over both twins' samples."""
     base = report.copy_space
     for space in report.record["scope"]["spaces"]:
-        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in TWINS]
+        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in report.twins]
         same = np.concatenate([one["own_id_1"].values == two["own_id_1"].values for one, two in pairs])
-        flags = [
-            np.concatenate([flagged(each[i]["own_distance_1"], each[i]["own_outside_distance"]) for each in pairs])
-            for i in (0, 1)
-        ]
-        yield Agreement(space, float(same.mean()), int(flags[1].sum()), int((flags[0] & flags[1]).sum()))
+        first = np.concatenate([copied(report, base, one) for one, _ in pairs])
+        second = np.concatenate([copied(report, space, two) for _, two in pairs])
+        yield Agreement(space, float(same.mean()), int(second.sum()), int((first & second).sum()))
+
+
+def copied(report: Report, space: str, found: Mapping[str, Any]) -> np.ndarray:
+    """Return which samples the copying rule of this run flags in a space."""
+    return flagged(found["own_distance_1"], found["own_outside_distance"], copy_below(report, space))
+
+
+def copy_below(report: Report, space: str) -> float:
+    """Return the gap ratio below which a sample counts as a copy: 1/3, or what --fpr has set it to."""
+    return (report.record["checks"].get("copy_ratio") or {}).get(space) or COPY_RATIO

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.reports import Report, curves, distances, write_file
-from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, Style, edges, ticks
+from auditor.reports import Report, curves, distances, plates, write_file
+from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, edges, padded, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 7.2  # inches: two columns of a paper
+GAP = 0.5  # inches between rows of panels
+LEGEND_COLUMNS = 3
 DASH = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1, 1.4)), "dashdot": (0, (6, 2, 1.2, 2))}
 MARKER = {
     "circle": "o",
@@ -58,24 +61,41 @@ def write(report: Report, folder: Path) -> list[Path]:
     AuditError
         If a file cannot be written.
     """
-    made = [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
+    import matplotlib
+
     paths = []
-    for chart in made:
-        for suffix in ("png", "svg"):
-            path = folder / f"{chart.key}.{suffix}"
-            write_file(path, picture(chart, suffix))
-            paths.append(path)
+    with matplotlib.rc_context(LOOK):
+        drawn = {each.key: draw(each) for each in charts(report)} | plates.plates(report)
+        for name, figure in drawn.items():
+            for suffix in ("png", "svg"):
+                path = folder / f"{name}.{suffix}"
+                write_file(path, saved(figure, suffix))
+                paths.append(path)
     return paths
+
+
+def charts(report: Report) -> list[Chart]:
+    """Return every chart of a report."""
+    return [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
 
 
 def picture(chart: Chart, suffix: str) -> bytes:
     """Return a chart as the bytes of a PNG (200 dpi) or SVG file."""
     import matplotlib
 
-    out = io.BytesIO()
     with matplotlib.rc_context(LOOK):
-        metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
-        draw(chart).savefig(out, format=suffix, dpi=200, metadata=metadata)
+        return saved(draw(chart), suffix)
+
+
+def saved(figure: Figure, suffix: str) -> bytes:
+    """Return a figure as the bytes of a file, without a date."""
+    import matplotlib
+
+    out = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
+    with warnings.catch_warnings(), matplotlib.rc_context(LOOK):
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names may be in any script
+        figure.savefig(out, format=suffix, dpi=200, metadata=metadata)
     return out.getvalue()
 
 
@@ -84,17 +104,32 @@ def draw(chart: Chart) -> Figure:
     from matplotlib.figure import Figure
 
     rows, columns = grid(chart)
-    heights = [panel_height(panel) for panel in chart.panels] if chart.is_stacked else [2.3] * rows
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.75), layout="constrained")
+    heights = [panel_height(panel) for panel in chart.panels] if chart.is_stacked else [1.75] * rows
+    foot = 0.55 + 0.18 * -(-len(named(chart)) // LEGEND_COLUMNS)
+    height = sum(heights) + GAP * (rows - 1) + 0.3 + foot
+    figure = Figure(figsize=(WIDTH, height))
+    # Margins in inches rather than a constrained layout, which takes as long as all the drawing.
+    left = 1.75 if any(panel.bars for panel in chart.panels) else 0.75
     axes = figure.subplots(rows, columns, squeeze=False, sharex=chart.is_stacked, height_ratios=heights)
+    spacing = {"hspace": GAP * rows / sum(heights), "wspace": 0.34}
+    figure.subplots_adjust(left / WIDTH, foot / height, 1 - 0.2 / WIDTH, 1 - 0.3 / height, **spacing)
     for ax, panel in zip(axes.flat, chart.panels, strict=False):
         draw_panel(ax, chart, panel)
     for ax in list(axes.flat)[len(chart.panels) :]:
         ax.set_axis_off()
-    for ax in axes[-1] if chart.is_stacked else list(axes.flat)[: len(chart.panels)]:
-        ax.set_xlabel(f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}")
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    label = f"{chart.label}{' (log scale)' if chart.is_logarithmic else ''}"
+    x = (left + WIDTH - 0.2) / 2 / WIDTH
+    figure.text(x, (foot - 0.42) / height, label, ha="center", va="center", fontsize=LOOK["font.size"])
     add_legend(figure, list(axes.flat)[: len(chart.panels)])
     return figure
+
+
+def named(chart: Chart) -> set[str]:
+    """Return the names that the legend explains."""
+    drawn = {each.name for each in chart.curves if each.shown}
+    return drawn | {each.name for panel in chart.panels for each in (*panel.spans, *panel.marks, *panel.levels)}
 
 
 def grid(chart: Chart) -> tuple[int, int]:
@@ -108,7 +143,7 @@ def grid(chart: Chart) -> tuple[int, int]:
 
 def panel_height(panel: Panel) -> float:
     """Return inches: enough for each row of bars."""
-    return 0.35 + 0.2 * len(panel.bars) if panel.bars else 2.2
+    return 0.2 * len(panel.bars) if panel.bars else 1.9
 
 
 def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
@@ -122,13 +157,15 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
         left, right = (
             (span.low, span.high) if span.is_between else edges(chart.steps, span.low, span.high, chart.is_logarithmic)
         )
+        # Opaque and below the grid: a hatch with opacity vanishes in SVG and turns black in print.
         ax.axvspan(
             left,
             right,
-            facecolor=(span.color, 0.13),
-            edgecolor=(span.color, 0.45),
+            facecolor=mixed(span.color, 0.14),
+            edgecolor=mixed(span.color, 0.5),
             hatch=span.hatch * 3,
             linewidth=0,
+            zorder=0.3,
             label=span.name,
         )
     for mark in panel.marks:
@@ -139,10 +176,18 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
     for each in shown:
         draw_curve(ax, each)
     draw_bars(ax, panel.bars, chart)
+    if panel.from_zero:
+        ax.set_ylim(bottom=0)
     if panel.is_share:
         ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
     if not shown and not panel.bars:
         ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)
+
+
+def mixed(color: str, share: float) -> str:
+    """Return a color mixed with white: ``share`` of it, 0 to 1."""
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in parts)
 
 
 def scale_steps(ax: Axes, chart: Chart) -> None:
@@ -153,21 +198,11 @@ def scale_steps(ax: Axes, chart: Chart) -> None:
         return
     if chart.is_logarithmic:
         ax.set_xscale("log")
-    at = ticks(chart.steps, chart.is_logarithmic, 7 if chart.is_stacked else 4)
+    at = ticks(chart.steps, chart.is_logarithmic, 7 if len(chart.panels) == 1 or chart.is_stacked else 3)
     ax.xaxis.set_major_locator(FixedLocator(at))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(lambda value, at: f"{value:,.0f}")
-    ax.set_xlim(*padded(chart))
-
-
-def padded(chart: Chart) -> tuple[float, float]:
-    """Return the ends of the axis of steps, with room for markers."""
-    first, last = chart.steps[0], chart.steps[-1]
-    if chart.is_logarithmic:
-        room = (last / first) ** 0.04
-        return first / room, last * room
-    room = (last - first) * 0.04 or 1.0
-    return first - room, last + room
+    ax.set_xlim(*padded(chart.steps, chart.is_logarithmic))
 
 
 def draw_curve(ax: Axes, each: Curve) -> None:
@@ -177,7 +212,9 @@ def draw_curve(ax: Axes, each: Curve) -> None:
         ax.stairs(each.y[:-1], each.x, color=style.color, linestyle=DASH[style.dash], label=each.name, linewidth=1.3)
         return
     if each.low is not None and np.isfinite(each.low).any():
-        ax.fill_between(each.x, each.low, each.high, color=style.color, alpha=0.16, linewidth=0)
+        ax.fill_between(
+            each.x, each.low, each.high, color=style.color, alpha=0.07 if each.is_control else 0.16, linewidth=0
+        )
     ax.plot(
         each.x,
         each.y,
@@ -203,7 +240,7 @@ def draw_bars(ax: Axes, bars: Sequence[Bar], chart: Chart) -> None:
     """Draw one row per onset: a bar over its steps, hollow where nothing was found, an arrow where it is open."""
     if not bars:
         return
-    left, right = padded(chart)
+    left, right = padded(chart.steps, chart.is_logarithmic)
     for at, bar in enumerate(bars):
         if bar.low < 0 and bar.high < 0:
             ax.text(0.01, at, bar.says, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize=7)
@@ -249,28 +286,9 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if found:
-        figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=3, handlelength=3.2)
+        figure.legend(found.values(), found.keys(), loc="lower left", ncols=LEGEND_COLUMNS, handlelength=3.2)
 
 
 def svg(chart: Chart) -> str:
     """Return a chart as the text of an SVG file."""
     return picture(chart, "svg").decode()
-
-
-def swatch(style: Style, marked: bool = True) -> str:
-    """Return a small SVG of a line in this style, for a legend in a page."""
-    shape = {
-        "circle": '<circle cx="16" cy="6" r="3.6"/>',
-        "square": '<rect x="12.6" y="2.6" width="6.8" height="6.8"/>',
-        "triangle": '<path d="M16 1.8 20 9.4H12Z"/>',
-        "inverted_triangle": '<path d="M16 10.2 20 2.6H12Z"/>',
-        "diamond": '<path d="M16 1.4 20.4 6 16 10.6 11.6 6Z"/>',
-        "plus": '<path d="M16 1.6V10.4M11.6 6H20.4" stroke-width="2.4"/>',
-        "": "",
-    }[style.marker]
-    dash = {"solid": "", "dashed": "6 3", "dotted": "1.5 2.5", "dashdot": "7 2.5 1.5 2.5"}[style.dash]
-    fill = style.color if marked else "none"
-    return (
-        f'<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" stroke="{style.color}" '
-        f'fill="{fill}"><path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>{shape}</svg>'
-    )

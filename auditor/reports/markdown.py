@@ -18,9 +18,9 @@ ACTIVE = re.compile(  # what Markdown, or GitHub on top of it, takes for more th
     r"|:(?=//|[\w+-]+:)|(?<=www)\."  # links, emoji
     r"|^[-+=](?=.)|(?<=^\d)[.)](?=\s)|(?<=^\d\d)[.)](?=\s)"  # lists and underlines
 )
-CARD_METRICS = (  # metric, twins, per space
+CARD_METRICS = (  # metric, twins (none: each training), per space
     ("own_share", ("both",), True),
-    ("memorized_fraction", ("a", "b"), True),
+    ("memorized_fraction", (), True),
     ("twin_distance_ratio", ("both",), True),
     ("loss_heldout", ("both",), False),
 )
@@ -73,7 +73,7 @@ def results(report: Report) -> Iterator[Any]:
     )
     for metric, twins, per_space in CARD_METRICS:
         for space in report.record["scope"]["spaces"] if per_space else ("",):
-            for twin in twins:
+            for twin in twins or report.twins:
                 rows = report.estimates(metric, twin, space)
                 if step in rows.index and np.isfinite(rows.value[step]):
                     args = {"step": step, "twin": twin} | ({"space": space} if space else {})

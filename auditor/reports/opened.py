@@ -13,9 +13,8 @@ import pandas as pd
 
 from auditor import gate, tables
 from auditor.errors import AuditError
-from auditor.records import TWINS
 from auditor.reports import Report, printable, read_report
-from auditor.reports.pictures import Album
+from auditor.reports.pictures import Album, refuse_pairs
 from auditor.reports.terminal import legend, table_columns
 from auditor.run import RunDirectory
 
@@ -85,6 +84,21 @@ class OpenedRun:
         return self.report.tables["metrics"].copy()
 
     @property
+    def attacks(self) -> pd.DataFrame:
+        """What membership attacks find at fixed false-positive rates: a row per step, twin and rate."""
+        return self.report.tables["attacks"].copy()
+
+    @property
+    def exposure(self) -> pd.DataFrame:
+        """How much each training image is exposed by its loss; ``listed`` marks the most exposed."""
+        return self.report.tables["exposure"].copy()
+
+    @property
+    def profiles(self) -> pd.DataFrame:
+        """Losses and their lean by noise level."""
+        return self.report.tables["profiles"].copy()
+
+    @property
     def album(self) -> Album:
         """The pictures of the run: ``album.worst(space, step, n)``, ``album.film(space, twin, seed)``."""
         return self.report.album
@@ -122,15 +136,16 @@ class OpenedRun:
         self, space: str | None, twin: str | None, step: int | None
     ) -> Iterator[tuple[tuple[str, str], str, int]]:
         """Yield space and file name, twin and step of the evidence tables asked for."""
+        refuse_pairs(RunDirectory(self.path), self.report.record)
         scope = self.report.record["scope"]
         for kind, value, known in (
             ("space", space, scope["spaces"]),
-            ("twin", twin, TWINS),
+            ("twin", twin, self.report.twins),
             ("step", step, scope["steps"]),
         ):
             require(kind, [] if value is None else [value], known, self.path)
         for each in scope["spaces"] if space is None else [space]:
-            for t in TWINS if twin is None else [twin]:
+            for t in self.report.twins if twin is None else [twin]:
                 for s in scope["steps"] if step is None else [step]:
                     yield (each, f"{t}/{s}"), t, s
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class Side:
     next_distance: float  # d2: the next own image that is no duplicate of the nearest
     pool_own_distance: float  # own_share compares these: halves subsampled to equal size
     pool_other_distance: float
+    copy_below: float = COPY_RATIO  # d1 / d2 below which a sample counts as a copy in this run and space
 
     @property
     def ratio(self) -> float:
@@ -82,13 +83,13 @@ class Side:
 
     @property
     def gap(self) -> float:
-        """d1 / d2: how far the nearest own image stands out; below 1/3 the sample counts as a copy."""
+        """d1 / d2: how far the nearest own image stands out; below ``copy_below`` the sample counts as a copy."""
         return quotient(self.own_distance, self.next_distance)
 
     @property
     def is_copy(self) -> bool:
-        """Whether d1 is 0 or below a third of d2 (docs/statistics.md 4.1); False where d1 is unknown."""
-        return bool(flagged(self.own_distance, self.next_distance))
+        """Whether d1 is 0 or d1 / d2 is below ``copy_below`` (docs/statistics.md 4.1); False where d1 is unknown."""
+        return bool(flagged(self.own_distance, self.next_distance, self.copy_below))
 
     @property
     def is_closer_to_own(self) -> bool | None:
@@ -103,6 +104,17 @@ class Side:
         return self.sample, self.own, self.other
 
 
+NO_TRAINING = "no training images were given"
+NO_TWIN = "there is no twin: a single training was audited"
+UNPAIRED = "the twins' samples do not share their noise"
+
+
+def absent(reason: str) -> Side:
+    """Return the part of a twin whose sample of the same noise does not exist."""
+    nothing = Picture("", None, reason)
+    return Side("", nothing, nothing, nothing, *[math.nan] * len(SIDE_DISTANCES))
+
+
 @dataclass(frozen=True)
 class Case:
     """One seed at one step in one space, of both twins; ``mine`` is the twin that was asked for."""
@@ -111,13 +123,18 @@ class Case:
     step: int
     seed: int
     mine: Side
-    theirs: Side  # the other twin's sample from the same noise
-    twin_distance: float  # between the two samples
+    theirs: Side  # the other twin's sample from the same noise; nothing but the reason where there is none
+    twin_distance: float  # between the two samples; NaN where they are not paired
 
     @property
     def twin(self) -> str:
         """The twin that was asked for."""
         return self.mine.twin
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether there is another twin's sample from the same noise."""
+        return bool(self.theirs.twin)
 
     def blurred(self) -> Case:
         """Return the case with every picture unrecognisable."""
@@ -140,8 +157,14 @@ class Album:
     """The pictures of one run. It holds names only; every call reads what it needs."""
 
     run: RunDirectory
-    scope: Mapping[str, Any]  # of run.json: steps, spaces, n_samples, seed, with_train, with_heldout
+    scope: Mapping[str, Any]  # of run.json: steps, spaces, n_samples, seed, with_train, with_heldout, twins
     pictures: str = SHOWN  # or BLURRED, or LEFT_OUT: every case that leaves the album is in this state
+    copy_below: Mapping[str, float] = field(default_factory=dict)  # by space, where it is not 1/3
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """``a`` and ``b``, or ``a`` alone for a single training."""
+        return tuple(self.scope.get("twins", TWINS))
 
     def case(self, space: str, twin: str, step: int, seed: int) -> Case:
         """Return one seed of one twin at one step.
@@ -158,14 +181,20 @@ class Album:
         spaces = self.scope["spaces"]
         space = space or ("pixel" if "pixel" in spaces else spaces[0])
         if seed is None:
-            return self.worst(space, step, 1, TWINS if twin is None else (twin,))[0]
+            return self.worst(space, step, 1, None if twin is None else (twin,))[0]
         return self.case(space, twin or "a", step, seed)
 
     def cases(self, space: str, twin: str, step: int, seeds: Iterable[int]) -> list[Case]:
         """Return several seeds of one twin at one step, in the order given; each table is read once."""
-        self._require(space, twin, step)
-        data = {each: self._evidence(space, each, step) for each in TWINS}
-        return [self._case(space, twin, step, int(seed), data) for seed in seeds]
+        return self.chosen(space, step, [(twin, int(seed)) for seed in seeds])
+
+    def chosen(self, space: str, step: int, picks: Iterable[tuple[str, int]]) -> list[Case]:
+        """Return several twins' seeds at one step, in the order given; each table is read once."""
+        wanted = list(picks)
+        for twin in {twin for twin, _ in wanted}:
+            self._require(space, twin, step)
+        data = {each: self._evidence(space, each, step) for each in self.twins}
+        return [self._case(space, twin, step, seed, data) for twin, seed in wanted]
 
     def film(self, space: str, twin: str, seed: int) -> tuple[Case, ...]:
         """Return one seed through training: a case per audited step, ascending."""
@@ -176,26 +205,27 @@ class Album:
         strips = [self.cases(space, twin, step, seeds) for step in self.scope["steps"]]
         return {seed: tuple(cases[i] for cases in strips) for i, seed in enumerate(seeds)}
 
-    def worst(self, space: str, step: int, n: int, twins: Sequence[str] = TWINS) -> list[Case]:
+    def worst(self, space: str, step: int, n: int, twins: Sequence[str] | None = None) -> list[Case]:
         """Return the ``n`` samples that tell most against a release, worst first.
 
-        Copies (d1 = 0 or d1 < d2 / 3) come first. Within copies, and within the rest, those come
-        first whose nearest own image is nearest compared with what comes next in either half:
-        least d1 / min(d2, nearest other). Ties go to the smaller seed, then to twin a. Without
-        training images: the samples farthest from the twin's sample of the same noise. A sample
-        with an undefined order comes last.
+        Copies (d1 = 0, or d1 / d2 below 1/3 or the ratio of --fpr) come first. Within copies, and
+        within the rest, those come first whose nearest own image is nearest compared with what
+        comes next in either half: least d1 / min(d2, nearest other). Ties go to the smaller
+        seed, then to twin a. Without training images: the samples farthest from the twin's
+        sample of the same noise. A sample with an undefined order comes last.
         """
-        for twin in twins:
+        wanted = self.twins if twins is None else twins
+        for twin in wanted:
             self._require(space, twin, step)
-        data = {twin: self._evidence(space, twin, step) for twin in TWINS}
+        data = {twin: self._evidence(space, twin, step) for twin in self.twins}
         ranked = sorted(
             (*order, int(seed), twin)
-            for twin in twins
-            for seed, order in zip(data[twin]["seed"], self._orders(data[twin]), strict=True)
+            for twin in wanted
+            for seed, order in zip(data[twin]["seed"], self._orders(space, data[twin]), strict=True)
         )
         return [self._case(space, twin, step, seed, data) for *_, seed, twin in ranked[:n]]
 
-    def _orders(self, data: Mapping[str, Any]) -> list[tuple[bool, float]]:
+    def _orders(self, space: str, data: Mapping[str, Any]) -> list[tuple[bool, float]]:
         """Return what samples are ordered by, the worst least."""
         if not self.scope["with_train"]:
             return [(False, order) for order in np.nan_to_num(-data["twin_distance"], nan=np.inf).tolist()]
@@ -203,13 +233,23 @@ class Album:
         following = np.fmin(second, data["other_distance_1"])
         with np.errstate(divide="ignore", invalid="ignore"):
             order = np.where(nearest == 0, 0.0, nearest / following)
-        return list(zip((~flagged(nearest, second)).tolist(), np.nan_to_num(order, nan=np.inf).tolist(), strict=True))
+        return list(
+            zip(
+                (~flagged(nearest, second, self._copy_below(space))).tolist(),
+                np.nan_to_num(order, nan=np.inf).tolist(),
+                strict=True,
+            )
+        )
+
+    def _copy_below(self, space: str) -> float:
+        """Return d1 / d2 below which a sample counts as a copy."""
+        return self.copy_below.get(space) or COPY_RATIO
 
     def _require(self, space: str, twin: str, step: int) -> None:
         """Refuse what was not audited, naming what was."""
         for kind, value, known in (
             ("space", space, self.scope["spaces"]),
-            ("twin", twin, TWINS),
+            ("twin", twin, self.twins),
             ("step", step, self.scope["steps"]),
         ):
             if value not in known:
@@ -224,8 +264,11 @@ class Album:
 
     def _case(self, space: str, twin: str, step: int, seed: int, data: Mapping[str, Mapping[str, Any]]) -> Case:
         rows = {each: self._row(found["seed"], seed) for each, found in data.items()}
-        mine, theirs = (self._side(each, step, seed, data[each], rows[each]) for each in (twin, other_twin(twin)))
-        case = Case(space, step, seed, mine, theirs, float(data[twin]["twin_distance"][rows[twin]]))
+        sides = {each: self._side(space, each, step, seed, data[each], rows[each]) for each in rows}
+        distance = float(data[twin]["twin_distance"][rows[twin]])
+        paired = sides.get(other_twin(twin), absent(NO_TWIN))
+        mine, theirs = sides[twin], absent(UNPAIRED) if paired.twin and math.isnan(distance) else paired
+        case = Case(space, step, seed, mine, theirs, distance)
         return {SHOWN: lambda: case, BLURRED: case.blurred, LEFT_OUT: case.without_pictures}[self.pictures]()
 
     def _row(self, seeds: np.ndarray, seed: int) -> int:
@@ -239,14 +282,16 @@ class Album:
             )
         return int(found[0])
 
-    def _side(self, twin: str, step: int, seed: int, data: Mapping[str, Any], row: int) -> Side:
-        names = {role: str(data[f"{role}_id_1"].values[row]) for role in ("own", "other")}
+    def _side(self, space: str, twin: str, step: int, seed: int, data: Mapping[str, Any], row: int) -> Side:
+        ids = {role: data[f"{role}_id_1"] for role in ("own", "other")}
+        names = {role: str(each.names[each.codes[row]]) for role, each in ids.items()}
         return Side(
             twin,
             self._sample(twin, step, seed),
             self._training_image(twin, names["own"]),
             self._training_image(other_twin(twin), names["other"]),
             *(float(data[name][row]) for name in SIDE_DISTANCES),
+            self._copy_below(space),
         )
 
     def _sample(self, twin: str, step: int, seed: int) -> Picture:
@@ -260,7 +305,7 @@ class Album:
     def _training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by id, of those that the run keeps."""
         if not image_id:
-            return Picture("", None, "no training images were given")
+            return Picture("", None, NO_TRAINING if half in self.twins else NO_TWIN)
         path = self.run.images(f"train-{half}")
         images, reason = self._open(path)
         row = self._rows[half].get(image_id)
@@ -293,15 +338,28 @@ def open_album(root: str | Path, pictures: str = SHOWN) -> Album:
     Raises
     ------
     AuditError
-        If there is no run here.
+        If there is no run here, or one of three or more trainings: their samples lie in the pairs.
     """
     run = RunDirectory(root)
-    return Album(run, run.read_record()["scope"], pictures)
+    return album_of(run, run.read_record(), pictures)
 
 
-def flagged(nearest: Any, second: Any) -> Any:
-    """Return where d1 = 0 or d1 < d2 / 3 (docs/statistics.md 4.1); numbers or arrays, False where d1 is NaN."""
-    return (np.asarray(nearest) == 0) | (np.asarray(nearest) < COPY_RATIO * np.asarray(second))
+def album_of(run: RunDirectory, record: Mapping[str, Any], pictures: str = SHOWN) -> Album:
+    """Return the pictures of a run whose record has been read."""
+    refuse_pairs(run, record)
+    return Album(run, record["scope"], pictures, record["checks"].get("copy_ratio") or {})
+
+
+def refuse_pairs(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Refuse to look for samples in a run of three or more trainings: its pairs are runs of their own."""
+    if record.get("pairs"):
+        folders = ", ".join(run.pair(*pair).root.relative_to(run.root).as_posix() for pair in record["pairs"])
+        raise AuditError("The samples of this run lie in its pairs.", run.root, f"Choose one of them: {folders}.")
+
+
+def flagged(nearest: Any, second: Any, ratio: float = COPY_RATIO) -> Any:
+    """Return where d1 = 0 or d1 < c d2 (docs/statistics.md 4.1); numbers or arrays, False where d1 is NaN."""
+    return (np.asarray(nearest) == 0) | (np.asarray(nearest) < ratio * np.asarray(second))
 
 
 def quotient(above: float, below: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from auditor.reports import printable, shortened
 from auditor.reports.pictures import Case, Picture, Side, png_pixels
-from auditor.reports.show import labels, number, sentence, title
+from auditor.reports.show import labels, number, sentence, sides, title
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -29,13 +29,15 @@ def sheet(case: Case, note: str = "") -> bytes:
 
     width = 3 * SIDE + 4 * MARGIN
     row = SIDE + 5 * LINE + MARGIN
-    image = Image.new("RGB", (width, 2 * row + 4 * LINE + MARGIN), PAPER)
+    parts = sides(case)
+    image = Image.new("RGB", (width, len(parts) * row + 4 * LINE + MARGIN), PAPER)
     pen = ImageDraw.Draw(image)
     pen.text((MARGIN, MARGIN), title(case), INK, font(TEXT + 5))
-    for i, side in enumerate((case.mine, case.theirs)):
+    for i, side in enumerate(parts):
         draw_side(image, pen, side, MARGIN + 2 * LINE + i * row)
-    last = f"The two samples come from the same noise and are {number(case.twin_distance)} apart. {note}"
-    pen.text((MARGIN, MARGIN + 2 * LINE + 2 * row), last, INK, font(TEXT))
+    both = f"The two samples come from the same noise and are {number(case.twin_distance)} apart. "
+    last = f"{both if case.is_paired else ''}{note}"
+    pen.text((MARGIN, MARGIN + 2 * LINE + len(parts) * row), last, INK, font(TEXT))
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()

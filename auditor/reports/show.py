@@ -13,7 +13,6 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from auditor.config import COPY_RATIO
 from auditor.reports import printable
 from auditor.reports.json import plain
 from auditor.reports.pictures import Case, Picture, Side, png_pixels
@@ -27,12 +26,18 @@ def render(case: Case, out: TextIO, width: int | None = None) -> None:
     console = Console(file=out, width=width, highlight=False)
     colored = console.color_system is not None and console.encoding.startswith("utf")
     console.print(Text(title(case), style="bold"))
-    for side in (case.mine, case.theirs):
+    for side in sides(case):
         console.print()
         console.print(strip(side, colored))
         console.print(Text(sentence(side)))
-    console.print()
-    console.print(Text(f"The two samples are {number(case.twin_distance)} apart."))
+    if case.is_paired:
+        console.print()
+        console.print(Text(f"The two samples are {number(case.twin_distance)} apart."))
+
+
+def sides(case: Case) -> tuple[Side, ...]:
+    """Return both twins' parts, or that of a single training."""
+    return (case.mine, case.theirs) if case.is_paired else (case.mine,)
 
 
 def title(case: Case) -> str:
@@ -63,16 +68,16 @@ def sentence(side: Side) -> str:
     """Return what the numbers of one twin's sample say."""
     if not side.own.id:
         return f"Twin {side.twin}: no training images were given."
-    nearest = f"its nearest own image is at {number(side.own_distance)}"
-    if side.is_copy:
-        claim = f"a copy: {nearest}, the next at {number(side.next_distance)} (d1/d2 {number(side.gap)}, below 1/3)."
-    else:
-        claim = (
-            f"no copy: {nearest}, the next at {number(side.next_distance)} (d1/d2 {number(side.gap)}, not below 1/3)."
-        )
+    gap = f"d1/d2 {number(side.gap)}, {'' if side.is_copy else 'not '}below {number(side.copy_below)}"
+    claim = (
+        f"Twin {side.twin} drew {'a' if side.is_copy else 'no'} copy: its nearest own image is at "
+        f"{number(side.own_distance)}, the next at {number(side.next_distance)} ({gap})."
+    )
+    if not side.other.id:
+        return claim
     lean = {True: "It counts as nearer to its own half.", False: "It counts as nearer to the other half."}
     tail = lean.get(side.is_closer_to_own, "It counts as a tie between the halves.")
-    return f"Twin {side.twin} drew {claim} Own to other distance: {number(side.ratio)}. {tail}"
+    return f"{claim} Own to other distance: {number(side.ratio)}. {tail}"
 
 
 def number(value: float) -> str:
@@ -124,9 +129,9 @@ def fitted(pixels: np.ndarray) -> np.ndarray:
 
 def as_json(case: Case) -> str:
     """Return the names and numbers of a case as JSON; NaN and infinities become null."""
-    sides = {side.twin: dict(side_facts(side)) for side in (case.mine, case.theirs)}
+    parts = {side.twin: dict(side_facts(side)) for side in sides(case)}
     facts = {"space": case.space, "step": case.step, "seed": case.seed, "twin_distance": plain(case.twin_distance)}
-    return json.dumps(facts | sides, indent=2, allow_nan=False)
+    return json.dumps(facts | parts, indent=2, allow_nan=False)
 
 
 def side_facts(side: Side) -> Iterator[tuple[str, Any]]:
@@ -136,5 +141,5 @@ def side_facts(side: Side) -> Iterator[tuple[str, Any]]:
     for name in ("own_distance", "next_distance", "other_distance", "gap", "ratio"):
         yield name, plain(getattr(side, name))
     yield "is_copy", side.is_copy if side.own.id else None
-    yield "copy_below", COPY_RATIO
+    yield "copy_below", side.copy_below
     yield "is_closer_to_own", side.is_closer_to_own

@@ -77,11 +77,11 @@ def words_and_pictures(report: Report, step: int) -> Iterator[Any]:
     if step == report.steps[0]:
         yield text(step, "conclusion", escaped(report.conclusion))
         yield text(step, "caveats", "\n".join(f"- {escaped(each)}" for each in report.caveats))
-    for space in report.record["scope"]["spaces"]:
-        cases = report.album.worst(space, step, WORST)
-        shown = gallery(cases)
-        if shown is not None:
-            yield image(step, f"worst/{space}", shown)
+    for pair, album in report.albums.items():
+        for space in report.record["scope"]["spaces"]:
+            shown = gallery(album.worst(space, step, WORST))
+            if shown is not None:
+                yield image(step, "/".join(filter(None, ("worst", space, pair))), shown)
 
 
 # ---------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def gallery(cases: list[Case]) -> np.ndarray | None:
     Columns: the sample, its nearest own and nearest other image, the twin's sample from the
     same noise, its nearest own image. A picture that is missing is gray.
     """
-    rows = [(*case.mine.pictures, case.theirs.sample, case.theirs.own) for case in cases]
+    rows = [(*case.mine.pictures, *((case.theirs.sample, case.theirs.own) if case.is_paired else ())) for case in cases]
     sizes = [picture.pixels.shape[:2] for row in rows for picture in row if picture.pixels is not None]
     if not sizes:
         return None
