@@ -58,6 +58,8 @@ def artefact(
         return run.samples(twin, int(step)), keys.samples(twin, int(step)), n
     if kind == "losses":
         return run.losses(twin, int(step)), keys.losses(twin, int(step)), None
+    if kind == "agreement":
+        return run.agreement(int(step)), keys.agreement(int(step)), None
     if kind == "sample-features":
         return run.features(space, of), keys.features(space, keys.samples(twin, int(step))), n
     if kind in ("coverage", "quality"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,20 @@ def target_and_input(scheduler: Any, x0: Any, eps: Any, t: Any) -> tuple[Any, An
     return target, scheduler.add_noise(x0, eps, t)
 
 
-def losses(
+@dataclass(frozen=True)
+class Predictions:
+    """What one network says at the cells of some images."""
+
+    losses: np.ndarray  # float64 [n_images, n_levels], mean over the antithetic pair
+    noise: np.ndarray  # float32 [n_images, n_levels, 2, d], the noise that each output amounts to; of eps and of -eps
+
+
+def losses(*cells: Any, **more: Any) -> np.ndarray:
+    """Return the losses of :func:`predict` alone."""
+    return predict(*cells, **more).losses
+
+
+def predict(
     model: DiffusionModel,
     images: np.ndarray,
     eps: Any,
@@ -53,12 +67,12 @@ def losses(
     batch_size: int,
     device: str = "cpu",
     numbers: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return denoising losses, float64 ``[n_images, n_levels]``; smaller is a better denoiser.
+) -> Predictions:
+    """Return what a network predicts at cells, and its denoising losses; a smaller loss is a better denoiser.
 
-    The squared error of the checkpoint's own target (``schedules.target_weights``), averaged over
-    pixels and over the antithetic pair (eps, -eps), unweighted. All calls have exactly
-    ``batch_size`` rows. ``numbers`` are the images' conditions; None means none.
+    A loss is the squared error of the checkpoint's own target (``schedules.target_weights``),
+    averaged over pixels and over the antithetic pair (eps, -eps), unweighted. All calls have
+    exactly ``batch_size`` rows. ``numbers`` are the images' conditions; None means none.
     """
     import torch
 
@@ -68,7 +82,7 @@ def losses(
         x0 = model.codec.encode(images, device).cpu()
     numbers = np.full(len(images), -1) if numbers is None else numbers
     cells = [(i, level, sign) for i in range(len(images)) for level in range(len(times)) for sign in (1.0, -1.0)]
-    squared = np.empty(len(cells))
+    squared, noise_of = np.empty(len(cells)), np.empty((len(cells), x0[0].numel()), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, len(cells), batch_size):
             chunk = cells[start : start + batch_size]
@@ -78,8 +92,35 @@ def losses(
             t = torch.from_numpy(times)[level].to(device)
             target, x_t = target_and_input(forward, x0[i].to(device), (sign * eps[i, level]).to(device), t)
             network = model.given(numbers[i.numpy()])
-            error = (network(x_t, t) - target).double().square().flatten(1).mean(1)
+            output = network(x_t, t)
+            error = (output - target).double().square().flatten(1).mean(1)
             squared[start : start + len(chunk)] = error[: len(chunk)].cpu().numpy()
+            said = as_noise(forward, output, x_t, t).flatten(1)
+            noise_of[start : start + len(chunk)] = said[: len(chunk)].float().cpu().numpy()
     if not np.isfinite(squared).all():
         raise CheckpointError("the network's loss is not finite", "denoising loss", "Leave it out.")
-    return squared.reshape(len(images), len(times), 2).mean(2) * weights
+    shape = (len(images), len(times), 2)
+    return Predictions(squared.reshape(shape).mean(2) * weights, noise_of.reshape(*shape, -1))
+
+
+def as_noise(scheduler: Any, output: Any, x_t: Any, t: Any) -> Any:
+    """Return the noise that an output amounts to: eps with x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
+    abar = scheduler.alphas_cumprod.to(x_t.device)[t].view(-1, 1, 1, 1).double()
+    signal, sigma = abar.sqrt(), (1 - abar).sqrt()
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return output
+    if kind == "sample":
+        return (x_t - signal * output) / sigma
+    return signal * output + sigma * x_t
+
+
+def noised(model: DiffusionModel, images: np.ndarray, eps: Any, times: np.ndarray, device: str = "cpu") -> Any:
+    """Return x_t of the cells, float64 tensor ``[n_images, n_levels, 2, d]``, eps first and -eps second."""
+    import torch
+
+    abar = schedules.forward_process(model.scheduler).alphas_cumprod.double()[torch.from_numpy(times)]
+    with torch.inference_mode():
+        x0 = model.codec.encode(images, device).cpu().double().flatten(1)
+    both = torch.stack([eps, -eps], dim=2).double().flatten(3)
+    return abar.sqrt()[None, :, None, None] * x0[:, None, None] + (1 - abar).sqrt()[None, :, None, None] * both

@@ -83,6 +83,11 @@ class Prepared:
         return bool(self.sets) and self.given is None
 
     @property
+    def compares_predictions(self) -> bool:
+        """Whether the twins' networks see pictures alike, so that their predictions can be compared."""
+        return self.scope.with_twin and self.with_losses and len({each.text for each in self.pixels.values()}) == 1
+
+    @property
     def times(self) -> np.ndarray:
         """Diffusion times of the loss cells; none without a model."""
         if self.given is not None:

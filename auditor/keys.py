@@ -9,7 +9,7 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import controls, denoising, evidence, noise, sampling
+from auditor import agreement, controls, denoising, evidence, noise, sampling
 from auditor.inputs import Prepared
 from auditor.records import other_twin
 
@@ -132,6 +132,11 @@ class Keys:
             "pool_seed": p.config.seed,
             "groups": {name: sha256(each.tobytes()).hexdigest() for name, each in p.groups.items()},
         }
+
+    def agreement(self, step: int) -> dict[str, Any]:
+        """Return what determines how the twins' predictions compare."""
+        both = {twin: self.losses(twin, step) for twin in self.prepared.pair.twins}
+        return {"stage": "agreement", "revision": agreement.REVISION, "losses": both}
 
     def losses(self, twin: str, step: int) -> dict[str, Any]:
         """Return what determines the losses of one checkpoint."""

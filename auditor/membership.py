@@ -213,21 +213,46 @@ def profile_rows(series: Series, relabeling: Relabeling | None) -> list[dict[str
         for j in range(len(table.times))
     ]
     rows += lean_rows(series, relabeling) if relabeling is not None else []
+    rows += [
+        row for step in series.scope.steps for twin in series.scope.twins for row in model_rows(series, step, twin)
+    ]
     return sorted(rows, key=lambda row: (row["step"], row["metric"], row["twin"], row["t"]))
+
+
+def model_rows(series: Series, step: int, twin: str) -> Iterator[dict[str, Any]]:
+    """Yield by noise level how the predictions of one model compare with its twin's and with the memorizer's."""
+    found = series.evidence[step, twin, series.scope.spaces[0]].agreement
+    for role, table in found.items():
+        known = {f"memorizer_share_{role}": ratio_scores(table.along, table.reach)}
+        if role == "own":
+            known["empirical_error"] = table.error
+            known["empirical_identity"] = table.error - (table.noise_loss - table.spread)
+            known["sharing"] = table.sharing
+        if twin == "a":
+            known |= {f"agreement_{role}": table.cosine, f"prediction_variance_{role}": table.half_squared}
+        for metric, values in known.items():
+            shown = "both" if metric.startswith(("agreement", "prediction")) else twin
+            for j, t in enumerate(table.times):
+                yield mean_row(step, metric, shown, int(t), values[:, j])
+
+
+def ratio_scores(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return linearised scores of mean(above) / mean(below) per noise level, whose mean is the ratio."""
+    total = below.mean(axis=0)
+    share = np.divide(above.mean(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
+    return share + np.divide(above - share * below, total, out=np.full(above.shape, np.nan), where=total > 0)
 
 
 def level_row(step: int, twin: str, role: str, table: LossTable, j: int) -> dict[str, Any]:
     """Return the loss of one twin on one set at one noise level."""
-    x = table.values[:, j]
+    return mean_row(step, f"loss_{role}", twin, int(table.times[j]), table.values[:, j])
+
+
+def mean_row(step: int, metric: str, twin: str, t: int, x: np.ndarray) -> dict[str, Any]:
+    """Return a mean over images at one noise level, with Student's t interval."""
     value, half = float(x.mean()), stats.student_half(x)
-    row = {"step": step, "metric": f"loss_{role}", "twin": twin, "t": int(table.times[j]), "value": value}
-    return row | {
-        "low": value - half,
-        "high": value + half,
-        "n": len(x),
-        "p_value": stats.NAN,
-        "p_corrected": stats.NAN,
-    }
+    row = {"step": step, "metric": metric, "twin": twin, "t": t, "value": value, "low": value - half}
+    return row | {"high": value + half, "n": len(x), "p_value": stats.NAN, "p_corrected": stats.NAN}
 
 
 def lean_rows(series: Series, relabeling: Relabeling) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def plan(prepared: Prepared, run: RunDirectory) -> list[Task]:
     """Return every artefact of the run in the order of making, each with what is to be done and why."""
     keys = Keys(prepared)
     wanted = [*control_artefacts(prepared), *set_artefacts(prepared), *checkpoint_artefacts(prepared)]
-    return [plan_task(prepared, run, keys, *each) for each in wanted]
+    return with_needed_predictions(prepared, run, [plan_task(prepared, run, keys, *each) for each in wanted])
 
 
 def control_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
@@ -78,6 +78,8 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "losses", of, ""
             for space in names:
                 yield "sample-features", of, space
+        if prepared.compares_predictions:
+            yield "agreement", f"a/{step}", ""
         for space in names:
             for twin in prepared.scope.twins:
                 yield "evidence", f"{twin}/{step}", space
@@ -85,6 +87,20 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                     yield "coverage", f"{twin}/{step}", space
                 if prepared.sets:
                     yield "quality", f"{twin}/{step}", space
+
+
+def with_needed_predictions(prepared: Prepared, run: RunDirectory, tasks: list[Task]) -> list[Task]:
+    """Return the plan in which losses are measured again where their predictions are needed and gone."""
+    asked = {task.step for task in tasks if task.kind == "agreement" and task.action != "reuse"}
+    return [
+        replace(task, action="make", reason="its predictions are needed", calls=calls_of(prepared, "losses", 0))
+        if task.kind == "losses"
+        and task.action == "reuse"
+        and task.step in asked
+        and run.key(run.predictions(task.twin, task.step)) != run.key(run.losses(task.twin, task.step))
+        else task
+        for task in tasks
+    ]
 
 
 def plan_task(prepared: Prepared, run: RunDirectory, keys: Keys, kind: str, of: str, space: str = "") -> Task:

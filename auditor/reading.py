@@ -14,9 +14,11 @@ import pandas as pd
 from auditor import tables
 from auditor.errors import AuditError
 from auditor.metrics import closer, gap
-from auditor.records import TWINS, Evidence, LossTable, other_twin
+from auditor.records import TWINS, Agreement, Evidence, LossTable, other_twin
 from auditor.run import RunDirectory
 from auditor.stats import Landing, Pool
+
+MEMORIZER = ("noise_loss", "error", "along", "reach", "spread", "sharing")  # columns of agreement tables, by twin
 
 
 class EvidenceReader:
@@ -236,6 +238,22 @@ def runs_of(*columns: tables.Categories) -> Iterator[tuple[Any, ...]]:
     ends = [*(np.flatnonzero((codes[1:] != codes[:-1]).any(axis=1)) + 1).tolist(), len(codes)]
     for start, end in pairwise([0, *ends]):
         yield slice(start, end), *(str(column.names[column.codes[start]]) for column in columns)
+
+
+def read_agreement(path: Path, twin: str) -> dict[str, Agreement]:
+    """Return how one model's predictions compare, by role: own, other, heldout; nothing where they were not."""
+    if not path.exists():
+        return {}
+    data = tables.arrays(path)
+    role_of = {f"train-{twin}": "own", f"train-{other_twin(twin)}": "other", "heldout": "heldout"}
+    plain = {name: name for name in ("cosine", "half_squared")}
+    columns = plain | {name: f"{name}_{twin}" for name in MEMORIZER}
+    found = {}
+    for rows, name in runs_of(data["set"]):
+        times = np.unique(data["t"][rows])
+        values = {field: data[column][rows].reshape(-1, len(times)) for field, column in columns.items()}
+        found[role_of[name]] = Agreement(data["id"].values[rows][:: len(times)], times, **values)
+    return found
 
 
 def read_losses(path: Path) -> dict[str, LossTable]:

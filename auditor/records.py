@@ -264,6 +264,26 @@ class LossTable:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How the predictions of one model compare with its twin's and with the memorizer of its half, on one image set.
+
+    float64 ``[n_images, n_levels]`` each: the cosine of both predictions, half their squared
+    difference, and numerator and denominator of the projection lambda (auditor/agreement.py).
+    """
+
+    ids: np.ndarray  # object [n_images]
+    times: np.ndarray  # int64 [n_levels]
+    cosine: np.ndarray
+    half_squared: np.ndarray
+    noise_loss: np.ndarray
+    error: np.ndarray
+    along: np.ndarray
+    reach: np.ndarray
+    spread: np.ndarray
+    sharing: np.ndarray
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of one twin at one step in one space; a metric's only input.
 
@@ -308,6 +328,7 @@ class Evidence:
     heldout_quality: Mapping[str, np.ndarray] | None = None  # with frechet, float64 [1]
     losses: Mapping[str, LossTable] = field(default_factory=dict)  # own, other, heldout
     twin_losses: Mapping[str, LossTable] = field(default_factory=dict)  # the twin's, by its own roles
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)  # own, other, heldout
 
 
 @dataclass(frozen=True)

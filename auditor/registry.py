@@ -87,6 +87,11 @@ METRICS = {
     "loss_other": "auditor.metrics.loss:OTHER",
     "loss_heldout": "auditor.metrics.loss:HELDOUT",
     "loss_lean": "auditor.metrics.loss_lean:METRIC",
+    "prediction_agreement_heldout": "auditor.metrics.prediction_agreement:HELDOUT",
+    "prediction_agreement_train": "auditor.metrics.prediction_agreement:TRAIN",
+    "prediction_variance": "auditor.metrics.prediction_agreement:VARIANCE",
+    "memorizer_share_own": "auditor.metrics.memorizer_share:OWN",
+    "memorizer_share_heldout": "auditor.metrics.memorizer_share:HELDOUT",
     "separation": "auditor.metrics.separation:METRIC",
 }
 

@@ -74,6 +74,14 @@ class RunDirectory:
         """One row per image and noise level."""
         return self.root / "losses" / twin / f"{step}.parquet"
 
+    def predictions(self, twin: str, step: int) -> Path:
+        """float32 ``[cells, 2, d]``: noise predictions of one checkpoint; gone once the twins' are compared."""
+        return self.root / "predictions" / twin / f"{step}.npy"
+
+    def agreement(self, step: int) -> Path:
+        """One row per image and noise level: how the twins' predictions compare."""
+        return self.root / "agreement" / f"{step}.parquet"
+
     def control(self, name: str) -> Path:
         """uint8 ``[n, h, w, c]``: images of a control, ``smooth-a``, ``copier-b``, ..."""
         return self.root / "controls" / f"{name}.npy"

@@ -177,6 +177,26 @@ LOSSES = (
     Column("loss", "float64", "squared error of the prediction, mean over pixels and an antithetic noise pair"),
 )
 
+AGREEMENT = (
+    Column("set", "category", "train-a, train-b or heldout"),
+    Column("id", "category", "image"),
+    Column("t", "int64", "diffusion time of the cell", "training time steps"),
+    Column("cosine", "float64", "cosine of the twins' noise predictions"),
+    Column("half_squared", "float64", "half the squared difference of the twins' noise predictions, mean over pixels"),
+    *(
+        Column(f"{name}_{twin}", "float64", f"{says} of twin {twin}")
+        for twin in "ab"
+        for name, says in (
+            ("noise_loss", "squared error of the noise prediction"),
+            ("error", "squared difference to the empirical denoiser of the own half,"),
+            ("along", "numerator of lambda, the projection onto the empirical denoiser,"),
+            ("reach", "denominator of lambda"),
+            ("spread", "least noise loss that any network has on the half"),
+            ("sharing", "training images that share the posterior, of the half"),
+        )
+    ),
+)
+
 MEASUREMENTS = (
     Column("step", "int64", "optimizer updates", "steps"),
     Column("space", "string", "feature space; empty where none is involved"),
@@ -209,8 +229,12 @@ METRICS = (
 
 PROFILES = (
     Column("step", "int64", "optimizer updates", "steps"),
-    Column("metric", "string", "loss_own, loss_other, loss_heldout, or loss_lean"),
-    Column("twin", "string", "a, b, or both for the lean"),
+    Column(
+        "metric",
+        "string",
+        "a loss, loss_lean, agreement, prediction_variance, memorizer_share, ...; docs/statistics.md 5",
+    ),
+    Column("twin", "string", "a, b, or both for comparisons"),
     Column("t", "int64", "diffusion time of the noise level", "diffusion steps"),
     Column("value", "float64", "the loss, or the lean, at this noise level"),
     Column("low", "float64", "lower end of its 95 % interval over images"),

@@ -332,6 +332,13 @@ def test_a_hostile_name_is_no_formula_in_a_figure(hostile):
     assert figures.saved(drawn, "svg").startswith(b"<?xml")
 
 
+def test_no_shaded_span_depends_on_the_opacity_of_its_hatch(finished):
+    """In SVG such a hatch vanishes, in print it is black."""
+    svg = figures.picture(curves.charts(read_report(finished))[0], "svg").decode()
+    spans = re.findall(r"style=\"(fill: url\(#h[^\"]*)\"", svg)
+    assert spans and not [style for style in spans if "opacity" in style]
+
+
 def test_every_curve_differs_from_those_beside_it_in_more_than_color(finished):
     report = read_report(finished)
     for chart in (*curves.charts(report), *distances.charts(report, distances.Nearest(report))):

@@ -13,7 +13,17 @@ ROOT = Path(auditor.__file__).parent
 LAYERS = (
     ("pixels", "records", "errors", "registry"),
     ("config", "stats", "tables", "run", "schedules"),
-    ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
+    (
+        "checkpoints",
+        "noise",
+        "sampling",
+        "images",
+        "spaces",
+        "neighbors",
+        "denoising",
+        "empirical",
+        "metrics",
+    ),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
         *(
@@ -31,6 +41,7 @@ LAYERS = (
             "verify",
             "trainings",
             "membership",
+            "agreement",
         ),
         *("nearness", "groups", "given_samples", "splitting", "split_card"),
         *("inputs", "models", "keys", "pipeline", "demo", "lab", "console"),

@@ -15,7 +15,7 @@ from scipy.stats import mannwhitneyu, norm, wasserstein_distance
 
 from auditor import registry, stats
 from auditor.metrics import kid
-from auditor.records import TWINS, Estimate, Evidence, LossTable, Metric, Scores
+from auditor.records import TWINS, Agreement, Estimate, Evidence, LossTable, Metric, Scores
 
 NAMES = tuple(registry.METRICS)
 K = 8
@@ -101,6 +101,20 @@ OWN_LOSSES = {
     "other": loss_table(2, 6, "other"),
     "heldout": loss_table(3, 5, "heldout"),
 }
+
+
+def agreement_table(seed: int, n: int, prefix: str) -> Agreement:
+    rng = np.random.default_rng(seed)
+    ids = np.array([f"{prefix}{i}" for i in range(n)], dtype=object)
+    return Agreement(ids, np.array([10, 50, 90]), *rng.uniform(0.1, 0.9, (8, n, 3)))
+
+
+AGREEMENT = {
+    "own": agreement_table(11, 6, "own"),
+    "other": agreement_table(12, 6, "other"),
+    "heldout": agreement_table(13, 5, "heldout"),
+}
+TWINS_HELDOUT = replace(AGREEMENT["heldout"], along=AGREEMENT["heldout"].along[::-1] / 2)  # of the other memorizer
 TWIN_LOSSES = {
     "own": loss_table(4, 6, "other"),
     "other": loss_table(5, 6, "own"),
@@ -152,6 +166,7 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         (apart.sum(axis=1) - np.diag(apart)) / (n - 1),
         losses=OWN_LOSSES,
         twin_losses=TWIN_LOSSES,
+        agreement=AGREEMENT,
         copy_ratio=0.6,  # as --fpr would set it
         same_data_distance=np.diag(apart) / 2,
         **known,
@@ -283,14 +298,27 @@ def test_nan_in_gives_nan_and_a_note_out(name):
 TRAIN_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("own", "other", "pool", "gap", "heldout_own"))]
 HELDOUT_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("heldout", "kid"))]
 ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance", "twin_variance_seed", "twin_variance_data"}
-KNOWS_NO_HALF = ALWAYS | {"kid", "frechet", "loss_heldout"}
+KNOWS_NO_HALF = ALWAYS | {"kid", "frechet", "loss_heldout", "prediction_agreement_heldout", "prediction_variance"}
+SYMMETRIC = {"prediction_agreement_train"}  # it needs both halves, and does not tell them apart
 KNOWS_NO_HALF |= {f"{name}_heldout" for name in ("precision", "recall", "density", "coverage")}
-BESIDE_HELDOUT = {"kid", "frechet", "nn_shift", "nn_mean_shift", "wasserstein_1", "nn_kl_paper", "c_t"}
+BESIDE_HELDOUT = {
+    "prediction_variance",
+    "kid",
+    "frechet",
+    "nn_shift",
+    "nn_mean_shift",
+    "wasserstein_1",
+    "nn_kl_paper",
+    "c_t",
+}
 
 
 def without(evidence: Evidence, absent: list[str], roles: tuple[str, ...]) -> Evidence:
     kept = lambda tables: {role: table for role, table in tables.items() if role not in roles}  # noqa: E731
-    losses = {name: kept(getattr(evidence, name)) for name in ("losses", "twin_losses")}
+    losses = {name: kept(getattr(evidence, name)) for name in ("losses", "twin_losses", "agreement")}
+    if "own" in roles:  # without the images of the half there is no memorizer to compare with
+        unknown = np.full_like(AGREEMENT["heldout"].along, np.nan)
+        losses["agreement"] = {"heldout": replace(AGREEMENT["heldout"], along=unknown, reach=unknown)}
     return replace(evidence, **dict.fromkeys(absent), **losses)
 
 
@@ -361,6 +389,11 @@ SWAPPED = {
     "loss_other": lambda before: before["loss_own"],
     "loss_heldout": lambda before: before["loss_heldout"],
     "loss_lean": lambda before: -before["loss_lean"],
+    "prediction_agreement_heldout": lambda before: before["prediction_agreement_heldout"],
+    "prediction_agreement_train": lambda before: before["prediction_agreement_train"],
+    "prediction_variance": lambda before: before["prediction_variance"],
+    "memorizer_share_own": lambda before: share_of(AGREEMENT["other"]),
+    "memorizer_share_heldout": lambda before: share_of(TWINS_HELDOUT),
     "separation": lambda before: 1 - before["separation"],
 }
 
@@ -398,10 +431,15 @@ def mann_whitney_z(samples, heldout, own) -> float:
     return norm.ppf(test.pvalue)
 
 
+def share_of(table: Agreement) -> float:
+    return table.along.sum() / table.reach.sum()
+
+
 def swapped() -> Evidence:
     exchange = {"own": "other", "other": "own", "heldout": "heldout"}
     mine, twins = ({role: table[exchange[role]] for role in exchange} for table in (OWN_LOSSES, TWIN_LOSSES))
-    return replace(typical(own=OTHER, other=OWN), losses=mine, twin_losses=twins)
+    agreement = {role: AGREEMENT[exchange[role]] for role in exchange} | {"heldout": TWINS_HELDOUT}
+    return replace(typical(own=OTHER, other=OWN), losses=mine, twin_losses=twins, agreement=agreement)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -414,7 +452,7 @@ def test_swapping_own_and_other_moves_a_metric_as_documented(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_metric_of_the_halves_would_notice_a_swap(name):
     """The two halves of these tests are unlike enough that only what knows no half stays as it is."""
-    assert (value(name, swapped()) == pytest.approx(value(name, typical()))) == (name in KNOWS_NO_HALF)
+    assert (value(name, swapped()) == pytest.approx(value(name, typical()))) == (name in KNOWS_NO_HALF | SYMMETRIC)
 
 
 # ---------------------------------------------------------------------------

@@ -28,14 +28,14 @@ def divergence(report: Report) -> Chart:
     losses = tuple(each for each in loss_curves(report) if is_drawn(each))
     shade = {"spans": tuple(minima(report)), "marks": tuple(onset_marks(report))}
     panels = []
-    if len(report.twins) > 1:
+    if any(map(is_drawn, distance)):
         panels.append(Panel("Twin distance", "twin distance\n(1 = different seeds)", distance, **shade))
     note = "" if losses else "no losses were measured: no images were given"
     panels.append(Panel("Denoising loss", "denoising loss", losses, **shade, note=note))
     panels.append(Panel("Where minima and onsets lie", "", bars=tuple(onset_bars(report))))
     return Chart(
         "divergence-and-loss",
-        "When the twins part, and when the held-out loss is least" if len(report.twins) > 1 else "The held-out loss",
+        "When the twins part, and when the held-out loss is least" if len(panels) > 2 else "The held-out loss",
         divergence_words(report),
         tuple(panels),
         tuple(report.steps),

@@ -89,9 +89,11 @@ def picture(chart: Chart, suffix: str) -> bytes:
 
 def saved(figure: Figure, suffix: str) -> bytes:
     """Return a figure as the bytes of a file, without a date."""
+    import matplotlib
+
     out = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if suffix == "svg" else {"Software": None}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), matplotlib.rc_context(LOOK):
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names may be in any script
         figure.savefig(out, format=suffix, dpi=200, metadata=metadata)
     return out.getvalue()
@@ -155,13 +157,15 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
         left, right = (
             (span.low, span.high) if span.is_between else edges(chart.steps, span.low, span.high, chart.is_logarithmic)
         )
+        # Opaque and below the grid: a hatch with opacity vanishes in SVG and turns black in print.
         ax.axvspan(
             left,
             right,
-            facecolor=(span.color, 0.13),
-            edgecolor=(span.color, 0.45),
+            facecolor=mixed(span.color, 0.14),
+            edgecolor=mixed(span.color, 0.5),
             hatch=span.hatch * 3,
             linewidth=0,
+            zorder=0.3,
             label=span.name,
         )
     for mark in panel.marks:
@@ -178,6 +182,12 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
         ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
     if not shown and not panel.bars:
         ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)
+
+
+def mixed(color: str, share: float) -> str:
+    """Return a color mixed with white: ``share`` of it, 0 to 1."""
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in parts)
 
 
 def scale_steps(ax: Axes, chart: Chart) -> None:

@@ -90,8 +90,8 @@ def row(case: Case) -> Row:
     if mine.other.id:
         other = f"nearest in other half ({other_twin(mine.twin).upper()})"
         pictures.append(shown(mine.other, other, mine.other.id, (distance(mine.other_distance),)))
-    if not theirs.twin:  # a single training
-        return Row(f"Seed {case.seed}", mine.is_copy, tuple(pictures))
+    if not case.is_paired:
+        return Row(f"Seed {case.seed}, twin {a}", mine.is_copy, tuple(pictures))
     beside = (f"twin distance {number(case.twin_distance)}", f"own / other {ratio(theirs.ratio)}")
     pictures.append(shown(theirs.sample, f"sample of {b}, same noise", f"seed {case.seed}", beside))
     if theirs.own.id:
