@@ -36,7 +36,7 @@ class Scope:
     @property
     def with_twin(self) -> bool:
         """Whether there are two trainings to compare."""
-        return len(self.twins) == len(TWINS)
+        return len(self.twins) > 1
 
     @property
     def with_lean(self) -> bool:

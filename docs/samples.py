@@ -85,10 +85,12 @@ def narrow(source: Path, target: Path, columns: tuple[tables.Column, ...], kept:
 
 def main(demo: Path) -> None:
     """Remake the samples from a finished demo run."""
+    demo = demo.resolve()
+    read_report(demo)  # before anything is removed: is it a run at all?
     os.chdir(ROOT)
     for path in (SAMPLES / "run", *targets(SAMPLES).values()):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    prune(RunDirectory(demo.resolve()), RunDirectory(SAMPLES / "run"))
+    prune(RunDirectory(demo), RunDirectory(SAMPLES / "run"))
     render(SAMPLES / "run", SAMPLES)
 
 
