@@ -265,3 +265,37 @@ class Twins:
 def stacked(by_tau: dict, key: object) -> np.ndarray:
     """Return the arrays of one key in the order of tau."""
     return np.array([by_tau[key, tau] for tau in TAUS])
+
+
+# ---------------------------------------------------------------------------
+# Checks
+# ---------------------------------------------------------------------------
+
+
+def brute_force(x_t: np.ndarray, h: float, m: np.ndarray, k: int) -> np.ndarray:
+    """The posterior by summing over all sequences of 8 letters.
+
+    With the top k levels cut, the blocks below level k are independent given the root.
+    """
+    q = len(m)
+    four = np.einsum("rlm,lab,mcd->rabcd", m, m, m)
+    eight = np.einsum("rlm,labcd,mefgh->rabcdefgh", m, four, four)  # p(sequence | root)
+    size, letters = 8 // 2**k, "abcdefgh"
+    blocks = [letters[i : i + size] for i in range(0, 8, size)]
+    marginals = [np.einsum(f"r{letters}->r{block}", eight) for block in blocks]
+    prior = np.einsum(",".join(f"r{block}" for block in blocks) + f"->{letters}", *marginals) / q
+    answer = np.empty_like(x_t)
+    for n, each in enumerate(np.exp(h * x_t)):
+        joint = np.einsum(",".join([letters, *letters]) + f"->{letters}", prior, *each)
+        answer[n] = [joint.sum(axis=tuple(j for j in range(8) if j != i)) for i in range(8)]
+    return normalized(answer)
+
+
+def mean_of(values) -> float:
+    """Return the mean of an array or tensor."""
+    return float(values.mean())
+
+
+def error_of(values) -> float:
+    """Return the standard error of the mean of an array or tensor."""
+    return float(np.std(np.asarray(values), ddof=1) / np.sqrt(len(values)))

@@ -1,0 +1,300 @@
+"""The hierarchical world: its grammar, its exact denoisers held against brute force and published numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hierarchical import brute_force, error_of, mean_of
+
+from auditor.errors import AuditError
+from auditor.lab import exact
+from auditor.lab.decomposition import cross_entropy, decompose, divergence
+from auditor.lab.diffusion import Diffusion, generate
+from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
+
+GRAMMAR, DIFFUSION = Grammar(), Diffusion()
+N = 2500  # sequences behind each comparison with a published mean
+
+
+def noised(sequences: np.ndarray, t: int, seed: int, q: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return x_0 and x_t, float64 one-hots."""
+    x0 = exact.as_one_hot(sequences, q)
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x0, DIFFUSION.noisy(x0, t, eps)
+
+
+# ---------------------------------------------------------------------------
+# Grammar and sequences
+# ---------------------------------------------------------------------------
+
+TABLE = {  # for each parent, its pairs of children and how often it has them, in the published grammar
+    0: {"24": 0.151, "32": 0.132, "50": 0.553, "51": 0.164},
+    1: {"02": 0.418, "14": 0.213, "15": 0.083, "45": 0.286},
+    2: {"12": 0.123, "44": 0.568, "52": 0.188, "53": 0.121},
+    3: {"11": 0.524, "22": 0.138, "25": 0.153, "42": 0.185},
+    4: {"10": 0.094, "35": 0.108, "40": 0.034, "41": 0.764},
+    5: {"13": 0.264, "31": 0.049, "33": 0.090, "54": 0.596},
+}
+
+
+@pytest.mark.parametrize("parent", TABLE)
+def test_the_grammar_of_seed_0_is_that_of_the_paper(parent):
+    rules = GRAMMAR.rules[parent]
+    found = {f"{left}{right}": rules[left, right] for left, right in np.argwhere(rules > 0)}
+    assert found == pytest.approx(TABLE[parent], abs=6e-4)  # the table has three digits
+
+
+def test_every_pair_of_children_has_one_possible_parent():
+    assert ((GRAMMAR.rules > 0).sum(axis=0) <= 1).all()
+
+
+def test_drawn_sequences_follow_the_grammar():
+    """Pairs of leaves occur as the grammar says; of 40,000 sequences, four standard errors."""
+    m, n = GRAMMAR.rules, 40_000
+    drawn = Grammar(depth=2).draw(n, np.random.default_rng(0))
+    expected = np.einsum("rlm,lab->ab", m, m) / 6  # uniform root r, its left child l, the leaves below
+    found = np.bincount(drawn[:, 0] * 6 + drawn[:, 1], minlength=36).reshape(6, 6) / n
+    assert (np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / n)).all()
+
+
+def test_a_filtered_grammar_keeps_the_marginals_and_forgets_what_holds_its_blocks_together():
+    """Blocks of level k are drawn as before; across blocks, only the root is shared: a quarter still fits upwards."""
+    rng = np.random.default_rng(1)
+    whole, cut = GRAMMAR.draw(20_000, rng), GRAMMAR.draw(20_000, rng, k=2)
+    one_block = [np.bincount(each[:, :4] @ 6 ** np.arange(4), minlength=6**4) / 20_000 for each in (whole, cut)]
+    assert np.abs(one_block[0] - one_block[1]).sum() < 0.2  # total variation of two samples of this size is .09
+    assert GRAMMAR.is_grammatical(whole).all()
+    assert (GRAMMAR.level(cut, 2) < 6).all()
+    assert 0.2 < GRAMMAR.is_grammatical(cut).mean() < 0.9
+
+
+def test_letters_of_upper_levels_are_parsed_and_a_forbidden_pair_has_no_parent():
+    sequences = GRAMMAR.draw(50, np.random.default_rng(2))
+    parents = GRAMMAR.parents(sequences)
+    assert (GRAMMAR.rules[parents, sequences[:, 0::2], sequences[:, 1::2]] > 0).all()
+    left, right = np.argwhere(GRAMMAR.owner < 0)[0]
+    broken = sequences.copy()
+    broken[:, 2:4] = left, right
+    assert (GRAMMAR.parents(broken)[:, 1] == 6).all()
+    assert not GRAMMAR.is_grammatical(broken).any()
+
+
+def test_blocks_are_the_same_again_and_independent_of_each_other():
+    first, second = GRAMMAR.block(0, 300), GRAMMAR.block(1, 300)
+    np.testing.assert_array_equal(first, Grammar().block(0, 300))
+    assert (first != second).any()
+    assert (GRAMMAR.block(0, 300, data_seed=1) != first).any()
+
+
+def test_a_content_disjoint_set_holds_no_sequence_of_the_others():
+    train = Grammar(depth=2).block(0, 1000)
+    new = Grammar(depth=2).new_block(1, 100, [train])
+    assert not {row.tobytes() for row in train} & {row.tobytes() for row in new}
+    plain = Grammar(depth=2).block(1, 100)
+    assert {row.tobytes() for row in train} & {row.tobytes() for row in plain}  # without the request there are some
+
+
+def test_a_grammar_too_small_for_a_content_disjoint_set_is_refused():
+    small = Grammar(q=2, q_eff=1, depth=2)
+    with pytest.raises(AuditError, match="not in the other sets"):
+        small.new_block(1, 100, [small.block(0, 100)])
+
+
+@pytest.mark.parametrize("numbers", [{"q": 1}, {"q_eff": 7}, {"q_eff": 0}, {"depth": 0}, {"sigma": -1.0}])
+def test_impossible_grammars_are_refused(numbers):
+    with pytest.raises(AuditError, match=next(iter(numbers))):
+        Grammar(**numbers)
+
+
+def test_a_grammar_is_read_as_it_was_written(tmp_path):
+    grammar = Grammar(seed=3, q=5, depth=3, sigma=0.5, q_eff=2)
+    grammar.write(tmp_path / "grammar.json")
+    assert read_grammar(tmp_path / "grammar.json") == grammar
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no json", '{"seed":0,"q":6.5,"depth":4,"sigma":1,"q_eff":4}'])
+def test_a_file_that_is_no_grammar_is_refused(tmp_path, text):
+    (tmp_path / "grammar.json").write_text(text)
+    with pytest.raises(AuditError, match="grammar|whole"):
+        read_grammar(tmp_path / "grammar.json")
+
+
+def test_images_of_sequences_are_one_hot_and_read_back():
+    sequences = GRAMMAR.block(0, 20)
+    images = as_images(sequences, 6)
+    assert (images.shape, images.dtype, set(np.unique(images))) == ((20, 16, 6, 1), np.uint8, {0, 255})
+    np.testing.assert_array_equal(letters_of(images), sequences)
+
+
+# ---------------------------------------------------------------------------
+# Exact denoisers
+# ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("t", "expected"), [(5, 0.9982), (75, 0.78913), (150, 0.39651), (500, 4e-5)])
+def test_the_signal_left_at_t_is_that_of_the_paper(t, expected):
+    assert DIFFUSION.kept[t] == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("t", [30, 75, 300])
+def test_belief_propagation_agrees_with_summing_over_all_sequences(k, seed, t):
+    grammar = Grammar(seed, q=3, q_eff=2, depth=3)
+    _, x_t = noised(grammar.draw(5, np.random.default_rng(seed)), t, seed, q=3)
+    h = DIFFUSION.fields[t]
+    found = exact.posterior(x_t, h, grammar, k).numpy()
+    np.testing.assert_allclose(found, brute_force(x_t.numpy(), h, grammar.rules, k), rtol=0, atol=1e-12)
+
+
+def test_ungrammatical_sequences_at_low_noise_get_their_posterior_not_a_floor():
+    """All 3^4 sequences summed in log space; the likelihoods lie hundreds of orders of magnitude apart."""
+    grammar, h = Grammar(1, q=3, q_eff=2, depth=2), DIFFUSION.fields[2]
+    x_t = torch.eye(3, dtype=torch.float64)[torch.tensor([[0, 0, 0, 0], [1, 2, 1, 2], [2, 2, 0, 1]])]
+    sequences = np.array(np.meshgrid(*[range(3)] * 4, indexing="ij")).reshape(4, -1).T
+    m = grammar.rules
+    prior = np.einsum("rlm,lab,mcd->abcd", m, m, m)[tuple(sequences.T)] / 3
+    with np.errstate(divide="ignore"):
+        logs = np.log(prior) + h * x_t.numpy()[:, np.arange(4), sequences].sum(axis=2)
+    weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+    expected = np.einsum("ns,sia->nia", weights / weights.sum(axis=1, keepdims=True), np.eye(3)[sequences])
+    found = exact.posterior(x_t, h, grammar).numpy()
+    assert not grammar.is_grammatical(x_t.numpy().argmax(axis=2)).all()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_float32_and_chunks_change_little_or_nothing(monkeypatch):
+    _, x_t = noised(GRAMMAR.block(0, 30), 40, 0)
+    whole = exact.posteriors(x_t, DIFFUSION.fields[40], GRAMMAR, range(5))
+    monkeypatch.setitem(exact.CHUNK_BYTES, "cpu", 1)
+    for one, again in zip(whole, exact.posteriors(x_t, DIFFUSION.fields[40], GRAMMAR, range(5)), strict=True):
+        np.testing.assert_allclose(again.numpy(), one.numpy(), rtol=0, atol=1e-13)
+    single = exact.posterior(x_t.float(), DIFFUSION.fields[40], GRAMMAR)
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single.numpy(), whole[0].numpy(), rtol=0, atol=1e-4)
+
+
+def test_every_row_may_have_its_own_time():
+    _, x_t = noised(GRAMMAR.block(0, 4), 75, 0)
+    times = torch.tensor([10, 75, 200, 500])
+    together = exact.denoiser(GRAMMAR, DIFFUSION)(x_t, times)
+    for row, t in enumerate(times.tolist()):
+        alone = exact.posterior(x_t[[row]], DIFFUSION.fields[t], GRAMMAR)
+        np.testing.assert_allclose(together[[row]].numpy(), alone.numpy(), rtol=0, atol=1e-13)
+
+
+def test_the_empirical_denoiser_is_the_posterior_over_its_training_sequences():
+    """With the weights exp(-||x_t - alpha x^p||^2 / 2 sigma^2) written out."""
+    train = np.random.default_rng(4).integers(6, size=(50, 16))
+    x_p, kept = np.eye(6)[train], DIFFUSION.kept[75]
+    _, x_t = noised(train[:20], 75, 3)
+    squared = ((x_t.numpy()[:, None] - np.sqrt(kept) * x_p) ** 2).sum(axis=(2, 3))
+    weights = np.exp(-(squared - squared.min(axis=1, keepdims=True)) / (2 * (1 - kept)))
+    expected = np.einsum("np,pia->nia", weights / weights.sum(axis=1, keepdims=True), x_p)
+    found = exact.empirical(x_t, DIFFUSION.fields[75], torch.as_tensor(train)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_rounding_is_the_posterior_of_letters_that_know_nothing_of_each_other():
+    _, x_t = noised(GRAMMAR.block(0, 6), 75, 0)
+    h = DIFFUSION.fields[75]
+    expected = np.exp(h * x_t.numpy())
+    expected /= expected.sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(exact.rounding(x_t, h).numpy(), expected, rtol=0, atol=1e-12)
+
+
+# Published means of 20,000 sequences with their standard errors where given: cross-entropy, overlap, KL(0 || 1 ... 4)
+ORACLE = {
+    42: [(0.0175, 0.0004), (0.9908, 0.0001), (0.054, 0.002), (0.147, 0.003), (0.365, 0.005), (0.769, 0.008)],
+    60: [(0.1618, 0.0013), (0.9148, 0.0005), (0.148, 0.002), (0.492, 0.004), (1.310, 0.007), (2.915, 0.011)],
+    65: [(0.2314, 0.0015), (0.8785, 0.0006), 0.144, 0.522, 1.443, 3.299],
+    70: [(0.3127, 0.0018), (0.8378, 0.0007), 0.127, 0.510, 1.474, 3.510],
+    75: [(0.3959, 0.0020), (0.7957, 0.0007), (0.112, 0.001), (0.483, 0.003), (1.461, 0.005), (3.578, 0.009)],
+    80: [0.4855, 0.7504, 0.091, 0.435, 1.389, 3.557],
+    150: [(1.2815, 0.0020), (0.3691, 0.0006), 0.0060, 0.0559, 0.304, 1.260],
+}
+
+
+@pytest.mark.parametrize("t", ORACLE)
+def test_exact_and_filtered_denoisers_have_the_numbers_of_the_oracle_table(t):
+    x0, x_t = noised(GRAMMAR.block(t, N), t, t)
+    bp = exact.posteriors(x_t, DIFFUSION.fields[t], GRAMMAR, range(5))
+    overlap = (bp[0] * x0).sum(dim=2).mean(dim=1)
+    measured = [cross_entropy(bp[0], x0), overlap, *(divergence(bp[0], bp[k]) for k in range(1, 5))]
+    for values, published in zip(measured, ORACLE[t], strict=True):
+        expected, error = published if isinstance(published, tuple) else (published, 0.0)
+        assert abs(mean_of(values) - expected) <= 4 * np.hypot(error_of(values), error) + 6e-4  # rounding of the table
+
+
+@pytest.mark.parametrize("t", [42, 75, 150])
+def test_the_posterior_expects_the_overlap_that_it_has(t):
+    """Nishimori: E mu(x_0) = E sum mu^2, position by position of the same sequences."""
+    x0, x_t = noised(GRAMMAR.block(t, N), t, t)
+    mu = exact.posterior(x_t, DIFFUSION.fields[t], GRAMMAR)
+    difference = (mu * (x0 - mu)).sum(dim=2).mean(dim=1)
+    assert abs(mean_of(difference)) <= 4 * error_of(difference)
+
+
+def test_deeper_cuts_are_farther_from_the_truth_and_farthest_near_the_published_time():
+    curves = []
+    for t in range(50, 96, 5):
+        _, x_t = noised(GRAMMAR.block(0, 800), t, 0)  # the same sequences and noise at all times: smooth curves
+        bp = exact.posteriors(x_t, DIFFUSION.fields[t], GRAMMAR, range(5))
+        curves.append([mean_of(divergence(bp[0], each)) for each in bp[1:]])
+    curves = np.array(curves)
+    assert (np.diff(curves, axis=1) > 0).all()
+    peaks = np.arange(50, 96, 5)[curves.argmax(axis=0)] / 500
+    assert ((peaks >= 0.12) & (peaks <= 0.16)).all()
+    assert (np.diff(peaks) >= 0).all()
+
+
+@pytest.mark.parametrize("model", ["exact", "filtered", "empirical"])
+def test_no_denoiser_has_excess_loss_on_sequences_it_did_not_see(model):
+    t, train = 75, GRAMMAR.block(1, 1000)
+    x0, x_t = noised(GRAMMAR.block(2, N), t, 5)
+    h = DIFFUSION.fields[t]
+    bp = exact.posteriors(x_t, h, GRAMMAR, [0, 2])
+    p = {"exact": bp[0], "filtered": bp[1], "empirical": exact.empirical(x_t, h, torch.as_tensor(train))}[model]
+    parts = decompose(p, x0, bp[0])
+    torch.testing.assert_close(parts.distillation + parts.excess, parts.loss)
+    assert abs(mean_of(parts.excess)) <= 4 * error_of(parts.excess)
+
+
+def test_a_memorizer_has_negative_excess_on_what_it_was_trained_on():
+    """Published for 5,000 sequences at t = 75: -2.262 per letter; and .029 of cross-entropy."""
+    train = GRAMMAR.block(0, 5000)
+    x0, x_t = noised(train[:600], 75, 0)
+    mu = exact.posterior(x_t, DIFFUSION.fields[75], GRAMMAR)
+    parts = decompose(exact.empirical(x_t, DIFFUSION.fields[75], torch.as_tensor(train)), x0, mu)
+    assert abs(mean_of(parts.loss) - 0.029) <= 4 * error_of(parts.loss)
+    assert abs(mean_of(parts.excess) + 2.262) <= 4 * error_of(parts.excess)
+
+
+def test_the_control_variate_keeps_the_mean_excess_and_takes_most_of_its_noise():
+    """Published for a model near the exact one at t = 75: from .1995 to .0560 per letter, or to 8 % of the variance."""
+    x0, x_t = noised(GRAMMAR.block(3, N), 75, 7)
+    mu, filtered = exact.posteriors(x_t, DIFFUSION.fields[75], GRAMMAR, [0, 1])
+    parts = decompose(filtered, x0, mu)
+    assert abs(mean_of(parts.adjusted_excess) - mean_of(parts.excess)) <= 4 * error_of(parts.excess)
+    assert abs(mean_of(parts.adjusted_excess)) <= 4 * error_of(parts.adjusted_excess)
+    assert error_of(parts.adjusted_excess) < 0.3 * error_of(parts.excess)
+
+
+def test_what_the_exact_denoiser_generates_is_grammatical_and_a_function_of_the_seed():
+    """All 200; and the last of them again, alone."""
+    bp = exact.denoiser(GRAMMAR, DIFFUSION)
+    drawn = generate(bp, DIFFUSION, range(200), (16, 6))
+    assert GRAMMAR.is_grammatical(drawn).all()
+    np.testing.assert_array_equal(generate(bp, DIFFUSION, [199], (16, 6)), drawn[199:])
+
+
+def test_deep_and_wide_trees_take_bounded_memory():
+    """Depth 8 and 16 letters: the pairs of one row are 128 KiB, so two rows fit a chunk of 256 KiB."""
+    grammar = Grammar(q=16, q_eff=8, depth=8)
+    sequences = grammar.block(0, 6)
+    _, x_t = noised(sequences, 30, 0, q=16)
+    found = exact.posterior(x_t.float(), DIFFUSION.fields[30], grammar)
+    assert (found.argmax(dim=2).numpy() == sequences).mean() > 0.99
+    assert len(list(exact.chunks(x_t.float(), grammar.length // 2 * grammar.q**2))) == 1
+    assert len(list(exact.chunks(x_t.float().repeat(10, 1, 1), grammar.length // 2 * grammar.q**2))) == 4
