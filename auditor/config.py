@@ -90,6 +90,7 @@ class AuditConfig:
     no_cache: bool = setting("Decode all images anew instead of recalling the contents of unchanged files.", False)
     clip_model: str = setting("open_clip model name, or local-dir:PATH.", "ViT-B-32")
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
+    grammar: str | None = setting("grammar.json of audit lab make: what the spaces level-1, level-2, level-3 parse by.")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
     loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
     fpr: float | None = setting(

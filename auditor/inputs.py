@@ -132,7 +132,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     budgets = budgets_from_file(config.budgets)
     device = resolve_device(config.device, earlier)
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
-    space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights)
+    space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar)
     opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
     settings, given, identical, conditions = models.settings(config), None, (), None
     if config.samples_a is not None:

@@ -20,6 +20,7 @@ FORMATS = {
     "lora": "auditor.checkpoints.lora:LoraFormat",
     "edm": "auditor.checkpoints.edm:EdmFormat",
     "plain": "auditor.checkpoints.plain:PlainFormat",
+    "lab": "auditor.lab.checkpoints:LabFormat",
 }
 
 SOURCES = {
@@ -34,6 +35,10 @@ SPACES = {
     "pixel": "auditor.spaces.pixel:PixelSpace",
     "correlation": "auditor.spaces.correlation:CorrelationSpace",
     "clip": "auditor.spaces.clip:ClipSpace",
+    "onehot": "auditor.lab.spaces:OneHotSpace",
+    "level-1": "auditor.lab.spaces:level_1",
+    "level-2": "auditor.lab.spaces:level_2",
+    "level-3": "auditor.lab.spaces:level_3",
 }
 
 METRICS = {

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hierarchical import brute_force, error_of, mean_of
 
 from auditor.errors import AuditError
 from auditor.lab import exact
+from auditor.lab.checkpoints import LabFormat, as_model, matched_signal, read, schedule
 from auditor.lab.decomposition import cross_entropy, decompose, divergence
 from auditor.lab.diffusion import Diffusion, generate
+from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
+from auditor.records import Checkpoint
+from auditor.sampling import sample_batch
+from auditor.spaces import SpaceSettings, open_space
 
 GRAMMAR, DIFFUSION = Grammar(), Diffusion()
 N = 2500  # sequences behind each comparison with a published mean
@@ -298,3 +306,90 @@ def test_deep_and_wide_trees_take_bounded_memory():
     assert (found.argmax(dim=2).numpy() == sequences).mean() > 0.99
     assert len(list(exact.chunks(x_t.float(), grammar.length // 2 * grammar.q**2))) == 1
     assert len(list(exact.chunks(x_t.float().repeat(10, 1, 1), grammar.length // 2 * grammar.q**2))) == 4
+
+
+# ---------------------------------------------------------------------------
+# As an audit sees it
+# ---------------------------------------------------------------------------
+
+
+def test_sequences_have_hamming_distances_in_the_spaces_of_the_lab(tmp_path):
+    GRAMMAR.write(tmp_path / "grammar.json")
+    settings = SpaceSettings(grammar=str(tmp_path / "grammar.json"))
+    sequences = GRAMMAR.draw(30, np.random.default_rng(0))
+    first, second = sequences[:15], sequences[15:]
+    for k, name in enumerate(("onehot", "level-1", "level-2", "level-3")):
+        space = open_space(name, settings)
+        vectors = [space.embed(as_images(each, 6)) for each in (first, second)]
+        differing = (GRAMMAR.level(first, k) != GRAMMAR.level(second, k)).sum(axis=1)
+        np.testing.assert_allclose(((vectors[0] - vectors[1]) ** 2).sum(axis=1), differing, rtol=0, atol=1e-5)
+
+
+def test_a_soft_sample_is_where_its_rounded_letters_are():
+    sequences = GRAMMAR.block(0, 10)
+    soft = (as_images(sequences, 6) * 0.6 + np.random.default_rng(0).uniform(0, 90, (10, 16, 6, 1))).astype(np.uint8)
+    space = open_space("onehot", SpaceSettings())
+    np.testing.assert_array_equal(space.embed(soft), space.embed(as_images(sequences, 6)))
+
+
+def test_a_level_space_without_a_grammar_is_refused():
+    with pytest.raises(AuditError, match="needs the grammar"):
+        open_space("level-2", SpaceSettings())
+
+
+def test_the_images_of_an_audit_are_noised_to_the_same_signal_to_noise_ratio():
+    """Letters are 2 apart there and 1 apart here."""
+    matched = matched_signal(DIFFUSION)[1:]
+    here = DIFFUSION.kept[1:] / (1 - DIFFUSION.kept[1:])
+    np.testing.assert_allclose(4 * matched / (1 - matched), here, rtol=1e-12)
+    scheduler = DDPMScheduler.from_config(schedule(DIFFUSION))
+    np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), matched, rtol=2e-3)  # float32 products
+
+
+def test_an_audit_draws_what_the_lab_draws():
+    """DDPM of diffusers on images of -1 and 1, and the lab's own reverse steps on one-hots, from the same noise."""
+    bp, seeds = exact.denoiser(GRAMMAR, DIFFUSION), range(20)
+    model = as_model(bp, DIFFUSION, GRAMMAR, schedule(DIFFUSION), 0)
+    images = sample_batch(model, seeds, "ddpm", DIFFUSION.n_steps)
+    assert (letters_of(images) == generate(bp, DIFFUSION, seeds, (16, 6))).mean() > 0.99
+
+
+def test_a_checkpoint_of_the_lab_is_the_denoiser_that_was_written(tmp_path):
+    fixture = Fixture(Grammar(q=3, q_eff=2, depth=2), n_train=20, taus=(3, 18))
+    fixture.write(tmp_path)
+    found = {each.step: each for each in LabFormat().find(tmp_path / "a")[0]}
+    x = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([1, 20, 75, 200, 500])
+    for tau in fixture.taus:
+        denoiser, *_ = read(found[tau].paths["raw"])
+        torch.testing.assert_close(denoiser(x, t), fixture.model("a", tau)(x, t))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "lab.safetensors").unlink(), "does not exist"),
+        (lambda folder: (folder / "lab.safetensors").write_bytes(b"short"), "corrupt"),
+        (lambda folder: edit(folder, kind="oracle"), "kind of model"),
+        (lambda folder: edit(folder, n_steps=0), "lacks n_steps"),
+        (lambda folder: edit(folder, grammar={"q": 3}), "A grammar has"),
+        (lambda folder: edit(folder, grammar={"seed": 0, "q": 4, "depth": 2, "sigma": 1, "q_eff": 2}), "do not fit"),
+        (lambda folder: edit(folder, settings={"level": 9, "memory": 0, "initial": 0}), "no level 9"),
+    ],
+)
+def test_a_broken_checkpoint_of_the_lab_is_left_out_with_its_reason(tmp_path, change, reason):
+    fixture = Fixture(Grammar(q=3, q_eff=2, depth=2), n_train=20, taus=(18,))
+    fixture.write(tmp_path)
+    folder = tmp_path / "a" / "checkpoint-18"
+    change(folder)
+    found, unusable = LabFormat().find(tmp_path / "a")
+    if found:
+        with pytest.raises(AuditError, match=reason):
+            LabFormat().inspect(Checkpoint("a", 18, folder, "lab", "raw", None))
+    else:
+        assert reason in unusable[0][2]
+
+
+def edit(folder, **changes):
+    path = folder / "lab.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

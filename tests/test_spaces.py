@@ -13,6 +13,7 @@ import pytest
 
 from auditor import spaces
 from auditor.errors import AuditError
+from auditor.lab.grammar import Grammar
 from auditor.neighbors import paired_distance
 from auditor.registry import SPACES
 from auditor.spaces import SpaceSettings, clip, open_space
@@ -45,8 +46,9 @@ def tiny_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def settings(tiny_folder) -> SpaceSettings:
-    return SpaceSettings(clip_model=f"local-dir:{tiny_folder}")
+def settings(tiny_folder, tmp_path) -> SpaceSettings:
+    Grammar(q=16, q_eff=16).write(tmp_path / "grammar.json")
+    return SpaceSettings(clip_model=f"local-dir:{tiny_folder}", grammar=str(tmp_path / "grammar.json"))
 
 
 @pytest.fixture

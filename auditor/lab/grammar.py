@@ -124,8 +124,8 @@ class Grammar:
         """Return the letters one level up, int64 ``[n, nodes / 2]``; q where no rule makes the pair."""
         known = np.full((self.q + 1, self.q + 1), self.q)
         known[:-1, :-1] = np.where(self.owner < 0, self.q, self.owner)
-        letters = np.minimum(letters, self.q)
-        return known[letters[:, 0::2], letters[:, 1::2]]
+        pairs = np.minimum(letters, self.q)[:, : letters.shape[1] // 2 * 2].reshape(len(letters), -1, 2)
+        return known[pairs[..., 0], pairs[..., 1]]
 
     def level(self, sequences: np.ndarray, k: int) -> np.ndarray:
         """Return the letters k levels above the leaves, int64 ``[n, length / 2^k]``; q where there is no parse."""
@@ -203,5 +203,8 @@ def as_images(sequences: np.ndarray, q: int) -> np.ndarray:
 
 
 def letters_of(images: np.ndarray) -> np.ndarray:
-    """Return the largest entry of each position, int64 ``[n, length]``, of images or one-hots ``[n, length, ...]``."""
-    return images.reshape(*images.shape[:2], -1).argmax(axis=2)
+    """Return the letter of each position, int64 ``[n, length]``: the largest entry, channels added up.
+
+    For images ``[n, length, q, c]`` and one-hots ``[n, length, q]``.
+    """
+    return (images.sum(axis=3) if images.ndim == 4 else images).argmax(axis=2)

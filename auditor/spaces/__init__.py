@@ -24,6 +24,7 @@ class SpaceSettings:
     device: str = "cpu"  # a torch device
     clip_model: str = "ViT-B-32"  # an open_clip model name, or local-dir:PATH
     clip_weights: str = "laion2b_s34b_b79k"  # a pretrained tag of that model, or a weights file
+    grammar: str | None = None  # grammar.json of the sequences, for the level spaces
 
 
 class Space(Protocol):

@@ -1,0 +1,235 @@
+"""Checkpoints of the hierarchical world, as an audit reads them: ``checkpoint-N/lab.json`` beside safetensors.
+
+A model of the lab takes noisy one-hots of values 0 and 1 and predicts letters; the audit's images
+have values -1 and 1 and its networks predict images. The change of variables is exact: the
+schedule saved with the checkpoints has at every time the signal-to-noise ratio of the lab's, so
+the chains of both are the same up to scale and shift, and DDPM sampling is the lab's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditor.checkpoints import DDPM, absence, read_json
+from auditor.errors import AuditError, CheckpointError
+from auditor.lab.blend import Blend
+from auditor.lab.diffusion import Denoiser, Diffusion
+from auditor.lab.grammar import Grammar, from_numbers
+from auditor.records import Checkpoint, DiffusionModel, Found
+from auditor.run import atomic, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG, WEIGHTS = "lab.json", "lab.safetensors"
+SCHEDULER = "scheduler/scheduler_config.json"
+KINDS = ("blend", "transformer")
+STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
+
+
+class LabFormat:
+    """Denoisers of the hierarchical world: trained transformers and blends of exact ones."""
+
+    name = "lab"
+    REVISION = 1
+
+    def __init__(self, settings: Any = None) -> None:
+        """Need nothing of the settings."""
+
+    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+        """Return the usable steps under ``root``, and (step, path, reason) of what is not usable."""
+        found, unusable = [], []
+        for folder in sorted(root.iterdir()):
+            step = STEP_NAME.fullmatch(folder.name)
+            if step is None or not (folder / CONFIG).exists():
+                continue
+            try:
+                read_config(folder)
+                require_file(folder / WEIGHTS)
+            except CheckpointError as error:
+                unusable.append((int(step[1]), folder, f"{error.what} {error.remedy}".strip()))
+            else:
+                schedule = root / SCHEDULER
+                found.append(Found(int(step[1]), {"raw": folder}, schedule if schedule.exists() else None))
+        return found, unusable
+
+    def facts(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return ``image_shape`` (length, q, 1) and ``model``, the kind of the denoiser."""
+        config = read_config(checkpoint.path)
+        grammar = grammar_of(config, checkpoint.path)
+        return {"image_shape": (grammar.length, grammar.q, 1), "model": config["kind"]}
+
+    def inspect(self, checkpoint: Checkpoint) -> str:
+        """Return the sha256 over both files, whose denoiser could be built."""
+        read(checkpoint.path)
+        return digest(checkpoint.path)
+
+    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
+        """Return the denoiser as a network that predicts images of values -1 to 1."""
+        if checkpoint.digest not in ("", digest(checkpoint.path)):
+            raise CheckpointError("The files changed after they were first read.", checkpoint.path, "Start again.")
+        denoiser, diffusion, grammar, n_parameters = read(checkpoint.path, device)
+        return as_model(denoiser, diffusion, grammar, scheduler_config, n_parameters)
+
+
+def as_model(
+    denoiser: Denoiser, diffusion: Diffusion, grammar: Grammar, scheduler_config: Mapping[str, Any], n_parameters: int
+) -> DiffusionModel:
+    """Return a denoiser of one-hots as the model of an audit; network times are 0 to n_steps - 1."""
+    matched = matched_signal(diffusion)
+    shift = np.sqrt(matched)
+    stretch = np.sqrt((1 - diffusion.kept[1:]) / (1 - matched[1:]))
+    stretch = np.concatenate([[0.5], stretch])
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        now, x = t + 1, x[:, 0]
+        x_t = (x + diffusion.at(shift, now, x)) * diffusion.at(stretch, now, x)
+        return (2 * denoiser(x_t, now) - 1)[:, None]
+
+    return DiffusionModel(network, dict(scheduler_config), (grammar.length, grammar.q, 1), n_parameters)
+
+
+def matched_signal(diffusion: Diffusion) -> np.ndarray:
+    """Return abar'_t of images of values -1 and 1 at the lab's signal-to-noise ratio, float64 ``[n_steps + 1]``.
+
+    Their letters are 2 apart instead of 1, so 4 abar' / (1 - abar') = abar / (1 - abar).
+    """
+    return diffusion.kept / (4 - 3 * diffusion.kept)
+
+
+def schedule(diffusion: Diffusion) -> dict[str, Any]:
+    """Return the configuration of the diffusers scheduler that goes with the checkpoints."""
+    matched = matched_signal(diffusion)
+    betas = 1 - matched[1:] / matched[:-1]
+    return DDPM | {
+        "num_train_timesteps": diffusion.n_steps,
+        "trained_betas": betas.tolist(),
+        "prediction_type": "sample",
+        "clip_sample": False,
+    }
+
+
+# Files
+
+
+def write_series(root: Path, diffusion: Diffusion) -> None:
+    """Write what belongs to all checkpoints of a training: the schedule."""
+    (root / SCHEDULER).parent.mkdir(parents=True, exist_ok=True)
+    write_json(root / SCHEDULER, schedule(diffusion))
+
+
+def write_blend(root: Path, step: int, blend: Blend) -> None:
+    """Write a blend as a checkpoint; the training sequences only where it remembers them."""
+    numbers = {name: getattr(blend, name) for name in ("level", "memory", "initial")}
+    arrays = {"weights": blend.weights} | ({"train": blend.train.astype(np.uint8)} if blend.memory > 0 else {})
+    write(root, step, "blend", blend.grammar, blend.diffusion, numbers, arrays)
+
+
+def write(
+    root: Path,
+    step: int,
+    kind: str,
+    grammar: Grammar,
+    diffusion: Diffusion,
+    settings: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+) -> None:
+    """Write one checkpoint; a folder without ``lab.json``, which comes last, is none."""
+    from dataclasses import asdict
+
+    from safetensors.numpy import save_file
+
+    folder = root / f"checkpoint-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / WEIGHTS) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+    config = {"kind": kind, "grammar": asdict(grammar), "n_steps": diffusion.n_steps, "settings": dict(settings)}
+    write_json(folder / CONFIG, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return ``lab.json``, its kind and grammar checked."""
+    path = folder / CONFIG
+    config = read_json(path, CheckpointError)
+    if config.get("kind") not in KINDS:
+        raise CheckpointError(f"The kind of model is {config.get('kind')!r}; known are {', '.join(KINDS)}.", path)
+    if type(config.get("n_steps")) is not int or config["n_steps"] < 1 or not isinstance(config.get("settings"), dict):
+        raise CheckpointError(f"{CONFIG} lacks n_steps or settings.", path, "Train again with audit lab train.")
+    grammar_of(config, folder)
+    return config
+
+
+def grammar_of(config: Mapping[str, Any], folder: Path) -> Grammar:
+    """Return the grammar of a checkpoint."""
+    try:
+        return from_numbers(config.get("grammar"), folder / CONFIG)
+    except AuditError as error:
+        raise CheckpointError(error.what, folder / CONFIG, error.remedy) from error
+
+
+def read(folder: Path, device: str = "cpu") -> tuple[Denoiser, Diffusion, Grammar, int]:
+    """Return the denoiser of a checkpoint, its diffusion and grammar, and its number of weights."""
+    config = read_config(folder)
+    arrays = read_arrays(folder / WEIGHTS)
+    grammar, diffusion = grammar_of(config, folder), Diffusion(config["n_steps"])
+    try:
+        if config["kind"] == "blend":
+            denoiser: Denoiser = blend_of(config["settings"], arrays, grammar, diffusion)
+        else:
+            from auditor.lab import transformer
+
+            denoiser = transformer.restored(config["settings"], arrays, grammar, diffusion, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+        what = f"The weights do not fit {CONFIG}: {str(problem).splitlines()[0]}."
+        raise CheckpointError(what, folder, "Train again with audit lab train.") from problem
+    return denoiser, diffusion, grammar, sum(each.size for each in arrays.values())
+
+
+def blend_of(
+    settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], grammar: Grammar, diffusion: Diffusion
+) -> Blend:
+    """Return a blend from its checkpoint."""
+    level, memory, initial = (float(settings[name]) for name in ("level", "memory", "initial"))
+    grammar.require_level(int(np.ceil(level)))
+    train = arrays["train"].astype(np.int64) if memory > 0 else np.empty((0, grammar.length), dtype=np.int64)
+    d = grammar.length * grammar.q
+    if arrays["weights"].shape != (d, d) or train.shape[1:] != (grammar.length,) or (train >= grammar.q).any():
+        raise ValueError("an array has another shape than the grammar's")
+    return Blend(grammar, diffusion, level, memory, initial, train, arrays["weights"])
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the finite arrays of a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    require_file(path)
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, KeyError) as problem:
+        raise CheckpointError(f"{path.name} is corrupt: {problem}.", path, "Copy or save it again.") from problem
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            what = f"The weights {name} hold NaN or infinite values."
+            raise CheckpointError(what, path, "The training diverged before this step.")
+    return arrays
+
+
+def require_file(path: Path) -> None:
+    """Refuse a checkpoint without its weights."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} {absence(path)}.", path, "Copy or save it again.")
+
+
+def digest(folder: Path) -> str:
+    """Return the sha256 over both files of a checkpoint."""
+    total = sha256()
+    for name in (CONFIG, WEIGHTS):
+        total.update((folder / name).read_bytes())
+    return total.hexdigest()

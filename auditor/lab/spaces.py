@@ -1,0 +1,71 @@
+"""Feature spaces of sequences: their letters, and the letters of the levels above them."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+import numpy as np
+
+from auditor.errors import AuditError
+from auditor.lab.grammar import letters_of, read_grammar
+from auditor.spaces import SpaceSettings
+
+
+class OneHotSpace:
+    """Letters, rounded: squared Euclidean distance is the number of letters that differ.
+
+    The letter of a position is its largest entry, so soft samples and exact sequences compare.
+    """
+
+    name = "onehot"
+    revision = "onehot-1"
+    dim = None
+    metric_note = "Square root of the number of letters that differ (Hamming distance)."
+
+    def __init__(self, settings: SpaceSettings) -> None:
+        """Need nothing of the settings."""
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 ``[n, h*w]`` for uint8 ``[n, h, w, c]``: a row is a position, a column a letter."""
+        return vectors(letters_of(images), images.shape[2])
+
+
+class LevelSpace:
+    """Letters of one level above the leaves, by the grammar: coarser structure, whatever its details."""
+
+    dim = None
+
+    def __init__(self, settings: SpaceSettings, k: int) -> None:
+        self.name, self.k = f"level-{k}", k
+        self.metric_note = f"Square root of the number of letters that differ {k} levels above the sequence."
+        if settings.grammar is None:
+            what = f"The space {self.name} needs the grammar of the sequences."
+            raise AuditError(what, "--grammar", "Give the grammar.json that audit lab make wrote.")
+        self.grammar = read_grammar(settings.grammar)
+        self.grammar.require_level(k)
+        self.revision = f"{self.name}-1 of {astuple(self.grammar)}"
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 ``[n, nodes (q + 1)]`` for uint8 ``[n, h, w, c]``; "no parse" is one more letter."""
+        letters = np.minimum(letters_of(images), self.grammar.q)
+        return vectors(self.grammar.level(letters, self.k), self.grammar.q + 1)
+
+
+def level_1(settings: SpaceSettings) -> LevelSpace:
+    """Return the space of the letters just above the sequence."""
+    return LevelSpace(settings, 1)
+
+
+def level_2(settings: SpaceSettings) -> LevelSpace:
+    """Return the space of the letters two levels up."""
+    return LevelSpace(settings, 2)
+
+
+def level_3(settings: SpaceSettings) -> LevelSpace:
+    """Return the space of the letters three levels up."""
+    return LevelSpace(settings, 3)
+
+
+def vectors(letters: np.ndarray, q: int) -> np.ndarray:
+    """Return float32 ``[n, nodes q]``, 1/sqrt(2) at each node's letter: two different letters are 1 apart."""
+    return (np.eye(q, dtype=np.float32)[letters] * np.float32(np.sqrt(0.5))).reshape(len(letters), -1)
