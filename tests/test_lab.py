@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ from diffusers import DDPMScheduler
 from hierarchical import brute_force, error_of, mean_of
 
 from auditor.errors import AuditError
-from auditor.lab import exact
+from auditor.lab import exact, transformer
 from auditor.lab.checkpoints import LabFormat, as_model, matched_signal, read, schedule
 from auditor.lab.decomposition import cross_entropy, decompose, divergence
 from auditor.lab.diffusion import Diffusion, generate
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
+from auditor.lab.training import Recipe, batch, rate, train
+from auditor.lab.transformer import Shape
 from auditor.records import Checkpoint
 from auditor.sampling import sample_batch
 from auditor.spaces import SpaceSettings, open_space
@@ -393,3 +396,91 @@ def test_a_broken_checkpoint_of_the_lab_is_left_out_with_its_reason(tmp_path, ch
 def edit(folder, **changes):
     path = folder / "lab.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# ---------------------------------------------------------------------------
+# The learned denoiser
+# ---------------------------------------------------------------------------
+
+SMALL = Grammar(q=3, q_eff=2, depth=2)
+TINY = Recipe(steps=(2, 5, 9), shape=Shape(8, 1, 2, 16), batch_size=16, seed=1, save_every=4, log_every=3)
+
+
+def test_the_network_of_the_published_size_has_the_published_number_of_weights():
+    with torch.device("meta"):
+        network = transformer.build(GRAMMAR, Shape())
+    assert sum(each.numel() for each in network.parameters()) == 16_854_022
+
+
+def test_time_is_embedded_by_cosines_and_then_sines():
+    features = transformer.time_features(torch.tensor([0, 7]))
+    assert features[0].tolist() == [1.0] * 16 + [0.0] * 16
+    assert features[1, [0, 16]].tolist() == pytest.approx([np.cos(7), np.sin(7)], abs=1e-6)
+    assert features[1, 31] == pytest.approx(np.sin(7 * 1e4 ** (-15 / 16)), abs=1e-6)
+
+
+def test_training_lowers_the_loss_towards_that_of_the_exact_denoiser(tmp_path):
+    data = SMALL.block(0, 500)
+    recipe = Recipe(steps=(250,), shape=Shape(32, 1, 2, 48, 0.0), batch_size=64, learning_rate=3e-3)
+    train(data, SMALL, DIFFUSION, recipe, tmp_path)
+    log = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert log[-1] < log[0]
+    trained, *_ = read(tmp_path / "checkpoint-250")
+    x0 = exact.as_one_hot(SMALL.block(1, 2000), 3, torch.float32)
+    t = torch.full((2000,), 75)
+    x_t = DIFFUSION.noisy(x0, t, torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)))
+    mu = exact.denoiser(SMALL, DIFFUSION)(x_t, t)
+    learned, rounded = divergence(mu, trained(x_t, t)), divergence(mu, exact.rounding(x_t, DIFFUSION.fields[75]))
+    assert mean_of(learned) < 0.6 * mean_of(rounded)
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
+    data = SMALL.block(0, 40)
+    train(data, SMALL, DIFFUSION, TINY, tmp_path / "whole")
+
+    def stop(step, steps, loss):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, SMALL, DIFFUSION, TINY, tmp_path / "stopped", progress=stop)
+    assert not (tmp_path / "stopped" / "checkpoint-9").exists()
+    train(data, SMALL, DIFFUSION, TINY, tmp_path / "stopped")
+    for step in TINY.steps:
+        whole, again = (tmp_path / name / f"checkpoint-{step}/lab.safetensors" for name in ("whole", "stopped"))
+        assert whole.read_bytes() == again.read_bytes()
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
+    assert [[json.loads(line)["step"] for line in log.splitlines()] for log in logs] == [[3, 6, 9]] * 2
+
+
+def test_a_training_of_other_sequences_or_another_recipe_is_not_gone_on_with(tmp_path):
+    train(SMALL.block(0, 40), SMALL, DIFFUSION, TINY, tmp_path)
+    with pytest.raises(AuditError, match="sequences"):
+        train(SMALL.block(1, 40), SMALL, DIFFUSION, TINY, tmp_path)
+    with pytest.raises(AuditError, match="recipe"):
+        train(SMALL.block(0, 40), SMALL, DIFFUSION, replace(TINY, seed=2), tmp_path)
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path):
+    state = torch.get_rng_state()
+    train(SMALL.block(0, 40), SMALL, DIFFUSION, TINY, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_epoch_shows_every_sequence_once():
+    rows = [batch(40, TINY, step) for step in range(1, 7)]  # 16, 16, 8; and again
+    for epoch in (rows[:3], rows[3:]):
+        assert sorted(np.concatenate(epoch)) == list(range(40))
+    assert (np.concatenate(rows[:3]) != np.concatenate(rows[3:])).any()
+
+
+def test_the_learning_rate_falls_to_one_half_over_50_epochs_and_to_a_tenth_at_the_end():
+    recipe = Recipe(steps=(200,), batch_size=512)
+    rates = [rate(step, 512, recipe) / recipe.learning_rate for step in (1, 26, 51, 125, 200)]
+    assert rates == pytest.approx([1, 0.75, 0.5, 0.3 + 0.2 * np.cos(np.pi * 74 / 150), 0.1], abs=1e-3)
+
+
+@pytest.mark.parametrize(("steps", "width"), [((), 8), ((3, 2), 8), ((0, 4), 8), ((5,), 9)])
+def test_impossible_recipes_are_refused(steps, width):
+    with pytest.raises(AuditError):
+        Recipe(steps=steps, shape=Shape(width, 1, 2, 16))
