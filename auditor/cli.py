@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from auditor import cli_lab
 from auditor import config as settings
 from auditor.errors import AuditError
 
@@ -26,6 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
+
+
+app.add_typer(cli_lab.app, name="lab")
 
 
 def main() -> None:

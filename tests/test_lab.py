@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import FAST, call, make_fast
 from diffusers import DDPMScheduler
 from hierarchical import brute_force, error_of, mean_of
 
 from auditor.errors import AuditError
-from auditor.lab import exact, transformer
+from auditor.lab import calibration, exact, transformer
+from auditor.lab.blend import Course
 from auditor.lab.checkpoints import LabFormat, as_model, matched_signal, read, schedule
 from auditor.lab.decomposition import cross_entropy, decompose, divergence
 from auditor.lab.diffusion import Diffusion, generate
-from auditor.lab.fixture import Fixture
+from auditor.lab.fixture import Fixture, true_phases
 from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
 from auditor.lab.training import Recipe, batch, rate, train
 from auditor.lab.transformer import Shape
@@ -484,3 +489,83 @@ def test_the_learning_rate_falls_to_one_half_over_50_epochs_and_to_a_tenth_at_th
 def test_impossible_recipes_are_refused(steps, width):
     with pytest.raises(AuditError):
         Recipe(steps=steps, shape=Shape(width, 1, 2, 16))
+
+
+# ---------------------------------------------------------------------------
+# The command line
+# ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_by_command(tmp_path_factory):
+    """Two small sets and two short trainings, by the commands a user gives."""
+    root = tmp_path_factory.mktemp("lab")
+    made = call("lab", "make", "--out", root / "data", "--q", 3, "--q-eff", 3, "--depth", 3, "--n-train", 60)
+    size = ("--width", 8, "--layers", 1, "--heads", 2, "--feedforward", 16, "--batch-size", 32)
+    steps = ("--steps", 30, "--first", 10, "--checkpoints", 2)
+    trained = call("lab", "train", root / "data", "--out", root / "runs", *size, *steps)
+    assert (made.status, trained.status) == (0, 0), made.err + trained.err
+    return root, made.out, trained.out
+
+
+def test_the_commands_name_what_comes_next(trained_by_command):
+    root, made, trained = trained_by_command
+    assert "2,000 sequences of 8 letters out of 3" in made
+    assert f"next: audit lab train {root / 'data'}" in made
+    assert trained.startswith("next: audit run --ckpts-a")
+    assert sorted(path.name for path in (root / "runs").iterdir()) == ["a", "b"]
+
+
+def test_a_run_on_the_lab_is_an_audit_like_any_other_and_gets_its_oracle_columns(trained_by_command, monkeypatch):
+    root, _, trained = trained_by_command
+    make_fast(monkeypatch)
+    options = {**FAST, "spaces": "onehot,level-1"}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    audited = call(*shlex.split(trained.removeprefix("next: audit ")), *words)
+    assert audited.status == 0, audited.err
+    assert call("verify", root / "runs" / "audit").status == 0
+    done = call("lab", "oracle", root / "runs" / "audit", "--n", 50)
+    assert done.status == 0, done.err
+    table = pd.read_parquet(root / "runs" / "audit" / "oracle.parquet").set_index(["step", "metric", "twin"]).value
+    for step in (10, 30):
+        for role in ("own", "heldout"):
+            parts = [table[step, f"{name}_{role}", "a"] for name in ("distillation", "excess", "cross_entropy")]
+            assert parts[0] + parts[1] == pytest.approx(parts[2], abs=0.05)  # the excess is the less noisy one
+        assert table[step, "oracle_kl_0", "both"] > 0
+        assert table[step, "split_kl", "both"] > 0
+    assert table[30, "oracle_kl_0", "both"] < table[10, "oracle_kl_0", "both"]
+
+
+def test_the_oracle_needs_a_run_of_the_lab(tmp_path):
+    done = call("lab", "oracle", tmp_path)
+    assert done.status == 1 and "There is no audit here" in done.err
+
+
+def test_a_calibration_audits_fixtures_once_and_writes_its_page(tmp_path, monkeypatch):
+    make_fast(monkeypatch)
+    small = Grammar(1, 4, 3, 1.0, 3)
+    fixtures = [Fixture(small, Course(memory=memory), 60, 50, (6, 14, 20), seed=3) for memory in (0.0, 0.9)]
+    fast = {"loss_images": 6, "loss_levels": 2, "sampling_steps": 4}
+    monkeypatch.setattr(calibration, "audited", partial(calibration.audited, **fast))
+    results = calibration.calibrate(tmp_path, 2, 12, fixture=lambda index: fixtures[index])
+    truths = [[row["truth"] for row in each["rows"]] for each in results]
+    assert truths == [["generalizing"] * 3, ["generalizing", "overfit", "overfit"]]
+    again = calibration.calibrate(tmp_path, 2, 12, fixture=None)  # both are there: none is drawn
+    assert again == results
+    calibration.write_page(tmp_path / "page.md", calibration.page(results))
+    text = (tmp_path / "page.md").read_text()
+    assert "2 fixtures" in text and "| generalizing | 0 | 0 | 0 | 0 | 0 | 4 |" in text  # 12 seeds settle nothing
+
+
+def test_true_phases_are_what_was_built_in():
+    losses = np.array([2.0, 1.1, 1.0, 1.001, 1.01])
+    remembers = np.array([False, False, True, True, True])
+    found = true_phases(losses, remembers, underfit=1.25, rise=0.0025)
+    assert found == ["underfit", "generalizing", "biased", "biased", "overfit"]
+
+
+def test_random_fixtures_are_the_same_again_and_half_of_them_never_remember():
+    fixtures = [calibration.drawn(index) for index in range(20)]
+    assert fixtures == [calibration.drawn(index) for index in range(20)]
+    assert [each.course.memory == 0 for each in fixtures] == [True, False] * 10
+    assert len({each.grammar for each in fixtures}) == 20

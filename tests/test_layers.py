@@ -36,7 +36,7 @@ LAYERS = (
         *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
         *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),
     ),
-    ("cli",),
+    ("cli", "cli_lab"),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "torchvision", "diffusers", "open_clip", "faiss", "transformers"}
@@ -107,7 +107,8 @@ def test_scipy_costs_a_second_and_is_not_needed_to_read_a_run(path):
 
 
 def test_the_command_line_imports_no_module_of_ours_but_settings_and_errors_before_a_command_is_chosen():
-    assert of_ours(imports(ROOT / "cli.py", everywhere=False)) <= {"config", "errors"}
+    for path in ROOT.glob("cli*.py"):
+        assert of_ours(imports(path, everywhere=False)) <= {"config", "errors", "cli_lab"}
 
 
 def test_no_module_of_ours_is_a_box_of_leftovers():

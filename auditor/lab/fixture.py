@@ -11,11 +11,11 @@ import numpy as np
 from auditor.lab import exact
 from auditor.lab.blend import Blend, Course, initial_weights
 from auditor.lab.checkpoints import write_blend, write_series
+from auditor.lab.data import write_images
 from auditor.lab.diffusion import Diffusion
-from auditor.lab.grammar import Grammar, as_images
+from auditor.lab.grammar import Grammar
 from auditor.noise import derived_seed
 from auditor.records import TWINS
-from auditor.run import atomic
 
 SETS = {"a": "train-a", "b": "train-b", "heldout": "heldout"}
 N_TRUTH = 1000  # fresh sequences behind the true loss
@@ -79,13 +79,6 @@ class Fixture:
             left_open = float((mu * (1 - mu)).mean())
             found = [[(self.model(twin, tau)(x_t, t) - mu).square().mean() for twin in TWINS] for tau in self.taus]
         return left_open + np.array(found, dtype=np.float64).mean(axis=1)
-
-
-def write_images(path: Path, sequences: np.ndarray, q: int) -> None:
-    """Write sequences as the images of an audit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, images=as_images(sequences, q))
 
 
 def true_phases(losses: np.ndarray, remembers: np.ndarray, underfit: float, rise: float) -> list[str]:

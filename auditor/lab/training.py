@@ -12,7 +12,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ import numpy as np
 
 from auditor.checkpoints import read_json
 from auditor.errors import AuditError
+from auditor.inputs import resolve_device
 from auditor.lab import checkpoints, transformer
+from auditor.lab.data import read_folder
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.lab.transformer import Shape
@@ -97,6 +100,31 @@ def train(
                 write_checkpoint(out, step, network, grammar, diffusion, recipe)
             if step in recipe.steps or step % recipe.save_every == 0:
                 save_state(out, step, network, optimizer)
+
+
+def train_all(
+    data: Path, out: Path, recipe: Recipe, repeats: int, device: str, say: Callable[[str], None] = lambda text: None
+) -> list[Path]:
+    """Train on every set of a folder, ``repeats`` times each; return the folders: a, b, ..., a2, b2, ...
+
+    Each training has a seed of its own, derived from the recipe's, its set and its repeat.
+    """
+    grammar, sets = read_folder(data)
+    where = resolve_device(device, {})
+    folders = []
+    for repeat in range(1, repeats + 1):
+        for name, sequences in sets.items():
+            folder = out / (name if repeat == 1 else f"{name}{repeat}")
+            own = replace(recipe, seed=derived_seed("lab training", recipe.seed, name, repeat))
+            tell = partial(said, say, folder.name)
+            train(sequences, grammar, Diffusion(), own, folder, where, tell)
+            folders.append(folder)
+    return folders
+
+
+def said(say: Callable[[str], None], name: str, step: int, steps: int, loss: float) -> None:
+    """Say how far a training is."""
+    say(f"training {name}: step {step:,} of {steps:,}, loss {loss:.4f}")
 
 
 def one_step(
@@ -192,7 +220,7 @@ def require_same(out: Path, identity: dict[str, Any]) -> None:
     there = read_json(path)
     if there != identity:
         differing = ", ".join(name for name in identity if there.get(name) != identity[name])
-        what = f"Another training is here: its {differing} differ."
+        what = f"Another training is here, with another {differing}."
         raise AuditError(what, out, "Choose another folder, or give the same options again.")
 
 

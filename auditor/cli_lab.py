@@ -1,0 +1,140 @@
+"""``audit lab``: the hierarchical world on the command line. Parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Sequences whose true denoiser is known: make them, train on them, hold the audit against the truth.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write it.")]
+Seed = Annotated[int, typer.Option("--seed", min=0)]
+
+
+@app.command("make", help="Draw a grammar and its sequences. Example: audit lab make --out data --n-train 2000")
+def make_command(
+    out: Out,
+    sets: Annotated[int, typer.Option("--sets", help="Training sets: a, b, ...")] = 2,
+    n_train: Annotated[int, typer.Option("--n-train", help="Sequences of each.", min=10)] = 5000,
+    n_heldout: Annotated[int, typer.Option("--n-heldout", help="Held-out sequences.", min=10)] = 2000,
+    q: Annotated[int, typer.Option("--q", help="Letters.")] = 6,
+    depth: Annotated[int, typer.Option("--depth", help="Levels; a sequence has 2^depth letters.")] = 4,
+    sigma: Annotated[float, typer.Option("--sigma", help="Spread of the rules' logits.")] = 1.0,
+    q_eff: Annotated[int, typer.Option("--q-eff", help="Rules per letter.")] = 4,
+    grammar_seed: Annotated[int, typer.Option("--grammar-seed", help="Of the rules.")] = 0,
+    data_seed: Annotated[int, typer.Option("--data-seed", help="Of the sequences.")] = 0,
+    distinct: Annotated[bool, typer.Option("--distinct", help="No two sets share a sequence.")] = False,
+) -> None:
+    from auditor.lab import data
+    from auditor.lab.grammar import Grammar
+
+    grammar = Grammar(grammar_seed, q, depth, sigma, q_eff)
+    sizes = data.make(out, grammar, sets, n_train, n_heldout, data_seed, distinct)
+    for name, n in sizes.items():
+        print(f"{out / name}.npz: {n:,} sequences of {grammar.length} letters out of {grammar.q}")
+    print(f"next: audit lab train {shlex.quote(str(out))} --out {shlex.quote(str(out / 'runs'))}")
+
+
+TRAIN_EXAMPLE = """Train a transformer on every training set; give the same command again to go on after a stop.
+
+Example: audit lab train data --out runs --steps 20000 --width 128 --layers 4
+"""
+
+
+@app.command("train", help=TRAIN_EXAMPLE)
+def train_command(
+    data: Annotated[Path, typer.Argument(help="A folder that audit lab make wrote.")],
+    out: Out,
+    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = 20_000,
+    checkpoints: Annotated[int, typer.Option("--checkpoints", help="Saved, at equal ratios.", min=1)] = 16,
+    first: Annotated[int, typer.Option("--first", help="Step of the first one.", min=1)] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", help="Trainings per set; a2 is the second on a.", min=1)] = 1,
+    width: Annotated[int, typer.Option("--width", min=1)] = 128,
+    layers: Annotated[int, typer.Option("--layers", min=1)] = 4,
+    heads: Annotated[int, typer.Option("--heads", min=1)] = 4,
+    feedforward: Annotated[int, typer.Option("--feedforward", min=1)] = 256,
+    dropout: Annotated[float, typer.Option("--dropout", min=0, max=0.9)] = 0.1,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 512,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 3e-4,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")] = "auto",
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in that type; weights stay float32.")] = False,
+) -> None:
+    from auditor.console import shown
+    from auditor.lab.training import Recipe, log_spaced, train_all
+    from auditor.lab.transformer import Shape
+
+    shape = Shape(width, layers, heads, feedforward, dropout)
+    recipe = Recipe(log_spaced(first, steps, checkpoints), shape, batch_size, learning_rate, seed, bfloat16)
+    with interruptible(), shown() as say:
+        train_all(data, out, recipe, repeats, device, lambda text: say(text, 0))
+    from auditor.lab.data import audit_command, is_distinct
+
+    print(f"next: {shlex.join(audit_command(data, out, is_distinct(data)))}")
+
+
+@app.command(
+    "oracle", help="Compare the checkpoints of a run with the exact denoiser. Example: audit lab oracle runs/audit"
+)
+def oracle_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote from checkpoints of the lab.")],
+    time: Annotated[int, typer.Option("--time", help="Of the noise, of 500 steps.", min=1)] = 75,
+    n: Annotated[int, typer.Option("--n", help="Sequences of each set.", min=2)] = 1000,
+    seed: Seed = 0,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    with interruptible(), Chatter(), shown() as say:
+        from auditor.lab import oracle
+
+        path = oracle.write(run, time, n, seed, say)
+    print(path)
+
+
+CALIBRATE_EXAMPLE = """Audit many random grammars whose true phases are known; write what the verdicts were.
+
+Example: audit lab calibrate --out calibration --n 100 --report docs/calibration.md
+"""
+
+
+@app.command("calibrate", help=CALIBRATE_EXAMPLE)
+def calibrate_command(
+    out: Out,
+    n: Annotated[int, typer.Option("--n", help="Fixtures in all; those there already are kept.", min=1)] = 100,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the table to this page.")] = None,
+    seeds: Annotated[int, typer.Option("--n-samples", help="Samples per checkpoint.", min=2)] = 1000,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    with interruptible(), Chatter(), shown() as say:
+        from auditor.lab import calibration
+
+        results = calibration.calibrate(out, n, seeds, lambda text: say(text, 0))
+    page = calibration.page(results)
+    if report is not None:
+        calibration.write_page(report, page)
+    print(page)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Tell how to go on where work is stopped; what is finished is kept."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for audit run: threads that spin stop all other work
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; to go on: {shlex.join(['audit', *sys.argv[1:]])}", file=sys.stderr)
+        raise typer.Exit(130) from None
