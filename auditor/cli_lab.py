@@ -103,6 +103,31 @@ def oracle_command(
     print(path)
 
 
+FIXTURE_EXAMPLE = """Write twins whose phases are known: exact denoisers that begin to remember their halves.
+
+Example: audit lab fixture --out fixture --memory 0.4
+"""
+
+
+@app.command("fixture", help=FIXTURE_EXAMPLE)
+def fixture_command(
+    out: Out,
+    memory: Annotated[float, typer.Option("--memory", help="Weight of the own half in the end.", min=0, max=1)] = 0.1,
+    n_train: Annotated[int, typer.Option("--n-train", help="Sequences per half.", min=10)] = 5000,
+    every: Annotated[int, typer.Option("--every", help="One checkpoint in so many times 1 ... 20.", min=1)] = 1,
+    seed: Seed = 0,
+) -> None:
+    from auditor.lab.blend import Course
+    from auditor.lab.data import audit_command
+    from auditor.lab.fixture import Fixture
+
+    fixture = Fixture(course=Course(memory=memory), n_train=n_train, taus=tuple(range(1, 21, every)), seed=seed)
+    fixture.write(out)
+    for step, phase in zip(fixture.taus, fixture.phases(), strict=True):
+        print(f"step {step}: {phase}")
+    print(f"next: {shlex.join(audit_command(out, out, distinct=False))}")
+
+
 CALIBRATE_EXAMPLE = """Audit many random grammars whose true phases are known; write what the verdicts were.
 
 Example: audit lab calibrate --out calibration --n 100 --report docs/calibration.md

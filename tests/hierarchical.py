@@ -1,8 +1,6 @@
-"""The random hierarchy, its exact denoisers, and twin "trainings" blended from them: twins whose truth is known.
+"""Twin "trainings" blended from the exact denoisers of the lab, measured at one time of the noise; and brute force.
 
-Formulas of methods B.1 (grammar), B.2 (diffusion of one-hot letters), B.3 and B.4 (belief propagation BP_0 ... BP_l,
-the empirical denoiser) and G0 (the blend). Sequences are int64 ``[n, length]``; noisy sequences and posteriors of the
-letters are float64 ``[n, length, q]``. Numpy only; nothing is trained.
+Sequences are int64 ``[n, length]``; noisy sequences and posteriors of the letters are float64 ``[n, length, q]``.
 """
 
 from __future__ import annotations
@@ -12,138 +10,13 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
+import torch
 
-FLOOR = 1e-8  # probabilities are clipped here before a logarithm (methods B.6)
-
-
-# ---------------------------------------------------------------------------
-# Grammar and sequences (B.1)
-# ---------------------------------------------------------------------------
-
-
-def grammar(seed: int = 0, q: int = 6, q_eff: int = 4, sigma: float = 1.0) -> np.ndarray:
-    """Return M, float64 ``[parent, left, right]``: how often a parent letter has these two children.
-
-    The q^2 pairs are shuffled and dealt out, q to each parent, so that a pair has one
-    possible parent; a parent uses the first q_eff of its pairs.
-    """
-    random = np.random.RandomState(seed)  # the legacy generator: the paper's grammar is its seed 0
-    pairs = np.array([(left, right) for left in range(q) for right in range(q)])
-    random.shuffle(pairs)
-    m = np.zeros((q, q, q))
-    for parent in range(q):
-        weights = np.exp(sigma * random.randn(q_eff))
-        left, right = pairs[parent * q : parent * q + q_eff].T
-        m[parent, left, right] = weights / weights.sum()
-    return m
-
-
-def draw_sequences(m: np.ndarray, depth: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return n sequences of 2^depth letters, drawn from the root (uniform) down."""
-    q = len(m)
-    cumulated = m.reshape(q, q * q).cumsum(axis=1)
-    cumulated /= cumulated[:, -1:]
-    letters = rng.integers(q, size=(n, 1))
-    for _ in range(depth):
-        pair = (rng.random((*letters.shape, 1)) >= cumulated[letters]).sum(axis=2)
-        letters = np.stack([pair // q, pair % q], axis=2).reshape(n, -1)
-    return letters
-
-
-# ---------------------------------------------------------------------------
-# Diffusion of one-hot letters (B.2)
-# ---------------------------------------------------------------------------
-
-
-def alpha_bar(t: int, n_steps: int = 500) -> float:
-    """Return the signal variance kept at time t in 1 ... n_steps: betas are linear, scaled by 1000 / n_steps."""
-    scale = 1000 / n_steps
-    return float(np.prod(1 - np.linspace(1e-4 * scale, 0.02 * scale, n_steps)[:t]))
-
-
-def field(t: int) -> float:
-    """Return h_t: p(x_t[i] | letter a at i) is proportional to exp(h_t x_t[i, a]), for one-hots have equal norms."""
-    return np.sqrt(alpha_bar(t)) / (1 - alpha_bar(t))
-
-
-def noisy(x0: np.ndarray, t: int, rng: np.random.Generator) -> np.ndarray:
-    """Return x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, one eps per sequence."""
-    return np.sqrt(alpha_bar(t)) * x0 + np.sqrt(1 - alpha_bar(t)) * rng.standard_normal(x0.shape)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return exp(logits), normalised along the last axis."""
-    return normalized(np.exp(logits - logits.max(axis=-1, keepdims=True)))
-
-
-def normalized(weights: np.ndarray) -> np.ndarray:
-    """Return weights that sum to 1 along the last axis."""
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-# ---------------------------------------------------------------------------
-# Denoisers: the posterior mean of x_0 (B.3, B.4)
-# ---------------------------------------------------------------------------
-
-
-def belief_propagation(x_t: np.ndarray, h: float, m: np.ndarray, k: int = 0) -> np.ndarray:
-    """Return the posterior of every letter under the hierarchy whose top k levels are cut: BP_k, exact for k = 0.
-
-    Leaf evidence is positive, so every message is: each letter has a pair of children. No
-    floor inside the tree is needed, and each message is normalised, so nothing underflows.
-    """
-    depth = int(np.log2(x_t.shape[1]))
-    evidence = [softmax(h * x_t)]  # by level, leaves first: p(leaves below | letter), float64 [n, nodes, q]
-    for _ in range(depth - k):
-        below = evidence[-1]
-        parents = np.einsum("abc,njb,njc->nja", m, below[:, 0::2], below[:, 1::2], optimize=True)
-        evidence.append(normalized(parents))
-    context = top_context(evidence[-1], m, k)  # p(letter, leaves outside)
-    for below in evidence[-2::-1]:
-        left = np.einsum("nja,abc,njc->njb", context, m, below[:, 1::2], optimize=True)
-        right = np.einsum("nja,abc,njb->njc", context, m, below[:, 0::2], optimize=True)
-        context = normalized(np.stack([left, right], axis=2).reshape(below.shape))
-    return normalized(evidence[0] * context)
-
-
-def top_context(evidence: np.ndarray, m: np.ndarray, k: int) -> np.ndarray:
-    """Return the context of the 2^k nodes that hang on the root by independent channels.
-
-    The channel P_j of a node is the product of left and right marginals of M along its
-    path. Each node hears the root's uniform prior and what all other nodes say.
-    """
-    channels = np.eye(len(m))[None]  # [nodes, root, letter]
-    for _ in range(k):
-        children = [channels @ m.sum(axis=2), channels @ m.sum(axis=1)]  # left, right
-        channels = np.stack(children, axis=1).reshape(-1, *m.shape[:2])
-    heard = np.log(np.einsum("jab,njb->nja", channels, evidence))  # ln p(leaves below j | root letter)
-    others = np.einsum("ij,nja->nia", 1 - np.eye(2**k), heard)
-    return normalized(np.einsum("nja,jab->njb", softmax(others), channels))
-
-
-def empirical(x_t: np.ndarray, h: float, train: np.ndarray) -> np.ndarray:
-    """Return sum_p w_p x^p with w_p proportional to exp(-||x_t - alpha x^p||^2 / 2 sigma^2): a pure memoriser."""
-    q = x_t.shape[2]
-    x_train = np.eye(q)[train].reshape(len(train), -1)
-    rows = [softmax(h * part @ x_train.T) @ x_train for part in np.array_split(x_t.reshape(len(x_t), -1), 16)]
-    return np.concatenate(rows).reshape(x_t.shape)
-
-
-# ---------------------------------------------------------------------------
-# What is measured on posteriors (B.6)
-# ---------------------------------------------------------------------------
-
-
-def divergence(p: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return KL(p || other), summed over positions: nats per sequence, ``[n]``."""
-    p, other = np.maximum(p, FLOOR), np.maximum(other, FLOOR)
-    return (p * np.log(p / other)).sum(axis=(1, 2))
-
-
-def cross_entropy(p: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return -sum_a target(a) ln p(a), the mean over positions: nats per token, ``[n]``."""
-    return -(target * np.log(np.maximum(p, FLOOR))).sum(axis=2).mean(axis=1)
-
+from auditor.lab import exact
+from auditor.lab.blend import Course, bent
+from auditor.lab.decomposition import cross_entropy, divergence
+from auditor.lab.diffusion import Diffusion
+from auditor.lab.grammar import Grammar, one_hot
 
 # ---------------------------------------------------------------------------
 # G0: twin trainings without training
@@ -179,16 +52,26 @@ class Twins:
     t: int = 75
     depth: int = 4
 
-    @cached_property
-    def grammar(self) -> np.ndarray:
+    @property
+    def diffusion(self) -> Diffusion:
+        """That of the paper."""
+        return Diffusion()
+
+    @property
+    def grammar(self) -> Grammar:
         """The grammar of seed 0, whatever the seed of the twins."""
-        return grammar(0)
+        return Grammar(depth=self.depth)
+
+    @property
+    def h(self) -> float:
+        """The field of the noise."""
+        return float(Diffusion().fields[self.t])
 
     @cached_property
     def sequences(self) -> dict[str, np.ndarray]:
         """Both halves and the held-out sequences."""
         ends = np.cumsum([self.n_train, self.n_train, self.n_measured])
-        drawn = draw_sequences(self.grammar, self.depth, ends[-1], np.random.default_rng([self.seed, 0]))
+        drawn = self.grammar.draw(ends[-1], np.random.default_rng([self.seed, 0]))
         return dict(zip(SETS, np.split(drawn, ends[:-1]), strict=True))
 
     @cached_property
@@ -207,44 +90,41 @@ class Twins:
         return slice(first, first + self.n_measured)
 
     @cached_property
-    def x0(self) -> np.ndarray:
+    def x0(self) -> torch.Tensor:
         """The measured sequences of a, b and held-out, one-hot."""
-        return np.eye(len(self.grammar))[np.concatenate([self.measured[name] for name in SETS])]
+        return torch.from_numpy(one_hot(np.concatenate([self.measured[name] for name in SETS]), self.grammar.q))
 
     @cached_property
-    def x_t(self) -> np.ndarray:
+    def x_t(self) -> torch.Tensor:
         """The same, noised once for all taus and both models."""
-        return noisy(self.x0, self.t, np.random.default_rng([self.seed, 1]))
+        eps = np.random.default_rng([self.seed, 1]).standard_normal(self.x0.shape)
+        return self.diffusion.noisy(self.x0, self.t, torch.from_numpy(eps))
 
     @cached_property
-    def filtered(self) -> list[np.ndarray]:
+    def filtered(self) -> list[torch.Tensor]:
         """BP_0 ... BP_depth."""
-        return [belief_propagation(self.x_t, field(self.t), self.grammar, k) for k in range(self.depth + 1)]
+        return exact.posteriors(self.x_t, self.h, self.grammar, range(self.depth + 1))
 
     @cached_property
-    def remembered(self) -> dict[str, np.ndarray]:
+    def remembered(self) -> dict[str, torch.Tensor]:
         """The empirical denoiser of each half."""
-        return {twin: empirical(self.x_t, field(self.t), self.sequences[twin]) for twin in "ab"}
+        return {twin: exact.empirical(self.x_t, self.h, torch.from_numpy(self.sequences[twin])) for twin in "ab"}
 
     @cached_property
-    def initial(self) -> dict[str, np.ndarray]:
-        """tanh(x_t W_m), entries of W_m with standard deviation 1/sqrt(96): what the initialisation does to logits."""
-        x = self.x_t.reshape(len(self.x_t), -1)
-        dim = x.shape[1]
+    def initial(self) -> dict[str, torch.Tensor]:
+        """What the initialization of each model does to its logits."""
+        dim = self.x0[0].numel()
         weights = {
             twin: np.random.default_rng([self.seed, 2, i]).normal(size=(dim, dim)) for i, twin in enumerate("ab")
         }
-        return {twin: np.tanh(x @ w / np.sqrt(dim)).reshape(self.x_t.shape) for twin, w in weights.items()}
+        return {twin: bent(self.x_t, torch.from_numpy(w / np.sqrt(dim))) for twin, w in weights.items()}
 
-    def posterior(self, twin: str, tau: float) -> np.ndarray:
+    def posterior(self, twin: str, tau: float) -> torch.Tensor:
         """Return what the model of ``twin`` at ``tau`` believes of every letter of the measured sequences."""
-        level = max(0.0, self.depth * (1 - tau / 16))  # 4 at tau = 0, 0 from 16 on
-        k = min(int(level), self.depth - 1)
-        p = (k + 1 - level) * self.filtered[k] + (level - k) * self.filtered[k + 1]
-        eta = self.memory * (max(0, tau - 6) / 14) ** 1.5
-        if eta > 0:
-            p = (1 - eta) * p + eta * self.remembered[twin]
-        return normalized(p * np.exp(0.6 * 2 ** (-tau / 2.5) * self.initial[twin]))
+        none = np.empty((0, 0))
+        blend = Course(memory=self.memory).blend(tau, self.grammar, none, none, self.diffusion)
+        remembered = self.remembered[twin] if blend.memory > 0 else None
+        return blend.mixed(dict(enumerate(self.filtered)), remembered, self.initial[twin])
 
     @cached_property
     def results(self) -> Measured:
@@ -254,11 +134,11 @@ class Twins:
         for tau in TAUS:
             p = {twin: self.posterior(twin, tau) for twin in "ab"}
             for twin in "ab":
-                loss[twin, tau] = cross_entropy(p[twin], self.x0)
-                excess[twin, tau] = cross_entropy(p[twin], self.x0 - mu)
-                oracle[twin, tau] = divergence(mu[new], p[twin][new])
+                loss[twin, tau] = cross_entropy(p[twin], self.x0).numpy()
+                excess[twin, tau] = cross_entropy(p[twin], self.x0 - mu).numpy()
+                oracle[twin, tau] = divergence(mu[new], p[twin][new]).numpy()
             for one, two in product("ab", repeat=2):
-                split[(one, two), tau] = divergence(p[one][new], p[two][new])
+                split[(one, two), tau] = divergence(p[one][new], p[two][new]).numpy()
         return Measured(*({key: stacked(by_tau, key) for key, _ in by_tau} for by_tau in (loss, excess, split, oracle)))
 
 
@@ -288,7 +168,7 @@ def brute_force(x_t: np.ndarray, h: float, m: np.ndarray, k: int) -> np.ndarray:
     for n, each in enumerate(np.exp(h * x_t)):
         joint = np.einsum(",".join([letters, *letters]) + f"->{letters}", prior, *each)
         answer[n] = [joint.sum(axis=tuple(j for j in range(8) if j != i)) for i in range(8)]
-    return normalized(answer)
+    return answer / answer.sum(axis=2, keepdims=True)
 
 
 def mean_of(values) -> float:

@@ -13,21 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import pytest
-from hierarchical import (
-    TAUS,
-    Twins,
-    alpha_bar,
-    belief_propagation,
-    cross_entropy,
-    divergence,
-    draw_sequences,
-    empirical,
-    field,
-    grammar,
-    noisy,
-    normalized,
-    softmax,
-)
+from hierarchical import TAUS, Twins, error_of, mean_of
 from scipy import stats as scipy_stats
 
 from auditor import leaning, registry, series, stats, verdict
@@ -36,99 +22,6 @@ from auditor.records import Evidence, LossTable
 from auditor.verdict import Context, LossLean, StepFacts
 
 NO_GAUSSIAN = float("nan")  # the linear reference of token data: the margin is then the budget's .01 (statistics 5.2)
-
-
-# ---------------------------------------------------------------------------
-# The model: grammar, noise, exact denoisers
-# ---------------------------------------------------------------------------
-
-TABLE = {  # methods B.1: for each parent, its pairs of children and how often it has them
-    0: {"24": 0.151, "32": 0.132, "50": 0.553, "51": 0.164},
-    1: {"02": 0.418, "14": 0.213, "15": 0.083, "45": 0.286},
-    2: {"12": 0.123, "44": 0.568, "52": 0.188, "53": 0.121},
-    3: {"11": 0.524, "22": 0.138, "25": 0.153, "42": 0.185},
-    4: {"10": 0.094, "35": 0.108, "40": 0.034, "41": 0.764},
-    5: {"13": 0.264, "31": 0.049, "33": 0.090, "54": 0.596},
-}
-
-
-@pytest.mark.parametrize("parent", TABLE)
-def test_the_grammar_of_seed_0_is_that_of_the_paper(parent):
-    rules = grammar(0)[parent]
-    found = {f"{left}{right}": rules[left, right] for left, right in np.argwhere(rules > 0)}
-    assert found == pytest.approx(TABLE[parent], abs=6e-4)  # the table has three digits
-
-
-def test_every_pair_of_children_has_one_possible_parent():
-    assert ((grammar(0) > 0).sum(axis=0) <= 1).all()
-
-
-def test_drawn_sequences_follow_the_grammar():
-    """Pairs of leaves occur as the grammar says; of 40,000 sequences, four standard errors."""
-    m, n = grammar(0), 40_000
-    drawn = draw_sequences(m, 2, n, np.random.default_rng(0))
-    expected = np.einsum("rlm,lab->ab", m, m) / 6  # uniform root r, its left child l, the leaves below
-    found = np.bincount(drawn[:, 0] * 6 + drawn[:, 1], minlength=36).reshape(6, 6) / n
-    assert (np.abs(found - expected) <= 4 * np.sqrt(expected * (1 - expected) / n)).all()
-
-
-@pytest.mark.parametrize(("t", "expected"), [(5, 0.9982), (75, 0.78913), (150, 0.39651), (500, 4e-5)])
-def test_the_signal_left_at_t_is_that_of_the_paper(t, expected):
-    assert alpha_bar(t) == pytest.approx(expected, abs=5e-5)
-
-
-def brute_force(x_t: np.ndarray, h: float, m: np.ndarray, k: int) -> np.ndarray:
-    """The posterior by summing over all sequences of 8 letters.
-
-    With the top k levels cut, the blocks below level k are independent given the root.
-    """
-    q = len(m)
-    four = np.einsum("rlm,lab,mcd->rabcd", m, m, m)
-    eight = np.einsum("rlm,labcd,mefgh->rabcdefgh", m, four, four)  # p(sequence | root)
-    size, letters = 8 // 2**k, "abcdefgh"
-    blocks = [letters[i : i + size] for i in range(0, 8, size)]
-    marginals = [np.einsum(f"r{letters}->r{block}", eight) for block in blocks]
-    prior = np.einsum(",".join(f"r{block}" for block in blocks) + f"->{letters}", *marginals) / q
-    answer = np.empty_like(x_t)
-    for n, each in enumerate(np.exp(h * x_t)):
-        joint = np.einsum(",".join([letters, *letters]) + f"->{letters}", prior, *each)
-        answer[n] = [joint.sum(axis=tuple(j for j in range(8) if j != i)) for i in range(8)]
-    return normalized(answer)
-
-
-@pytest.mark.parametrize("k", range(4))
-def test_belief_propagation_agrees_with_summing_over_all_sequences(k):
-    m, rng = grammar(1, q=3, q_eff=2), np.random.default_rng(2)
-    x_t = noisy(np.eye(3)[draw_sequences(m, 3, 5, rng)], 75, rng)
-    found = belief_propagation(x_t, field(75), m, k)
-    np.testing.assert_allclose(found, brute_force(x_t, field(75), m, k), rtol=0, atol=1e-12)
-
-
-def test_the_empirical_denoiser_is_the_posterior_over_its_training_sequences():
-    """With the weights exp(-||x_t - alpha x^p||^2 / 2 sigma^2) written out; and h_t is alpha / sigma^2."""
-    rng, train = np.random.default_rng(3), np.random.default_rng(4).integers(6, size=(50, 16))
-    x_p = np.eye(6)[train]
-    x_t, kept = noisy(x_p[:20], 75, rng), alpha_bar(75)
-    squared = ((x_t[:, None] - np.sqrt(kept) * x_p) ** 2).sum(axis=(2, 3))
-    expected = np.einsum("np,pia->nia", softmax(-squared / (2 * (1 - kept))), x_p)
-    np.testing.assert_allclose(empirical(x_t, field(75), train), expected, rtol=0, atol=1e-12)
-
-
-def test_exact_and_filtered_denoisers_have_the_distances_of_the_paper(trained):
-    """Methods B.7 at t = 75; the tolerance is four standard errors of 1,500 sequences."""
-    bp = [each[trained.rows("heldout")] for each in trained.filtered]
-    for k, expected in enumerate((0.112, 0.483, 1.461, 3.578), start=1):
-        assert mean_of(divergence(bp[0], bp[k])) == pytest.approx(expected, abs=4 * error_of(divergence(bp[0], bp[k])))
-    losses = cross_entropy(bp[0], trained.x0[trained.rows("heldout")])
-    assert mean_of(losses) == pytest.approx(0.3959, abs=4 * error_of(losses))
-
-
-def mean_of(values: np.ndarray) -> float:
-    return float(values.mean())
-
-
-def error_of(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 # ---------------------------------------------------------------------------

@@ -569,3 +569,11 @@ def test_random_fixtures_are_the_same_again_and_half_of_them_never_remember():
     assert fixtures == [calibration.drawn(index) for index in range(20)]
     assert [each.course.memory == 0 for each in fixtures] == [True, False] * 10
     assert len({each.grammar for each in fixtures}) == 20
+
+
+def test_a_fixture_is_written_with_its_phases_and_the_command_that_audits_it(tmp_path):
+    done = call("lab", "fixture", "--out", tmp_path, "--memory", 0.5, "--n-train", 50, "--every", 6)
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[0] == "step 1: generalizing"
+    assert "step 19: overfit" in done.out
+    assert len(LabFormat().find(tmp_path / "a")[0]) == 4

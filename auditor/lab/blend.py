@@ -6,6 +6,7 @@ in the empirical denoiser of its own training sequences with a weight. Nothing i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,17 +41,35 @@ class Blend:
         import torch
 
         h = self.diffusion.at(self.diffusion.fields, t, x_t)
-        low = min(int(self.level), self.grammar.depth - 1)
-        part = self.level - low
-        levels = [low] if part == 0 else [low, low + 1]
-        known = exact.posteriors(x_t, h, self.grammar, levels)
-        p = known[0] if part == 0 else (1 - part) * known[0] + part * known[1]
+        levels = self.levels
+        known = dict(zip(levels, exact.posteriors(x_t, h, self.grammar, levels), strict=True))
+        remembered = None
         if self.memory > 0:
-            remembered = exact.empirical(x_t, h, torch.as_tensor(self.train, dtype=torch.int64, device=x_t.device))
+            train = torch.as_tensor(self.train, dtype=torch.int64, device=x_t.device)
+            remembered = exact.empirical(x_t, h, train)
+        return self.mixed(known, remembered, bent(x_t, torch.as_tensor(self.weights).to(x_t)))
+
+    @property
+    def levels(self) -> list[int]:
+        """The whole levels between which the model is."""
+        low = min(int(self.level), self.grammar.depth - 1)
+        return [low] if self.level == low else [low, low + 1]
+
+    def mixed(
+        self, known: Mapping[int, torch.Tensor], remembered: torch.Tensor | None, bend: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the probabilities from BP_k by level, the empirical denoiser (None: no memory) and tanh(x_t W)."""
+        low, *high = self.levels
+        p = known[low] if not high else (low + 1 - self.level) * known[low] + (self.level - low) * known[high[0]]
+        if remembered is not None:
             p = (1 - self.memory) * p + self.memory * remembered
-        w = torch.as_tensor(self.weights).to(x_t)
-        p = p * (self.initial * torch.tanh(x_t.flatten(1) @ w).reshape(x_t.shape)).exp()
+        p = p * (self.initial * bend).exp()
         return p / p.sum(dim=2, keepdim=True)
+
+
+def bent(x_t: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return tanh(x_t W), in the shape of x_t: what an initialization does to logits."""
+    return (x_t.flatten(1) @ weights).tanh().reshape(x_t.shape)
 
 
 def initial_weights(grammar: Grammar, seed: int, twin: str) -> np.ndarray:

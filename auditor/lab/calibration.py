@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from auditor.config import AuditConfig, Budgets
+from auditor.config import AuditConfig
 from auditor.lab.blend import Course
-from auditor.lab.fixture import Fixture, true_phases
+from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
 from auditor.noise import derived_seed
 from auditor.records import VERDICTS
@@ -84,14 +84,12 @@ def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Re
     prepared = inputs.prepare(config, run)
     with run.locked():
         found = pipeline.audit(prepared, run, pipeline.plan(prepared, run), lambda text, calls: None)
-    losses = fixture.true_losses(prepared.times + 1)
     shutil.rmtree(work)
     memory = [fixture.course.memory_at(tau) for tau in fixture.taus]
-    budgets = Budgets()
-    truths = true_phases(losses, np.array(memory) > 0, budgets.underfit_loss, budgets.overfit_rise)
+    truths = fixture.phases(prepared.times + 1, prepared.budgets)
     rows = [
-        {"tau": d.step, "memory": m, "loss": float(loss), "truth": truth, "verdict": d.verdict}
-        for d, m, loss, truth in zip(found.decisions, memory, losses, truths, strict=True)
+        {"tau": d.step, "memory": m, "truth": truth, "verdict": d.verdict}
+        for d, m, truth in zip(found.decisions, memory, truths, strict=True)
     ]
     numbers = {"grammar": asdict(fixture.grammar), "course": asdict(fixture.course), "n_train": fixture.n_train}
     recommended = {"status": found.recommendation.status, "step": found.recommendation.step}

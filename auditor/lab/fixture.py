@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from auditor.config import AuditConfig, Budgets
+from auditor.denoising import time_levels
 from auditor.lab import exact
 from auditor.lab.blend import Blend, Course, initial_weights
 from auditor.lab.checkpoints import write_blend, write_series
@@ -79,6 +81,17 @@ class Fixture:
             left_open = float((mu * (1 - mu)).mean())
             found = [[(self.model(twin, tau)(x_t, t) - mu).square().mean() for twin in TWINS] for tau in self.taus]
         return left_open + np.array(found, dtype=np.float64).mean(axis=1)
+
+    def phases(self, times: np.ndarray | None = None, budgets: Budgets | None = None) -> list[str]:
+        """Return the true phase of each checkpoint, its loss taken at these times of the noise (1 ... n_steps).
+
+        Without times: at those of an audit by default.
+        """
+        if times is None:
+            times = time_levels(AuditConfig().loss_levels, self.diffusion.n_steps) + 1
+        budgets = budgets or Budgets()
+        remembers = np.array([self.course.memory_at(tau) > 0 for tau in self.taus])
+        return true_phases(self.true_losses(times), remembers, budgets.underfit_loss, budgets.overfit_rise)
 
 
 def true_phases(losses: np.ndarray, remembers: np.ndarray, underfit: float, rise: float) -> list[str]:
