@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from auditor import registry, schedules
 from auditor.checkpoints import ModelSettings, discover, load, model_facts, open_format, pair, scheduler_config
 from auditor.errors import AuditError, CheckpointError
+from auditor.lab.fixture import Fixture
+from auditor.lab.grammar import Grammar
 from auditor.records import Checkpoint
 
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -61,8 +63,16 @@ def cases(tmp_path_factory) -> dict[str, Case]:
         "monai": Case(trained.monai(root / "monai"), shaped, steps=(1, 2), unit="epoch"),
         "lora": Case(trained.lora(root / "lora", base, 1), on_base),
         "edm": Case(trained.edm(root / "edm"), trusted, steps=(0, 2500), unit="kimg", kinds=("ema",)),
+        "lab": Case(blends(root / "lab")),
         "plain": Case(plain, replace(shaped, model=FACTORY), "ddpm"),
     }
+
+
+def blends(root: Path) -> Path:
+    """Write two exact denoisers of 8 letters out of 8."""
+    fixture = Fixture(Grammar(q=8, depth=3), n_train=20, taus=(2, 4))
+    fixture.write(root)
+    return root / "a"
 
 
 def copied(source: Path, to: Path) -> Path:
@@ -148,7 +158,7 @@ def test_a_file_that_changed_after_inspection_is_noticed(name, case):
 
 
 def weight_file(path: Path) -> Path:
-    return path if path.is_file() else path / "diffusion_pytorch_model.safetensors"
+    return path if path.is_file() else next(path.glob("*.safetensors"))
 
 
 @EVERY

@@ -1,9 +1,8 @@
 """Checkpoints of the hierarchical world, as an audit reads them: ``checkpoint-N/lab.json`` beside safetensors.
 
-A model of the lab takes noisy one-hots of values 0 and 1 and predicts letters; the audit's images
-have values -1 and 1 and its networks predict images. The change of variables is exact: the
-schedule saved with the checkpoints has at every time the signal-to-noise ratio of the lab's, so
-the chains of both are the same up to scale and shift, and DDPM sampling is the lab's own.
+A model of the lab takes noisy one-hots of values 0 and 1, so the audit scales its images to that
+range; its network predicts x_0, and the schedule saved with it is the lab's. DDPM sampling of an
+audit is then the lab's own reverse chain, from the same noise.
 """
 
 from __future__ import annotations
@@ -16,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.checkpoints import DDPM, absence, read_json
+from auditor import schedules
+from auditor.checkpoints import absence, read_json
+from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.blend import Blend
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar, from_numbers
-from auditor.records import Checkpoint, DiffusionModel, Found
+from auditor.pixels import Pixels
+from auditor.records import Checkpoint, DiffusionModel, Facts, Found
 from auditor.run import atomic, write_json
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "lab.json", "lab.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
+RANGE = (0.0, 1.0)  # of a one-hot
 KINDS = ("blend", "transformer")
 STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
 
@@ -59,11 +62,17 @@ class LabFormat:
                 found.append(Found(int(step[1]), {"raw": folder}, schedule if schedule.exists() else None))
         return found, unusable
 
-    def facts(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return ``image_shape`` (length, q, 1) and ``model``, the kind of the denoiser."""
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Return what the headers say; an image is (length, q, 1), of values 0 and 1 for the network."""
         config = read_config(checkpoint.path)
         grammar = grammar_of(config, checkpoint.path)
-        return {"image_shape": (grammar.length, grammar.q, 1), "model": config["kind"]}
+        tensors = tensors_in(read_header(checkpoint.path / WEIGHTS).content)
+        n_parameters = sum(each.size for each in tensors.values())
+        return Facts((grammar.length, grammar.q, 1), config["kind"], n_parameters, pixels=RANGE)
+
+    def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Return the schedule saved beside the series."""
+        return None if checkpoint.scheduler is None else read_json(checkpoint.scheduler)
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over both files, whose denoiser could be built."""
@@ -82,37 +91,17 @@ def as_model(
     denoiser: Denoiser, diffusion: Diffusion, grammar: Grammar, scheduler_config: Mapping[str, Any], n_parameters: int
 ) -> DiffusionModel:
     """Return a denoiser of one-hots as the model of an audit; network times are 0 to n_steps - 1."""
-    matched = matched_signal(diffusion)
-    shift = np.sqrt(matched)
-    stretch = np.sqrt((1 - diffusion.kept[1:]) / (1 - matched[1:]))
-    stretch = np.concatenate([[0.5], stretch])
 
     def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        now, x = t + 1, x[:, 0]
-        x_t = (x + diffusion.at(shift, now, x)) * diffusion.at(stretch, now, x)
-        return (2 * denoiser(x_t, now) - 1)[:, None]
+        return denoiser(x[:, 0], t + 1)[:, None]
 
-    return DiffusionModel(network, dict(scheduler_config), (grammar.length, grammar.q, 1), n_parameters)
-
-
-def matched_signal(diffusion: Diffusion) -> np.ndarray:
-    """Return abar'_t of images of values -1 and 1 at the lab's signal-to-noise ratio, float64 ``[n_steps + 1]``.
-
-    Their letters are 2 apart instead of 1, so 4 abar' / (1 - abar') = abar / (1 - abar).
-    """
-    return diffusion.kept / (4 - 3 * diffusion.kept)
+    shape = (grammar.length, grammar.q, 1)
+    return DiffusionModel(network, dict(scheduler_config), shape, n_parameters, Pixels(*RANGE))
 
 
 def schedule(diffusion: Diffusion) -> dict[str, Any]:
     """Return the configuration of the diffusers scheduler that goes with the checkpoints."""
-    matched = matched_signal(diffusion)
-    betas = 1 - matched[1:] / matched[:-1]
-    return DDPM | {
-        "num_train_timesteps": diffusion.n_steps,
-        "trained_betas": betas.tolist(),
-        "prediction_type": "sample",
-        "clip_sample": False,
-    }
+    return schedules.by_betas(1 - diffusion.kept[1:] / diffusion.kept[:-1], "sample", clip=False)
 
 
 # Files
@@ -212,7 +201,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     require_file(path)
     try:
         arrays = load_file(path)
-    except (SafetensorError, OSError, KeyError) as problem:
+    except (SafetensorError, OSError, KeyError, ValueError) as problem:
         raise CheckpointError(f"{path.name} is corrupt: {problem}.", path, "Copy or save it again.") from problem
     for name, array in arrays.items():
         if not np.isfinite(array).all():
