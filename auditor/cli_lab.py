@@ -103,6 +103,24 @@ def oracle_command(
     print(path)
 
 
+@app.command("figures", help="Draw the published figures from a run. Example: audit lab figures runs/audit")
+def figures_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote from checkpoints of the lab.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write them [default: RUN/figures].")] = None,
+    time: Annotated[int, typer.Option("--time", help="Of the noise, of 500 steps; for the curves over steps.")] = 75,
+    n: Annotated[int, typer.Option("--n", help="Sequences of each set.", min=2)] = 300,
+    seed: Seed = 0,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    with interruptible(), Chatter(), shown() as say:
+        from auditor.lab import figures
+
+        paths = figures.write(run, out or run / "figures", time, n, seed, say)
+    for path in paths:
+        print(path)
+
+
 FIXTURE_EXAMPLE = """Write twins whose phases are known: exact denoisers that begin to remember their halves.
 
 Example: audit lab fixture --out fixture --memory 0.4
@@ -137,7 +155,8 @@ Example: audit lab calibrate --out calibration --n 100 --report docs/calibration
 @app.command("calibrate", help=CALIBRATE_EXAMPLE)
 def calibrate_command(
     out: Out,
-    n: Annotated[int, typer.Option("--n", help="Fixtures in all; those there already are kept.", min=1)] = 100,
+    n: Annotated[int, typer.Option("--n", help="Fixtures; those there already are kept.", min=1)] = 100,
+    first: Annotated[int, typer.Option("--first", help="Number of the first one.", min=0)] = 0,
     report: Annotated[Path | None, typer.Option("--report", help="Write the table to this page.")] = None,
     seeds: Annotated[int, typer.Option("--n-samples", help="Samples per checkpoint.", min=2)] = 1000,
 ) -> None:
@@ -146,7 +165,7 @@ def calibrate_command(
     with interruptible(), Chatter(), shown() as say:
         from auditor.lab import calibration
 
-        results = calibration.calibrate(out, n, seeds, lambda text: say(text, 0))
+        results = calibration.calibrate(out, range(first, first + n), seeds, lambda text: say(text, 0))
     page = calibration.page(results)
     if report is not None:
         calibration.write_page(report, page)

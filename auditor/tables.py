@@ -273,6 +273,18 @@ EXPOSURE = (
     Column("listed", "bool", "most exposed at a false discovery rate of 10 %; about one in ten is listed wrongly"),
 )
 
+LAB_SWEEPS = (
+    Column("measure", "string", "divergence (nats per sequence), uturn or random_uturn (share of letters recovered)"),
+    Column("of", "string", "the denoiser: bp_K, rounding, empirical, or model"),
+    Column("on", "string", "the sequences: own (those that the model was trained on), heldout or random"),
+    Column("step", "int64", "of the model; -1 for denoisers that are not trained", "steps"),
+    Column("t", "int64", "time of the noise", "diffusion steps"),
+    Column("value", "float64", "the mean over sequences"),
+    Column("low", "float64", "lower end of its interval"),
+    Column("high", "float64", "upper end of its interval"),
+    Column("n", "int64", "number of sequences"),
+)
+
 ONSETS = (
     Column("onset", "string", "divergence, loss, bias or copying"),
     Column("space", "string", "feature space; empty for the loss"),

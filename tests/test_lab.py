@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler
 from hierarchical import brute_force, error_of, mean_of
 
 from auditor.errors import AuditError
-from auditor.lab import calibration, exact, transformer
+from auditor.lab import calibration, exact, sweeps, transformer
 from auditor.lab.blend import Course
 from auditor.lab.checkpoints import LabFormat, as_model, read, schedule
 from auditor.lab.decomposition import cross_entropy, decompose, divergence
@@ -512,17 +512,23 @@ def test_the_commands_name_what_comes_next(trained_by_command):
     assert sorted(path.name for path in (root / "runs").iterdir()) == ["a", "b"]
 
 
-def test_a_run_on_the_lab_is_an_audit_like_any_other_and_gets_its_oracle_columns(trained_by_command, monkeypatch):
+@pytest.fixture(scope="module")
+def audited_by_command(trained_by_command):
+    """The run that the training's last line asks for, with few samples."""
     root, _, trained = trained_by_command
-    make_fast(monkeypatch)
-    options = {**FAST, "spaces": "onehot,level-1"}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    audited = call(*shlex.split(trained.removeprefix("next: audit ")), *words)
+    words = [word for name, value in {**FAST, "spaces": "onehot,level-1"}.items() for word in (f"--{name}", value)]
+    with pytest.MonkeyPatch.context() as patch:
+        make_fast(patch)
+        audited = call(*shlex.split(trained.removeprefix("next: audit ")), *words)
     assert audited.status == 0, audited.err
-    assert call("verify", root / "runs" / "audit").status == 0
-    done = call("lab", "oracle", root / "runs" / "audit", "--n", 50)
+    return root / "runs" / "audit"
+
+
+def test_a_run_on_the_lab_is_an_audit_like_any_other_and_gets_its_oracle_columns(audited_by_command):
+    assert call("verify", audited_by_command).status == 0
+    done = call("lab", "oracle", audited_by_command, "--n", 50)
     assert done.status == 0, done.err
-    table = pd.read_parquet(root / "runs" / "audit" / "oracle.parquet").set_index(["step", "metric", "twin"]).value
+    table = pd.read_parquet(audited_by_command / "oracle.parquet").set_index(["step", "metric", "twin"]).value
     for step in (10, 30):
         for role in ("own", "heldout"):
             parts = [table[step, f"{name}_{role}", "a"] for name in ("distillation", "excess", "cross_entropy")]
@@ -530,6 +536,43 @@ def test_a_run_on_the_lab_is_an_audit_like_any_other_and_gets_its_oracle_columns
         assert table[step, "oracle_kl_0", "both"] > 0
         assert table[step, "split_kl", "both"] > 0
     assert table[30, "oracle_kl_0", "both"] < table[10, "oracle_kl_0", "both"]
+
+
+def test_the_published_figures_are_drawn_from_a_run(audited_by_command, tmp_path):
+    done = call("lab", "figures", audited_by_command, "--n", 20, "--out", tmp_path)
+    assert done.status == 0, done.err
+    names = ("learning", "loss-parts", "nearest", "random-uturns", "times", "uturns")
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == [f"lab-{name}" for name in names]
+    swept = pd.read_parquet(audited_by_command / "lab_sweeps.parquet")
+    assert set(swept.measure) == {"divergence", "uturn", "random_uturn"}
+    assert swept.value[swept.measure != "divergence"].between(0, 1).all()
+    assert (swept.low <= swept.value).all() and (swept.value <= swept.high).all()
+
+
+@pytest.mark.parametrize(("t", "expected"), [(42, 0.9908), (60, 0.9148), (75, 0.7957)])
+def test_the_exact_denoiser_recovers_as_much_as_its_posterior_expects(t, expected):
+    """Reverse steps with the exact denoiser draw from the posterior; then the overlap is E sum mu^2."""
+    x0 = exact.as_one_hot(GRAMMAR.block(0, 150), 6, torch.float32)
+    found = sweeps.uturn(exact.denoiser(GRAMMAR, DIFFUSION), DIFFUSION, x0, t, 0)
+    assert abs(mean_of(found) - expected) <= 4 * error_of(found)
+
+
+RANDOM = {  # published shares recovered from random starts; of bp_0 with forbidden pairs strictly forbidden
+    "rounding": {25: 1.000, 37: 0.986, 50: 0.900},
+    "bp_0": {25: 0.773, 37: 0.763, 50: 0.709},
+    "bp_4": {37: 0.984, 50: 0.891},
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_sequences_are_recovered_as_published(name):
+    letters = np.random.default_rng(0).integers(6, size=(200, 16))
+    x0 = exact.as_one_hot(letters, 6, torch.float32)
+    known = sweeps.untrained(GRAMMAR, DIFFUSION)
+    known["rounding"] = lambda x_t, t: exact.rounding(x_t, DIFFUSION.at(DIFFUSION.fields, t, x_t))
+    for t, expected in RANDOM[name].items():
+        found = sweeps.uturn(known[name], DIFFUSION, x0, t, 0)
+        assert abs(mean_of(found) - expected) <= 4 * error_of(found) + 2e-3
 
 
 def test_the_oracle_needs_a_run_of_the_lab(tmp_path):
@@ -543,11 +586,13 @@ def test_a_calibration_audits_fixtures_once_and_writes_its_page(tmp_path, monkey
     fixtures = [Fixture(small, Course(memory=memory), 60, 50, (6, 14, 20), seed=3) for memory in (0.0, 0.9)]
     fast = {"loss_images": 6, "loss_levels": 2, "sampling_steps": 4}
     monkeypatch.setattr(calibration, "audited", partial(calibration.audited, **fast))
-    results = calibration.calibrate(tmp_path, 2, 12, fixture=lambda index: fixtures[index])
+    results = calibration.calibrate(tmp_path, range(2), 12, fixture=lambda index: fixtures[index])
     truths = [[row["truth"] for row in each["rows"]] for each in results]
     assert truths == [["generalizing"] * 3, ["generalizing", "overfit", "overfit"]]
-    again = calibration.calibrate(tmp_path, 2, 12, fixture=None)  # both are there: none is drawn
+    again = calibration.calibrate(tmp_path, range(2), 12, fixture=None)  # both are there: none is drawn
     assert again == results
+    with pytest.raises(AuditError, match="another number of samples"):
+        calibration.calibrate(tmp_path, range(2), 13)
     calibration.write_page(tmp_path / "page.md", calibration.page(results))
     text = (tmp_path / "page.md").read_text()
     assert "2 fixtures" in text and "| generalizing | 0 | 0 | 0 | 0 | 0 | 4 |" in text  # 12 seeds settle nothing

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from auditor.config import AuditConfig
+from auditor.errors import AuditError
 from auditor.lab.blend import Course
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
@@ -52,20 +53,27 @@ def drawn(index: int) -> Fixture:
 
 def calibrate(
     out: Path,
-    n: int,
+    indices: Iterable[int],
     n_samples: int,
     say: Callable[[str], None] = lambda text: None,
     fixture: Callable[[int], Fixture] = drawn,
 ) -> list[Result]:
-    """Audit the fixtures 0 to n - 1 that are not in ``out`` yet; return the results of all of them."""
+    """Audit these fixtures, but for those that are in ``out``; return the results of all that are there then.
+
+    Several processes may share ``out`` if each has fixtures of its own.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for index in range(n):
+    for index in indices:
         path = out / f"{index:04}.json"
-        if path.exists() and json.loads(path.read_bytes())["n_samples"] == n_samples:
-            continue
-        say(f"fixture {index + 1} of {n}")
-        write_json(path, {"index": index, "n_samples": n_samples} | audited(fixture(index), out / "work", n_samples))
-    return [json.loads((out / f"{index:04}.json").read_bytes()) for index in range(n)]
+        if not path.exists():
+            say(f"auditing fixture {index}")
+            found = audited(fixture(index), out / f"work-{index:04}", n_samples)
+            write_json(path, {"index": index, "n_samples": n_samples} | found)
+    results = [json.loads(path.read_bytes()) for path in sorted(out.glob("[0-9]*.json"))]
+    if {each["n_samples"] for each in results} != {n_samples}:
+        what = f"Some fixtures here were audited with another number of samples than {n_samples}."
+        raise AuditError(what, out, "Choose another --out, or the same --n-samples.")
+    return results
 
 
 def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Result:
