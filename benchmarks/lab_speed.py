@@ -67,6 +67,7 @@ def rate(function, x_t: object) -> tuple[float, object]:
 def main() -> None:
     """Print the throughputs, their ratio, the largest difference, and the memory of a large tree."""
     torch.set_num_threads(1)
+    memory()  # first: the peak is that of the process
     h = Diffusion().fields[T]
     for grammar, n_slow, n_fast in ((Grammar(), 200, 8000), (Grammar(q=16, q_eff=8, depth=6), 20, 200)):
         x_t = noised(grammar, n_fast)
@@ -78,7 +79,6 @@ def main() -> None:
         print(f"  one by one, numpy {slow:10,.0f}")
         print(f"  batched, float64  {double:10,.0f}  {double / slow:6.1f} times, largest difference {worst:.1e}")
         print(f"  batched, float32  {single:10,.0f}  {single / slow:6.1f} times")
-    memory()
 
 
 def memory() -> None:
