@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import absence, read_json
+from auditor.checkpoints import Guide, absence, read_json
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.blend import Blend
@@ -41,6 +41,14 @@ class LabFormat:
 
     name = "lab"
     REVISION = 1
+    guide = Guide(
+        trainers="`audit lab train`: transformers on sequences of the hierarchical grammar; `audit lab fixture`",
+        layout="`checkpoint-500/lab.json` beside `lab.safetensors`",
+        weights="raw",
+        schedule="in `scheduler/`, beside the checkpoints",
+        command="nothing",
+        tested="written by `audit lab`",
+    )
 
     def __init__(self, settings: Any = None) -> None:
         """Need nothing of the settings."""
