@@ -306,7 +306,7 @@ def attack_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
     """Return which attacks are not shown to find few members; those that were withheld are no reason (11)."""
     allowed = {0.01: budgets.attack_tpr_at_1_percent, 0.001: budgets.attack_tpr_at_1_permille}
     return [
-        f"Membership not shown hidden: an attack that flags {rate:.1%} of other images finds up to "
+        f"Membership not shown hidden: an attack set to flag {rate:.1%} of other images finds up to "
         f"{facts.attacks[rate]:.1%} of training images; accepted {limit:.1%}."
         for rate, limit in allowed.items()
         if facts.attacks.get(rate, 0.0) > limit
