@@ -201,13 +201,13 @@ def test_a_dry_run_of_a_new_audit_writes_nothing(audit, audit_args, out):
     assert plan.status == 0 and not out.exists()
     lines = plan.out.splitlines()
     assert "make        2 x samples: not there, 24 network calls" in lines  # 2 x 3 batches x 4 steps
-    assert lines[-1].startswith("total ") and lines[-1].endswith(" network calls of 5 images on cpu")
+    assert any(line.startswith("total ") and line.endswith(" network calls of 5 images on cpu") for line in lines)
 
 
 def test_a_dry_run_of_a_finished_audit_changes_nothing_and_finds_nothing_to_do(audit, audit_args, run_copy):
     before = {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")}
     plan = audit(*audit_args(), "--dry-run")
-    assert {line.split()[0] for line in plan.out.splitlines()} == {"reuse", "total"}
+    assert not {"make", "extend", "remake"} & {line.split()[0] for line in plan.out.splitlines()}
     assert "total 0 network calls" in plan.out
     assert {path: path.stat().st_mtime_ns for path in run_copy.rglob("*")} == before
 
