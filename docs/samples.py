@@ -42,7 +42,8 @@ def prune(source: RunDirectory, target: RunDirectory) -> None:
     record = source.read_record()
     for name in ("seconds", "peak_memory_mib", "format"):
         record.pop(name)
-    record["given"] = {name: without_machine(value, source) for name, value in record["given"].items()}
+    places = (str(source.root), record["given"]["out"])  # the second as it was given, which may be relative
+    record["given"] = {name: without_machine(value, places) for name, value in record["given"].items()}
     target.write_record(record)
     for name in TABLES:
         shutil.copy(source.table(name), target.table(name))
@@ -57,11 +58,13 @@ def prune(source: RunDirectory, target: RunDirectory) -> None:
             narrow(source.evidence(space, of), target.evidence(space, of), tables.EVIDENCE, KEPT)
 
 
-def without_machine(value: Any, source: RunDirectory) -> Any:
-    """Return a setting with its path, if it is one, relative to the repository."""
+def without_machine(value: Any, places: tuple[str, ...]) -> Any:
+    """Return a setting with its path, if it is one, relative to the repository; the run is ``audit-demo``."""
     if not isinstance(value, str):
         return value
-    return value.replace(str(source.root), "audit-demo").replace(f"{ROOT}/", "")
+    for place in places:
+        value = value.replace(place, "audit-demo")
+    return value.replace(f"{ROOT}/", "")
 
 
 def copy(source: Path, target: Path) -> None:
