@@ -46,7 +46,10 @@ def could_be_found(series: Series, level: float) -> bool:
     """Return whether 2 % copies are significant at all with this many seeds and held-out images."""
     n, twins = series.scope.n_samples, len(series.scope.twins)
     copies = max(1, n // COPIER_SHARE)
-    return stats.more_hits(twins * copies, twins * n, 0, twins * len(series.heldout)) <= level
+    p = stats.more_hits(twins * copies, twins * n, 0, twins * len(series.heldout))
+    if series.scope.with_twin:  # the twin's samples must be fewer, too
+        p = max(p, stats.paired_hits(twins * copies, 0))
+    return p <= level
 
 
 def control_rate(series: Series, space: str) -> float:
