@@ -214,7 +214,11 @@ class RunDirectory:
                 shutil.copyfile(source, temporary)
 
     def sweep(self) -> None:
-        """Remove batches that outlived their artefact: a kill can come between its renaming and their removal."""
+        """Remove batches that outlived their artefact: a kill can come between its renaming and their removal.
+
+        Predictions that were not compared until now never will be.
+        """
+        shutil.rmtree(self.root / "predictions", ignore_errors=True)
         for folder in list(self.root.rglob("*.partial")):
             key = read_key(folder / "key.json")
             for suffix in (".npy", ".parquet"):
