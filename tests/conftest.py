@@ -324,6 +324,7 @@ def in_child(arguments: list[str], log: Path, kill_at: int | None) -> None:
     from auditor import cli
 
     make_fast(pytest.MonkeyPatch())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a script ignores it
     if kill_at:
         die_at_rename(kill_at)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
