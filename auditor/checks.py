@@ -74,6 +74,8 @@ def covered(record: Mapping[str, Any]) -> list[str]:
 
 def few_samples(record: Mapping[str, Any]) -> list[str]:
     """Return that fewer seeds were drawn than a verdict should rest on."""
+    if not record["scope"]["spaces"]:
+        return ["No samples were drawn (--quick): their copies, lean and quality are not known."]
     n, least = record["scope"]["n_samples"], Budgets().least_seeds
     lines = [] if n >= least else [f"{n} seeds per checkpoint are fewer than the {least} a release should rest on."]
     lowered = record["budgets"]["least_seeds"]

@@ -20,6 +20,7 @@ N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
 COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
+SETS_SPACE = "pixel"  # where a quick audit compares the image sets with each other
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 
@@ -48,6 +49,11 @@ class AuditConfig:
     heldout: str | None = setting("Images that neither training saw.")
     out: str | None = setting("The run directory to write or resume.")
     spaces: str = setting("Feature spaces, comma-separated.", "pixel,correlation,clip")
+    quick: bool = setting(
+        "Ask the networks only and draw no samples: minutes instead of hours. Finds networks that lean on or give away "
+        "their training images; cannot show a checkpoint safe.",
+        False,
+    )
     n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2)
     seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0)
     sampler: str = setting("ddim (eta 0), ddpm (shared per-step noise) or dpm++.", "ddim")

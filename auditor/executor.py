@@ -186,7 +186,7 @@ class Executor:
         p = self.prepared
         of = {twin: self.run.predictions(twin, task.step) for twin in p.pair.twins}
         stored = {twin: np.load(each, mmap_mode="r") for twin, each in of.items()}
-        model = self.model(task.of)
+        model = self.model(f"{p.pair.twins[-1]}/{task.step}")  # at hand; both see pictures alike
         halves = {twin: self._seen(f"train-{twin}", model) for twin in p.pair.twins if f"train-{twin}" in p.sets}
         abar = np.asarray(forward_process(p.scheduler).alphas_cumprod.double())[p.times]
         columns: dict[str, Any] = {name: [] for name in ("set", "id", "t", *agreement.COLUMNS)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from auditor import (
     schedules,
     spaces,
 )
-from auditor.config import AuditConfig, Budgets, budgets_from_file
+from auditor.config import SETS_SPACE, AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError, CheckpointError
 from auditor.given_samples import GivenSamples
 from auditor.images import mirror
@@ -31,6 +32,7 @@ from auditor.pixels import Pixels
 from auditor.records import TWINS, Checkpoint, Excluded, Facts, ImageSet, TwinPair
 from auditor.run import RunDirectory
 
+SMALL = 32 * 32 * 3  # numbers in a picture up to which a CPU has more to do per call than per picture
 LEAST_IMAGES = 10  # of every image set
 MIRRORED_NOTE = (
     "Training images were looked for mirrored, too (--flip-train): an image and its mirror image are one, and the "
@@ -81,8 +83,8 @@ class Prepared:
         c = self.config
         return Scope(
             self.pair.steps,
-            c.space_names,
-            c.n_samples,
+            () if c.quick else c.space_names,
+            0 if c.quick else c.n_samples,
             c.seed,
             "train-a" in self.sets,
             "heldout" in self.sets,
@@ -128,6 +130,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         For anything that would make the audit wrong or impossible, before any sampling.
     """
     require(config)
+    config = replace(config, spaces=SETS_SPACE) if config.quick else config
     earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
     budgets = budgets_from_file(config.budgets)
     device = resolve_device(config.device, earlier)
@@ -178,7 +181,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *pool_notes(pools),
         *([MIRRORED_NOTE] if config.flip_train and "train-a" in sets else []),
     )
-    batch_size = resolve_batch_size(config.batch_size, device, earlier)
+    batch_size = resolve_batch_size(config, device, earlier, facts)
     set_digests = {name: images.set_digest(each) for name, each in sets.items()}
     return Prepared(
         config,
@@ -207,6 +210,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
 
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
+    if config.quick:
+        require_networks(config)
     if config.samples_a is not None or config.samples_b is not None:
         require_samples_alone(config)
     for name in ("out",) if config.ckpts or config.samples_a else ("ckpts_a", "out"):
@@ -227,6 +232,18 @@ def require(config: AuditConfig) -> None:
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
         )
+
+
+def require_networks(config: AuditConfig) -> None:
+    """Refuse a quick audit of what has no network, of more than a pair, or without images to ask about."""
+    for name in ("samples_a", "samples_b", "ckpts", "ckpts_a2", "fpr"):
+        if getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            remedy = "Leave one of both out: a quick audit asks the networks of two trainings, or of one."
+            raise AuditError(f"--quick and {flag} are both given.", flag, remedy)
+    if config.train_a is None and config.heldout is None:
+        remedy = "Give the training images of both halves and held-out images."
+        raise AuditError("A quick audit has no images to ask about.", "--train-a, --train-b, --heldout", remedy)
 
 
 def require_samples_alone(config: AuditConfig) -> None:
@@ -285,11 +302,15 @@ def resolve_device(asked: str, earlier: Mapping[str, Any]) -> str:
     return device
 
 
-def resolve_batch_size(asked: str, device: str, earlier: Mapping[str, Any]) -> int:
-    """Return the batch size: as asked, as before in this run, 64 on a CPU and 256 on a GPU."""
-    if asked != "auto":
-        return int(asked)
-    return int(earlier.get("batch_size") or (64 if device == "cpu" else 256))
+def resolve_batch_size(config: AuditConfig, device: str, earlier: Mapping[str, Any], facts: Facts) -> int:
+    """Return the batch size: as asked, as before in this run, 64 on a CPU and 256 on a GPU.
+
+    A quick audit, most of whose time is the overhead of calls, has 256 on a CPU, too, for small pictures.
+    """
+    if config.batch_size != "auto":
+        return int(config.batch_size)
+    many = device != "cpu" or (config.quick and math.prod(facts.image_shape) <= SMALL)
+    return int(earlier.get("batch_size") or (256 if many else 64))
 
 
 def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPair:

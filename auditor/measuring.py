@@ -114,7 +114,7 @@ def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: st
     if metric.interval == "loss_lean" and step in tests.loss:
         found = tests.loss[step]
         return row | estimate_fields(found.estimate) | {"p_value": found.p, "p_corrected": found.p_corrected}
-    scores = series.scores(metric, step, twin, space or series.scope.spaces[0])
+    scores = series.scores(metric, step, twin, space or series.scope.first_space)
     return row | estimate_fields(stats.INTERVALS[metric.interval](scores))
 
 
@@ -125,7 +125,7 @@ def with_bands(series: Series, rows: list[dict[str, Any]]) -> list[dict[str, Any
     for name in BANDED:
         metric = registry.lookup("metric", name)
         for space in series.scope.spaces if metric.per_space else ("",):
-            scores = curve(series, name, steps, space or series.scope.spaces[0])
+            scores = curve(series, name, steps, space or series.scope.first_space)
             if scores.shape[1] < 2 or not np.isfinite(scores).all():
                 continue
             draws = stats.resamples(
@@ -200,6 +200,16 @@ def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distanc
         return stats.Onset("undecided", -1, (), UNPAIRED)
     draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
     jitter = derived_seed("jitter", space, scope.seed)
+    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
+
+
+def predictions_onset(scope: Scope, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+    """Return where the twins' predictions on held-out images are most alike, over the evaluable steps."""
+    if distances.size == 0:
+        why = "no predictions of twins were compared on held-out images" if scope.with_twin else ABSENT_TWIN
+        return stats.Onset("undecided", -1, (), why)
+    draws = stats.resamples(distances.shape[1], derived_seed("images", scope.seed))
+    jitter = derived_seed("jitter", "predictions", scope.seed)
     return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
 
 
@@ -326,17 +336,19 @@ def compute(
         space: leaning.reference_share({t: series.landings["smooth", t, space] for t in TWINS}, series.pool)
         for space in (scope.spaces if scope.with_lean else ())
     }
-    losses = curve(series, "loss_heldout", scope.steps, scope.spaces[0])
+    losses = curve(series, "loss_heldout", scope.steps, scope.first_space)
     distances = {space: curve(series, "twin_distance_ratio", scope.steps, space) for space in scope.spaces}
+    predictions = curve(series, "prediction_variance", scope.steps, scope.first_space)
     loss = loss_onset(scope, losses)
     underfit = underfit_reasons(series, losses, loss, budgets)
     kept = [i for i, step in enumerate(scope.steps) if not underfit[step]]
     evaluable = [scope.steps[i] for i in kept]
     divergence = {space: divergence_onset(scope, space, evaluable, each[kept]) for space, each in distances.items()}
+    alike = predictions_onset(scope, evaluable, predictions[kept])
     context = Context(
-        divergence[scope.headline_space].steps,
+        (divergence[scope.headline_space] if scope.with_samples else alike).steps,
         loss.steps,
-        scope.n_samples,
+        scope.n_samples if scope.with_samples else 0,
         tuple(trust.failed_controls(series, relabeling, references, budgets)) if scope.with_train else (),
         tuple(trust.differing_halves(series, relabeling)) if relabeling else (),
     )
@@ -351,12 +363,7 @@ def compute(
         "not_exchangeable": list(context.not_exchangeable),
         "smooth_reference": {space: each.share for space, each in references.items()},
         "smooth_reference_se": {space: each.se for space, each in references.items()},
-        "phase": {
-            name: without_nan(value)
-            for name, value in asdict(
-                find_phase(scope, losses[kept], distances[scope.headline_space][kept], evaluable)
-            ).items()
-        },
+        "phase": phase_check(scope, losses[kept], distances, kept, evaluable),
         "copy_ratio": copy_ratios(series),
         "attacks_withheld": sorted({row["target_fpr"] for row in attacks if np.isnan(row["tpr"])}),
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
@@ -366,7 +373,7 @@ def compute(
             "sentence": recommendation.sentence,
         },
     }
-    onsets = onset_rows(scope, divergence, loss, facts, budgets)
+    onsets = onset_rows(divergence, alike, loss, facts, budgets)
     rows, curves = estimate_rows(series, tests), Curves(losses, distances)
     images = {
         "profiles": membership.profile_rows(series, relabeling),
@@ -390,27 +397,41 @@ def find_phase(scope: Scope, losses: np.ndarray, distances: np.ndarray, evaluabl
     return phase.find(distances, losses, evaluable, seeds, derived_seed("jitter", "phase", scope.seed))
 
 
+def phase_check(
+    scope: Scope, losses: np.ndarray, distances: Mapping[str, np.ndarray], kept: Sequence[int], evaluable: Sequence[int]
+) -> dict[str, Any]:
+    """Return the biased phase as the record of a run holds it; what it needs, samples, a quick audit has not."""
+    if not scope.with_samples:
+        return {"note": "no samples were drawn"}
+    found = find_phase(scope, losses, distances[scope.headline_space][kept], evaluable)
+    return {name: without_nan(value) for name, value in asdict(found).items()}
+
+
 def without_nan(value: Any) -> Any:
     """Return None for NaN, which JSON does not know."""
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def onset_rows(
-    scope: Scope,
     divergence: Mapping[str, stats.Onset],
+    predictions: stats.Onset,
     loss: stats.Onset,
     facts: Sequence[StepFacts],
     budgets: Budgets,
 ) -> list[dict[str, Any]]:
     """Return the rows of onsets.parquet."""
     rows = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
-    rows.append(onset_row("loss", "", loss))
+    rows += [onset_row("loss", "", loss), onset_row("predictions", "", predictions)]
     judged = [f for f in facts if not f.underfit]
     steps = [f.step for f in judged]
     for space in sorted(facts[0].lean):
         lean = [f.lean[space] for f in judged]
         safe, found = [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean]
         rows.append(risk_row("bias", space, steps, safe, found))
+    known = [f.loss for f in judged if f.loss is not None]
+    if known and len(known) == len(judged):
+        safe, found = [x.is_safe(budgets) for x in known], [x.is_bias(budgets) for x in known]
+        rows.append(risk_row("loss_bias", "", steps, safe, found))
     for space in sorted(facts[0].copying):
         copied = [f.copying[space] for f in judged]
         safe, found = [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]

@@ -99,7 +99,7 @@ def attack_rows(series: Series) -> list[dict[str, Any]]:
     rows = []
     for step in series.scope.steps:
         for twin in series.scope.twins:
-            evidence = series.evidence[step, twin, series.scope.spaces[0]]
+            evidence = series.network(step, twin)
             if "own" in evidence.losses and "heldout" in evidence.losses:
                 rows += [attack_row(evidence, rate, series.scope.seed) for rate in RATES]
     return rows
@@ -160,7 +160,7 @@ def exposure_rows(series: Series) -> list[dict[str, Any]]:
 
 def exposures(series: Series, step: int, twin: str) -> list[dict[str, Any]]:
     """Return one half's images with their loss ratio and conformal p."""
-    evidence = series.evidence[step, twin, series.scope.spaces[0]]
+    evidence = series.network(step, twin)
     if "own" not in evidence.losses or "heldout" not in evidence.losses:
         return []
     own = mean_ratio(evidence.twin_losses["other"], evidence.losses["own"])
@@ -209,7 +209,7 @@ def profile_rows(series: Series, relabeling: Relabeling | None) -> list[dict[str
         level_row(step, twin, role, table, j)
         for step in series.scope.steps
         for twin in series.scope.twins
-        for role, table in series.evidence[step, twin, series.scope.spaces[0]].losses.items()
+        for role, table in series.network(step, twin).losses.items()
         for j in range(len(table.times))
     ]
     rows += lean_rows(series, relabeling) if relabeling is not None else []
@@ -221,7 +221,7 @@ def profile_rows(series: Series, relabeling: Relabeling | None) -> list[dict[str
 
 def model_rows(series: Series, step: int, twin: str) -> Iterator[dict[str, Any]]:
     """Yield by noise level how the predictions of one model compare with its twin's and with the memorizer's."""
-    found = series.evidence[step, twin, series.scope.spaces[0]].agreement
+    found = series.network(step, twin).agreement
     for role, table in found.items():
         known = {f"memorizer_share_{role}": ratio_scores(table.along, table.reach)}
         if role == "own":

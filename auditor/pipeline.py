@@ -58,7 +58,7 @@ def drawn_controls(scope: Scope) -> list[str]:
 def set_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
     """Yield kind, set and space of what is made once per image set."""
     scope = prepared.scope
-    for space in prepared.config.space_names:
+    for space in prepared.config.space_names if scope.with_samples or scope.with_train else ():
         for name in (*prepared.sets, *drawn_controls(scope)):
             yield "features", name, space
         for name in (*prepared.sets, "pool") if scope.with_train else ():
@@ -70,11 +70,12 @@ def set_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
 
 def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
     """Yield kind, twin/step and space of what is made per checkpoint, both twins of a step together."""
-    names = prepared.config.space_names
+    names = prepared.scope.spaces
     for step in prepared.pair.steps:
         for twin in prepared.scope.twins:
             of = f"{twin}/{step}"
-            yield "samples", of, ""
+            if prepared.scope.with_samples:
+                yield "samples", of, ""
             if prepared.with_losses:
                 yield "losses", of, ""
             for space in names:
@@ -257,7 +258,7 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     run.write_record(record(prepared, "started", {}, {}))
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     executor = Executor(prepared, run, say)
-    ranges = executor.range_check()
+    ranges = executor.range_check() if prepared.scope.with_samples else None
     for sentence in pixel_range({"checks": {"pixel_range": ranges}}):
         say(f"warning: {sentence}", 0)
     executor.execute(tasks)
@@ -265,9 +266,10 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     prepared = executor.prepared = without_failed(prepared, executor.failed)
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     started = time.perf_counter()
-    checks: dict[str, Any] = {"redraw": executor.redraw()} if prepared.given is None else {}
+    with_samples = prepared.scope.with_samples
+    checks: dict[str, Any] = {"redraw": executor.redraw()} if with_samples and prepared.given is None else {}
     checks |= {"pixel_range": ranges} if ranges is not None else {}
-    if prepared.scope.with_train:
+    if prepared.scope.with_train and with_samples:
         keep_neighbour_images(prepared, run)
     measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))
     checks |= measured.checks

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from auditor import copying, stats, tables
-from auditor.config import HEADLINE_SPACE
+from auditor.config import HEADLINE_SPACE, SETS_SPACE
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.noise import derived_seed
 from auditor.reading import EvidenceReader, read_agreement, read_losses, read_quality
 from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
 from auditor.stats import Landing, Pool
+
+NO_SEEDS, NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,24 @@ class Scope:
         return self.with_train or self.with_heldout
 
     @property
+    def with_samples(self) -> bool:
+        """Whether samples were drawn or given; a quick audit has none, and then no spaces."""
+        return bool(self.spaces)
+
+    @property
+    def first_space(self) -> str:
+        """The first space; the empty name where there is none."""
+        return self.spaces[0] if self.spaces else ""
+
+    @property
     def headline_space(self) -> str:
         """Where tau_div is taken: correlation, else the first space."""
-        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.spaces[0]
+        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.first_space
 
     @property
     def picture_space(self) -> str:
         """Where underfit is judged: pixel, else the first space."""
-        return "pixel" if "pixel" in self.spaces else self.spaces[0]
+        return "pixel" if "pixel" in self.spaces else self.first_space
 
     @property
     def quality_space(self) -> str:
@@ -92,9 +104,13 @@ class Series:
             return metric.scores(self.evidence[step, "a", space])
         return average([metric.scores(self.evidence[step, each, space]) for each in self.scope.twins])
 
+    def network(self, step: int, twin: str) -> Evidence:
+        """Return the evidence of one checkpoint for what is asked of its network alone: the same in every space."""
+        return self.evidence[step, twin, self.scope.first_space]
+
     def losses(self, step: int) -> dict[str, Mapping[str, LossTable]]:
         """Return the losses of both twins at one step."""
-        return {twin: self.evidence[step, twin, self.scope.spaces[0]].losses for twin in self.scope.twins}
+        return {twin: self.network(step, twin).losses for twin in self.scope.twins}
 
 
 def average(twins: Sequence[Scores]) -> Scores:
@@ -114,13 +130,19 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
     landings: dict[Any, Landing] = {}
     readers = {
         space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
-        for space in scope.spaces
+        for space in scope.spaces or (SETS_SPACE,)
     }
     losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in scope.twins}
     agreements = {
         (step, twin): read_agreement(run.agreement(step), twin) for step in scope.steps for twin in scope.twins
     }
-    for space, reader in readers.items():
+    for step, twin in losses if not scope.with_samples else ():
+        said = {"losses": losses[step, twin], "twin_losses": losses.get((step, other_twin(twin)), {})}
+        evidence[step, twin, ""] = Evidence(
+            twin, step, "", NO_SEEDS, NO_VALUES, NO_VALUES, agreement=agreements[step, twin], **said
+        )
+    for space in scope.spaces:
+        reader = readers[space]
         for step in scope.steps:
             for twin in scope.twins:
                 found, landing = reader.read(twin, step)
@@ -145,10 +167,12 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {space: reader.pool_table for space, reader in trained.items()},
         {space: reader.nearest_in_pool() for space, reader in trained.items()},
         read_coverage(run, scope),
-        tables.read(run.evidence(scope.picture_space, "heldout")) if trained and scope.with_heldout else None,
+        tables.read(run.evidence(scope.picture_space, "heldout"))
+        if scope.with_samples and trained and scope.with_heldout
+        else None,
         {
             (step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean())
-            for step in scope.steps
+            for step in (scope.steps if scope.with_samples else ())
             for t in scope.twins
         },
         {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if scope.with_lean else {},
@@ -177,14 +201,14 @@ def with_copy_ratio(evidence: dict[Any, Evidence], scope: Scope) -> dict[Any, Ev
 
 def control_names(scope: Scope) -> tuple[str, ...]:
     """Return the controls of a run that stand for a twin."""
-    if not scope.with_train:
+    if not scope.with_train or not scope.with_samples:
         return ()
     return (*(("smooth",) if scope.with_twin else ()), "copier", *(("heldout",) if scope.with_heldout else ()))
 
 
 def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.ndarray]:
     """Return the distance from held-out images to the nearest sample, in the picture space."""
-    if not scope.with_heldout:
+    if not scope.with_heldout or not scope.with_samples:
         return {}
     return {
         (step, twin): tables.arrays(run.evidence(scope.picture_space, f"{twin}/{step}.coverage"))["distance"]

@@ -286,7 +286,7 @@ LAB_SWEEPS = (
 )
 
 ONSETS = (
-    Column("onset", "string", "divergence, loss, bias or copying"),
+    Column("onset", "string", "divergence, predictions, loss, loss_bias, bias or copying"),
     Column("space", "string", "feature space; empty for the loss"),
     Column("status", "string", "found, edge, undecided or none"),
     Column("step", "int64", "of the least value; of bias and copying the end of the onset; -1 if none", "steps"),

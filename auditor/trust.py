@@ -25,7 +25,7 @@ def failed_controls(
     ``relabeling`` is None for a single training, whose lean is not tested.
     """
     failures = []
-    level = budgets.alpha / len(series.scope.spaces)
+    level = budgets.alpha / max(len(series.scope.spaces), 1)
     for space in series.scope.spaces:
         copier = {twin: copying.flags(series.evidence["copier", twin, space]) for twin in series.scope.twins}
         rate = control_rate(series, space)

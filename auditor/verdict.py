@@ -14,6 +14,7 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.stats import upper_limit
 
+NO_SAMPLES = "No samples were drawn (--quick): whether they lean on training images or copy them is not known."
 NEVER_RELEASED = ("memorizing", "overfit")
 ONE_SIDED = 1.645  # standard errors of a one-sided 95 % bound
 SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 % power (statistics 8)
@@ -169,7 +170,7 @@ class Context:
 
     divergence: tuple[int, ...]  # steps that may hold the least twin distance, in the headline space
     loss: tuple[int, ...]  # steps that may hold the least held-out loss
-    n_seeds: int
+    n_seeds: int  # 0 where no samples were drawn
     distrust: tuple[str, ...] = ()  # controls that failed
     not_exchangeable: tuple[str, ...] = ()  # why the halves may differ
 
@@ -204,7 +205,7 @@ def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
         return Decision(facts.step, "memorizing", False, tuple(copied))
     if context.distrust or context.not_exchangeable:
         return Decision(facts.step, "undecided", False, (*context.distrust, *context.not_exchangeable))
-    if context.n_seeds < budgets.least_seeds:
+    if 0 < context.n_seeds < budgets.least_seeds:
         reason = f"{context.n_seeds} seeds are fewer than the {budgets.least_seeds} that a verdict needs."
         return Decision(facts.step, "undecided", False, (reason,))
     if facts.underfit:
@@ -213,7 +214,7 @@ def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
         rise = f"The held-out loss is at least {facts.loss_rise:.1%} above its least value, before this step."
         return Decision(facts.step, "overfit", False, (rise,))
     biased = bias_reasons(facts, context, budgets)
-    unsafe = unsafe_reasons(facts, budgets)
+    unsafe = unsafe_reasons(facts, budgets) if context.n_seeds else [*attack_reasons(facts, budgets), NO_SAMPLES]
     if biased:
         return Decision(facts.step, "biased", False, tuple(biased))
     if not unsafe:
@@ -268,6 +269,8 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
     barred = bars(context, budgets)
     if barred is not None:
         return barred
+    if not context.n_seeds:
+        return from_networks(facts, context, budgets)
     candidates = [f for f in facts if not f.underfit]
     if not candidates:
         return Recommendation("none", -1, "Every checkpoint is underfit.")
@@ -291,9 +294,27 @@ def bars(context: Context, budgets: Budgets) -> Recommendation | None:
         return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
     if context.not_exchangeable:
         return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
-    if context.n_seeds < budgets.least_seeds:
+    if 0 < context.n_seeds < budgets.least_seeds:
         return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
     return None
+
+
+def from_networks(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
+    """Say what the networks alone tell: from where on a checkpoint is out, and that none is shown safe."""
+    known = {f.step: judge(f, context, budgets).verdict for f in facts}
+    out = [step for step, said in known.items() if said in ("biased", "overfit")]
+    exposed = [f.step for f in facts if not f.underfit and attack_reasons(f, budgets)]
+    said = "Nothing is recommended without samples."
+    if out:
+        found = next(f for f in facts if f.step == out[0])
+        said += f" Do not release step {out[0]:,}, the first found {known[out[0]]}, or a later one"
+        said += f": {found.loss.sentence(budgets)}." if found.loss is not None and known[out[0]] == "biased" else "."
+    if exposed:
+        first = next(f for f in facts if f.step == exposed[0])
+        said += f" From step {exposed[0]:,} on membership is not shown hidden. {attack_reasons(first, budgets)[0]}"
+    if not out and not exposed:
+        said += " The networks show no step that leans on its training images: no finding is no proof."
+    return Recommendation("undecided", -1, said + " An audit with samples (without --quick) can recommend a step.")
 
 
 def passes(facts: StepFacts, context: Context, budgets: Budgets) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from auditor import measuring, tables, trainings
-from auditor.config import Budgets
+from auditor.config import SETS_SPACE, Budgets
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured
 from auditor.run import RunDirectory, as_json, n_rows, restored
@@ -199,7 +199,7 @@ def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) ->
     """Yield what is made once per run: features and tables of the image sets and the controls."""
     sets = list(record["sets"])
     controls = [f"{name}-{twin}" for name in control_names(scope) for twin in scope.twins]
-    for space in scope.spaces:
+    for space in scope.spaces or ((SETS_SPACE,) if scope.with_train else ()):
         yield from (run.features(space, name) for name in (*sets, *controls) if not name.startswith("heldout-"))
         if scope.with_train:
             yield from (run.evidence(space, name) for name in (*sets, "pool", *controls))
@@ -209,6 +209,8 @@ def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) ->
 
 def sample_problems(run: RunDirectory, twin: str, step: int, scope: Scope, digest: str | None) -> Iterator[str]:
     """Yield what is wrong with the samples of one checkpoint and what was made from them."""
+    if not scope.with_samples:
+        return
     of = f"{twin}/{step}"
     yield from artefact_problems(run, run.samples(twin, step), digest) or short(
         run, run.samples(twin, step), scope.n_samples

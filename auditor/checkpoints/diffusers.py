@@ -8,11 +8,12 @@ One folder per step, and in it ``unet/`` and ``unet_ema/`` or ``transformer/`` (
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class DiffusersFormat:
         """Return the network's files, its components, and the sha256 over all of them."""
         parts = self._parts(folder)
         found = networks.read(folder, MODELS)
-        require_call(found.config, folder, parts)
+        require_call(found.config, folder)
         digest = found.digest
         if parts.fixed:
             digest = sha256("".join([digest, *map(networks.folder_digest, parts.fixed)]).encode()).hexdigest()
@@ -226,15 +227,24 @@ def _require_shape(config: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"The network gives {n_out} channels for {n_in}, which is not supported.", path)
 
 
-def require_call(config: Mapping[str, Any], folder: Path, parts: Parts) -> None:
-    """Refuse a network that cannot be called on its own size."""
+def require_call(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a network that cannot be called on its own size; tried once for the checkpoints of a series."""
+    try:
+        _require_call(networks.described(config))
+    except CheckpointError as problem:
+        raise CheckpointError(problem.what, folder / CONFIG, problem.remedy) from problem
+
+
+@lru_cache(maxsize=4)
+def _require_call(text: str) -> None:
     import torch
 
-    network = networks.build(config, folder, "meta")
+    config = json.loads(text)
+    parts, network = Parts(config, None, None, None), networks.blueprint(config, Path())
     numbers = torch.zeros(1, dtype=torch.long, device="meta") if parts.conditioning == "class" else None
     if parts.conditioning == "text":
         numbers = torch.empty(1, TOKENS, int(config["cross_attention_dim"]), device="meta")
-    networks.require_forward(partial(called(network, parts), condition=numbers), parts.x_shape, folder / CONFIG)
+    networks.require_forward(partial(called(network, parts), condition=numbers), parts.x_shape, Path(CONFIG))
 
 
 def called(network: Any, parts: Parts) -> Callable[..., Any]:

@@ -106,7 +106,7 @@ class LoraFormat:
         tensors = weights.payload(checkpoint.path)
         weights.finite(tensors, checkpoint.path)
         found = networks.read(folder, MODELS)
-        require_call(found.config, folder, parts)
+        require_call(found.config, folder)
         network = networks.filled(found, folder, device)
         encoder = text.load_encoder(parts.text_encoder, device)
         with torch.random.fork_rng(devices=[]):  # peft draws initial weights

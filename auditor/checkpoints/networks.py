@@ -6,6 +6,7 @@ load, fills missing weights with random ones and only warns.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,8 +128,7 @@ def read(folder: Path, classes: tuple[str, ...]) -> Read:
         tensors |= state_dict(path)
     strict(tensors, files[0])
     _require_modest(config, len(tensors), folder / CONFIG)
-    network = build(config, folder, "meta")  # allocates nothing, whatever the configuration says
-    return Read(config, fit(network, tensors, files[0]), digest.hexdigest())
+    return Read(config, fit(blueprint(config, folder), tensors, files[0]), digest.hexdigest())
 
 
 def _require_modest(config: Mapping[str, Any], n_tensors: int, path: Path) -> None:
@@ -178,6 +178,27 @@ def build(config: Mapping[str, Any], folder: Path, device: str) -> Any:
         except IMPOSSIBLE as problem:
             what = f"{CONFIG} describes no network that diffusers can build: {problem}."
             raise CheckpointError(what, folder / CONFIG, "Save it with save_pretrained.") from problem
+
+
+def blueprint(config: Mapping[str, Any], folder: Path) -> Any:
+    """Return the network of a configuration on torch's meta device: names and shapes, built once for a whole series.
+
+    It allocates nothing, whatever the configuration says.
+    """
+    try:
+        return _blueprint(described(config))
+    except CheckpointError as problem:
+        raise CheckpointError(problem.what, folder / CONFIG, problem.remedy) from problem
+
+
+def described(config: Mapping[str, Any]) -> str:
+    """Return what of a configuration determines the network, as text: the same for all checkpoints of a series."""
+    return json.dumps({k: v for k, v in config.items() if k == "_class_name" or (k not in EMA_STATE and k[:1] != "_")})
+
+
+@lru_cache(maxsize=4)
+def _blueprint(text: str) -> Any:
+    return build(json.loads(text), Path(), "meta")
 
 
 def fit(network: Any, tensors: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -55,18 +55,23 @@ class Report:
     def headline_space(self) -> str:
         """The space in which the twin distance is headlined: correlation, else the first one."""
         spaces = self.record["scope"]["spaces"]
-        return HEADLINE_SPACE if HEADLINE_SPACE in spaces else spaces[0]
+        return HEADLINE_SPACE if HEADLINE_SPACE in spaces else (spaces or [""])[0]
 
     @property
     def copy_space(self) -> str:
         """The space in which copies are counted: pixel, else the first one."""
         spaces = self.record["scope"]["spaces"]
-        return "pixel" if "pixel" in spaces else spaces[0]
+        return "pixel" if "pixel" in spaces else (spaces or [""])[0]
 
     @property
     def quality_space(self) -> str:
         """The space in which quality decides between checkpoints: clip, else that of copies."""
         return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
+
+    @property
+    def with_samples(self) -> bool:
+        """Whether samples were drawn or given; a quick audit asks the networks only."""
+        return bool(self.record["scope"]["spaces"])
 
     @property
     def twins(self) -> tuple[str, ...]:
@@ -76,7 +81,7 @@ class Report:
     @property
     def with_lean(self) -> bool:
         """Whether samples could be asked which half they lean on: two trainings, both with their images."""
-        return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1
+        return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1 and self.with_samples
 
     @property
     def steps(self) -> list[int]:
@@ -106,9 +111,14 @@ class Report:
         return o[(o.onset == name) & (o.space == space)].iloc[0]
 
     @property
+    def parting(self) -> pd.Series:
+        """Return where the twins are most alike, in what they draw; of a quick audit, in what they predict."""
+        return self.onset("divergence", self.headline_space) if self.with_samples else self.onset("predictions")
+
+    @property
     def key_steps(self) -> dict[int, str]:
         """The steps that a decision turns on, ascending, and what each is: recommended, both minima, the last."""
-        divergence, loss = self.onset("divergence", self.headline_space), self.onset("loss")
+        divergence, loss = self.parting, self.onset("loss")
         named = [
             (self.recommended, "recommended"),
             (divergence.step, "least twin distance"),

@@ -18,7 +18,7 @@ def charts(report: Report) -> list[Chart]:
     made = [divergence(report)]
     if report.with_lean:
         made.append(lean(report))
-    if report.record["scope"]["with_train"]:
+    if report.record["scope"]["with_train"] and report.with_samples:
         made.append(copies(report))
     if has_quality(report):
         made.append(quality(report))

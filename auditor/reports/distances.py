@@ -65,7 +65,7 @@ class Nearest:
 
 def has_samples(report: Report) -> bool:
     """Whether the run holds samples beside training images: one of three or more trainings leaves them to its pairs."""
-    return bool(report.record["scope"]["with_train"]) and not report.record.get("pairs")
+    return bool(report.record["scope"]["with_train"]) and report.with_samples and not report.record.get("pairs")
 
 
 def charts(report: Report, nearest: Nearest) -> list[Chart]:

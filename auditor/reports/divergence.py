@@ -8,11 +8,45 @@ from auditor.reports import Report, where
 from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Bar, Chart, Curve, Mark, Panel, Span, Style
 from auditor.reports.traces import course, curve, is_drawn, space_style
 
+OF_TWINS = ("divergence", "predictions")  # onsets that a single training has not
+DISTANCES = {
+    True: "Twin distance: between what both twins draw from the same noise, 1 being that of different seeds",
+    False: "Distance of predictions: half the mean squared difference of the noise that both twins predict in noised "
+    "held-out images",
+}
+
 
 def divergence(report: Report) -> Chart:
     """Twin distance and held-out loss against the step, their minima, the biased phase and the onsets of both risks."""
+    distance = distance_curves(report) if report.with_samples else prediction_curves(report)
+    losses = tuple(each for each in loss_curves(report) if is_drawn(each))
+    shade = {"spans": tuple(minima(report)), "marks": tuple(onset_marks(report))}
+    panels = []
+    if any(map(is_drawn, distance)):
+        axis = "twin distance\n(1 = different seeds)" if report.with_samples else "distance of predictions"
+        panels.append(Panel("Twin distance", axis, distance, **shade))
+    note = "" if losses else "no losses were measured: no images were given"
+    panels.append(Panel("Denoising loss", "denoising loss", losses, **shade, note=note))
+    panels.append(Panel("Where minima and onsets lie", "", bars=tuple(onset_bars(report))))
+    return Chart(
+        "divergence-and-loss",
+        "When the twins part, and when the held-out loss is least" if len(panels) > 2 else "The held-out loss",
+        divergence_words(report),
+        tuple(panels),
+        tuple(report.steps),
+        is_stacked=True,
+        note=(
+            f"{DISTANCES[report.with_samples]}; it is least early and grows as the models turn to their own images. "
+            "Bands hold for all checkpoints together (95%). Shaded: steps that may hold each minimum (95% confidence "
+            "sets)."
+        ),
+    )
+
+
+def distance_curves(report: Report) -> tuple[Curve, ...]:
+    """Return how far apart the twins' samples of the same noise are, by space."""
     spaces = report.record["scope"]["spaces"]
-    distance = tuple(
+    return tuple(
         curve(
             report,
             "twin_distance_ratio",
@@ -25,26 +59,12 @@ def divergence(report: Report) -> Chart:
         )
         for space in [report.headline_space, *(each for each in spaces if each != report.headline_space)]
     )
-    losses = tuple(each for each in loss_curves(report) if is_drawn(each))
-    shade = {"spans": tuple(minima(report)), "marks": tuple(onset_marks(report))}
-    panels = []
-    if any(map(is_drawn, distance)):
-        panels.append(Panel("Twin distance", "twin distance\n(1 = different seeds)", distance, **shade))
-    note = "" if losses else "no losses were measured: no images were given"
-    panels.append(Panel("Denoising loss", "denoising loss", losses, **shade, note=note))
-    panels.append(Panel("Where minima and onsets lie", "", bars=tuple(onset_bars(report))))
-    return Chart(
-        "divergence-and-loss",
-        "When the twins part, and when the held-out loss is least" if len(panels) > 2 else "The held-out loss",
-        divergence_words(report),
-        tuple(panels),
-        tuple(report.steps),
-        is_stacked=True,
-        note=(
-            "Twin distance: between what both twins draw from the same noise, 1 being that of different seeds; it is "
-            "least early and grows as the models turn to their own images. Bands hold for all checkpoints together "
-            "(95%). Shaded: steps that may hold each minimum (95% confidence sets)."
-        ),
+
+
+def prediction_curves(report: Report) -> tuple[Curve, ...]:
+    """Return how far apart the twins' predictions on held-out images are."""
+    return (
+        curve(report, "prediction_variance", "both", "", "distance of predictions", Style(BLUE, "solid", "circle")),
     )
 
 
@@ -63,12 +83,13 @@ def loss_curves(report: Report) -> list[Curve]:
 
 def minima(report: Report) -> Iterable[Span]:
     """Yield the confidence sets of both minima, and the phase between them where it is claimed."""
-    distance, loss = report.onset("divergence", report.headline_space), report.onset("loss")
+    distance, loss = report.parting, report.onset("loss")
     claimed = (report.record["checks"].get("phase") or {}).get("claimed")
     if claimed and 0 <= distance.high < loss.low:
         yield Span("biased phase", int(distance.high), int(loss.low), "#f0c419", ".", is_between=True)
     if distance.low >= 0:
-        yield Span("steps of least twin distance (τ_div)", int(distance.low), int(distance.high), BLUE, "/")
+        name = "steps of least twin distance (τ_div)" if report.with_samples else "steps of most alike predictions"
+        yield Span(name, int(distance.low), int(distance.high), BLUE, "/")
     if loss.low >= 0:
         yield Span("steps of least held-out loss (τ_loss)", int(loss.low), int(loss.high), BLACK, "\\")
 
@@ -78,18 +99,29 @@ def onset_marks(report: Report) -> Iterable[Mark]:
     for onset, name, style in (
         ("bias", "lean found", Style(VERMILLION, "dashed", "")),
         ("copying", "copying found", Style(PURPLE, "dotted", "")),
+        ("loss_bias", "lean of losses found", Style(ORANGE, "dotted", "")),
     ):
         rows = report.tables["onsets"]
         found = rows[(rows.onset == onset) & (rows.step >= 0)]
         if len(found):
             first = found[found.step == found.step.min()]
-            yield Mark(f"{name} ({', '.join(first.space)})", int(first.step.iloc[0]), style)
+            spaces = ", ".join(each for each in first.space if each)
+            yield Mark(f"{name} ({spaces})" if spaces else name, int(first.step.iloc[0]), style)
 
 
-ONSET_ROWS = {"divergence": "least distance", "loss": "least loss", "bias": "leaning", "copying": "copying"}
+ONSET_ROWS = {
+    "divergence": "least distance",
+    "predictions": "alike predictions",
+    "loss": "least loss",
+    "loss_bias": "losses leaning",
+    "bias": "leaning",
+    "copying": "copying",
+}
 ONSET_STYLES = {
     "divergence": Style(BLUE, "solid", "circle"),
+    "predictions": Style(BLUE, "dashed", "plus"),
     "loss": Style(BLACK, "solid", "square"),
+    "loss_bias": Style(ORANGE, "solid", "inverted_triangle"),
     "bias": Style(VERMILLION, "solid", "triangle"),
     "copying": Style(PURPLE, "solid", "diamond"),
 }
@@ -99,22 +131,29 @@ def onset_bars(report: Report) -> Iterable[Bar]:
     """Yield one bar per onset and space, the minima first."""
     rows = report.tables["onsets"]
     for onset, name in ONSET_ROWS.items():
-        for row in rows[(rows.onset == onset) & (len(report.twins) > 1 or onset != "divergence")].itertuples():
+        for row in rows[(rows.onset == onset) & (len(report.twins) > 1 or onset not in OF_TWINS)].itertuples():
             label = f"{name}, {row.space}" if row.space else name
             style = ONSET_STYLES[onset]
             found = row.status in ("found", "edge") and row.high >= 0
             yield Bar(label, int(row.low), int(row.high), found, f"{where(row)} ({row.status})", style, row.space)
 
 
+def distance_words(report: Report) -> str:
+    """Say how the distance between the twins goes."""
+    if report.with_samples:
+        distance = report.estimates("twin_distance_ratio", "both", report.headline_space).value
+        return f"Twin distance in {report.headline_space} {course(distance)}."
+    return f"The distance of the twins' predictions {course(report.estimates('prediction_variance', 'both').value)}."
+
+
 def divergence_words(report: Report) -> str:
     """Say what the figure shows."""
-    distance = report.estimates("twin_distance_ratio", "both", report.headline_space).value
     twinned = len(report.twins) > 1
-    sentences = [f"Twin distance in {report.headline_space} {course(distance)}."] if twinned else []
+    sentences = [distance_words(report)] if twinned else []
     loss = report.estimates("loss_heldout", "both").value
     sentences.append(f"Held-out loss {course(loss)}." if loss.notna().any() else "No held-out loss was measured.")
-    named = (("the least twin distance", "divergence", report.headline_space), ("the least held-out loss", "loss", ""))
-    for name, onset, space in named if twinned else named[1:]:
-        row = report.onset(onset, space)
+    parted = "the least twin distance" if report.with_samples else "the most alike predictions"
+    named = ((parted, report.parting), ("the least held-out loss", report.onset("loss")))
+    for name, row in named if twinned else named[1:]:
         sentences.append(f"{name.capitalize()}: {where(row)} ({row.status}).")
     return " ".join([*sentences, *(f"{mark.name.capitalize()}: step {mark.step:,}." for mark in onset_marks(report))])

@@ -70,8 +70,8 @@ class Film:
 def walls(report: Report) -> list[Wall]:
     """Return the worst samples, worst first, of every step that a decision turns on."""
     space = report.copy_space
-    if report.record.get("pairs"):
-        return []  # their samples lie in the pairs
+    if report.record.get("pairs") or not report.with_samples:
+        return []  # their samples lie in the pairs; or there are none
     return [
         Wall(step, name, tuple(row(case) for case in report.album.worst(space, step, ROWS)))
         for step, name in report.key_steps.items()
@@ -103,7 +103,7 @@ def row(case: Case) -> Row:
 
 def films(report: Report) -> list[Film]:
     """Return the seeds that are worst at the last step, through training."""
-    if report.record.get("pairs"):
+    if report.record.get("pairs") or not report.with_samples:
         return []
     space, last = report.copy_space, report.steps[-1]
     worst = report.album.worst(space, last, FILMS)

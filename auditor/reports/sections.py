@@ -13,10 +13,13 @@ from auditor import config
 from auditor.reports import Report, distances, percent, printable, where
 from auditor.reports.charts import distinct
 from auditor.reports.curves import copy_rule
+from auditor.reports.divergence import OF_TWINS
 
 ONSET_NAMES = {
     "divergence": "least twin distance (τ_div)",
     "loss": "least held-out loss (τ_loss)",
+    "predictions": "twins' predictions most alike",
+    "loss_bias": "losses begin to lean",
     "bias": "samples begin to lean",
     "copying": "samples begin to copy",
 }
@@ -41,6 +44,11 @@ def warnings(report: Report) -> list[str]:
     if len(report.twins) == 1:
         said.append(
             "A single training was audited: without a twin, whether its samples lean on its images is not known."
+        )
+    if not report.with_samples:
+        said.append(
+            "A quick audit: the networks were asked and no samples were drawn. Copies, the lean of samples and their "
+            "quality are not known, so no checkpoint is shown safe."
         )
     if not scope["with_heldout"]:
         said.append(
@@ -69,7 +77,9 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
     """Return headings, each with the metric that it shows, and a row of cells per step."""
     scope, space = report.record["scope"], report.headline_space
     columns = [("held-out loss", "loss_heldout", cells(report.estimates("loss_heldout", "both"), "{:.4f}"))]
-    if len(report.twins) > 1:
+    if not report.with_samples:
+        columns += network_columns(report)
+    elif len(report.twins) > 1:
         distance = cells(report.estimates("twin_distance_ratio", "both", space), "{:.3f}")
         columns.append((f"twin distance ({space})", "twin_distance_ratio", distance))
     if report.with_lean:
@@ -77,7 +87,7 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
         for each in scope["spaces"]:
             shares = cells(report.estimates("own_share", "both", each), "{:.1%}", alpha)
             columns.append((f"own share, {each}", "own_share", shares))
-    if scope["with_train"]:
+    if scope["with_train"] and report.with_samples:
         rule = copy_rule(report)
         for twin in report.twins:
             copied = cells(report.estimates(rule, twin, report.copy_space), "{:.1%}")
@@ -86,6 +96,22 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
         "columns": [(name, metric) for name, metric, _ in columns],
         "rows": {step: [found.get(step, Cell("–")) for *_, found in columns] for step in report.steps},
     }
+
+
+def network_columns(report: Report) -> list[tuple[str, str, dict[int, Cell]]]:
+    """Return what a quick audit has in place of samples: alike predictions, the lean of losses."""
+    if len(report.twins) < 2:
+        return []
+    alpha = report.record["budgets"]["alpha"]
+    names = {
+        "prediction_variance": "distance of predictions",
+        "loss_lean": "lean of losses",
+        "separation": "separation",
+    }
+    return [
+        (name, metric, cells(report.estimates(metric, "both"), "{:.4f}", alpha if metric == "loss_lean" else None))
+        for metric, name in names.items()
+    ]
 
 
 def cells(rows: pd.DataFrame, form: str, alpha: float | None = None) -> dict[int, Cell]:
@@ -103,7 +129,7 @@ def cells(rows: pd.DataFrame, form: str, alpha: float | None = None) -> dict[int
 def onset_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Return what, space, where, status and note of every minimum and onset."""
     rows = report.tables["onsets"]
-    rows = rows[(rows.onset != "divergence") | (len(report.twins) > 1)]
+    rows = rows[~rows.onset.isin(OF_TWINS) | (len(report.twins) > 1)]
     return [
         (name, row.space or "–", where(row), STATUS[row.status], row.note.removesuffix("; -1 is open"))
         for onset, name in ONSET_NAMES.items()

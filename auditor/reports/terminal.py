@@ -37,7 +37,8 @@ def heading(report: Report, width: int) -> Text:
     text = Text(f"Audit of {len(scope['steps'])} checkpoints", style="bold")
     weights = f"{resolved['weights']} weights" if resolved["weights"] else "samples as given"
     weights += "" if (unit := resolved.get("unit", "step")) == "step" else f", steps are {UNITS[unit]}"
-    text.append(f" ({weights}), {h}x{w}x{c}, {scope['n_samples']} seeds each\n", style="not bold")
+    seeds = f"{scope['n_samples']} seeds each" if report.with_samples else "no samples drawn"
+    text.append(f" ({weights}), {h}x{w}x{c}, {seeds}\n", style="not bold")
     text.append(f"images: {sets or 'none given'}", style="dim")
     return text
 
@@ -67,12 +68,14 @@ def widest(name: str) -> int | None:
 
 def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
     """Return the columns: a heading and a cell per step."""
-    distance = report.estimates("twin_distance_ratio", "both", report.headline_space)
     columns = [
         ("step", {step: f"{step:,}{' *' if step == report.recommended else ''}" for step in report.steps}),
         ("held-out\nloss", cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
     ]
-    if len(report.twins) > 1:
+    if not report.with_samples:
+        columns += network_columns(report, wide)
+    elif len(report.twins) > 1:
+        distance = report.estimates("twin_distance_ratio", "both", report.headline_space)
         columns.append(("twin\ndistance", cells(distance, "{:.3f}", wide)))
     if report.with_lean:
         for space in report.record["scope"]["spaces"]:
@@ -83,12 +86,23 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
                     shares(share, wide, report.record["budgets"]["alpha"]),
                 )
             )
-    if report.record["scope"]["with_train"]:
+    if report.record["scope"]["with_train"] and report.with_samples:
         if not report.with_lean:
             shift = report.estimates("nn_shift", "a", report.copy_space)
             columns.append((f"nearness\n{report.copy_space}", cells(shift, "{:.3f}", wide)))
         columns.append((f"copies\n{' / '.join(report.twins)}" if wide else "copies", copies(report, wide)))
     return [*columns, ("verdict", says(report))]
+
+
+def network_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
+    """Return what a quick audit has in place of samples."""
+    if len(report.twins) < 2:
+        return []
+    lean, alpha = report.estimates("loss_lean", "both"), report.record["budgets"]["alpha"]
+    text = cells(lean, "{:.3f}", wide)
+    marked = {step: text[step] + ("!" if row.p_corrected <= alpha else " ") for step, row in lean.iterrows()}
+    distance = report.estimates("prediction_variance", "both")
+    return [("predictions\napart", cells(distance, "{:.4f}", wide)), ("lean of\nlosses", marked)]
 
 
 def cells(rows: pd.DataFrame, form: str, with_interval: bool) -> dict[int, str]:
@@ -124,14 +138,20 @@ def says(report: Report) -> dict[int, str]:
 def legend(report: Report) -> str:
     """Say what the columns mean, in one paragraph."""
     lines = []
-    if len(report.twins) > 1:
+    if not report.with_samples:
+        lines.append(
+            "predictions apart: half the squared difference of the twins' predictions on held-out images; lean of "
+            "losses: lower on own training images than the twin's, 0 = no lean; ! = significant by relabelling, "
+            "corrected over checkpoints."
+        )
+    elif len(report.twins) > 1:
         lines.append(f"twin distance: in {report.headline_space}, 1 = as far as different seeds.")
     if report.with_lean:
         lines.append(
             "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = significant by relabelling, "
             "corrected over checkpoints and spaces."
         )
-    if report.record["scope"]["with_train"]:
+    if report.record["scope"]["with_train"] and report.with_samples:
         control = max_control(report)
         if not report.with_lean:
             lines.append(
@@ -171,12 +191,16 @@ def reasons(report: Report, width: int) -> Table | None:
 def curves(report: Report, width: int) -> Table:
     """Small curves over the series, least to largest value of each."""
     grid = Table.grid(padding=(0, 2))
-    wanted = [("held-out loss", "loss_heldout", ""), ("twin distance", "twin_distance_ratio", report.headline_space)]
+    wanted = [("held-out loss", "loss_heldout", "")]
+    if report.with_samples:
+        wanted.append(("twin distance", "twin_distance_ratio", report.headline_space))
+    else:
+        wanted.append(("predictions apart", "prediction_variance", ""))
     if report.with_lean:
         wanted += [(f"own share {space}", "own_share", space) for space in report.record["scope"]["spaces"]]
     for label, metric, space in wanted:
         values = report.estimates(metric, "both", space).value.to_numpy()
-        if np.isfinite(values).any():
+        if len(values) and np.isfinite(values).any():
             grid.add_row(label, sparkline(values), f"{np.nanmin(values):.3f} to {np.nanmax(values):.3f}")
     return grid
 
@@ -191,6 +215,8 @@ def sparkline(values: Sequence[float]) -> str:
 
 ONSET_NAMES = {
     "loss": "least held-out loss",
+    "predictions": "twins' predictions most alike",
+    "loss_bias": "losses begin to lean",
     "divergence": "least twin distance",
     "bias": "samples begin to lean",
     "copying": "samples begin to copy",
