@@ -472,7 +472,8 @@ def risk_onset(steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]
 
     Either end may be open (-1): nothing was found, or nothing was shown safe to begin with.
     """
-    low = next((step for step, ok in zip(steps, safe, strict=True) if not ok), -1)
+    passed = [ok and not hit for ok, hit in zip(safe, found, strict=True)]  # bias may be found within what is accepted
+    low = next((step for step, ok in zip(steps, passed, strict=True) if not ok), -1)
     high = -1
     for i, step in enumerate(steps):
         if found[i] and (i + 1 == len(steps) or found[i + 1]):

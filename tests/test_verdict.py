@@ -168,6 +168,7 @@ def test_a_recommended_step_with_a_small_significant_lean_says_so():
         ([False, False, False, False], [True, True, True, True], ("edge", 100, 100)),
         ([True, True, True, False], [False, False, False, True], ("found", 400, 400)),
         ([True, True, False, False], [False, False, True, False], ("undecided", 300, -1)),
+        ([True, True, True, False], [False, True, True, True], ("found", 200, 200)),
     ],
 )
 def test_an_onset_runs_from_the_first_step_not_safe_to_the_first_of_two_findings(safe, found, expected):
