@@ -88,6 +88,12 @@ def test_every_report_says_that_no_samples_were_drawn(quick, tmp_path, form):
         assert "o samples were drawn" in " ".join(text.split())
 
 
+def test_the_page_claims_no_control_that_was_not_run(quick, tmp_path):
+    assert call("report", quick, "--html", tmp_path / "page.html").status == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "copier" not in text and "the halves must be exchangeable" in text
+
+
 def test_a_quick_audit_is_verified_from_its_evidence(quick):
     assert call("verify", quick).status == 0
 

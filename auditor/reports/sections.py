@@ -198,12 +198,12 @@ def controls(report: Report) -> list[tuple[str, str, str]]:
     if not checks:
         return [("all controls", "not known", "The run is not finished.")]
     rows = []
-    if report.record["scope"]["with_train"]:
+    if report.record["scope"]["with_train"] and report.with_samples:
         failed = checks.get("distrust") or []
         what = "a copier must be found to copy, and held-out images must be neither biased nor copied"
         said = " ".join(failed) or "Every control came out as it must, in every space."
         rows.append((what, "failed" if failed else "passed", said))
-    if report.with_lean:
+    if report.record["scope"]["with_train"] and len(report.twins) > 1:
         differing = checks.get("not_exchangeable") or []
         said = " ".join(differing) or "Nothing shows that the halves differ in more than chance."
         rows.append(("the halves must be exchangeable", "failed" if differing else "passed", said))
@@ -215,8 +215,9 @@ def references(checks: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what models that memorize nothing show."""
     smooth = ", ".join(f"{space} {percent(value)}" for space, value in (checks.get("smooth_reference") or {}).items())
     linear = checks.get("linear_reference")
+    shares = [("a smooth model of each half: its own share", "reference", smooth or "not known")]
     return [
-        ("a smooth model of each half: its own share", "reference", smooth or "not known"),
+        *(shares if smooth or "smooth_reference" not in checks else ()),
         (
             "a linear denoiser of each half: its loss lean",
             "reference",
