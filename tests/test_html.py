@@ -25,6 +25,7 @@ from auditor.reports import (
     gallery,
     html,
     interactive,
+    networks,
     plates,
     read_report,
     sections,
@@ -302,7 +303,7 @@ def test_the_command_writes_page_and_figures_without_torch_and_scipy(finished, p
     assert written == html.page(read_report(finished, LEFT_OUT))  # the same page in another process
     assert_without_pictures(Page(written), page)
     report = read_report(finished)
-    drawn = [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
+    drawn = [*figures.charts(report), *networks.heats(report)]
     names = sorted(path.name for path in (tmp_path / "f").iterdir())
     assert names == sorted(f"{chart.key}.{suffix}" for chart in drawn for suffix in ("png", "svg"))
     for suffix in ("png", "svg"):  # the same bytes in another process
@@ -341,7 +342,7 @@ def test_no_shaded_span_depends_on_the_opacity_of_its_hatch(finished):
 
 def test_every_curve_differs_from_those_beside_it_in_more_than_color(finished):
     report = read_report(finished)
-    for chart in (*curves.charts(report), *distances.charts(report, distances.Nearest(report))):
+    for chart in figures.charts(report):
         for panel in chart.panels:
             looks = [(c.style.dash, c.style.marker, c.series) for c in panel.curves]
             assert len(set(looks)) == len(looks), (chart.key, panel.title, looks)

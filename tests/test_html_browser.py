@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from auditor.reports import figures, html, plates, read_report
+from auditor.reports import figures, heats, html, plates, read_report
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 RUN = Path(__file__).parent.parent / "sample_reports" / "run"
@@ -262,7 +262,9 @@ def test_hostile_names_run_nothing(browser, hostile_page):
 def test_no_two_texts_of_a_figure_lie_on_one_another(browser, report):
     page = browser.new_page()
     drawn = {chart.key: figures.picture(chart, "svg") for chart in figures.charts(report)}
-    drawn |= {name: figures.saved(figure, "svg") for name, figure in plates.plates(report).items()}
+    drawn |= {
+        name: figures.saved(figure, "svg") for name, figure in (heats.drawn(report) | plates.plates(report)).items()
+    }
     for name, svg in drawn.items():
         page.set_content(re.sub(r"^.*?<svg", "<svg", svg.decode(), flags=re.DOTALL))
         boxes = page.evaluate(SVG_TEXTS)

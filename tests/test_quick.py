@@ -10,6 +10,7 @@ import pytest
 from conftest import FAST, as_arguments, call
 
 from auditor import registry
+from auditor.reports import html, read_report, text_of
 
 
 def arguments(inputs, out, **changes):
@@ -112,3 +113,11 @@ def test_a_single_training_is_asked_for_what_it_can_tell(saved_inputs, tmp_path)
     assert call("run", *as_arguments({**options, "out": str(out), **FAST}), "--quick").status == 0
     assert set(pd.read_parquet(out / "attacks.parquet").twin) == {"a"}
     assert call("report", out, "--html", tmp_path / "page.html").status == 0
+
+
+def test_the_page_shows_what_the_networks_tell_without_a_sample(quick):
+    page = html.page(read_report(quick))
+    section = page.split('<section id="networks"')[1].split("</section>")[0]
+    assert "figure-losses-by-noise" in section and "figure-loss-lean-by-noise" in section
+    assert "Withheld at every step" in section and "Most exposed; about one in ten is listed wrongly" in section
+    assert "## What the networks tell" in text_of(read_report(quick), "markdown").decode()

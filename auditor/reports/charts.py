@@ -105,6 +105,7 @@ class Panel:
     bars: tuple[Bar, ...] = ()
     is_share: bool = False  # shown in percent
     from_zero: bool = False  # the vertical axis begins at 0
+    is_logarithmic: bool = False  # the vertical axis
     note: str = ""  # shown where there is nothing to draw
 
 
@@ -118,6 +119,7 @@ class Chart:
     panels: tuple[Panel, ...]
     steps: tuple[int, ...] = ()  # of the horizontal axis; none: it is a distance
     label: str = "training step"
+    counted: str = "step"  # what a whole number on the horizontal axis is
     is_stacked: bool = False  # panels lie over one another, on one axis
     note: str = ""  # how to read it
 
@@ -148,6 +150,49 @@ class Chart:
     def series(self) -> list[str]:
         """The curves that a reader can choose from."""
         return distinct(curve.series for curve in self.curves if curve.series)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A number per step and noise level, by colour and in figures."""
+
+    key: str  # file name and anchor
+    title: str
+    words: str  # what it shows, with its numbers
+    steps: tuple[int, ...]  # rows
+    times: tuple[int, ...]  # columns, diffusion times
+    values: np.ndarray  # float64 [steps, times], NaN where unknown
+    marked: np.ndarray  # bool [steps, times]
+    limit: float  # the magnitude that has the full colour
+    note: str = ""  # how to read it
+    mark: str = ""  # what the marks mean, in short
+
+    @property
+    def rows(self) -> list[tuple[int, list[tuple[str, str, bool]]]]:
+        """Per step its cells: text, colour, and whether it is marked."""
+        return [
+            (step, [(signed(value), self.color(value), bool(mark)) for value, mark in zip(*row, strict=True)])
+            for step, *row in zip(self.steps, self.values, self.marked, strict=True)
+        ]
+
+    def color(self, value: float) -> str:
+        """Return the colour of a value: white at 0, orange above, blue below; black text can be read on all of them."""
+        if not np.isfinite(value):
+            return "#ffffff"
+        return mixed(VERMILLION if value > 0 else BLUE, 0.7 * min(abs(value) / self.limit, 1.0))
+
+
+def signed(value: float) -> str:
+    """Return a number with its sign, or a dash where it is not known; what rounds to 0 has none."""
+    if not np.isfinite(value):
+        return "–"
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
+
+
+def mixed(color: str, share: float) -> str:
+    """Return a color mixed with white: ``share`` of it, 0 to 1."""
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in parts)
 
 
 def distinct(values: Iterable[str]) -> list[str]:

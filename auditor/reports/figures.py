@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.reports import Report, curves, distances, plates, write_file
-from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, edges, padded, ticks
+from auditor.reports import Report, curves, distances, heats, networks, plates, write_file
+from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, edges, mixed, padded, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
     paths = []
     with matplotlib.rc_context(LOOK):
-        drawn = {each.key: draw(each) for each in charts(report)} | plates.plates(report)
+        drawn = {each.key: draw(each) for each in charts(report)} | heats.drawn(report) | plates.plates(report)
         for name, figure in drawn.items():
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
@@ -76,7 +76,7 @@ def write(report: Report, folder: Path) -> list[Path]:
 
 def charts(report: Report) -> list[Chart]:
     """Return every chart of a report."""
-    return [*curves.charts(report), *distances.charts(report, distances.Nearest(report))]
+    return [*curves.charts(report), *networks.charts(report), *distances.charts(report, distances.Nearest(report))]
 
 
 def picture(chart: Chart, suffix: str) -> bytes:
@@ -137,7 +137,7 @@ def grid(chart: Chart) -> tuple[int, int]:
     n = len(chart.panels)
     if chart.is_stacked:
         return n, 1
-    columns = min(n, 3)
+    columns = 2 if n == 4 else min(n, 3)
     return -(-n // columns), columns
 
 
@@ -176,18 +176,14 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
     for each in shown:
         draw_curve(ax, each)
     draw_bars(ax, panel.bars, chart)
+    if panel.is_logarithmic:
+        ax.set_yscale("log")
     if panel.from_zero:
         ax.set_ylim(bottom=0)
     if panel.is_share:
         ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
     if not shown and not panel.bars:
         ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)
-
-
-def mixed(color: str, share: float) -> str:
-    """Return a color mixed with white: ``share`` of it, 0 to 1."""
-    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in parts)
 
 
 def scale_steps(ax: Axes, chart: Chart) -> None:

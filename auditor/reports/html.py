@@ -10,7 +10,19 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
-from auditor.reports import Report, curves, distances, figures, gallery, interactive, percent, printable, sections
+from auditor.reports import (
+    Report,
+    curves,
+    distances,
+    figures,
+    gallery,
+    interactive,
+    members,
+    networks,
+    percent,
+    printable,
+    sections,
+)
 from auditor.reports.charts import Chart, Curve, Style, distinct
 from auditor.reports.pictures import BLURRED, LEFT_OUT
 
@@ -61,7 +73,7 @@ def render(report: Report, out: TextIO, width: int | None = None, color: bool = 
 def page(report: Report) -> str:
     """Return the page as text; the same run gives the same page."""
     nearest = distances.Nearest(report)
-    series = curves.charts(report)
+    series, by_noise = curves.charts(report), networks.charts(report)
     histograms = distances.charts(report, nearest)
     script, library = asset("page.js"), interactive.library()
     return (
@@ -77,7 +89,15 @@ def page(report: Report) -> str:
             verdicts=report.tables["verdicts"].to_dict("records"),
             symbols=SYMBOLS,
             table=sections.checkpoint_table(report),
-            drawings={chart.key: drawing(chart) for chart in series},
+            drawings={chart.key: drawing(chart) for chart in (*series, *by_noise)},
+            no_networks=networks.missing(report),
+            heats=networks.heats(report),
+            attacks=members.rates(report),
+            no_attacks=members.no_attacks(report),
+            exposures=members.exposures(report),
+            most_pictured=members.PICTURED,
+            counts=members.counts(report),
+            no_exposure=members.no_exposure(report),
             histograms=[drawing(chart) for chart in histograms],
             walls=gallery.walls(report),
             films=gallery.films(report),
@@ -96,7 +116,7 @@ def page(report: Report) -> str:
             script=script,
             library=library,
             allowed=" ".join(f"'{interactive.digest(each)}'" for each in (library, script)),
-            charts={chart.key: interactive.documents(chart) for chart in (*series, *histograms)},
+            charts={chart.key: interactive.documents(chart) for chart in (*series, *by_noise, *histograms)},
         )
     )
 

@@ -133,6 +133,8 @@ def draw(axis: Axis, panel: Panel) -> Plot:
         ranges["y_range"].start = 0
     if chart.steps:
         ranges["x_range"] = axis.range()
+    if panel.is_logarithmic:
+        ranges["y_axis_type"] = "log"
     if panel.bars:
         ranges["y_range"] = list(reversed([bar.row for bar in panel.bars]))
     plot = figure(
@@ -221,7 +223,7 @@ def source(axis: Axis, panel: Panel, each: Curve) -> ColumnDataSource:
         data["fill"] = each.marked.astype(float)
     if each.low is not None:
         data |= {"low": each.low, "high": each.high}
-    return ColumnDataSource(data, tags=[{"name": title, "definition": each.definition}])
+    return ColumnDataSource(data, tags=[{"name": title, "definition": each.definition, "counted": axis.chart.counted}])
 
 
 def draw_curve(plot: Plot, axis: Axis, panel: Panel, each: Curve) -> list[Any]:
@@ -256,7 +258,7 @@ def draw_bar(plot: Plot, axis: Axis, bar: Bar) -> Any:
     at = [i for i in (0, 1) if (bar.low, bar.high)[i] >= 0] or [0]
     columns = {"log": [span[i][0] for i in at], "linear": [span[i][1] for i in at], "y": [bar.row] * len(at)}
     said = {"shown": [bar.says] * len(at), "says": [""] * len(at)}
-    data = ColumnDataSource(columns | said, tags=[{"name": bar.row, "definition": ""}])
+    data = ColumnDataSource(columns | said, tags=[{"name": bar.row, "definition": "", "counted": axis.chart.counted}])
     x = ("log", "linear")[axis.at_first]
     if not nowhere:
         ends_data = {"log": [span[0][0]], "linear": [span[0][1]], "log1": [span[1][0]], "linear1": [span[1][1]]}

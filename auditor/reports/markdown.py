@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from auditor.reports import Report, printable
+from auditor.reports import Report, members, printable
 from auditor.reports.terminal import ONSET_NAMES, legend, phase, table_columns, where
 
 TASK = "unconditional-image-generation"
@@ -34,7 +34,7 @@ def render(report: Report, out: TextIO, width: int | None = None) -> None:
 
 def render_body(report: Report, out: TextIO, width: int | None = None) -> None:
     """Write the report without metadata, as it is pasted into a pull request."""
-    sections = (heading, table, reasons, onsets, excluded, caveats, settings)
+    sections = (heading, table, reasons, onsets, membership, excluded, caveats, settings)
     out.write("\n\n".join("\n".join(lines) for lines in map(list, (each(report) for each in sections)) if lines) + "\n")
 
 
@@ -148,6 +148,49 @@ def onsets(report: Report) -> Iterator[str]:
     )
     yield ""
     yield escaped(phase(report))
+
+
+def membership(report: Report) -> Iterator[str]:
+    """What attacks on the networks find, and how many training images are exposed, per checkpoint."""
+    found, listed = members.rates(report), members.listed_counts(report)
+    columns = [
+        (f"hits at {rate.name} false positives, {row.twin}", rate, row.twin)
+        for rate in found
+        for row in {row.twin: row for row in rate.rows}.values()
+    ]
+    if not columns and listed.empty:
+        return
+    yield "## What the networks tell"
+    yield ""
+    yield from grid(
+        ["step", *(name for name, *_ in columns), *(f"exposed images, half {half}" for half in listed)],
+        (
+            [
+                f"{step:,}",
+                *(attack_cell(rate, twin, step) for _, rate, twin in columns),
+                *(str(int(listed[half].get(step, 0))) for half in listed),
+            ]
+            for step in report.steps
+        ),
+        right=1 + len(columns) + listed.shape[1],
+    )
+    yield ""
+    withheld = [f"Attacks at {rate.name} false positives are withheld: {rate.reason}." for rate in found if rate.reason]
+    said = [
+        "Hits: training images that the best loss attack recognizes, with 95% intervals, at the false positives that "
+        "really came of it.",
+        "Exposed: listed at a false discovery rate of 10%; about one in ten is listed wrongly.",
+    ]
+    yield escaped(" ".join((*said, *withheld)))
+
+
+def attack_cell(rate: members.Rate, twin: str, step: int) -> str:
+    """Return the hits on one model at one step with their interval, and the realised false positives."""
+    rows = [row for row in rate.rows if (row.step, row.twin) == (step, twin)]
+    if not rows or rows[0].reason:
+        return "withheld" if rows else "-"
+    hits, false = rows[0].hits, rows[0].false_alarms
+    return f"{hits.value} [{hits.interval.replace(' to ', ', ')}] at {false.value}"
 
 
 def excluded(report: Report) -> Iterator[str]:

@@ -172,9 +172,9 @@ class OpenedRun:
             return draw(charts[figure])
 
     def _charts(self) -> list:
-        from auditor.reports import curves
+        from auditor.reports import curves, networks
 
-        return curves.charts(self.report)
+        return [*curves.charts(self.report), *networks.charts(self.report)]
 
     def __repr__(self) -> str:
         return f"OpenedRun({str(self.path)!r}, {len(self.report.steps)} steps, recommended: {self.recommended_step})"

@@ -302,6 +302,11 @@ class Album:
             images, reason = None, f"{self._name(path)} holds no seed {seed}"
         return Picture(str(seed), None if images is None else np.array(images[row]), reason)
 
+    def training_image(self, half: str, image_id: str) -> Picture:
+        """Return a training image by half and id, without pixels where the run does not keep it."""
+        found = self._training_image(half, image_id)
+        return {SHOWN: lambda: found, BLURRED: found.blurred, LEFT_OUT: found.left_out}[self.pictures]()
+
     def _training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by id, of those that the run keeps."""
         if not image_id:

@@ -9,8 +9,9 @@
     for (const model of models) {
       if (model.type !== "ColumnDataSource" || !model.tags.length) continue;
       const n = model.data.y.length;
-      const at = Array.from(model.data.linear, (x) => Number.isInteger(x) ? `step ${x.toLocaleString("en")}:` : "");
-      const same = Object.fromEntries(Object.entries(model.tags[0]).map(([name, text]) => [name, Array(n).fill(text)]));
+      const {counted, ...words} = model.tags[0];
+      const at = Array.from(model.data.linear, (x) => Number.isInteger(x) ? `${counted} ${x.toLocaleString("en")}:` : "");
+      const same = Object.fromEntries(Object.entries(words).map(([name, text]) => [name, Array(n).fill(text)]));
       model.data = {...model.data, at, ...same};
     }
   }
