@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor import controls
+from auditor import attacks, controls
 from auditor.inputs import Prepared
 from auditor.keys import Keys
 from auditor.run import RunDirectory
@@ -58,6 +58,8 @@ def artefact(
         return run.samples(twin, int(step)), keys.samples(twin, int(step)), n
     if kind == "losses":
         return run.losses(twin, int(step)), keys.losses(twin, int(step)), None
+    if kind == "attack-scores":
+        return run.attack_scores(twin, int(step)), keys.attack_scores(twin, int(step)), None
     if kind == "agreement":
         return run.agreement(int(step)), keys.agreement(int(step)), None
     if kind == "sample-features":
@@ -72,7 +74,7 @@ def control_size(name: str) -> int:
     return controls.N_SMOOTH if name.startswith("smooth") else controls.N_COPIES
 
 
-def calls_of(prepared: Prepared, kind: str, have: int) -> int:
+def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
     """Return how many network calls an artefact needs, ``have`` rows being there."""
     batch = prepared.batch_size
     if prepared.given is not None:
@@ -86,7 +88,16 @@ def calls_of(prepared: Prepared, kind: str, have: int) -> int:
             for n in loss_counts(prepared).values()
             for start in range(0, n, LOSS_IMAGES_AT_ONCE)
         )
+    if kind == "attack-scores":
+        asked = sum(loss_counts(prepared)[name] for name in attacked_sets(of))
+        parts = [min(batch, asked - start) for start in range(0, asked, batch)]
+        return sum(attacks.n_calls(n, prepared.attack_times, batch) for n in parts)
     return 0
+
+
+def attacked_sets(of: str) -> dict[str, str]:
+    """Return by image set its role in attacks on the model ``twin/step``: its own images are members, held-out not."""
+    return {f"train-{of.split('/')[0]}": "own", "heldout": "heldout"}
 
 
 def loss_counts(prepared: Prepared) -> dict[str, int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from auditor import (
     agreement,
+    attacks,
     cells,
     checkpoints,
     controls,
@@ -24,7 +25,7 @@ from auditor import (
     spaces,
     tables,
 )
-from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, artefact, loss_counts
+from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, artefact, attacked_sets, loss_counts
 from auditor.errors import CheckpointError
 from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
@@ -66,6 +67,7 @@ class Executor:
             "agreement": self._agreement,
             "samples": self._samples,
             "losses": self._losses,
+            "attack-scores": self._attack_scores,
             "sample-features": self._features,
             "evidence": self._evidence,
         }
@@ -180,6 +182,35 @@ class Executor:
         found = denoising.predict(model, pictures, eps, p.times, p.batch_size, p.device, classes)
         noise_of = found.noise.reshape(*found.losses.shape, -1)
         return np.concatenate([found.losses[..., None], noise_of], axis=2)
+
+    def _attack_scores(self, task: Task) -> Iterator[int]:
+        """Ask one checkpoint about the own and held-out images of its losses; a batch of images is a resumable part."""
+        path, key, _ = self._target(task)
+        p, roles = self.prepared, attacked_sets(task.of)
+        asked = [(name, i) for name in roles for i in self._loss_images(name)]
+        parts = range(0, len(asked), p.batch_size)
+
+        def compute(rows: range) -> np.ndarray:
+            chosen = asked[rows.start : rows.stop]
+            pictures = np.stack([p.sets[name].images[i] for name, i in chosen])
+            classes = np.array([p.classes[name][i] for name, i in chosen]) if p.classes else None
+            return attacks.scores(self.model(task.of), pictures, p.attack_times, p.batch_size, p.device, classes)
+
+        told = 0
+        for done in self.run.make_parts(path, key, parts, compute):
+            yield task.calls * done // len(asked) - told
+            told = task.calls * done // len(asked)
+        found = np.concatenate([np.load(part_path(path, start)) for start in parts])
+        scored = attacks.columns(p.attack_times)
+        columns = {
+            "set": [roles[name] for name, _ in asked for _ in scored],
+            "id": [p.sets[name].ids[i] for name, i in asked for _ in scored],
+            "attack": [attack for _ in asked for attack, _ in scored],
+            "t": [t for _ in asked for _, t in scored],
+            "score": found.ravel(),
+        }
+        yield from self._write(task, tables.ATTACK_SCORES, columns)
+        drop_parts(path)
 
     def _agreement(self, task: Task) -> Iterator[int]:
         """Compare the twins' predictions at every cell, and drop them."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from auditor import (
+    attacks,
     checkpoints,
     denoising,
     given_samples,
@@ -107,6 +108,16 @@ class Prepared:
     def with_losses(self) -> bool:
         """Whether denoising losses are measured: there are images, and a model."""
         return bool(self.sets) and self.given is None
+
+    @property
+    def with_attacks(self) -> bool:
+        """Whether networks are asked about members and non-members: training and held-out images, and a model."""
+        return self.with_losses and self.scope.with_train and self.scope.with_heldout
+
+    @property
+    def attack_times(self) -> dict[str, np.ndarray]:
+        """Times at which membership attacks score images, by attack; none where there are none to attack."""
+        return attacks.attack_times(self.times, schedules.n_times(self.scheduler)) if self.with_attacks else {}
 
     @property
     def compares_predictions(self) -> bool:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import agreement, controls, denoising, evidence, images, noise, sampling
+from auditor import agreement, attacks, controls, denoising, evidence, images, noise, sampling
 from auditor.inputs import Prepared
 from auditor.records import other_twin
 
@@ -140,6 +140,12 @@ class Keys:
             "pool_seed": p.config.seed,
             "groups": {name: sha256(each.tobytes()).hexdigest() for name, each in p.groups.items()},
         }
+
+    def attack_scores(self, twin: str, step: int) -> dict[str, Any]:
+        """Return what determines the scores of membership attacks: of the losses' images, at times of their own."""
+        times = {name: each.tolist() for name, each in self.prepared.attack_times.items()}
+        own = {"stage": "attack scores", "revision": [noise.REVISION, attacks.REVISION], "attack_times": times}
+        return {name: value for name, value in self.losses(twin, step).items() if name != "times"} | own
 
     def agreement(self, step: int) -> dict[str, Any]:
         """Return what determines how the twins' predictions compare."""

@@ -20,15 +20,16 @@ from auditor.stats import Relabeling
 
 RATES = (0.1, 0.01, 0.001)  # false-positive rates at which attacks are judged
 HITS = 2  # non-members that a fold must be expected to flag; else the rate is withheld
+LEAST_SCORE = 1e-30  # of SimA, PIA and SecMI: an error of exactly 0 has no logarithm
 LISTED = 0.10  # false discovery rate of the list of exposed images
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A score per image, larger for members, that needs the losses of the model and perhaps of its twin."""
+    """A score per image, larger for members, from the losses or answers of the model and perhaps losses of its twin."""
 
     name: str
-    time: int  # diffusion time of the losses; -1 for the mean over all
+    time: int  # diffusion time; -1 for the mean over all
     members: np.ndarray  # float64 [n]
     others: np.ndarray  # float64 [m]
 
@@ -55,13 +56,20 @@ class Outcome:
 
 
 def attacks_on(evidence: Evidence) -> list[Attack]:
-    """Return every attack on one model: its loss, and its twin's loss over its own, by noise level and in the mean."""
+    """Return every attack on one model, by noise level and in the mean: its loss, its twin's loss over its own, and ...
+
+    SimA, PIA and SecMI (auditor/attacks.py) where the network was asked: by their logarithm, so that
+    no time outweighs the others in the mean.
+    """
     own, heldout = evidence.losses["own"], evidence.losses["heldout"]
     found = list(by_time("loss", own.times, -own.values, -heldout.values))
     if "other" in evidence.twin_losses and "heldout" in evidence.twin_losses:
         without = evidence.twin_losses["other"], evidence.twin_losses["heldout"]
         ratios = [np.log(twin.values / mine.values) for twin, mine in zip(without, (own, heldout), strict=True)]
         found += by_time("twin ratio", own.times, *ratios)
+    for name, scored in evidence.attack_scores.items():
+        members, others = (-np.log(np.maximum(scored[role].values, LEAST_SCORE)) for role in ("own", "heldout"))
+        found += by_time(name, scored["own"].times, members, others)
     return found
 
 

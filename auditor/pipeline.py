@@ -78,6 +78,8 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "samples", of, ""
             if prepared.with_losses:
                 yield "losses", of, ""
+            if prepared.with_attacks:
+                yield "attack-scores", of, ""
             for space in names:
                 yield "sample-features", of, space
         if prepared.compares_predictions:
@@ -95,7 +97,9 @@ def with_needed_predictions(prepared: Prepared, run: RunDirectory, tasks: list[T
     """Return the plan in which losses are measured again where their predictions are needed and gone."""
     asked = {task.step for task in tasks if task.kind == "agreement" and task.action != "reuse"}
     return [
-        replace(task, action="make", reason="its predictions are needed", calls=calls_of(prepared, "losses", 0))
+        replace(
+            task, action="make", reason="its predictions are needed", calls=calls_of(prepared, "losses", task.of, 0)
+        )
         if task.kind == "losses"
         and task.action == "reuse"
         and task.step in asked
@@ -119,12 +123,12 @@ def plan_task(prepared: Prepared, run: RunDirectory, keys: Keys, kind: str, of: 
         action, reason = "extend", f"{have} of {rows} rows are there"
     else:
         return Task(kind, of, space, "reuse", "up to date", 0)
-    return Task(kind, of, space, action, reason, calls_of(prepared, kind, have))
+    return Task(kind, of, space, action, reason, calls_of(prepared, kind, of, have))
 
 
 def refuse_loss_of_work(tasks: list[Task], run: RunDirectory, remake: bool) -> None:
     """Stop before finished network results would be thrown away, unless --remake says so."""
-    lost = [t for t in tasks if t.action == "remake" and t.calls and t.kind in ("samples", "losses")]
+    lost = [t for t in tasks if t.action == "remake" and t.calls and t.kind in ("samples", "losses", "attack-scores")]
     if lost and not remake:
         raise RunExists(
             f"This command would discard {len(lost)} finished artefacts; the first is {lost[0].kind} {lost[0].of} "
@@ -210,6 +214,7 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
             "pixels": {twin: each.text for twin, each in p.pixels.items()},
             "scheduler": dict(p.scheduler),
             "loss_times": p.times.tolist(),
+            "attack_times": {name: each.tolist() for name, each in p.attack_times.items()},
         },
         "scope": asdict(p.scope),
         "budgets": asdict(p.budgets),

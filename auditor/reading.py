@@ -256,6 +256,21 @@ def read_agreement(path: Path, twin: str) -> dict[str, Agreement]:
     return found
 
 
+def read_attack_scores(path: Path) -> dict[str, dict[str, LossTable]]:
+    """Return what membership attacks say of own and held-out images, by attack; nothing where they were not made."""
+    if not path.exists():
+        return {}
+    data = tables.arrays(path)
+    found: dict[str, dict[str, LossTable]] = {}
+    for attack in dict.fromkeys(data["attack"].values):
+        for role in ("own", "heldout"):
+            rows = (data["attack"].values == attack) & (data["set"].values == role)
+            times = np.unique(data["t"][rows])
+            values = data["score"][rows].reshape(-1, len(times))
+            found.setdefault(attack, {})[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
+    return found
+
+
 def read_losses(path: Path) -> dict[str, LossTable]:
     """Return the losses of one checkpoint by role: own, other, heldout, as far as measured."""
     if not path.exists():

@@ -257,7 +257,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class LossTable:
-    """Denoising losses of one image set at fixed cells."""
+    """Denoising losses of one image set at fixed cells, or an attack's scores of its images."""
 
     ids: np.ndarray  # object [n_images]
     times: np.ndarray  # int64 [n_levels], diffusion times, ascending
@@ -329,6 +329,7 @@ class Evidence:
     heldout_quality: Mapping[str, np.ndarray] | None = None  # with frechet, float64 [1]
     losses: Mapping[str, LossTable] = field(default_factory=dict)  # own, other, heldout
     twin_losses: Mapping[str, LossTable] = field(default_factory=dict)  # the twin's, by its own roles
+    attack_scores: Mapping[str, Mapping[str, LossTable]] = field(default_factory=dict)  # attack -> own, heldout
     agreement: Mapping[str, Agreement] = field(default_factory=dict)  # own, other, heldout
 
 

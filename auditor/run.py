@@ -82,6 +82,10 @@ class RunDirectory:
         """One row per image and noise level: how the twins' predictions compare."""
         return self.root / "agreement" / f"{step}.parquet"
 
+    def attack_scores(self, twin: str, step: int) -> Path:
+        """One row per image, attack and time: what membership attacks say of own and held-out images."""
+        return self.root / "attack-scores" / twin / f"{step}.parquet"
+
     def control(self, name: str) -> Path:
         """uint8 ``[n, h, w, c]``: images of a control, ``smooth-a``, ``copier-b``, ..."""
         return self.root / "controls" / f"{name}.npy"

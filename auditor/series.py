@@ -13,7 +13,7 @@ from auditor import copying, stats, tables
 from auditor.config import HEADLINE_SPACE, SETS_SPACE
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.noise import derived_seed
-from auditor.reading import EvidenceReader, read_agreement, read_losses, read_quality
+from auditor.reading import EvidenceReader, read_agreement, read_attack_scores, read_losses, read_quality
 from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
 from auditor.stats import Landing, Pool
@@ -133,6 +133,9 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         for space in scope.spaces or (SETS_SPACE,)
     }
     losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in scope.twins}
+    attacked = {
+        (step, twin): read_attack_scores(run.attack_scores(twin, step)) for step in scope.steps for twin in scope.twins
+    }
     agreements = {
         (step, twin): read_agreement(run.agreement(step), twin) for step in scope.steps for twin in scope.twins
     }
@@ -151,7 +154,12 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
                     found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
                 seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
                 evidence[step, twin, space] = replace(
-                    found, losses=mine, twin_losses=twins, agreement=agreements.get((step, twin), {}), **seen
+                    found,
+                    losses=mine,
+                    twin_losses=twins,
+                    attack_scores=attacked[step, twin],
+                    agreement=agreements.get((step, twin), {}),
+                    **seen,
                 )
                 if landing is not None:
                     landings[step, twin, space] = landing

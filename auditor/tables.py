@@ -177,6 +177,14 @@ LOSSES = (
     Column("loss", "float64", "squared error of the prediction, mean over pixels and an antithetic noise pair"),
 )
 
+ATTACK_SCORES = (
+    Column("set", "category", "own or heldout"),
+    Column("id", "category", "image"),
+    Column("attack", "category", "SimA, PIA or SecMI; docs/statistics.md 5.4"),
+    Column("t", "int64", "diffusion time at which the image is scored", "training time steps"),
+    Column("score", "float64", "mean over pixels of a power of predicted noise or its error; smaller is a member's"),
+)
+
 AGREEMENT = (
     Column("set", "category", "train-a, train-b or heldout"),
     Column("id", "category", "image"),

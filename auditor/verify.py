@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -184,7 +184,9 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> I
         for twin in scope.twins:
             yield from sample_problems(run, twin, step, scope, digests.get((twin, step)))
             if losses:
-                yield from loss_problems(run, twin, step, losses, digests.get((twin, step)))
+                yield from cell_problems(run, run.losses(twin, step), losses, digests.get((twin, step)))
+            if scores := attack_rows(record, twin):
+                yield from cell_problems(run, run.attack_scores(twin, step), scores, digests.get((twin, step)))
 
 
 def missing(run: RunDirectory, path: Path) -> list[str]:
@@ -237,9 +239,8 @@ def evidence_problems(run: RunDirectory, space: str, twin: str, step: int, scope
         yield f"{name} was made from other samples or features than those on disk"
 
 
-def loss_problems(run: RunDirectory, twin: str, step: int, rows: int, digest: str | None) -> Iterator[str]:
-    """Yield what is wrong with the losses of one checkpoint."""
-    path = run.losses(twin, step)
+def cell_problems(run: RunDirectory, path: Path, rows: int, digest: str | None) -> Iterator[str]:
+    """Yield what is wrong with the losses of one checkpoint, or with its attack scores."""
     gone = artefact_problems(run, path, digest)
     yield from gone
     if not gone and (found := len(tables.read(path, ["t"]))) != rows:
@@ -268,8 +269,18 @@ def artefact_problems(run: RunDirectory, path: Path, digest: str | None) -> list
 
 def loss_rows(record: Mapping[str, Any]) -> int:
     """Return how many loss cells each checkpoint has."""
-    images = sum(min(record["given"]["loss_images"], each["images"]) for each in record["sets"].values())
-    return images * len(record["resolved"]["loss_times"])
+    return measured_images(record, record["sets"]) * len(record["resolved"]["loss_times"])
+
+
+def attack_rows(record: Mapping[str, Any], twin: str) -> int:
+    """Return how many attack scores a checkpoint has: none in runs without non-members, and in older ones."""
+    columns = sum(map(len, record["resolved"].get("attack_times", {}).values()))
+    return columns and columns * measured_images(record, (f"train-{twin}", "heldout"))
+
+
+def measured_images(record: Mapping[str, Any], names: Iterable[str]) -> int:
+    """Return on how many images of these sets the losses are measured."""
+    return sum(min(record["given"]["loss_images"], record["sets"][name]["images"]) for name in names)
 
 
 # ---------------------------------------------------------------------------

@@ -32,6 +32,7 @@ LAYERS = (
             "trainings",
             "membership",
             "agreement",
+            "attacks",
         ),
         *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
         *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),

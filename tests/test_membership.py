@@ -57,6 +57,20 @@ def test_a_single_training_is_attacked_by_its_loss_alone():
     assert membership.attack_row(alone, 0.1, 0)["tpr"] > 0.8
 
 
+def test_an_attack_that_asks_the_network_is_chosen_where_it_finds_more():
+    rng = np.random.default_rng(0)
+    plain = evidence(rng)
+    scores = {
+        "own": table(np.exp(rng.normal(-5, 1, (600, 3))), "x"),
+        "heldout": table(np.exp(rng.normal(0, 1, (600, 3))), "h"),
+    }
+    scores["own"].values[0] = 0  # an error of exactly 0 is a number, too
+    asked = replace(plain, attack_scores={"PIA": scores})
+    row = membership.attack_row(asked, 0.01, 0)
+    assert row["attack"].startswith("PIA") and row["tpr"] > 0.95
+    assert len(membership.attacks_on(asked)) == len(membership.attacks_on(plain)) + 4
+
+
 def test_the_folds_of_an_image_do_not_depend_on_the_order_of_images():
     ids = [f"x{i}" for i in range(101)]
     chosen = dict(zip(ids, membership.folds(ids, "a", 0), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_an_untouched_run_agrees_and_is_not_touched(finished, audit):
 def test_a_run_without_training_images_agrees(without_training, audit):
     outcome = audit("verify", without_training)
     assert outcome.status == 0, outcome.err
+    assert not (without_training / "attack-scores").exists()  # there is no member, nor anybody else
+
+
+def test_runs_from_before_attacks_asked_the_network_agree(same_evidence):
+    edit_json(same_evidence.record, lambda record: record["resolved"].pop("attack_times"))
+    shutil.rmtree(same_evidence.root / "attack-scores")
+    assert verify.verify(same_evidence.root).agrees
 
 
 def test_every_value_of_every_table_is_compared(finished):
@@ -251,6 +259,7 @@ EVIDENCE = "evidence/pixel/a/200.parquet"
         "features/correlation/smooth-a.npy",
         "losses/b/1000.parquet",
         "losses/linear-a.parquet",
+        "attack-scores/b/90.parquet",
     ],
 )
 def test_a_missing_artefact_or_key_is_named_before_anything_is_computed(disk, path):
