@@ -35,15 +35,17 @@ ENCODED_AT_ONCE = 32
 Times = Mapping[str, np.ndarray]  # attack -> int64 [n], the times that it scores, ascending
 
 
-def attack_times(levels: np.ndarray, train_steps: int) -> dict[str, np.ndarray]:
+def attack_times(levels: np.ndarray, train_steps: int, with_steps: bool = True) -> dict[str, np.ndarray]:
     """Return the times at which each attack scores an image.
 
     SimA and PIA: the lower half of the losses' times, where their authors found members to stand
     out; at all of them the attacks on a single training would cost more than its losses. SecMI: see
-    ``ERRORS``, fewer in a short process.
+    ``ERRORS``, fewer in a short process; none without ``with_steps``, for its calls, one after the
+    other, are more than all others of few images.
     """
     low = levels[: -(-len(levels) // 2)]
-    return {"SimA": low, "PIA": low, "SecMI": inversion_times(train_steps)[:-1]}
+    stepped = {"SecMI": inversion_times(train_steps)[:-1]} if with_steps else {}
+    return {"SimA": low, "PIA": low, **stepped}
 
 
 def inversion_times(train_steps: int) -> np.ndarray:
@@ -60,7 +62,9 @@ def columns(times: Times) -> list[tuple[str, int]]:
 def n_calls(n_images: int, times: Times, batch_size: int) -> int:
     """Return how many network calls the scores of some images take: at t = 0, of SimA and PIA, of SecMI."""
     batches = -(-n_images // batch_size)
-    return batches * (1 + len(times["SecMI"])) - (-n_images * (len(times["SimA"]) + len(times["PIA"])) // batch_size)
+    return batches * (1 + len(times.get("SecMI", ()))) - (
+        -n_images * (len(times["SimA"]) + len(times["PIA"])) // batch_size
+    )
 
 
 def scores(
@@ -92,8 +96,9 @@ def scores(
         ask = questions(model, batch_size, device, np.full(len(images), -1) if numbers is None else numbers)
         everyone = np.arange(len(images))
         first = ask(x0, everyone, np.zeros(len(images), dtype=np.int64))
-        at_image = image_scores(ask, model, x0, first, times, batch_size)
-        found = np.hstack([at_image, step_errors(ask, model, x0, first)])
+        found = image_scores(ask, model, x0, first, times, batch_size)
+        if "SecMI" in times:
+            found = np.hstack([found, step_errors(ask, model, x0, first)])
     if not np.isfinite(found).all():
         raise CheckpointError("a membership score is not finite", "membership attacks", "Leave it out.")
     return found

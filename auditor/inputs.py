@@ -117,7 +117,9 @@ class Prepared:
     @property
     def attack_times(self) -> dict[str, np.ndarray]:
         """Times at which membership attacks score images, by attack; none where there are none to attack."""
-        return attacks.attack_times(self.times, schedules.n_times(self.scheduler)) if self.with_attacks else {}
+        if not self.with_attacks:
+            return {}
+        return attacks.attack_times(self.times, schedules.n_times(self.scheduler), with_steps=not self.config.quick)
 
     @property
     def compares_predictions(self) -> bool:

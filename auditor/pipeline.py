@@ -128,7 +128,7 @@ def plan_task(prepared: Prepared, run: RunDirectory, keys: Keys, kind: str, of: 
 
 def refuse_loss_of_work(tasks: list[Task], run: RunDirectory, remake: bool) -> None:
     """Stop before finished network results would be thrown away, unless --remake says so."""
-    lost = [t for t in tasks if t.action == "remake" and t.calls and t.kind in ("samples", "losses", "attack-scores")]
+    lost = [t for t in tasks if t.action == "remake" and t.calls and t.kind in ("samples", "losses")]
     if lost and not remake:
         raise RunExists(
             f"This command would discard {len(lost)} finished artefacts; the first is {lost[0].kind} {lost[0].of} "

@@ -92,16 +92,19 @@ def test_scores_depend_on_neither_the_order_nor_the_number_of_images_in_a_call()
     np.testing.assert_allclose(attacks.scores(model, images, TIMES, 3)[:, :early], scores[:, :early], rtol=1e-4)
 
 
+@pytest.mark.parametrize("with_steps", [True, False])
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 1), (7, 3), (8, 8), (3, 64)])
-def test_as_many_calls_are_made_as_are_counted_and_all_are_whole(n, batch_size):
+def test_as_many_calls_are_made_as_are_counted_and_all_are_whole(n, batch_size, with_steps):
+    times = attacks.attack_times(time_levels(4, 1000), 1000, with_steps)
     sizes = []
 
     def network(x, t):
         sizes.append((len(x), len(t)))
         return x
 
-    attacks.scores(DiffusionModel(network, DDPM, SHAPE, 0), pictures(n, 0), TIMES, batch_size)
-    assert sizes == [(batch_size, batch_size)] * attacks.n_calls(n, TIMES, batch_size)
+    found = attacks.scores(DiffusionModel(network, DDPM, SHAPE, 0), pictures(n, 0), times, batch_size)
+    assert sizes == [(batch_size, batch_size)] * attacks.n_calls(n, times, batch_size)
+    assert found.shape == (n, len(attacks.columns(times)))
 
 
 def test_the_attacks_cost_less_than_the_losses_of_a_pair_of_twins():
