@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor import attacks, controls
+from auditor import attacks, controls, trajectories, u_turns
 from auditor.inputs import Prepared
 from auditor.keys import Keys
 from auditor.run import RunDirectory
@@ -60,6 +60,10 @@ def artefact(
         return run.losses(twin, int(step)), keys.losses(twin, int(step)), None
     if kind == "attack-scores":
         return run.attack_scores(twin, int(step)), keys.attack_scores(twin, int(step)), None
+    if kind == "u-turns":
+        return run.u_turns(twin, int(step)), keys.u_turns(twin, int(step)), None
+    if kind == "trajectories":
+        return run.trajectories(int(step)), keys.trajectories(int(step)), None
     if kind == "agreement":
         return run.agreement(int(step)), keys.agreement(int(step)), None
     if kind == "sample-features":
@@ -92,6 +96,11 @@ def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
         asked = sum(loss_counts(prepared)[name] for name in attacked_sets(of))
         parts = [min(batch, asked - start) for start in range(0, asked, batch)]
         return sum(attacks.n_calls(n, prepared.attack_times, batch) for n in parts)
+    if kind == "u-turns":
+        asked = sum(turned_counts(prepared).values())
+        return sum(u_turns.n_calls(min(batch, asked - at), prepared.scheduler, batch) for at in range(0, asked, batch))
+    if kind == "trajectories":
+        return trajectories.n_calls(prepared.config.trajectories, prepared.times, prepared.scheduler, batch)
     return 0
 
 
@@ -102,6 +111,16 @@ def attacked_sets(of: str) -> dict[str, str]:
 
 def loss_counts(prepared: Prepared) -> dict[str, int]:
     """Return on how many images of each set the loss is measured."""
+    return counts(prepared, prepared.config.loss_images)
+
+
+def turned_counts(prepared: Prepared) -> dict[str, int]:
+    """Return how many images of each set are noised and denoised again."""
+    return counts(prepared, prepared.config.u_turns)
+
+
+def counts(prepared: Prepared, asked: int) -> dict[str, int]:
+    """Return how many images of each set are taken where so many are asked for: no mirrored, shared or blank ones."""
     available = {name: prepared.n_originals(name) for name in prepared.sets}
     available |= {name: int(mask[: available[name]].sum()) for name, mask in prepared.in_pool.items()}
-    return {name: min(prepared.config.loss_images, n) for name, n in available.items()}
+    return {name: min(asked, n) for name, n in available.items()}

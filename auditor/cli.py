@@ -195,7 +195,7 @@ def show_plan(tasks: list[Any], prepared: Any, run: Any, say: Any) -> None:
     print(f"total {calls:,} network calls of {prepared.batch_size} images on {prepared.device}")
     print("\n".join(expected.sentences))
     scope = prepared.scope
-    n_heldout, n_tests = len(prepared.sets.get("heldout", ())), len(scope.steps) * len(scope.spaces)
+    n_heldout, n_tests = len(prepared.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
     for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, prepared.budgets):
         print(f"power: {line}")
     for note in prepared.notes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from auditor.errors import AuditError
-from auditor.registry import SPACES
+from auditor.registry import SPACE_GROUPS, SPACES
 
 LEVEL = 0.95  # confidence level of every interval
 N_NEIGHBORS = 8  # neighbours kept per query and reference set
@@ -48,7 +48,9 @@ class AuditConfig:
     train_b: str | None = setting("Training images of half b.")
     heldout: str | None = setting("Images that neither training saw.")
     out: str | None = setting("The run directory to write or resume.")
-    spaces: str = setting("Feature spaces, comma-separated.", "pixel,correlation,clip")
+    spaces: str = setting(
+        "Feature spaces, comma-separated; scales adds wavelet bands and principal subspaces.", "pixel,correlation,clip"
+    )
     quick: bool = setting(
         "Ask the networks only and draw no samples: minutes instead of hours. Finds networks that lean on or give away "
         "their training images; cannot show a checkpoint safe.",
@@ -99,6 +101,10 @@ class AuditConfig:
     grammar: str | None = setting("grammar.json of audit lab make: what the spaces level-1, level-2, level-3 parse by.")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
     loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
+    u_turns: int = setting("Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0)
+    trajectories: int = setting(
+        "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.", 0, low=0
+    )
     fpr: float | None = setting(
         "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
         low=0.0,
@@ -110,10 +116,13 @@ class AuditConfig:
         for each in dataclasses.fields(self):
             self._require_range(each)
         if not self.space_names:
-            raise AuditError("No space is given.", "--spaces", f"Choose from: {', '.join(SPACES)}.")
+            raise AuditError("No space is given.", "--spaces", f"Choose from: {', '.join((*SPACES, *SPACE_GROUPS))}.")
+        if set(self.space_names) <= set(SPACE_GROUPS["scales"]):
+            what = "Scales say where in a picture something happens, and no verdict rests on them."
+            raise AuditError(what, "--spaces", "Give another space as well: --spaces pixel,scales.")
         for name in self.space_names:
             if name not in SPACES:
-                close = get_close_matches(name, SPACES, n=1)
+                close = get_close_matches(name, (*SPACES, *SPACE_GROUPS), n=1)
                 hint = f"Did you mean {close[0]}? " if close else ""
                 raise AuditError(f"There is no space {name!r}.", "--spaces", f"{hint}Choose from: {', '.join(SPACES)}.")
         if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size) > 0):
@@ -134,7 +143,8 @@ class AuditConfig:
     @property
     def space_names(self) -> tuple[str, ...]:
         """The spaces in the order given, without repetition."""
-        return tuple(dict.fromkeys(name.strip() for name in self.spaces.split(",") if name.strip()))
+        given = (name.strip() for name in self.spaces.split(",") if name.strip())
+        return tuple(dict.fromkeys(each for name in given for each in SPACE_GROUPS.get(name, (name,))))
 
     @property
     def step_numbers(self) -> tuple[int, ...] | None:

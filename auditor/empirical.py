@@ -7,7 +7,7 @@ the best denoiser on the training set, and no other reaches its loss there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 EXACT = 100_000  # images up to which the sum runs over all of them
@@ -24,6 +24,7 @@ class Posterior:
     n_effective: Any  # [m], exp of the entropy of w: how many images share the weight; 1 = one image alone
     largest: Any  # [m] in (0, 1], weight of the likeliest image
     omitted: Any  # [m] in [0, 1], bound on the weight of images that were left out; 0 where none were
+    shell: Any  # [m], r*: of all ||z - alpha x_i|| / (sigma sqrt d) the one nearest to 1, where noised x_i lie
 
 
 def posterior(z: Any, alpha: float, sigma: float, images: Any, nearest: int | None = None) -> Posterior:
@@ -45,13 +46,35 @@ def posterior(z: Any, alpha: float, sigma: float, images: Any, nearest: int | No
     z, images = z.double(), images.double()
     if nearest is None and len(images) > EXACT:
         nearest = NEAREST
+    shell = Shell(z, sigma)
     if nearest is None or nearest >= len(images):
-        return summed(blocks(z, alpha, sigma, images))
-    values, rows = likeliest(z, alpha, sigma, images, nearest)
-    found = summed([(values, images[rows])])
+        return replace(summed(blocks(z, alpha, sigma, images, shell)), shell=shell.nearest)
+    values, rows = likeliest(z, alpha, sigma, images, nearest, shell)
     left = len(images) - nearest
     omitted = left * torch.exp(values[:, -1] - torch.logsumexp(values, dim=1))
-    return Posterior(found.mean, found.variance, found.n_effective, found.largest, omitted.clamp(max=1.0))
+    return replace(summed([(values, images[rows])]), omitted=omitted.clamp(max=1.0), shell=shell.nearest)
+
+
+class Shell:
+    """r* as the sum goes over blocks of images: how far z is from the nearest shell on which noised images lie.
+
+    1 on a shell; noised images of the set itself lie within about 1 / sqrt(2 d) of it. Larger
+    than 1: outside of all shells, where no training ever supervised the network.
+    """
+
+    def __init__(self, z: Any, sigma: float) -> None:
+        self.squared, self.sigma, self.d = z.square().sum(1, keepdim=True), sigma, z.shape[1]
+        self.nearest: Any = None
+
+    def add(self, log_likelihoods: Any) -> None:
+        """Take the log likelihoods of z under a block of images, ``[m, n]``."""
+        import torch
+
+        distances = (self.squared - 2 * self.sigma**2 * log_likelihoods).clamp(min=0) / (self.sigma**2 * self.d)
+        r = distances.sqrt()
+        found = r.gather(1, (r - 1).abs().argmin(1, keepdim=True))[:, 0]
+        old = found if self.nearest is None else self.nearest
+        self.nearest = torch.where((found - 1).abs() < (old - 1).abs(), found, old)
 
 
 def log_likelihood(z: Any, alpha: float, sigma: float, images: Any) -> Any:
@@ -59,22 +82,24 @@ def log_likelihood(z: Any, alpha: float, sigma: float, images: Any) -> Any:
     return (alpha * (z @ images.T) - alpha**2 / 2 * images.square().sum(1)) / sigma**2
 
 
-def blocks(z: Any, alpha: float, sigma: float, images: Any) -> Any:
-    """Yield log likelihoods and images, a block of the training set at a time."""
+def blocks(z: Any, alpha: float, sigma: float, images: Any, shell: Shell) -> Any:
+    """Yield log likelihoods and images, a block of the training set at a time; the shell is told of each."""
     for start in range(0, len(images), AT_ONCE):
         block = images[start : start + AT_ONCE]
-        yield log_likelihood(z, alpha, sigma, block), block
+        found = log_likelihood(z, alpha, sigma, block)
+        shell.add(found)
+        yield found, block
 
 
-def likeliest(z: Any, alpha: float, sigma: float, images: Any, k: int) -> tuple[Any, Any]:
+def likeliest(z: Any, alpha: float, sigma: float, images: Any, k: int, shell: Shell) -> tuple[Any, Any]:
     """Return the k largest log likelihoods, descending, and their images' rows, both ``[m, k]``."""
     import torch
 
     values = torch.empty((len(z), 0), dtype=z.dtype, device=z.device)
     rows = torch.empty((len(z), 0), dtype=torch.long, device=z.device)
-    for start in range(0, len(images), AT_ONCE):
-        found = log_likelihood(z, alpha, sigma, images[start : start + AT_ONCE])
-        index = torch.arange(start, start + found.shape[1], device=z.device).expand_as(found)
+    at = 0
+    for found, block in blocks(z, alpha, sigma, images, shell):
+        index = torch.arange(at, at := at + len(block), device=z.device).expand_as(found)
         values, rows = torch.cat([values, found], dim=1), torch.cat([rows, index], dim=1)
         values, order = values.topk(min(k, values.shape[1]), dim=1)
         rows = rows.gather(1, order)
@@ -110,7 +135,8 @@ def summed(parts: Any) -> Posterior:
     mean = moment / weight[:, None]
     variance = (squares / weight - mean.square().sum(1)).clamp(min=0.0) / mean.shape[1]
     entropy = torch.log(weight) - logs / weight
-    return Posterior(mean, variance, torch.exp(entropy), 1 / weight, torch.zeros_like(weight))
+    unknown = torch.full_like(weight, torch.nan)
+    return Posterior(mean, variance, torch.exp(entropy), 1 / weight, torch.zeros_like(weight), unknown)
 
 
 def noise_prediction(z: Any, mean: Any, alpha: float, sigma: float) -> Any:

@@ -127,6 +127,16 @@ class Prepared:
         return self.scope.with_twin and self.with_losses and len({each.text for each in self.pixels.values()}) == 1
 
     @property
+    def with_u_turns(self) -> bool:
+        """Whether images are noised and denoised again."""
+        return self.with_losses and self.config.u_turns > 0
+
+    @property
+    def with_trajectories(self) -> bool:
+        """Whether the twins' predictions are compared where samples come from."""
+        return self.compares_predictions and self.scope.with_train and self.config.trajectories > 0
+
+    @property
     def times(self) -> np.ndarray:
         """Diffusion times of the loss cells; none without a model."""
         if self.given is not None:
@@ -148,7 +158,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     budgets = budgets_from_file(config.budgets)
     device = resolve_device(config.device, earlier)
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
-    space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar)
+    training = (lambda: trained_images(sets)) if config.train_a is not None else None  # read below, used once they are
+    space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
     opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
     settings, given, identical, conditions = models.settings(config), None, (), None
     if config.samples_a is not None:
@@ -324,6 +335,11 @@ def resolve_batch_size(config: AuditConfig, device: str, earlier: Mapping[str, A
         return int(config.batch_size)
     many = device != "cpu" or (config.quick and math.prod(facts.image_shape) <= SMALL)
     return int(earlier.get("batch_size") or (256 if many else 64))
+
+
+def trained_images(sets: Mapping[str, ImageSet]) -> list[np.ndarray]:
+    """Return the images of the halves, uint8 ``[n, h, w, c]`` each, a's first."""
+    return [sets[name].images for name in sorted(sets) if name.startswith("train-")]
 
 
 def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPair:

@@ -9,7 +9,19 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import agreement, attacks, controls, denoising, evidence, images, noise, sampling
+from auditor import (
+    agreement,
+    attacks,
+    controls,
+    denoising,
+    evidence,
+    images,
+    noise,
+    sampling,
+    scales,
+    trajectories,
+    u_turns,
+)
 from auditor.inputs import Prepared
 from auditor.records import other_twin
 
@@ -147,12 +159,27 @@ class Keys:
         own = {"stage": "attack scores", "revision": [noise.REVISION, attacks.REVISION], "attack_times": times}
         return {name: value for name, value in self.losses(twin, step).items() if name != "times"} | own
 
+    def u_turns(self, twin: str, step: int) -> dict[str, Any]:
+        """Return what determines the U-turns of one checkpoint."""
+        losses = self.losses(twin, step)
+        kept = {name: losses[name] for name in losses if name not in ("times", "images")}
+        searched = {name: self.image_set(name) for name in self.prepared.sets}
+        own = {"stage": "u-turns", "revision": [noise.REVISION, u_turns.REVISION], "searched": searched}
+        return kept | own | {"images": self.prepared.config.u_turns}
+
+    def trajectories(self, step: int) -> dict[str, Any]:
+        """Return what determines how the twins' predictions compare where samples come from."""
+        both = {twin: self.losses(twin, step) for twin in self.prepared.pair.twins}
+        revisions = [noise.REVISION, agreement.REVISION, trajectories.REVISION]
+        seeds = [self.prepared.config.seed, self.prepared.config.trajectories]
+        return {"stage": "trajectories", "revision": revisions, "losses": both, "seeds": seeds, **self.conditions}
+
     def agreement(self, step: int) -> dict[str, Any]:
         """Return what determines how the twins' predictions compare."""
         both = {twin: self.losses(twin, step) for twin in self.prepared.pair.twins}
         halves = {name: self.image_set(name) for name in self.prepared.in_pool}
         mirrored = {"halves": halves} if self.prepared.config.flip_train else {}  # else the losses' key has them
-        return {"stage": "agreement", "revision": agreement.REVISION, "losses": both, **mirrored}
+        return {"stage": "agreement", "revision": [agreement.REVISION, scales.REVISION], "losses": both, **mirrored}
 
     def losses(self, twin: str, step: int) -> dict[str, Any]:
         """Return what determines the losses of one checkpoint."""

@@ -8,10 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from auditor import copying, leaning, membership, phase, registry, stats, tables, trust, verdict
+from auditor import (
+    copying,
+    leaning,
+    membership,
+    onsets,
+    phase,
+    profiles,
+    registry,
+    scale_curves,
+    stats,
+    tables,
+    trust,
+    verdict,
+)
 from auditor.config import Budgets
 from auditor.leaning import LeanResult, LossLeanResult, lean_fact
-from auditor.metrics import ABSENT_TWIN, UNPAIRED
 from auditor.noise import derived_seed
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
@@ -27,6 +39,7 @@ LAYOUTS = {
     "profiles": tables.PROFILES,
     "attacks": tables.ATTACKS,
     "exposure": tables.EXPOSURE,
+    "scales": tables.SCALES,
 }
 
 
@@ -50,7 +63,9 @@ class Measured:
     facts: Sequence[StepFacts] = ()  # what the decisions rest on, one per step
     context: Context | None = None
     curves: Curves | None = None
-    images: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)  # profiles, attacks, exposure
+    images: Mapping[str, Sequence[Mapping[str, Any]]] = field(
+        default_factory=dict
+    )  # profiles, attacks, exposure, scales
 
     @property
     def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -79,13 +94,23 @@ def test_series(series: Series, relabeling: Relabeling | None) -> Tests:
     scope = series.scope
     if not scope.with_train:
         return Tests({}, {}, {})
-    cells = [(step, space) for step in scope.steps for space in scope.spaces]
+    losses = {step: series.losses(step) for step in scope.steps if relabeling and "own" in series.losses(step)["a"]}
+    judged = family(series, relabeling, scope.judged_spaces, losses)
+    by_scale = family(series, relabeling, scope.scale_spaces, {})  # apart: they take nothing from the verdict
+    return Tests(judged.lean | by_scale.lean, judged.loss, judged.copying | by_scale.copying)
+
+
+def family(
+    series: Series, relabeling: Relabeling | None, spaces: Sequence[str], losses: Mapping[int, leaning.Losses]
+) -> Tests:
+    """Run the tests of some spaces, and of the losses, corrected over all of them together."""
+    scope = series.scope
+    cells = [(step, space) for step in scope.steps for space in spaces]
     found = {(step, space): {t: series.evidence[step, t, space] for t in scope.twins} for step, space in cells}
-    copied = copying.test_all(found)
-    if relabeling is None:
+    copied = copying.test_all(found) if cells else {}
+    if relabeling is None or not (cells or losses):
         return Tests({}, {}, copied)
     lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
-    losses = {step: series.losses(step) for step in scope.steps if "own" in series.losses(step)["a"]}
     lean, loss = leaning.test_all(series.pool, relabeling, lands, losses, derived_seed("groups", scope.seed))
     return Tests(lean, loss, copied)
 
@@ -172,7 +197,7 @@ def estimate_fields(estimate: Any) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------
-# Underfit checkpoints (statistics 6.1) and onsets (6.3)
+# Underfit checkpoints (statistics 6.1)
 # ---------------------------------------------------------------------------
 
 
@@ -180,37 +205,6 @@ def curve(series: Series, name: str, steps: Sequence[int], space: str) -> np.nda
     """Return the scores of one ``both`` metric along the series, float64 ``[checkpoints, units]``."""
     metric = registry.lookup("metric", name)
     return np.array([series.scores(metric, step, "both", space).values for step in steps])
-
-
-def loss_onset(scope: Scope, losses: np.ndarray) -> stats.Onset:
-    """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
-    if losses.shape[1] == 0:
-        return stats.Onset("undecided", -1, (), "no held-out loss was measured")
-    draws = stats.resamples(losses.shape[1], derived_seed("images", scope.seed))
-    jitter = derived_seed("jitter", "loss", scope.seed)
-    return stats.locate_minimum(losses, scope.steps, draws, jitter)
-
-
-def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
-    """Return the minimum of the twin distance (tau_div) over the evaluable steps, the rows of ``distances``."""
-    if distances.size == 0:
-        why = "no checkpoint can be judged" if scope.with_twin else ABSENT_TWIN
-        return stats.Onset("undecided", -1, (), why)
-    if np.isnan(distances).any():
-        return stats.Onset("undecided", -1, (), UNPAIRED)
-    draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
-    jitter = derived_seed("jitter", space, scope.seed)
-    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
-
-
-def predictions_onset(scope: Scope, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
-    """Return where the twins' predictions on held-out images are most alike, over the evaluable steps."""
-    if distances.size == 0:
-        why = "no predictions of twins were compared on held-out images" if scope.with_twin else ABSENT_TWIN
-        return stats.Onset("undecided", -1, (), why)
-    draws = stats.resamples(distances.shape[1], derived_seed("images", scope.seed))
-    jitter = derived_seed("jitter", "predictions", scope.seed)
-    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
 
 
 def underfit_reasons(
@@ -275,7 +269,7 @@ def step_facts(
     attacks: Mapping[int, Mapping[float, float]],
 ) -> list[StepFacts]:
     """Gather what the verdict on each checkpoint rests on."""
-    scope, facts = series.scope, []
+    scope, facts, judged = series.scope, [], series.scope.judged_spaces
     loss_reference = leaning.reference_loss(series.linear, series.pool) if tests.loss else stats.NAN
     least = int(np.nan_to_num(losses.mean(axis=1), nan=np.inf).argmin()) if losses.shape[1] else 0
     for i, step in enumerate(scope.steps):
@@ -283,11 +277,11 @@ def step_facts(
         facts.append(
             StepFacts(
                 step,
-                {s: lean_fact(tests.lean[step, s], references[s], scope.n_samples) for s in scope.spaces if tests.lean},
+                {s: lean_fact(tests.lean[step, s], references[s], scope.n_samples) for s in judged if tests.lean},
                 LossLean(found.estimate.value, found.low, found.high, found.p_corrected, loss_reference)
                 if found
                 else None,
-                {space: tests.copying[step, space] for space in scope.spaces if tests.copying},
+                {space: tests.copying[step, space] for space in judged if tests.copying},
                 underfit[step],
                 stats.paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else stats.NAN,
                 curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.copying else None,
@@ -339,12 +333,14 @@ def compute(
     losses = curve(series, "loss_heldout", scope.steps, scope.first_space)
     distances = {space: curve(series, "twin_distance_ratio", scope.steps, space) for space in scope.spaces}
     predictions = curve(series, "prediction_variance", scope.steps, scope.first_space)
-    loss = loss_onset(scope, losses)
+    loss = onsets.loss_onset(scope, losses)
     underfit = underfit_reasons(series, losses, loss, budgets)
     kept = [i for i, step in enumerate(scope.steps) if not underfit[step]]
     evaluable = [scope.steps[i] for i in kept]
-    divergence = {space: divergence_onset(scope, space, evaluable, each[kept]) for space, each in distances.items()}
-    alike = predictions_onset(scope, evaluable, predictions[kept])
+    divergence = {
+        space: onsets.divergence_onset(scope, space, evaluable, each[kept]) for space, each in distances.items()
+    }
+    alike = onsets.predictions_onset(scope, evaluable, predictions[kept])
     context = Context(
         (divergence[scope.headline_space] if scope.with_samples else alike).steps,
         loss.steps,
@@ -373,14 +369,21 @@ def compute(
             "sentence": recommendation.sentence,
         },
     }
-    onsets = onset_rows(divergence, alike, loss, facts, budgets)
+    by_scale = scale_curves.rows(series, relabeling)
+    found = onsets.onset_rows(divergence, alike, loss, facts, budgets)
+    found += scale_curves.onset_rows(series, by_scale, evaluable, budgets)
+    for space in scope.scale_spaces if tests.lean else ():
+        leans = [lean_fact(tests.lean[step, space], references[space], scope.n_samples) for step in evaluable]
+        found.append(onsets.lean_row("bias", space, evaluable, leans, budgets))
     rows, curves = estimate_rows(series, tests), Curves(losses, distances)
     images = {
-        "profiles": membership.profile_rows(series, relabeling),
+        "profiles": profiles.profile_rows(series, relabeling),
         "attacks": attacks,
         "exposure": membership.exposure_rows(series),
+        "scales": by_scale,
     }
-    return Measured(rows, onsets, decisions, recommendation, checks, facts, context, curves, images)
+    found.sort(key=lambda row: (row["onset"], row["space"]))
+    return Measured(rows, found, decisions, recommendation, checks, facts, context, curves, images)
 
 
 def copy_ratios(series: Series) -> dict[str, float | None]:
@@ -410,59 +413,6 @@ def phase_check(
 def without_nan(value: Any) -> Any:
     """Return None for NaN, which JSON does not know."""
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def onset_rows(
-    divergence: Mapping[str, stats.Onset],
-    predictions: stats.Onset,
-    loss: stats.Onset,
-    facts: Sequence[StepFacts],
-    budgets: Budgets,
-) -> list[dict[str, Any]]:
-    """Return the rows of onsets.parquet."""
-    rows = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
-    rows += [onset_row("loss", "", loss), onset_row("predictions", "", predictions)]
-    judged = [f for f in facts if not f.underfit]
-    steps = [f.step for f in judged]
-    for space in sorted(facts[0].lean):
-        lean = [f.lean[space] for f in judged]
-        safe, found = [x.is_safe(budgets) for x in lean], [x.is_bias(budgets) for x in lean]
-        rows.append(risk_row("bias", space, steps, safe, found))
-    known = [f.loss for f in judged if f.loss is not None]
-    if known and len(known) == len(judged):
-        safe, found = [x.is_safe(budgets) for x in known], [x.is_bias(budgets) for x in known]
-        rows.append(risk_row("loss_bias", "", steps, safe, found))
-    for space in sorted(facts[0].copying):
-        copied = [f.copying[space] for f in judged]
-        safe, found = [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
-        rows.append(risk_row("copying", space, steps, safe, found))
-    return sorted(rows, key=lambda row: (row["onset"], row["space"]))
-
-
-def onset_row(name: str, space: str, onset: stats.Onset) -> dict[str, Any]:
-    """Return one row for the minimum of a curve."""
-    return {
-        "onset": name,
-        "space": space,
-        "status": onset.status,
-        "step": onset.step,
-        "low": min(onset.steps, default=-1),
-        "high": max(onset.steps, default=-1),
-        "steps": ",".join(map(str, onset.steps)),
-        "level": stats.LEVEL,
-        "note": onset.note,
-    }
-
-
-def risk_row(
-    name: str, space: str, steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]
-) -> dict[str, Any]:
-    """Return one row for the onset of a risk: from the first step not shown safe to the first of two findings."""
-    status, low, high = verdict.risk_onset(steps, safe, found) if steps else ("undecided", -1, -1)
-    inside = [step for step in steps if low >= 0 and low <= step and (high < 0 or step <= high)]
-    note = "from the first step not shown safe to the first of two consecutive findings; -1 is open"
-    row = {"onset": name, "space": space, "status": status, "step": high, "low": low, "high": high}
-    return row | {"steps": ",".join(map(str, inside)), "level": stats.LEVEL, "note": note}
 
 
 def decision_row(decision: Decision) -> dict[str, Any]:

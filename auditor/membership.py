@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import leaning, stats
+from auditor import stats
 from auditor.noise import derived_seed
 from auditor.records import Evidence, LossTable
 from auditor.series import Series
-from auditor.stats import Relabeling
 
 RATES = (0.1, 0.01, 0.001)  # false-positive rates at which attacks are judged
 HITS = 2  # non-members that a fold must be expected to flag; else the rate is withheld
@@ -200,91 +199,3 @@ def benjamini_hochberg(p: np.ndarray, rate: float) -> np.ndarray:
     if len(below):
         rejected[order[: below[-1] + 1]] = True
     return rejected
-
-
-# ---------------------------------------------------------------------------
-# Losses by noise level (5.1 by t)
-# ---------------------------------------------------------------------------
-
-
-def profile_rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
-    """Return the rows of profiles.parquet: losses by noise level, and the lean of the losses by noise level.
-
-    The lean's tests at all steps and noise levels are one family, corrected by the maximum of
-    z over the common relabelings; it makes no verdict, whose family holds the mean over levels.
-    """
-    rows = [
-        level_row(step, twin, role, table, j)
-        for step in series.scope.steps
-        for twin in series.scope.twins
-        for role, table in series.network(step, twin).losses.items()
-        for j in range(len(table.times))
-    ]
-    rows += lean_rows(series, relabeling) if relabeling is not None else []
-    rows += [
-        row for step in series.scope.steps for twin in series.scope.twins for row in model_rows(series, step, twin)
-    ]
-    return sorted(rows, key=lambda row: (row["step"], row["metric"], row["twin"], row["t"]))
-
-
-def model_rows(series: Series, step: int, twin: str) -> Iterator[dict[str, Any]]:
-    """Yield by noise level how the predictions of one model compare with its twin's and with the memorizer's."""
-    found = series.network(step, twin).agreement
-    for role, table in found.items():
-        known = {f"memorizer_share_{role}": ratio_scores(table.along, table.reach)}
-        if role == "own":
-            known["empirical_error"] = table.error
-            known["empirical_identity"] = table.error - (table.noise_loss - table.spread)
-            known["sharing"] = table.sharing
-        if twin == "a":
-            known |= {f"agreement_{role}": table.cosine, f"prediction_variance_{role}": table.half_squared}
-        for metric, values in known.items():
-            shown = "both" if metric.startswith(("agreement", "prediction")) else twin
-            for j, t in enumerate(table.times):
-                yield mean_row(step, metric, shown, int(t), values[:, j])
-
-
-def ratio_scores(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return linearised scores of mean(above) / mean(below) per noise level, whose mean is the ratio."""
-    total = below.mean(axis=0)
-    share = np.divide(above.mean(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
-    return share + np.divide(above - share * below, total, out=np.full(above.shape, np.nan), where=total > 0)
-
-
-def level_row(step: int, twin: str, role: str, table: LossTable, j: int) -> dict[str, Any]:
-    """Return the loss of one twin on one set at one noise level."""
-    return mean_row(step, f"loss_{role}", twin, int(table.times[j]), table.values[:, j])
-
-
-def mean_row(step: int, metric: str, twin: str, t: int, x: np.ndarray) -> dict[str, Any]:
-    """Return a mean over images at one noise level, with Student's t interval."""
-    value, half = float(x.mean()), stats.student_half(x)
-    row = {"step": step, "metric": metric, "twin": twin, "t": t, "value": value, "low": value - half}
-    return row | {"high": value + half, "n": len(x), "p_value": stats.NAN, "p_corrected": stats.NAN}
-
-
-def lean_rows(series: Series, relabeling: Relabeling) -> list[dict[str, Any]]:
-    """Return the loss lean of both twins at every step and noise level."""
-    found = []
-    for step in series.scope.steps:
-        losses = series.losses(step)
-        if "own" in losses["a"]:
-            columns, r = leaning.loss_scores(losses, series.pool, by_time=True)
-            if np.isfinite(r).all() and len(r):
-                found.append((step, losses["a"]["own"].times, columns, r))
-    if not found:
-        return []
-    tests = [stats.half_difference_test(relabeling, columns, r) for _, _, columns, r in found]
-    corrected = stats.step_down_max_t(np.hstack([test.z for test in tests]))
-    rows, at = [], 0
-    for (step, times, columns, r), test in zip(found, tests, strict=True):
-        labels, groups = series.pool.labels[columns], series.pool.groups[columns]
-        draws = stats.half_difference_draws(r, labels, groups, derived_seed("groups", series.scope.seed))
-        low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-        value = (r[labels > 0].mean(axis=0) - r[labels < 0].mean(axis=0)) / 2
-        for j, t in enumerate(times):
-            row = {"step": step, "metric": "loss_lean", "twin": "both", "t": int(t), "value": float(value[j])}
-            row |= {"low": float(min(low[j], value[j])), "high": float(max(high[j], value[j])), "n": len(r)}
-            rows.append(row | {"p_value": float(test.p[j]), "p_corrected": float(corrected[at + j])})
-        at += len(times)
-    return rows

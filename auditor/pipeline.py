@@ -80,10 +80,14 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "losses", of, ""
             if prepared.with_attacks:
                 yield "attack-scores", of, ""
+            if prepared.with_u_turns:
+                yield "u-turns", of, ""
             for space in names:
                 yield "sample-features", of, space
         if prepared.compares_predictions:
             yield "agreement", f"a/{step}", ""
+        if prepared.with_trajectories:
+            yield "trajectories", f"a/{step}", ""
         for space in names:
             for twin in prepared.scope.twins:
                 yield "evidence", f"{twin}/{step}", space

@@ -12,13 +12,12 @@ import numpy as np
 import pandas as pd
 
 from auditor import tables
+from auditor.agreement import MEMORIZER
 from auditor.errors import AuditError
 from auditor.metrics import closer, gap
-from auditor.records import TWINS, Agreement, Evidence, LossTable, other_twin
+from auditor.records import TWINS, Agreement, CellScales, Evidence, LossTable, UTurns, other_twin
 from auditor.run import RunDirectory
 from auditor.stats import Landing, Pool
-
-MEMORIZER = ("noise_loss", "error", "along", "reach", "spread", "sharing")  # columns of agreement tables, by twin
 
 
 class EvidenceReader:
@@ -241,18 +240,23 @@ def runs_of(*columns: tables.Categories) -> Iterator[tuple[Any, ...]]:
 
 
 def read_agreement(path: Path, twin: str) -> dict[str, Agreement]:
-    """Return how one model's predictions compare, by role: own, other, heldout; nothing where they were not."""
+    """Return how one model's predictions compare, by role: own, other, heldout, ...; nothing where they were not."""
     if not path.exists():
         return {}
     data = tables.arrays(path)
-    role_of = {f"train-{twin}": "own", f"train-{other_twin(twin)}": "other", "heldout": "heldout"}
     plain = {name: name for name in ("cosine", "half_squared")}
     columns = plain | {name: f"{name}_{twin}" for name in MEMORIZER}
     found = {}
     for rows, name in runs_of(data["set"]):
+        if role_of(name, twin) in (f"trajectory-{other_twin(twin)}", f"samples-{other_twin(twin)}"):
+            continue
         times = np.unique(data["t"][rows])
-        values = {field: data[column][rows].reshape(-1, len(times)) for field, column in columns.items()}
-        found[role_of[name]] = Agreement(data["id"].values[rows][:: len(times)], times, **values)
+        values = {
+            field: data[column][rows].reshape(-1, len(times)) for field, column in columns.items() if column in data
+        }
+        unknown = np.full(values["cosine"].shape, np.nan)  # of columns that earlier versions did not write
+        values |= {field: unknown for field in columns if field not in values}
+        found[role_of(name, twin)] = Agreement(data["id"].values[rows][:: len(times)], times, **values)
     return found
 
 
@@ -281,4 +285,46 @@ def read_losses(path: Path) -> dict[str, LossTable]:
         times = np.unique(data["t"][rows])
         values = data["loss"][rows].reshape(-1, len(times))
         found[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
+    return found
+
+
+def read_cell_scales(path: Path) -> CellScales | None:
+    """Return what the twins' predictions are at each scale of the pictures; None where they were not compared."""
+    if not path.exists():
+        return None
+    data = tables.arrays(path)
+    parts: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # by set, scale and column
+    ids: dict[str, np.ndarray] = {}
+    for rows, name, scale in runs_of(data["set"], data["scale"]):
+        found = parts.setdefault(name, {}).setdefault(scale, {})
+        for column in ("loss_a", "loss_b", "half_squared", "id"):
+            values = data[column].values if column == "id" else data[column]
+            found[column] = np.concatenate([found[column], values[rows]]) if column in found else values[rows]
+        ids[name] = found["id"]
+    names = tuple(next(iter(parts.values())))
+
+    def table(name: str, column: str) -> LossTable:
+        values = np.column_stack([parts[name][scale][column] for scale in names])
+        return LossTable(ids[name], np.arange(len(names)), values)
+
+    losses = {twin: {role_of(name, twin): table(name, f"loss_{twin}") for name in parts} for twin in TWINS}
+    return CellScales(names, losses, {name: table(name, "half_squared") for name in parts})
+
+
+def role_of(name: str, twin: str) -> str:
+    """Return what an image set is to a model: own, other or heldout; trajectory and samples where they are its own."""
+    own = {f"train-{twin}": "own", f"trajectory-{twin}": "trajectory", f"samples-{twin}": "samples"}
+    return (own | {f"train-{other_twin(twin)}": "other"}).get(name, name)
+
+
+def read_u_turns(path: Path) -> dict[str, UTurns]:
+    """Return the U-turns of one checkpoint by role; nothing where none were made."""
+    if not path.exists():
+        return {}
+    data = tables.arrays(path)
+    found = {}
+    for rows, role in runs_of(data["set"]):
+        times = np.unique(data["t"][rows])
+        distance, returned = (data[name][rows].reshape(-1, len(times)) for name in ("distance", "returned"))
+        found[role] = UTurns(data["id"].values[rows][:: len(times)], times, distance, returned.astype(bool))
     return found

@@ -282,6 +282,27 @@ class Agreement:
     reach: np.ndarray
     spread: np.ndarray
     sharing: np.ndarray
+    largest: np.ndarray
+    shell: np.ndarray
+
+
+@dataclass(frozen=True)
+class UTurns:
+    """What comes back of the images of one set that one model noised and denoised again."""
+
+    ids: np.ndarray  # object [n_images]
+    times: np.ndarray  # int64 [n_times], where they turn
+    distance: np.ndarray  # float64 [n_images, n_times], mean squared difference, pixels in [0, 1]
+    returned: np.ndarray  # bool [n_images, n_times], whether no other known image is nearer
+
+
+@dataclass(frozen=True)
+class CellScales:
+    """The twins' predictions by scale of the pictures, at one step; in the tables a scale stands where a time would."""
+
+    names: tuple[str, ...]  # of the scales
+    losses: Mapping[str, Mapping[str, LossTable]]  # by twin and role, [n_images, n_scales]
+    half_squared: Mapping[str, LossTable]  # by image set
 
 
 @dataclass(frozen=True)
@@ -330,7 +351,10 @@ class Evidence:
     losses: Mapping[str, LossTable] = field(default_factory=dict)  # own, other, heldout
     twin_losses: Mapping[str, LossTable] = field(default_factory=dict)  # the twin's, by its own roles
     attack_scores: Mapping[str, Mapping[str, LossTable]] = field(default_factory=dict)  # attack -> own, heldout
-    agreement: Mapping[str, Agreement] = field(default_factory=dict)  # own, other, heldout
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)  # own, other, heldout; trajectory, samples
+    twin_agreement: Mapping[str, Agreement] = field(default_factory=dict)  # the twin's, by its own roles
+    u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # own, other, heldout
+    twin_u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # the twin's, by its own roles
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,15 @@ SPACES = {
     "pixel": "auditor.spaces.pixel:PixelSpace",
     "correlation": "auditor.spaces.correlation:CorrelationSpace",
     "clip": "auditor.spaces.clip:ClipSpace",
+    **{f"haar-{level}": f"auditor.spaces.scale:haar_{level}" for level in range(4)},
+    **{f"pca-{level}": f"auditor.spaces.scale:pca_{level}" for level in range(4)},
     "onehot": "auditor.lab.spaces:OneHotSpace",
     "level-1": "auditor.lab.spaces:level_1",
     "level-2": "auditor.lab.spaces:level_2",
     "level-3": "auditor.lab.spaces:level_3",
 }
+
+SPACE_GROUPS = {"scales": tuple(name for name in SPACES if name.startswith(("haar-", "pca-")))}  # one name for several
 
 METRICS = {
     "twin_distance": "auditor.metrics.twin_distance:METRIC",
@@ -97,6 +101,14 @@ METRICS = {
     "prediction_variance": "auditor.metrics.prediction_agreement:VARIANCE",
     "memorizer_share_own": "auditor.metrics.memorizer_share:OWN",
     "memorizer_share_heldout": "auditor.metrics.memorizer_share:HELDOUT",
+    "memorizer_share_trajectory": "auditor.metrics.memorizer_share:TRAJECTORY",
+    "memorizer_share_samples": "auditor.metrics.memorizer_share:SAMPLES",
+    "collapse_time": "auditor.metrics.collapse_time:METRIC",
+    "target_noise_correlation": "auditor.metrics.target_noise:CORRELATION",
+    "lone_disagreement": "auditor.metrics.target_noise:ALONE_EXCESS",
+    "u_turn_lean": "auditor.metrics.u_turn:LEAN",
+    "return_rate": "auditor.metrics.u_turn:RATE",
+    "return_rate_lean": "auditor.metrics.u_turn:RATE_LEAN",
     "separation": "auditor.metrics.separation:METRIC",
 }
 

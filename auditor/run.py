@@ -82,6 +82,18 @@ class RunDirectory:
         """One row per image and noise level: how the twins' predictions compare."""
         return self.root / "agreement" / f"{step}.parquet"
 
+    def cell_scales(self, step: int) -> Path:
+        """One row per image and scale: errors and differences of the twins' predictions there."""
+        return self.root / "agreement" / f"{step}.scales.parquet"
+
+    def u_turns(self, twin: str, step: int) -> Path:
+        """One row per image and time: what comes back when it is noised and denoised again."""
+        return self.root / "u-turns" / twin / f"{step}.parquet"
+
+    def trajectories(self, step: int) -> Path:
+        """One row per seed and time: how predictions compare along trajectories and on samples noised again."""
+        return self.root / "trajectories" / f"{step}.parquet"
+
     def attack_scores(self, twin: str, step: int) -> Path:
         """One row per image, attack and time: what membership attacks say of own and held-out images."""
         return self.root / "attack-scores" / twin / f"{step}.parquet"

@@ -13,9 +13,18 @@ from auditor import copying, stats, tables
 from auditor.config import HEADLINE_SPACE, SETS_SPACE
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.noise import derived_seed
-from auditor.reading import EvidenceReader, read_agreement, read_attack_scores, read_losses, read_quality
-from auditor.records import TWINS, Evidence, LossTable, Metric, Scores, other_twin
+from auditor.reading import (
+    EvidenceReader,
+    read_agreement,
+    read_attack_scores,
+    read_cell_scales,
+    read_losses,
+    read_quality,
+    read_u_turns,
+)
+from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
+from auditor.scales import SCALES
 from auditor.stats import Landing, Pool
 
 NO_SEEDS, NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)
@@ -56,6 +65,16 @@ class Scope:
         return bool(self.spaces)
 
     @property
+    def judged_spaces(self) -> tuple[str, ...]:
+        """The spaces that verdicts rest on: all but those of one scale, which say where in a picture, not whether."""
+        return tuple(space for space in self.spaces if space not in SCALES)
+
+    @property
+    def scale_spaces(self) -> tuple[str, ...]:
+        """The spaces of one scale each."""
+        return tuple(space for space in self.spaces if space in SCALES)
+
+    @property
     def first_space(self) -> str:
         """The first space; the empty name where there is none."""
         return self.spaces[0] if self.spaces else ""
@@ -93,6 +112,7 @@ class Series:
     heldout: pd.DataFrame | None  # the held-out table of the picture space
     saturated: Mapping[tuple[int, str], float]  # (step, twin): mean share of saturated pixels
     linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
+    scales: Mapping[int, CellScales]  # by step, where the twins' predictions were compared
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
@@ -132,35 +152,19 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
         for space in scope.spaces or (SETS_SPACE,)
     }
-    losses = {(step, twin): read_losses(run.losses(twin, step)) for step in scope.steps for twin in scope.twins}
-    attacked = {
-        (step, twin): read_attack_scores(run.attack_scores(twin, step)) for step in scope.steps for twin in scope.twins
-    }
-    agreements = {
-        (step, twin): read_agreement(run.agreement(step), twin) for step in scope.steps for twin in scope.twins
-    }
-    for step, twin in losses if not scope.with_samples else ():
-        said = {"losses": losses[step, twin], "twin_losses": losses.get((step, other_twin(twin)), {})}
-        evidence[step, twin, ""] = Evidence(
-            twin, step, "", NO_SEEDS, NO_VALUES, NO_VALUES, agreement=agreements[step, twin], **said
-        )
+    scales = {step: read_cell_scales(run.cell_scales(step)) for step in (scope.steps if scope.with_twin else ())}
+    networks = read_networks(run, scope)
+    for (step, twin), said in networks.items() if not scope.with_samples else ():
+        evidence[step, twin, ""] = Evidence(twin, step, "", NO_SEEDS, NO_VALUES, NO_VALUES, **said)
     for space in scope.spaces:
         reader = readers[space]
         for step in scope.steps:
             for twin in scope.twins:
                 found, landing = reader.read(twin, step)
-                mine, twins = losses[step, twin], losses.get((step, other_twin(twin)), {})
                 if scope.same_data:
                     found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
                 seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
-                evidence[step, twin, space] = replace(
-                    found,
-                    losses=mine,
-                    twin_losses=twins,
-                    attack_scores=attacked[step, twin],
-                    agreement=agreements.get((step, twin), {}),
-                    **seen,
-                )
+                evidence[step, twin, space] = replace(found, **networks[step, twin], **seen)
                 if landing is not None:
                     landings[step, twin, space] = landing
         for name in control_names(scope):
@@ -184,7 +188,27 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
             for t in scope.twins
         },
         {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if scope.with_lean else {},
+        {step: cells for step, cells in scales.items() if cells is not None},
     )
+
+
+def read_networks(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], dict[str, Any]]:
+    """Return by step and twin the fields of Evidence that come from networks alone, the twin's beside its own."""
+    mine = {}
+    for step in scope.steps:
+        for twin in scope.twins:
+            agreement = read_agreement(run.agreement(step), twin) | read_agreement(run.trajectories(step), twin)
+            mine[step, twin] = {
+                "losses": read_losses(run.losses(twin, step)),
+                "agreement": agreement,
+                "u_turns": read_u_turns(run.u_turns(twin, step)),
+            }
+    found = {}
+    for (step, twin), each in mine.items():
+        twins = mine.get((step, other_twin(twin)), {name: {} for name in each})
+        attacked = {"attack_scores": read_attack_scores(run.attack_scores(twin, step))}
+        found[step, twin] = each | attacked | {f"twin_{name}": value for name, value in twins.items()}
+    return found
 
 
 def same_data_distance(run: RunDirectory, space: str, step: int, seeds: np.ndarray) -> np.ndarray:

@@ -186,8 +186,8 @@ ATTACK_SCORES = (
 )
 
 AGREEMENT = (
-    Column("set", "category", "train-a, train-b or heldout"),
-    Column("id", "category", "image"),
+    Column("set", "category", "train-a, train-b, heldout; trajectory-a, ... and samples-a, ... of each twin"),
+    Column("id", "category", "image, or seed"),
     Column("t", "int64", "diffusion time of the cell", "training time steps"),
     Column("cosine", "float64", "cosine of the twins' noise predictions"),
     Column("half_squared", "float64", "half the squared difference of the twins' noise predictions, mean over pixels"),
@@ -201,8 +201,27 @@ AGREEMENT = (
             ("reach", "denominator of lambda"),
             ("spread", "least noise loss that any network has on the half"),
             ("sharing", "training images that share the posterior, of the half"),
+            ("largest", "weight of the likeliest training image in the posterior, of the half"),
+            ("shell", "relative distance to the nearest shell of noised training images, 1 on it, of the half"),
         )
     ),
+)
+
+U_TURNS = (
+    Column("set", "category", "own, other or heldout"),
+    Column("id", "category", "image"),
+    Column("t", "int64", "diffusion time at which the image turns", "training time steps"),
+    Column("distance", "float64", "mean squared difference of the image and what came back, pixels in [0, 1]"),
+    Column("returned", "bool", "no other training or held-out image is nearer to what came back"),
+)
+
+CELL_SCALES = (
+    Column("set", "category", "train-a, train-b or heldout"),
+    Column("id", "category", "image"),
+    Column("scale", "category", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine; auditor/scales.py"),
+    Column("loss_a", "float64", "squared error of the noise prediction of twin a in this scale, per dimension"),
+    Column("loss_b", "float64", "that of twin b"),
+    Column("half_squared", "float64", "half the squared difference of the twins' predictions in it, per dimension"),
 )
 
 MEASUREMENTS = (
@@ -233,6 +252,18 @@ METRICS = (
     Column("k", "int64", "neighbours it needs"),
     Column("twins", "string", "what it is given for: a, b, both; comma-separated"),
     Column("per_space", "bool", "whether it is about a feature space, or about the network alone"),
+)
+
+SCALES = (
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("scale", "string", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine"),
+    Column("metric", "string", "loss_own, loss_other, loss_heldout, loss_lean or prediction_variance"),
+    Column("value", "float64", "mean over images, noise levels and dimensions; of both models"),
+    Column("low", "float64", "lower end of its 95 % interval over images"),
+    Column("high", "float64", "upper end of its 95 % interval over images"),
+    Column("n", "int64", "number of images"),
+    Column("p_value", "float64", "one-sided p of the lean by relabelling"),
+    Column("p_corrected", "float64", "the same, corrected over all steps and scales"),
 )
 
 PROFILES = (

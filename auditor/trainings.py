@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import inputs, measuring, pipeline, stats, tables, verdict
+from auditor import inputs, measuring, onsets, pipeline, stats, tables, verdict
 from auditor.config import AuditConfig, Budgets
 from auditor.errors import AuditError
 from auditor.inputs import Prepared, Say
@@ -304,6 +304,9 @@ def blank_interval(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **dict.fromkeys(lost, stats.NAN), "method": ""}
 
 
+RISKS = (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy"))
+
+
 def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> list[dict[str, Any]]:
     """Return the onsets of the mean over pairs; a risk begins where it is not shown small, or found, in any pair."""
     measured = list(done.values())
@@ -311,15 +314,13 @@ def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) ->
     kept = [i for i, step in enumerate(scope.steps) if step not in underfit]
     evaluable = [scope.steps[i] for i in kept]
     losses = np.mean([each.curves.losses for each in measured], axis=0)
-    rows = [measuring.onset_row("loss", "", measuring.loss_onset(scope, losses))]
+    rows = [onsets.onset_row("loss", "", onsets.loss_onset(scope, losses))]
     for space in scope.spaces:
         distances = np.mean([each.curves.distances[space] for each in measured], axis=0)[kept]
-        rows.append(
-            measuring.onset_row("divergence", space, measuring.divergence_onset(scope, space, evaluable, distances))
-        )
-        for name, of, finding in (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy")):
+        rows.append(onsets.onset_row("divergence", space, onsets.divergence_onset(scope, space, evaluable, distances)))
+        for name, of, finding in RISKS if space in scope.judged_spaces else ():
             tested = [[getattr(each.facts[i], of)[space] for each in measured] for i in kept]
             safe = [all(x.is_safe(budgets) for x in per_step) for per_step in tested]
             found = [any(getattr(x, finding)(budgets) for x in per_step) for per_step in tested]
-            rows.append(measuring.risk_row(name, space, evaluable, safe, found))
+            rows.append(onsets.risk_row(name, space, evaluable, safe, found))
     return sorted(rows, key=lambda row: (row["onset"], row["space"]))

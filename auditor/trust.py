@@ -25,8 +25,8 @@ def failed_controls(
     ``relabeling`` is None for a single training, whose lean is not tested.
     """
     failures = []
-    level = budgets.alpha / max(len(series.scope.spaces), 1)
-    for space in series.scope.spaces:
+    level = budgets.alpha / max(len(series.scope.judged_spaces), 1)
+    for space in series.scope.judged_spaces:
         copier = {twin: copying.flags(series.evidence["copier", twin, space]) for twin in series.scope.twins}
         rate = control_rate(series, space)
         specific = space in ("pixel", "correlation") or rate <= budgets.copy_rule_false_alarms

@@ -35,6 +35,7 @@ KEYS = {
     "onsets": ("onset", "space"),
     "verdicts": ("step",),
     "profiles": ("step", "metric", "twin", "t"),
+    "scales": ("step", "scale", "metric"),
     "attacks": ("step", "twin", "target_fpr"),
     "exposure": ("step", "half", "id"),
 }

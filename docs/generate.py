@@ -18,7 +18,8 @@ HEAD = """# Metrics
 
 Each row of `measurements.parquet` is one metric at one step, for one twin (`a`, `b`, or `both`) and one space. `own`
 are the images a model was trained on, `other` those of its twin, `heldout` those of neither. This page is made from the
-code by `python docs/generate.py`.
+code by `python docs/generate.py`. How to read what comes from the networks, and what it does not show:
+[networks](networks.md).
 
 """
 
@@ -146,6 +147,7 @@ def schema() -> str:
         "metrics": rows(tables.METRICS),
         "attacks": rows(tables.ATTACKS),
         "profiles": rows(tables.PROFILES),
+        "scales": rows(tables.SCALES),
         "exposed": rows(tables.EXPOSURE) | {"description": "of exposure.parquet, the images that are listed"},
         "scope": record(
             {

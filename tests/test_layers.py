@@ -12,7 +12,7 @@ import auditor
 ROOT = Path(auditor.__file__).parent
 LAYERS = (
     ("pixels", "records", "errors", "registry"),
-    ("config", "stats", "tables", "run", "schedules", "gaps"),
+    ("config", "stats", "tables", "run", "schedules", "gaps", "scales"),
     ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
@@ -33,6 +33,11 @@ LAYERS = (
             "membership",
             "agreement",
             "attacks",
+            "u_turns",
+            "trajectories",
+            "profiles",
+            "scale_curves",
+            "onsets",
         ),
         *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
         *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),

@@ -15,7 +15,7 @@ from scipy.stats import mannwhitneyu, norm, wasserstein_distance
 
 from auditor import registry, stats
 from auditor.metrics import kid
-from auditor.records import TWINS, Agreement, Estimate, Evidence, LossTable, Metric, Scores
+from auditor.records import TWINS, Agreement, Estimate, Evidence, LossTable, Metric, Scores, UTurns
 
 NAMES = tuple(registry.METRICS)
 K = 8
@@ -103,18 +103,39 @@ OWN_LOSSES = {
 }
 
 
+COMPARED = tuple(each.name for each in fields(Agreement) if each.name not in ("ids", "times"))
+
+
 def agreement_table(seed: int, n: int, prefix: str) -> Agreement:
     rng = np.random.default_rng(seed)
     ids = np.array([f"{prefix}{i}" for i in range(n)], dtype=object)
-    return Agreement(ids, np.array([10, 50, 90]), *rng.uniform(0.1, 0.9, (8, n, 3)))
+    columns = dict(zip(COMPARED, rng.uniform(0.1, 0.9, (len(COMPARED), n, 3)), strict=True))
+    return Agreement(
+        ids,
+        np.array([10, 50, 90]),
+        **columns | {"sharing": rng.uniform(0.5, 4, (n, 3)), "largest": rng.uniform(0.97, 1, (n, 3))},
+    )
+
+
+def turn_table(seed: int, n: int, prefix: str) -> UTurns:
+    rng = np.random.default_rng(seed)
+    ids = np.array([f"{prefix}{i}" for i in range(n)], dtype=object)
+    return UTurns(ids, np.array([20, 60]), rng.uniform(0.1, 0.9, (n, 2)), rng.random((n, 2)) < 0.6)
 
 
 AGREEMENT = {
     "own": agreement_table(11, 6, "own"),
     "other": agreement_table(12, 6, "other"),
     "heldout": agreement_table(13, 5, "heldout"),
+    "trajectory": agreement_table(14, 4, "seed"),
+    "samples": agreement_table(15, 4, "seed"),
 }
 TWINS_HELDOUT = replace(AGREEMENT["heldout"], along=AGREEMENT["heldout"].along[::-1] / 2)  # of the other memorizer
+TWINS_HELDOUT = replace(TWINS_HELDOUT, spread=AGREEMENT["heldout"].spread[::-1], sharing=TWINS_HELDOUT.sharing[::-1])
+TWIN_AGREEMENT = {"heldout": TWINS_HELDOUT, "trajectory": agreement_table(16, 4, "seed")}
+TWIN_AGREEMENT |= {"samples": agreement_table(17, 4, "seed")}
+U_TURNS = {role: turn_table(21 + i, n, role) for i, (role, n) in enumerate([("own", 6), ("other", 6), ("heldout", 5)])}
+TWIN_U_TURNS = {"own": turn_table(24, 6, "other"), "other": turn_table(25, 6, "own")}
 TWIN_LOSSES = {
     "own": loss_table(4, 6, "other"),
     "other": loss_table(5, 6, "own"),
@@ -167,6 +188,9 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         losses=OWN_LOSSES,
         twin_losses=TWIN_LOSSES,
         agreement=AGREEMENT,
+        twin_agreement=TWIN_AGREEMENT,
+        u_turns=U_TURNS,
+        twin_u_turns=TWIN_U_TURNS,
         copy_ratio=0.6,  # as --fpr would set it
         same_data_distance=np.diag(apart) / 2,
         **known,
@@ -198,7 +222,8 @@ def mapped(evidence: Evidence, change) -> Evidence:
             return {key: one(each) for key, each in value.items()}
         return value
 
-    return replace(evidence, **{f.name: one(getattr(evidence, f.name)) for f in fields(evidence)})
+    kept = [f.name for f in fields(evidence) if f.name != "times"]  # the columns of tables, no units
+    return replace(evidence, **{name: one(getattr(evidence, name)) for name in kept})
 
 
 def estimate(metric: Metric, scores: Scores) -> Estimate:
@@ -230,7 +255,7 @@ def test_a_metric_says_what_it_is(name):
 def test_scores_are_one_finite_number_per_unit(name):
     evidence = typical()
     scores = metric(name).scores(evidence)
-    assert scores.unit in {"seed", "image", "block of seeds", "set"}
+    assert scores.unit in {"seed", "image", "block of seeds", "set", "trajectory"}
     assert scores.values.dtype == float and scores.values.shape == scores.ids.shape
     assert np.isfinite(scores.values).all() and len(scores.values)
     assert scores.note == "" or metric(name).interval == "shown"
@@ -299,9 +324,13 @@ TRAIN_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("own", "o
 HELDOUT_FIELDS = [f.name for f in fields(Evidence) if f.name.startswith(("heldout", "kid"))]
 ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance", "twin_variance_seed", "twin_variance_data"}
 KNOWS_NO_HALF = ALWAYS | {"kid", "frechet", "loss_heldout", "prediction_agreement_heldout", "prediction_variance"}
-SYMMETRIC = {"prediction_agreement_train"}  # it needs both halves, and does not tell them apart
+# They need both halves, and do not tell them apart.
+SYMMETRIC = {"prediction_agreement_train", "target_noise_correlation", "lone_disagreement"}
 KNOWS_NO_HALF |= {f"{name}_heldout" for name in ("precision", "recall", "density", "coverage")}
+BY_ROLE = ("losses", "twin_losses", "agreement", "twin_agreement", "u_turns", "twin_u_turns")
 BESIDE_HELDOUT = {
+    "target_noise_correlation",
+    "lone_disagreement",
     "prediction_variance",
     "kid",
     "frechet",
@@ -315,10 +344,11 @@ BESIDE_HELDOUT = {
 
 def without(evidence: Evidence, absent: list[str], roles: tuple[str, ...]) -> Evidence:
     kept = lambda tables: {role: table for role, table in tables.items() if role not in roles}  # noqa: E731
-    losses = {name: kept(getattr(evidence, name)) for name in ("losses", "twin_losses", "agreement")}
+    losses = {name: kept(getattr(evidence, name)) for name in BY_ROLE}
     if "own" in roles:  # without the images of the half there is no memorizer to compare with
         unknown = np.full_like(AGREEMENT["heldout"].along, np.nan)
-        losses["agreement"] = {"heldout": replace(AGREEMENT["heldout"], along=unknown, reach=unknown)}
+        nothing = dict.fromkeys(("along", "reach", "spread", "sharing", "largest", "shell"), unknown)
+        losses["agreement"] = {"heldout": replace(AGREEMENT["heldout"], **nothing)}
     return replace(evidence, **dict.fromkeys(absent), **losses)
 
 
@@ -394,6 +424,14 @@ SWAPPED = {
     "prediction_variance": lambda before: before["prediction_variance"],
     "memorizer_share_own": lambda before: share_of(AGREEMENT["other"]),
     "memorizer_share_heldout": lambda before: share_of(TWINS_HELDOUT),
+    "memorizer_share_trajectory": lambda before: share_of(TWIN_AGREEMENT["trajectory"]),
+    "memorizer_share_samples": lambda before: share_of(TWIN_AGREEMENT["samples"]),
+    "collapse_time": lambda before: collapse(TWIN_AGREEMENT["trajectory"]),
+    "target_noise_correlation": lambda before: before["target_noise_correlation"],
+    "lone_disagreement": lambda before: before["lone_disagreement"],
+    "u_turn_lean": lambda before: -before["u_turn_lean"],
+    "return_rate": lambda before: U_TURNS["other"].returned.mean(),
+    "return_rate_lean": lambda before: -before["return_rate_lean"],
     "separation": lambda before: 1 - before["separation"],
 }
 
@@ -435,11 +473,17 @@ def share_of(table: Agreement) -> float:
     return table.along.sum() / table.reach.sum()
 
 
+def collapse(table: Agreement) -> float:
+    return np.mean([max([0, *table.times[row > 0.99]]) for row in table.largest])
+
+
 def swapped() -> Evidence:
     exchange = {"own": "other", "other": "own", "heldout": "heldout"}
     mine, twins = ({role: table[exchange[role]] for role in exchange} for table in (OWN_LOSSES, TWIN_LOSSES))
-    agreement = {role: AGREEMENT[exchange[role]] for role in exchange} | {"heldout": TWINS_HELDOUT}
-    return replace(typical(own=OTHER, other=OWN), losses=mine, twin_losses=twins, agreement=agreement)
+    agreement = {role: AGREEMENT[exchange[role]] for role in exchange} | TWIN_AGREEMENT
+    turns, twin_turns = ({role: each[exchange[role]] for role in ("own", "other")} for each in (U_TURNS, TWIN_U_TURNS))
+    changed = {"losses": mine, "twin_losses": twins, "agreement": agreement, "twin_agreement": AGREEMENT}
+    return replace(typical(own=OTHER, other=OWN), **changed, u_turns=turns, twin_u_turns=twin_turns)
 
 
 @pytest.mark.parametrize("name", NAMES)

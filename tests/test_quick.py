@@ -40,7 +40,8 @@ def test_no_sample_is_drawn_and_nothing_is_recommended(quick):
 def test_everything_that_is_measured_is_of_the_network(quick):
     measured = set(pd.read_parquet(quick / "measurements.parquet").metric)
     assert measured == {n for n in registry.METRICS if not registry.lookup("metric", n).per_space}
-    assert set(pd.read_parquet(quick / "onsets.parquet").onset) == {"loss", "predictions", "loss_bias"}
+    of_scales = {"scale_loss", "scale_predictions", "scale_loss_bias"}
+    assert set(pd.read_parquet(quick / "onsets.parquet").onset) == {"loss", "predictions", "loss_bias"} | of_scales
 
 
 def test_a_full_audit_in_the_same_place_takes_the_losses_over(saved_inputs, quick, tmp_path):

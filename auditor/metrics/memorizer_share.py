@@ -7,17 +7,20 @@ import numpy as np
 from auditor.metrics import absent
 from auditor.records import Evidence, Metric, Scores
 
+NO_CELLS = "no loss cells of the twins were compared, or no training images are known"
+NO_TRAJECTORIES = "no trajectories were followed (--trajectories), or no training images are known"
+
 
 def scores(evidence: Evidence, role: str) -> Scores:
     """Return linearised scores of the ratio sum(along) / sum(reach), one per image; their mean is lambda."""
-    table = evidence.agreement.get(role)
+    table, unit = evidence.agreement.get(role), "image" if role in ("own", "heldout") else "trajectory"
     if table is None or not np.isfinite(table.reach).all():
-        return absent("image", "no loss cells of the twins were compared, or no training images are known")
+        return absent(unit, NO_CELLS if unit == "image" else NO_TRAJECTORIES)
     along, reach = table.along.mean(axis=1), table.reach.mean(axis=1)
     if reach.mean() == 0:
-        return Scores("image", table.ids, np.full(len(along), np.nan), "the memorizer predicts what the twin does")
+        return Scores(unit, table.ids, np.full(len(along), np.nan), "the memorizer predicts what the twin does")
     share = along.mean() / reach.mean()
-    return Scores("image", table.ids, share + (along - share * reach) / reach.mean())
+    return Scores(unit, table.ids, share + (along - share * reach) / reach.mean())
 
 
 def share_metric(role: str, on: str) -> Metric:
@@ -39,3 +42,5 @@ def share_metric(role: str, on: str) -> Metric:
 
 OWN = share_metric("own", "the images it was trained on")
 HELDOUT = share_metric("heldout", "held-out images")
+TRAJECTORY = share_metric("trajectory", "the states of its own sampling")
+SAMPLES = share_metric("samples", "its own samples, noised again")

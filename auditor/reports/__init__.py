@@ -25,6 +25,7 @@ LATER_TABLES = {
     "attacks": tables.ATTACKS,
     "exposure": tables.EXPOSURE,
     "profiles": tables.PROFILES,
+    "scales": tables.SCALES,
 }
 
 

@@ -34,6 +34,7 @@ def facts(report: Report) -> dict[str, Any]:
         "metrics": rows(report, "metrics"),
         "attacks": rows(report, "attacks"),
         "profiles": rows(report, "profiles"),
+        "scales": rows(report, "scales"),
         "exposed": [row for row in rows(report, "exposure") if row["listed"]],
         "scope": report.record["scope"],
         "pairs": report.record.get("pairs", []),

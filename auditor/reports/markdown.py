@@ -141,7 +141,8 @@ def onsets(report: Report) -> Iterator[str]:
     """Where the curves have their minimum and the risks begin, as sets."""
     yield "## Onsets"
     yield ""
-    rows = report.tables["onsets"].itertuples()
+    rows = report.tables["onsets"]
+    rows = rows[rows.onset.isin(ONSET_NAMES)].itertuples()  # by scale: a figure
     yield from grid(
         ["onset", "space", "steps", "status"],
         ([ONSET_NAMES[row.onset], row.space or "-", where(row), row.status] for row in rows),

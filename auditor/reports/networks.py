@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from auditor.reports import Report, shortened
+from auditor.reports import Report, scales, shortened
 from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, signed
 from auditor.reports.traces import text
 
@@ -57,8 +57,8 @@ def rows(report: Report, metric: str, twin: str, step: int | None = None) -> pd.
 
 
 def charts(report: Report) -> list[Chart]:
-    """Return the chart of losses by noise level, in a list; an empty one where there is none."""
-    return [] if missing(report) else [losses(report)]
+    """Return the charts of losses by noise level and of onsets by scale, as far as the run has them."""
+    return [] if missing(report) else [losses(report), *scales.charts(report)]
 
 
 def losses(report: Report) -> Chart:

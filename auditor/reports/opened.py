@@ -99,6 +99,11 @@ class OpenedRun:
         return self.report.tables["profiles"].copy()
 
     @property
+    def scales(self) -> pd.DataFrame:
+        """Losses, their lean and the twins' disagreement by scale of the pictures, coarse to fine."""
+        return self.report.tables["scales"].copy()
+
+    @property
     def album(self) -> Album:
         """The pictures of the run: ``album.worst(space, step, n)``, ``album.film(space, twin, seed)``."""
         return self.report.album

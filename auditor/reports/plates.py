@@ -21,8 +21,8 @@ NAMES = ("sample", "nearest own", "nearest other", "twin, same noise", "its near
 
 
 def plates(report: Report) -> dict[str, Figure]:
-    """Return the plates of a run by file name: none where pictures are left out, or lie in the pairs."""
-    if report.pictures == LEFT_OUT or report.record.get("pairs"):
+    """Return the plates of a run by file name: none where no pictures are at hand."""
+    if report.pictures == LEFT_OUT or report.record.get("pairs") or not report.with_samples:
         return {}
     space, last = report.copy_space, report.steps[-1]
     made = {f"evidence-step-{step}": evidence(report.album.worst(space, step, ROWS)) for step in report.key_steps}

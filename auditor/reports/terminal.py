@@ -226,7 +226,8 @@ ONSET_NAMES = {
 def onsets(report: Report, width: int) -> Group:
     """Where the curves have their minimum and the risks begin, as sets."""
     grid = Table.grid(padding=(0, 1))
-    for row in report.tables["onsets"].itertuples():
+    rows = report.tables["onsets"]
+    for row in rows[rows.onset.isin(ONSET_NAMES)].itertuples():  # by scale: a figure
         grid.add_row(Text(ONSET_NAMES[row.onset]), Text(row.space), Text(where(row)), Text(row.status))
     return Group(grid, Text(phase(report)))
 

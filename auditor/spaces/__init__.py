@@ -7,7 +7,7 @@ the space; batches are made here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ class SpaceSettings:
     clip_model: str = "ViT-B-32"  # an open_clip model name, or local-dir:PATH
     clip_weights: str = "laion2b_s34b_b79k"  # a pretrained tag of that model, or a weights file
     grammar: str | None = None  # grammar.json of the sequences, for the level spaces
+    training: Callable[[], Sequence[np.ndarray]] | None = None  # the halves' images, uint8 [n, h, w, c], for pca spaces
 
 
 class Space(Protocol):

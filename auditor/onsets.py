@@ -1,0 +1,104 @@
+"""When something begins: minima of curves with their confidence sets, and first findings of a risk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from auditor import stats, verdict
+from auditor.config import Budgets
+from auditor.metrics import ABSENT_TWIN, UNPAIRED
+from auditor.noise import derived_seed
+from auditor.series import Scope
+from auditor.verdict import Lean, LossLean, StepFacts
+
+
+def loss_onset(scope: Scope, losses: np.ndarray) -> stats.Onset:
+    """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
+    if losses.shape[1] == 0:
+        return stats.Onset("undecided", -1, (), "no held-out loss was measured")
+    draws = stats.resamples(losses.shape[1], derived_seed("images", scope.seed))
+    jitter = derived_seed("jitter", "loss", scope.seed)
+    return stats.locate_minimum(losses, scope.steps, draws, jitter)
+
+
+def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+    """Return the minimum of the twin distance (tau_div) over the evaluable steps, the rows of ``distances``."""
+    if distances.size == 0:
+        why = "no checkpoint can be judged" if scope.with_twin else ABSENT_TWIN
+        return stats.Onset("undecided", -1, (), why)
+    if np.isnan(distances).any():
+        return stats.Onset("undecided", -1, (), UNPAIRED)
+    draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
+    jitter = derived_seed("jitter", space, scope.seed)
+    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
+
+
+def predictions_onset(scope: Scope, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+    """Return where the twins' predictions on held-out images are most alike, over the evaluable steps."""
+    if distances.size == 0:
+        why = "no predictions of twins were compared on held-out images" if scope.with_twin else ABSENT_TWIN
+        return stats.Onset("undecided", -1, (), why)
+    draws = stats.resamples(distances.shape[1], derived_seed("images", scope.seed))
+    jitter = derived_seed("jitter", "predictions", scope.seed)
+    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
+
+
+def onset_rows(
+    divergence: Mapping[str, stats.Onset],
+    predictions: stats.Onset,
+    loss: stats.Onset,
+    facts: Sequence[StepFacts],
+    budgets: Budgets,
+) -> list[dict[str, Any]]:
+    """Return the rows of onsets.parquet."""
+    rows = [onset_row("divergence", space, onset) for space, onset in sorted(divergence.items())]
+    rows += [onset_row("loss", "", loss), onset_row("predictions", "", predictions)]
+    judged = [f for f in facts if not f.underfit]
+    steps = [f.step for f in judged]
+    for space in sorted(facts[0].lean):
+        rows.append(lean_row("bias", space, steps, [f.lean[space] for f in judged], budgets))
+    known = [f.loss for f in judged if f.loss is not None]
+    if known and len(known) == len(judged):
+        rows.append(lean_row("loss_bias", "", steps, known, budgets))
+    for space in sorted(facts[0].copying):
+        copied = [f.copying[space] for f in judged]
+        safe, found = [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
+        rows.append(risk_row("copying", space, steps, safe, found))
+    return rows
+
+
+def onset_row(name: str, space: str, onset: stats.Onset) -> dict[str, Any]:
+    """Return one row for the minimum of a curve."""
+    return {
+        "onset": name,
+        "space": space,
+        "status": onset.status,
+        "step": onset.step,
+        "low": min(onset.steps, default=-1),
+        "high": max(onset.steps, default=-1),
+        "steps": ",".join(map(str, onset.steps)),
+        "level": stats.LEVEL,
+        "note": onset.note,
+    }
+
+
+def lean_row(
+    name: str, space: str, steps: Sequence[int], leans: Sequence[Lean | LossLean], budgets: Budgets
+) -> dict[str, Any]:
+    """Return one row for the onset of a lean."""
+    safe, found = [x.is_safe(budgets) for x in leans], [x.is_bias(budgets) for x in leans]
+    return risk_row(name, space, steps, safe, found)
+
+
+def risk_row(
+    name: str, space: str, steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]
+) -> dict[str, Any]:
+    """Return one row for the onset of a risk: from the first step not shown safe to the first of two findings."""
+    status, low, high = verdict.risk_onset(steps, safe, found) if steps else ("undecided", -1, -1)
+    inside = [step for step in steps if low >= 0 and low <= step and (high < 0 or step <= high)]
+    note = "from the first step not shown safe to the first of two consecutive findings; -1 is open"
+    row = {"onset": name, "space": space, "status": status, "step": high, "low": low, "high": high}
+    return row | {"steps": ",".join(map(str, inside)), "level": stats.LEVEL, "note": note}
