@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from auditor import cells, tables
+from auditor.classwise import NO_CLASS, counted_classes, nearest_in_class
 from auditor.config import N_NEIGHBORS
 from auditor.metrics import gap_ratio_flag
 from auditor.metrics.kid import heldout_term, seed_scores
@@ -19,7 +20,7 @@ from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.quality import subset
 from auditor.records import Features, Neighbors
 
-REVISION = 2  # 2: columns for calibrated and cluster-aware copies, cells and spacing; sets are drawn, not cut off
+REVISION = 3  # 2: calibrated and cluster-aware copies, cells and spacing; sets drawn, not cut off; 3: within classes
 COVERAGE_K = 5  # statistics 6.1
 KID_HELDOUT = 5000  # held-out images that KID is taken against; its cost grows with their square
 MANY = 10**9
@@ -35,15 +36,15 @@ class Reference:
     clusters: np.ndarray | None = None  # int64 [n], equal images share a number; None: all differ
     centers: np.ndarray | None = None  # float64 [cells, d], k-means centers of the set
     mirrored: bool = False  # the second half of the images are mirror images of the first, in the same order
+    classes: np.ndarray | None = None  # int64 [n], number of each image's class; None: not known
+    in_class_pool: np.ndarray | None = None  # bool [n], takes part in comparisons within classes; None: no image does
 
     @property
     def pool(self) -> Features:
         """The features of the pool images alone."""
         if self.in_pool.all():
             return self.features
-        kept = np.flatnonzero(self.in_pool)
-        ids = tuple(self.features.ids[i] for i in kept)
-        return Features(self.features.space, self.features.of, self.features.vectors[kept], ids)
+        return self.features.rows(np.flatnonzero(self.in_pool))
 
 
 def nearest_images(
@@ -89,19 +90,22 @@ def sample_rows(
     seeds: np.ndarray,
     saturated: np.ndarray | None = None,
     kid_term: float | None = None,
+    classes: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the columns of one evidence table: one row per seed.
 
     ``references`` holds ``own`` and ``other``, ``own`` alone for a single training, which has
     no ``twin_samples`` either, or nothing where no training images were given; what is
     unknown becomes NaN and the empty id. ``kid_term`` is what
-    ``kid_heldout_term`` returns, where it is known already.
+    ``kid_heldout_term`` returns, where it is known already. ``classes`` are the class numbers
+    that the samples were drawn as, None where there are none.
     """
     n = len(seeds)
     data: dict[str, Any] = {
         "seed": seeds,
         **twin_columns(samples, twin_samples),
         "saturated": np.full(n, np.nan) if saturated is None else saturated,
+        "class": class_column(classes, n),
         **heldout_columns(samples, heldout, kid_term),
     }
     data |= unknown_columns(n)
@@ -112,11 +116,31 @@ def sample_rows(
         data |= neighbour_columns(role, found)
         data[f"{role}_mean_distance_{MEAN_OVER}"] = found.distances[:, :MEAN_OVER].mean(axis=1)
         data[f"{role}_outside_distance"] = outside_distance(samples, references[role], found)
+        ids, distances = of_class(samples, classes, references[role], found)
+        data |= {f"{role}_class_id": ids, f"{role}_class_distance": distances}
     data |= pool_columns({role: in_pool(samples, references[role], full[role]) for role in full})
     data["own_cluster_size"] = cluster_sizes(full["own"], references["own"])
     data["own_cell"] = cells.assign(samples.vectors, references["own"].centers)
     data["memorized"] = gap_ratio_flag(*full["own"].distances[:, :2].T) == 1
     return data
+
+
+def class_column(classes: np.ndarray | None, n: int) -> np.ndarray:
+    """Return class numbers as a column, NaN where there is none."""
+    if classes is None:
+        return np.full(n, np.nan)
+    return np.where(classes == NO_CLASS, np.nan, classes)
+
+
+def of_class(
+    queries: Features, classes: np.ndarray | None, reference: Reference, found: Neighbors
+) -> tuple[list[str], np.ndarray]:
+    """Return id and distance of the nearest image of each query's class, empty and NaN where there is none."""
+    if classes is None or reference.in_class_pool is None:
+        return [""] * len(queries.ids), np.full(len(queries.ids), np.nan)
+    counted = counted_classes(reference.classes, reference.in_class_pool)
+    index, distances = nearest_in_class(queries, classes, reference.features, counted, found)
+    return [reference.features.ids[i] if i >= 0 else "" for i in index], distances
 
 
 def twin_columns(samples: Features, twin_samples: Features | None) -> dict[str, Any]:
@@ -168,14 +192,9 @@ def outside_distance(queries: Features, reference: Reference, found: Neighbors) 
     turned = np.arange(n) >= n // 2 if reference.mirrored else np.zeros(n, dtype=bool)
     _, one_of_each = np.unique(np.column_stack([clusters, turned]), axis=0, return_index=True)
     if len(hidden) and len(np.unique(clusters)) > 1:
-        again = search(rows_of(queries, hidden), rows_of(reference.features, one_of_each), 3)
+        again = search(queries.rows(hidden), reference.features.rows(one_of_each), 3)
         distance[hidden] = outside_cluster(again, clusters[one_of_each])
     return distance
-
-
-def rows_of(features: Features, rows: np.ndarray) -> Features:
-    """Return some rows of features."""
-    return Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
 
 
 def outside_cluster(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray:
@@ -245,9 +264,15 @@ def pool_columns(found: Mapping[str, Neighbors]) -> dict[str, Any]:
     return data
 
 
-def heldout_rows(heldout: Features, references: Mapping[str, Reference], n_samples: int = MANY) -> dict[str, Any]:
+def heldout_rows(
+    heldout: Features,
+    references: Mapping[str, Reference],
+    n_samples: int = MANY,
+    classes: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
     data: dict[str, Any] = blank(tables.HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
+    data["class"] = class_column(classes, len(heldout.ids))
     for twin, reference in references.items():
         full = nearest_images(heldout, reference, MEAN_OVER)
         data |= neighbour_columns(twin, full)
@@ -255,6 +280,7 @@ def heldout_rows(heldout: Features, references: Mapping[str, Reference], n_sampl
         data[f"{twin}_mean_distance_{MEAN_OVER}"] = full.distances.mean(axis=1)
         data[f"{twin}_outside_distance"] = outside_distance(heldout, reference, full)
         data[f"{twin}_cell"] = cells.assign(heldout.vectors, reference.centers)
+        data[f"{twin}_class_distance"] = of_class(heldout, classes, reference, full)[1]
         data[f"cover_{twin}_distance"] = search(heldout, subset(reference.pool, n_samples), 1).distances[:, 0]
     within = search(heldout, heldout, COVERAGE_K, exclude_self=True)
     return data | {f"within_distance_{COVERAGE_K}": within.distances[:, COVERAGE_K - 1]}
@@ -290,12 +316,22 @@ def pool_rows(
         "half": list(halves),
         "id": list(ids),
         "group": groups,
+        "class": np.concatenate(
+            [class_column(each.classes, len(each.in_pool))[kept[h]] for h, each in references.items()]
+        ),
+        "in_class_pool": np.concatenate([in_class_pool(each)[kept[h]] for h, each in references.items()]),
         **{name: np.concatenate([pixels[half][name][kept[half]] for half in references]) for name in pixels["a"]},
         "nearest_half": [halves[i] if i >= 0 else "" for i in nearest],
         "nearest_id": [ids[i] if i >= 0 else "" for i in nearest],
         "nearest_distance": distance,
         "heldout_distance": unknown if heldout is None else search(everyone, heldout, 1).distances[:, 0],
     }
+
+
+def in_class_pool(reference: Reference) -> np.ndarray:
+    """Return which images of a half take part in comparisons within classes, bool ``[n]``."""
+    none = np.zeros(len(reference.in_pool), dtype=bool)
+    return none if reference.in_class_pool is None else reference.in_class_pool
 
 
 def pool_groups(clusters: Sequence[np.ndarray]) -> np.ndarray:
@@ -315,7 +351,7 @@ def nearest_of_another_group(features: Features, groups: np.ndarray) -> tuple[np
     distance = np.where(known, found.distances[rows, position], np.nan)
     hidden, first_of_each = np.flatnonzero(~known), np.unique(groups, return_index=True)[1]
     if len(hidden) and len(first_of_each) > 1:  # behind more duplicates than were looked for
-        again = search(rows_of(features, hidden), rows_of(features, first_of_each), 2)
+        again = search(features.rows(hidden), features.rows(first_of_each), 2)
         index[hidden], distance[hidden] = first_of_each[again.indices[:, 1]], again.distances[:, 1]
     return index, distance
 

@@ -435,7 +435,10 @@ class Executor:
         heldout = self._heldout(task.space)
         if task.of == "heldout":
             n = min(self.prepared.config.n_samples, len(references["a"].pool.ids))
-            columns, data = tables.HELDOUT, evidence.heldout_rows(heldout, references, n)
+            columns, data = (
+                tables.HELDOUT,
+                evidence.heldout_rows(heldout, references, n, self.prepared.classes.get("heldout")),
+            )
         elif task.of == "pool":
             pixels = {twin: pixel_facts(self.prepared.sets[f"train-{twin}"].images) for twin in twins}
             columns, data = tables.POOL_IMAGES, evidence.pool_rows(references, pixels, heldout)
@@ -455,7 +458,8 @@ class Executor:
         saturated = pixel_facts(self._images(task))["saturated"]
         references = self._roles(task.space, task.twin)
         heldout, term = self._heldout(task.space), self._kid_term(task.space)
-        data = evidence.sample_rows(mine, twins, references, heldout, seeds, saturated, term)
+        classes = p.conditions.of(seeds.tolist()) if p.facts.conditioning == "class" else None
+        data = evidence.sample_rows(mine, twins, references, heldout, seeds, saturated, term, classes)
         yield from self._write(task, tables.EVIDENCE, data)
 
     def _control_evidence(self, task: Task) -> Iterator[int]:
@@ -545,7 +549,10 @@ class Executor:
         if (space, name) not in self._centers:
             self._centers[space, name] = cells.centers(features.vectors)
         mirrored = p.n_originals(name) < len(p.sets[name])
-        return evidence.Reference(features, p.in_pool[name], clusters, self._centers[space, name], mirrored)
+        centers, classes = self._centers[space, name], p.classes.get(name)
+        return evidence.Reference(
+            features, p.in_pool[name], clusters, centers, mirrored, classes, p.class_pools.get(name)
+        )
 
     def range_check(self) -> dict[str, Any] | None:
         """Compare the range of a few samples of the last checkpoint with that of the training images, as scaled.

@@ -13,6 +13,7 @@ import numpy as np
 from auditor import (
     attacks,
     checkpoints,
+    classwise,
     denoising,
     given_samples,
     groups,
@@ -67,6 +68,7 @@ class Prepared:
     given: GivenSamples | None = None  # samples that exist already; then there is no model
     classes: Mapping[str, np.ndarray] = field(default_factory=dict)  # per set: class of each image, where conditional
     preflight: Mapping[str, Any] = field(default_factory=dict)  # what was seen of the images, and of which
+    class_pools: Mapping[str, np.ndarray] = field(default_factory=dict)  # train-a, train-b: compared within classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -192,6 +194,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pixels = models.pixels(config, facts, sets, pair.twins)
     scheduler = models.fitting_schedule(scheduler, pixels)
     classes = models.image_classes(facts, sets)
+    class_pools = classwise.class_pools(pools, classes, config.seed, config.flip_train)
     notes = (
         *(given.notes if given is not None else ()),
         *scheduler_notes(pair, config),
@@ -203,6 +206,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *duplicate_notes(digests),
         *grouped.notes,
         *pool_notes(pools),
+        *classwise.pool_notes(class_pools, classes, facts.n_classes or 0),
         *([MIRRORED_NOTE] if config.flip_train and "train-a" in sets else []),
     )
     batch_size = resolve_batch_size(config, device, earlier, facts)
@@ -229,6 +233,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         given,
         classes,
         looked,
+        class_pools,
     )
 
 
@@ -407,7 +412,10 @@ def model_notes(
     if config.trust_pickle:
         said.append("Code in the checkpoints was allowed to run (--trust-pickle).")
     if facts.conditioning == "class":
-        said.append("Samples of both twins have the same class per seed; neighbours are sought among all classes.")
+        said.append(
+            "Samples of both twins have the same class per seed; neighbours are sought among all classes, for the "
+            "metrics that end in _in_class among images of the class."
+        )
         known = (
             f"the classes of {', '.join(sorted(classes))}" if classes else "no class, for those of images are not known"
         )

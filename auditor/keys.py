@@ -151,6 +151,7 @@ class Keys:
             "pool": [int(mask.sum()) for mask in p.in_pool.values()],
             "pool_seed": p.config.seed,
             "groups": {name: sha256(each.tobytes()).hexdigest() for name, each in p.groups.items()},
+            **({"classes": {n: sha256(c.tobytes()).hexdigest() for n, c in p.classes.items()}} if p.classes else {}),
         }
 
     def attack_scores(self, twin: str, step: int) -> dict[str, Any]:

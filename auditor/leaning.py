@@ -33,6 +33,16 @@ class LeanResult:
 
 
 @dataclass(frozen=True)
+class ClassLean:
+    """Own-versus-other lean of one checkpoint and space among images of the samples' classes."""
+
+    share: Mapping[str, Estimate]  # own_share_in_class for a, b, both
+    p: Mapping[str, float]  # one-sided by relabelling within classes, uncorrected
+    p_corrected: float  # of both, over all checkpoints and spaces
+    corrected: tuple[float, float]  # interval of both, likewise
+
+
+@dataclass(frozen=True)
 class LossLeanResult:
     """Loss lean of one checkpoint."""
 
@@ -77,6 +87,40 @@ def test_all(
     return leans, loss_leans
 
 
+def test_in_class(
+    pool: Pool, strata: np.ndarray, lands: Mapping[tuple[int, str], Lands], seed: int
+) -> dict[tuple[int, str], ClassLean]:
+    """Test and estimate every lean within classes, labels permuted within classes; a family of its own (3.7)."""
+    judged = {cell: {t: of[t].in_class for t in TWINS} for cell, of in lands.items()}
+    cells = [cell for cell, of in judged.items() if None not in of.values()]
+    if not cells:
+        return {}
+    n, relabeling = len(pool.labels), stats.relabel(pool, seed, strata=strata)
+    share = {twin: np.array([judged[c][twin].weights(n) for c in cells]) for twin in TWINS}
+    tests = {
+        "a": stats.relabeling_test(relabeling, share["a"]),
+        "b": stats.relabeling_test(relabeling, -share["b"]),
+        "both": stats.relabeling_test(relabeling, share["a"] - share["b"]),
+    }
+    corrected = stats.step_down_max_t(tests["both"].z)
+    found = {}
+    for i, cell in enumerate(cells):
+        shares = shares_of(judged[cell], pool, tests, i)
+        p = {twin: float(test.p[i]) for twin, test in tests.items()}
+        found[cell] = ClassLean(shares, p, float(corrected[i]), stats.widen(shares["both"], len(cells)))
+    return found
+
+
+def shares_of(lands: Lands, pool: Pool, tests: Mapping[str, stats.RelabelingTest], i: int) -> dict[str, Estimate]:
+    """Return own_share of a, b and both; ``i`` is the column of the tests."""
+    both, *_ = stats.own_share_both(lands["a"], lands["b"], pool)
+    one = {
+        twin: stats.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
+        for twin, sign in (("a", 1.0), ("b", -1.0))
+    }
+    return {**one, "both": both}
+
+
 def lean_result(
     lands: Lands,
     pool: Pool,
@@ -88,17 +132,13 @@ def lean_result(
 ) -> LeanResult:
     """Return the estimates and p values of column ``i`` of the tests."""
     both, v_seed, v_hub = stats.own_share_both(lands["a"], lands["b"], pool)
-    one = {
-        twin: stats.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
-        for twin, sign in (("a", 1.0), ("b", -1.0))
-    }
     gap_value = float(tests["gap"].value[i]) / 2
     half = 1.96 * float(np.sqrt(stats.gap_variance(lands["a"], lands["b"], pool)))
     gap = Estimate(
         gap_value, gap_value - half, gap_value + half, stats.LEVEL, both.n, "seed", "two-way: seeds and split"
     )
     return LeanResult(
-        share={**one, "both": both},
+        share=shares_of(lands, pool, tests, i),
         share_p={twin: float(tests[twin].p[i]) for twin in (*TWINS, "both")},
         corrected=stats.widen(both, n_looks),
         gap=gap,

@@ -23,7 +23,7 @@ from auditor import (
     verdict,
 )
 from auditor.config import Budgets
-from auditor.leaning import LeanResult, LossLeanResult, lean_fact
+from auditor.leaning import ClassLean, LeanResult, LossLeanResult, lean_fact
 from auditor.noise import derived_seed
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
@@ -87,6 +87,7 @@ class Tests:
     lean: Mapping[tuple[int, str], LeanResult]
     loss: Mapping[int, LossLeanResult]
     copying: Mapping[tuple[int, str], Copying]
+    in_class: Mapping[tuple[int, str], ClassLean] = field(default_factory=dict)
 
 
 def test_series(series: Series, relabeling: Relabeling | None) -> Tests:
@@ -97,7 +98,8 @@ def test_series(series: Series, relabeling: Relabeling | None) -> Tests:
     losses = {step: series.losses(step) for step in scope.steps if relabeling and "own" in series.losses(step)["a"]}
     judged = family(series, relabeling, scope.judged_spaces, losses)
     by_scale = family(series, relabeling, scope.scale_spaces, {})  # apart: they take nothing from the verdict
-    return Tests(judged.lean | by_scale.lean, judged.loss, judged.copying | by_scale.copying)
+    copied, in_class = judged.copying | by_scale.copying, judged.in_class | by_scale.in_class
+    return Tests(judged.lean | by_scale.lean, judged.loss, copied, in_class)
 
 
 def family(
@@ -112,7 +114,8 @@ def family(
         return Tests({}, {}, copied)
     lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
     lean, loss = leaning.test_all(series.pool, relabeling, lands, losses, derived_seed("groups", scope.seed))
-    return Tests(lean, loss, copied)
+    in_class = leaning.test_in_class(series.pool, series.strata, lands, derived_seed("relabel", "class", scope.seed))
+    return Tests(lean, loss, copied, in_class)
 
 
 def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
@@ -136,6 +139,9 @@ def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: st
     row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), stats.NAN)
     if metric.interval == "lean" and (step, space) in tests.lean:
         return row | LEAN_FIELDS[metric.name](tests.lean[step, space], twin)
+    if metric.interval == "lean_in_class" and (step, space) in tests.in_class:
+        left_out = series.scores(metric, step, twin, space).note
+        return row | class_fields(tests.in_class[step, space], twin, left_out)
     if metric.interval == "loss_lean" and step in tests.loss:
         found = tests.loss[step]
         return row | estimate_fields(found.estimate) | {"p_value": found.p, "p_corrected": found.p_corrected}
@@ -174,6 +180,16 @@ def share_fields(result: LeanResult, twin: str) -> dict[str, Any]:
         low, high = result.corrected
         fields |= {"p_corrected": result.gap_p_corrected, "low_corrected": low, "high_corrected": high}
         fields |= {"note": "p_corrected is that of gap_lean, the headline test"}
+    return fields
+
+
+def class_fields(result: ClassLean, twin: str, left_out: str) -> dict[str, Any]:
+    """Return the columns of own_share_in_class: estimate, relabelling p, and for both twins the corrected ones."""
+    fields = estimate_fields(result.share[twin]) | {"p_value": result.p[twin]}
+    fields["note"] = stats.join(fields["note"], left_out)
+    if twin == "both":
+        low, high = result.corrected
+        fields |= {"p_corrected": result.p_corrected, "low_corrected": low, "high_corrected": high}
     return fields
 
 

@@ -19,6 +19,8 @@ from auditor.records import TWINS, Agreement, CellScales, Evidence, LossTable, U
 from auditor.run import RunDirectory
 from auditor.stats import Landing, Pool
 
+NO_STRATUM = -1
+
 
 class EvidenceReader:
     """Reads the evidence of one space of a finished or growing run; shared tables are read once."""
@@ -51,6 +53,12 @@ class EvidenceReader:
         """Return each training image's distance to the nearest one that is no duplicate of it, by id."""
         frame = tables.read(self.run.evidence(self.space, f"train-{twin}"), ["id", "outside_distance"])
         return pd.Series(frame.outside_distance.to_numpy(float), index=pd.Index(frame.id, dtype=object))
+
+    @property
+    def strata(self) -> np.ndarray:
+        """The class of each pool image that takes part in comparisons within classes, -1 of others; int64 ``[N]``."""
+        frame = self.pool_table
+        return np.where(frame.in_class_pool, frame["class"].fillna(NO_STRATUM), NO_STRATUM).astype(np.int64)
 
     def nearest_in_pool(self) -> np.ndarray:
         """Return the pool index of each pool image's nearest image of another group, -1 where unknown."""
@@ -118,6 +126,11 @@ class EvidenceReader:
             "own_mean_distance_50",
             "own_cluster_size",
             "own_cell",
+            "class",
+            "own_class_id",
+            "own_class_distance",
+            "other_class_id",
+            "other_class_distance",
         )
         return [*columns, *own, *pool, *single]
 
@@ -143,6 +156,7 @@ class EvidenceReader:
             "other_outside": data["other_outside_distance"],
             "pool_own": data["pool_own_distance"],
             "pool_other": data["pool_other_distance"],
+            **class_fields(data, "own", "other"),
         }
 
     def _fields_of_heldout(self, twin: str) -> dict[str, Any]:
@@ -158,6 +172,7 @@ class EvidenceReader:
             "heldout_own_mean_50": self._heldout[f"{twin}_mean_distance_50"],
             "heldout_own_cell": self._heldout[f"{twin}_cell"],
             "heldout_own_spacing": spacing_of(self._spacing[twin], self._heldout[f"{twin}_id_1"]),
+            **heldout_class_fields(self._heldout, twin),
         }
 
     def _landing(self, data: Mapping[str, Any], twin: str) -> Landing:
@@ -176,13 +191,45 @@ class EvidenceReader:
             first_where(~in_half_a, index),
             in_own if twin == "a" else 1 - in_own,
             gaps(distance_matrix(data, "pool"), self.pool.groups[index]),
+            self._landing_in_class(data, twin),
         )
+
+    def _landing_in_class(self, data: Mapping[str, Any], twin: str) -> Landing | None:
+        """Return where the samples that are compared within their class land among its images."""
+        found = class_fields(data, "own", "other")
+        known = found.get("pool_classed", np.zeros(1, dtype=bool))
+        if not known.any():
+            return None
+        own, other = (
+            self._pool_index(half, pd.Index(data[f"{role}_class_id"].names, dtype=object))[
+                data[f"{role}_class_id"].codes[known]
+            ]
+            for role, half in (("own", twin), ("other", other_twin(twin)))
+        )
+        in_own = closer(found["own_in_class"][known], found["other_in_class"][known])
+        in_a = in_own if twin == "a" else 1 - in_own
+        return Landing(*((own, other) if twin == "a" else (other, own)), in_a, np.ones_like(in_a))
 
     def _pool_index(self, half: str, names: pd.Index) -> np.ndarray:
         """Return the pool index of each name taken as an image of ``half``; 0 where it is none of them."""
         offset, index = self._index[half]
         position = index.get_indexer(names)
         return np.where(position < 0, 0, position + offset)
+
+
+def class_fields(data: Mapping[str, Any], own: str, other: str) -> dict[str, np.ndarray]:
+    """Return the Evidence fields within classes; none where the queries have no class."""
+    if np.isnan(data["class"]).all():
+        return {}
+    distances = [data[f"{role}_class_distance"] for role in (own, other)]
+    known = ~np.isnan(distances).any(axis=0)
+    return {"pool_classed": known, "own_in_class": distances[0], "other_in_class": distances[1]}
+
+
+def heldout_class_fields(data: Mapping[str, Any], twin: str) -> dict[str, np.ndarray]:
+    """Return the same of held-out images, seen from this twin."""
+    found = class_fields(data, twin, other_twin(twin))
+    return {f"heldout_{name.removeprefix('pool_')}": values for name, values in found.items()}
 
 
 def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:

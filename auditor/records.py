@@ -194,6 +194,10 @@ class Features:
     vectors: np.ndarray  # float32 [n, d], finite
     ids: tuple[str, ...]
 
+    def rows(self, kept: np.ndarray) -> Features:
+        """Return the features of these images only."""
+        return replace(self, vectors=self.vectors[kept], ids=tuple(self.ids[i] for i in kept))
+
 
 @dataclass(frozen=True)
 class Neighbors:
@@ -329,6 +333,12 @@ class Evidence:
     heldout_pool_own: np.ndarray | None = None  # float64 [H]
     heldout_pool_other: np.ndarray | None = None  # float64 [H]
     own_nearest: np.ndarray | None = None  # object [S], id of the nearest own image
+    pool_classed: np.ndarray | None = None  # bool [S], samples whose class has images enough; None: no classes
+    own_in_class: np.ndarray | None = None  # float64 [S], nearest own image of the sample's class; equal numbers
+    other_in_class: np.ndarray | None = None  # float64 [S]
+    heldout_classed: np.ndarray | None = None  # bool [H]
+    heldout_own_in_class: np.ndarray | None = None  # float64 [H]
+    heldout_other_in_class: np.ndarray | None = None  # float64 [H]
     own_outside: np.ndarray | None = None  # float64 [S], nearest own image outside the duplicates of the nearest
     other_outside: np.ndarray | None = None  # float64 [S]
     heldout_own_outside: np.ndarray | None = None  # float64 [H]

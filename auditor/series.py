@@ -113,6 +113,7 @@ class Series:
     saturated: Mapping[tuple[int, str], float]  # (step, twin): mean share of saturated pixels
     linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
     scales: Mapping[int, CellScales]  # by step, where the twins' predictions were compared
+    strata: np.ndarray | None = None  # int64 [N], class of each pool image, -1 where it takes no part within classes
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
@@ -189,6 +190,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         },
         {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
+        next((reader.strata for reader in trained.values()), None),
     )
 
 

@@ -208,6 +208,7 @@ INTERVALS: Mapping[str, Callable[[Scores], Estimate]] = {
     "quantile_99": quantile_99,
     "maximum": maximum,
     "lean": mean_interval,  # only where there is nothing to relabel: then there are no scores either
+    "lean_in_class": mean_interval,
     "loss_lean": mean_interval,
 }
 
@@ -256,19 +257,21 @@ class Relabeling:
     mean: np.ndarray  # float64 [N], expected label of each image
 
 
-def relabel(pool: Pool, seed: int, n: int = N_RELABELINGS) -> Relabeling:
+def relabel(pool: Pool, seed: int, n: int = N_RELABELINGS, strata: np.ndarray | None = None) -> Relabeling:
     """Return ``n`` random assignments beside the true one, labels permuted among groups of equal size.
 
     This keeps the size profile of each half, and is exact when the halves were split at
-    random by group.
+    random by group. With ``strata``, int64 ``[N]``, labels stay in the stratum of a group's first image.
     """
     _, first, member = np.unique(pool.groups, return_index=True, return_inverse=True)
     sizes, label = np.bincount(member), pool.labels[first]
     rng = np.random.default_rng(seed)
     rows = np.tile(label.astype(np.float32), (n + 1, 1))
     mean = np.empty(len(label))
-    for size in np.unique(sizes):
-        same = np.flatnonzero(sizes == size)
+    stratum = np.zeros(len(label), np.int64) if strata is None else strata[first]
+    kinds, kind = np.unique(np.column_stack([sizes, stratum]), axis=0, return_inverse=True)
+    for number in range(len(kinds)):
+        same = np.flatnonzero(kind.ravel() == number)
         rows[1:, same] = rng.permuted(rows[1:, same], axis=1)
         mean[same] = label[same].mean()
     return Relabeling(rows[:, member], mean[member])
@@ -340,6 +343,7 @@ class Landing:
     nearest_b: np.ndarray  # int64 [S]
     in_a: np.ndarray  # float64 [S]: 1 nearer to half a, 0 nearer to b, 1/2 tie
     gap: np.ndarray  # float64 [S] in [0, 1]: (d2 - d1) / (d2 + d1), d2 of another group
+    in_class: Landing | None = None  # of the samples that are compared within their class, among images of it; gaps 1
 
     def weights(self, n_pool: int, by_gap: bool = False) -> np.ndarray:
         """Return mean over seeds of the weight that lands on each pool image, ``[N]``."""

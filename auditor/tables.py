@@ -47,6 +47,15 @@ def neighbours(role: str, text: str) -> tuple[Column, ...]:
     return (*ids, *distances)
 
 
+def of_class(role: str, text: str) -> tuple[Column, Column]:
+    """Return the columns of the nearest image of the sample's class."""
+    says = f"nearest {text} image of the sample's class, halves subsampled to equal numbers of each class"
+    return (
+        Column(f"{role}_class_id", "category", f"id of the {says}"),
+        Column(f"{role}_class_distance", "float32", f"distance to the {says}", DISTANCE),
+    )
+
+
 POOL = (
     *(Column(f"pool_role_{j}", "category", f"half (own or other) of pool neighbour {j}") for j in RANKS),
     *neighbours("pool", "nearest image of both halves, subsampled to equal size"),
@@ -88,6 +97,9 @@ EVIDENCE = (
     Column("other_outside_distance", "float32", "the same among other images", DISTANCE),
     Column("own_cluster_size", "float32", "how many own images equal rank 1, itself included", "images"),
     Column("own_cell", "float32", "number of the k-means cell of the own half that the sample is in"),
+    Column("class", "float32", "number of the class that the sample was drawn as; NaN without classes"),
+    *of_class("own", "own"),
+    *of_class("other", "other"),
     Column("heldout_distance", "float32", "distance to the nearest held-out image", "distance of the space"),
     Column("twin_distance", "float64", "distance to the twin's sample of the same seed", "distance of the space"),
     Column(
@@ -118,6 +130,11 @@ HELDOUT = (
     Column("b_mean_distance_50", "float32", "the same in half b", DISTANCE),
     Column("a_cell", "float32", "number of the k-means cell of half a that the image is in"),
     Column("b_cell", "float32", "the same of half b"),
+    Column("class", "float32", "number of the image's class; NaN without classes"),
+    Column(
+        "a_class_distance", "float32", "distance to the nearest image of its class in half a, as for samples", DISTANCE
+    ),
+    Column("b_class_distance", "float32", "the same in half b", DISTANCE),
     Column("within_distance_5", "float32", "distance to the fifth nearest other held-out image", DISTANCE),
     Column(
         "cover_a_distance",
@@ -142,6 +159,10 @@ POOL_IMAGES = (
     Column("half", "string", "a or b"),
     Column("id", "string", "training image"),
     Column("group", "int64", "images that are relabelled together: duplicates"),
+    Column("class", "float32", "number of its class; NaN without classes"),
+    Column(
+        "in_class_pool", "bool", "takes part in comparisons within classes: of each class equal numbers of both halves"
+    ),
     Column("brightness", "float64", "mean over pixels", "gray levels of 255"),
     Column("saturated", "float64", "share of pixels that are 0 or 255", "share"),
     Column("nearest_half", "string", "half of the nearest pool image of another group"),

@@ -61,6 +61,7 @@ INTERVALS = {
     "mean": "Student's t over units",
     "proportion": "Clopper-Pearson",
     "lean": "two-way over seeds and the hubs of the split (both); spread under relabelling (a, b)",
+    "lean_in_class": "as own_share's, labels permuted within classes",
     "loss_lean": "bootstrap of groups within halves",
     "percent": "Clopper-Pearson",
     "jackknife": "delete-block jackknife over seeds",

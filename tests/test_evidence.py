@@ -341,7 +341,7 @@ def test_without_training_images_neighbours_are_nan_and_unnamed(tmp_path):
     frame = pd.read_parquet(run.evidence(SPACE, f"a/{STEP}"))
     about_train = [c for c in frame if c.startswith(("own_", "other_", "pool_"))]
     for column in about_train:
-        missing = frame[column] == "" if "_id_" in column or "_role_" in column else frame[column].isna()
+        missing = frame[column] == "" if "_id" in column or "_role_" in column else frame[column].isna()
         assert missing.all(), column
     assert np.isfinite(frame[["twin_distance", "different_seed_distance", "heldout_distance"]]).all(axis=None)
 

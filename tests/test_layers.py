@@ -38,6 +38,7 @@ LAYERS = (
             "profiles",
             "scale_curves",
             "onsets",
+            "classwise",
         ),
         *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
         *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),

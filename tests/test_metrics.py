@@ -69,6 +69,13 @@ def cluster_size(queries, reference) -> np.ndarray:
     return (nearest_one[:, None] == reference[None]).all(axis=2).sum(axis=1).astype(float)
 
 
+def in_class(queries, reference) -> np.ndarray:
+    """The nearest point on the same side, in height, of -.5: two classes."""
+    queries, reference = np.asarray(queries, float), np.asarray(reference, float)
+    same = (queries[:, [1]] > -0.5) == (reference[None, :, 1] > -0.5)
+    return np.where(same, distances(queries, reference), np.inf).min(axis=1)
+
+
 def cell(points) -> np.ndarray:
     """Two cells, few points in the second."""
     return (np.asarray(points, float)[:, 0] > 1.2).astype(float)
@@ -163,6 +170,9 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         "own_quality": quality(samples, own),
         "other_quality": quality(samples, other),
         "gap": gaps(samples, np.concatenate([own, other])),
+        "pool_classed": np.ones(n, dtype=bool),
+        "own_in_class": in_class(samples, own),
+        "other_in_class": in_class(samples, other),
     }
     if heldout is not None:
         known |= {
@@ -174,6 +184,9 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
             "heldout_own_mean_50": mean_of_50(heldout, own),
             "heldout_own_spacing": spacing(heldout, own),
             "heldout_own_cell": cell(heldout),
+            "heldout_classed": np.ones(len(heldout), dtype=bool),
+            "heldout_own_in_class": in_class(heldout, own),
+            "heldout_other_in_class": in_class(heldout, other),
             "heldout_quality": quality(samples, heldout) | {"frechet": np.array([0.25])},
             "heldout_distance": nearest(samples, heldout)[:, 0],
             "kid_scores": kid.seed_scores(samples, np.asarray(heldout, float)),
@@ -413,6 +426,10 @@ SWAPPED = {
         for name in ("precision", "recall", "density", "coverage")
         for role, other in (("own", "other"), ("other", "own"), ("heldout", "heldout"))
     },
+    "own_share_in_class": lambda before: 1 - before["own_share_in_class"],
+    "heldout_share_in_class": lambda before: 1 - before["heldout_share_in_class"],
+    "nearest_own_in_class": lambda before: before["nearest_other_in_class"],
+    "nearest_other_in_class": lambda before: before["nearest_own_in_class"],
     "gap_lean": lambda before: -before["gap_lean"],
     "kid": lambda before: before["kid"],
     "loss_own": lambda before: before["loss_other"],

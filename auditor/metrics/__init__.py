@@ -16,6 +16,9 @@ from auditor.records import Evidence, Scores
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
 ABSENT_TWIN = "a single training has no twin to be compared with (--ckpts-b)"
 ABSENT_HELDOUT = "no held-out images were given (--heldout)"
+LEAST_IN_CLASS = 10  # images of a class in each half; with fewer, its samples are not compared within it
+ABSENT_CLASS = "the models are not class-conditional, or the classes of the images are not known"
+FEW_IN_CLASS = f"no class has {LEAST_IN_CLASS} images in both halves"
 UNPAIRED = "the twins' samples do not share their noise, so single ones cannot be compared"
 SETS = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
 
@@ -114,6 +117,24 @@ def over_heldout(evidence: Evidence, values: np.ndarray | None) -> Scores:
     if evidence.heldout_ids is None or values is None:
         return absent("image", ABSENT_HELDOUT)
     return Scores("image", evidence.heldout_ids, np.asarray(values, dtype=float), reason_for_nan(values))
+
+
+def within_class(ids: np.ndarray, unit: str, known: np.ndarray | None, values: np.ndarray | None) -> Scores:
+    """Return scores of the units that are ``known`` to be of a class with images enough, and how many are left out."""
+    if known is None or values is None:
+        return absent(unit, ABSENT_CLASS)
+    if not known.any():
+        return absent(unit, FEW_IN_CLASS)
+    kept = np.asarray(values, dtype=float)[known]
+    left = "" if known.all() else f"{(~known).sum()} of {len(known)} are left out: too few images of their classes"
+    return Scores(unit, ids[known], kept, reason_for_nan(kept) or left)
+
+
+def over_classed_seeds(evidence: Evidence, values: np.ndarray | None) -> Scores:
+    """Return per-seed scores of samples compared within their class, or none where there are no classes."""
+    if evidence.own is None:
+        return absent("seed", ABSENT_TRAIN)
+    return within_class(evidence.seeds, "seed", evidence.pool_classed, values)
 
 
 def reason_for_nan(values: np.ndarray) -> str:

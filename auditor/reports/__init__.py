@@ -106,6 +106,12 @@ class Report:
         """Which rows of the measurements belong to a metric, twin and space."""
         return self.tables["measurements"].groupby(["metric", "twin", "space"], sort=False).indices
 
+    @property
+    def with_classes(self) -> bool:
+        """Whether samples were compared with training images of their class."""
+        rows = self.tables["measurements"]
+        return bool(rows.value[rows.metric == "own_share_in_class"].notna().any())
+
     def onset(self, name: str, space: str = "") -> pd.Series:
         """Return one row of the onsets."""
         o = self.tables["onsets"]

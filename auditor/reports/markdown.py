@@ -20,6 +20,7 @@ ACTIVE = re.compile(  # what Markdown, or GitHub on top of it, takes for more th
 )
 CARD_METRICS = (  # metric, twins (none: each training), per space
     ("own_share", ("both",), True),
+    ("own_share_in_class", ("both",), True),
     ("memorized_fraction", (), True),
     ("twin_distance_ratio", ("both",), True),
     ("loss_heldout", ("both",), False),

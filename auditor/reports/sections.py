@@ -87,6 +87,9 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
         for each in scope["spaces"]:
             shares = cells(report.estimates("own_share", "both", each), "{:.1%}", alpha)
             columns.append((f"own share, {each}", "own_share", shares))
+            if report.with_classes:
+                within = cells(report.estimates("own_share_in_class", "both", each), "{:.1%}", alpha)
+                columns.append((f"own share in class, {each}", "own_share_in_class", within))
     if scope["with_train"] and report.with_samples:
         rule = copy_rule(report)
         for twin in report.twins:

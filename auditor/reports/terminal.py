@@ -86,6 +86,10 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
                     shares(share, wide, report.record["budgets"]["alpha"]),
                 )
             )
+            if report.with_classes and wide:
+                within = report.estimates("own_share_in_class", "both", space)
+                marked = shares(within, wide, report.record["budgets"]["alpha"])
+                columns.append((f"own in class\n{space}", marked))
     if report.record["scope"]["with_train"] and report.with_samples:
         if not report.with_lean:
             shift = report.estimates("nn_shift", "a", report.copy_space)
@@ -151,6 +155,8 @@ def legend(report: Report) -> str:
             "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = significant by relabelling, "
             "corrected over checkpoints and spaces."
         )
+    if report.with_classes:
+        lines.append(in_class_words(report))
     if report.record["scope"]["with_train"] and report.with_samples:
         control = max_control(report)
         if not report.with_lean:
@@ -161,6 +167,16 @@ def legend(report: Report) -> str:
     if report.recommended is not None:
         lines.append("* = recommended.")
     return " ".join(lines)
+
+
+def in_class_words(report: Report) -> str:
+    """Say how large the own share is within classes at the last step, in every space."""
+    said = []
+    for space in report.record["scope"]["spaces"]:
+        rows = report.estimates("own_share_in_class", "both", space)
+        mark = "!" if rows.p_corrected.iloc[-1] <= report.record["budgets"]["alpha"] else ""
+        said.append(f"{rows.value.iloc[-1]:.2f}{mark} in {space}")
+    return f"own share among images of the sample's class, at the last step: {', '.join(said)}; no part of the verdict."
 
 
 def max_control(report: Report) -> str:
