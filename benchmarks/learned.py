@@ -1,0 +1,91 @@
+"""What transformers learn of a grammar, in which order, and when they turn to their own sequences (methods G2 and G5).
+
+Takes the trainings of ``audit lab train DATA --out RUNS --repeats 2`` (a, b on disjoint sets, a2 and b2 again
+on the same ones) and compares every checkpoint with the exact denoiser of the grammar, with the filtered ones,
+with its twin and with the second training on its own set, at one time of the noise:
+
+    python benchmarks/learned.py DATA RUNS --out benchmarks/learned
+
+writes ``learned/curves.csv`` (means over sequences with 95 % intervals), ``learned/onsets.csv`` (steps that may hold
+each minimum, at 95 %) and ``learned/training.csv`` (the training loss by step).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from auditor import stats
+from auditor.lab import oracle
+from auditor.lab.checkpoints import read
+from auditor.lab.data import read_folder, read_sequences
+from auditor.noise import derived_seed
+
+PAIRS = {"split": ("a", "b"), "same data": ("a", "a2"), "same data, b": ("b", "b2")}
+MINIMA = (*(f"oracle_kl_{k}" for k in range(5)), "split_kl", "split_kl_own", "cross_entropy_heldout")
+
+
+def steps_of(runs: Path) -> list[int]:
+    """Return the steps that every training has."""
+    found = [{int(p.name.split("-")[1]) for p in (runs / name).glob("checkpoint-*")} for name in ("a", "b", "a2", "b2")]
+    return sorted(set.intersection(*found))
+
+
+def sets_of(data: Path, pair: tuple[str, str], grammar, diffusion, time: int, n: int) -> dict[str, oracle.Noised]:
+    """Return the noised sequences that a pair of trainings is asked about: own of each, and held-out."""
+    _, training = read_folder(data)
+    heldout = read_sequences(data / "heldout.npz", grammar)
+    known = {"a": training[pair[0][0]], "b": training[pair[1][0]], "heldout": heldout}
+    return {name: oracle.noised(each[:n], grammar, diffusion, time, 0, name) for name, each in known.items()}
+
+
+def main() -> None:
+    """Measure all checkpoints and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/learned"))
+    parser.add_argument("--n", type=int, default=2000, help="sequences of each set")
+    parser.add_argument("--time", type=int, default=75, help="of the noise, of 500")
+    given = parser.parse_args()
+    steps = steps_of(given.runs)
+    _, diffusion, grammar, _ = read(given.runs / "a" / f"checkpoint-{steps[0]}")
+    curves, values = [], {}
+    for name, pair in PAIRS.items():
+        sets = sets_of(given.data, pair, grammar, diffusion, given.time, given.n)
+        for step in steps:
+            folders = dict(zip("ab", (given.runs / each / f"checkpoint-{step}" for each in pair), strict=True))
+            found = oracle.step_values({twin: read(folder)[0] for twin, folder in folders.items()}, sets)
+            curves += [{"pair": name} | row for row in oracle.rows_of(step, found)]
+            for metric in MINIMA:
+                values.setdefault((name, metric), []).append(found[metric, "both"].astype(float))
+            print(f"{name}: step {step:,}", flush=True)
+    onsets = [onset_row(name, metric, np.array(found), steps) for (name, metric), found in values.items()]
+    logs = [read_log(given.runs / name, name) for name in ("a", "b", "a2", "b2")]
+    given.out.mkdir(parents=True, exist_ok=True)
+    columns = ["pair", "step", "metric", "twin", "value", "low", "high", "n"]
+    pd.DataFrame(curves)[columns].to_csv(given.out / "curves.csv", index=False, float_format="%.5g")
+    pd.DataFrame(onsets).to_csv(given.out / "onsets.csv", index=False)
+    pd.concat(logs).to_csv(given.out / "training.csv", index=False)
+
+
+def onset_row(pair: str, metric: str, values: np.ndarray, steps: list[int]) -> dict[str, object]:
+    """Return where a curve may have its minimum; ``values`` are ``[steps, sequences]``."""
+    draws = stats.resamples(values.shape[1], derived_seed("learned", pair))
+    found = stats.locate_minimum(values, steps, draws, derived_seed("learned", pair, metric))
+    ends = {"step": found.step, "low": min(found.steps, default=-1), "high": max(found.steps, default=-1)}
+    return {"pair": pair, "metric": metric, "status": found.status} | ends | {"note": found.note}
+
+
+def read_log(folder: Path, name: str) -> pd.DataFrame:
+    """Return the training loss of one training, every thousand steps."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return pd.DataFrame([{"training": name} | line for line in lines if line["step"] % 1000 == 0])
+
+
+if __name__ == "__main__":
+    main()
