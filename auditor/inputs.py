@@ -113,8 +113,11 @@ class Prepared:
 
     @property
     def with_attacks(self) -> bool:
-        """Whether networks are asked about members and non-members: training and held-out images, and a model."""
-        return self.with_losses and self.scope.with_train and self.scope.with_heldout
+        """Whether networks are asked about members and non-members; in a quick audit only where that can tell 1 %."""
+        if not (self.with_losses and self.scope.with_train and self.scope.with_heldout):
+            return False
+        heldout = min(self.config.loss_images, self.n_originals("heldout"))
+        return not self.config.quick or heldout >= attacks.WORTHWHILE
 
     @property
     def attack_times(self) -> dict[str, np.ndarray]:

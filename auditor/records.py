@@ -363,6 +363,7 @@ class Evidence:
     attack_scores: Mapping[str, Mapping[str, LossTable]] = field(default_factory=dict)  # attack -> own, heldout
     agreement: Mapping[str, Agreement] = field(default_factory=dict)  # own, other, heldout; trajectory, samples
     twin_agreement: Mapping[str, Agreement] = field(default_factory=dict)  # the twin's, by its own roles
+    same_data_agreement: Agreement | None = None  # of a and a second training on half a, on held-out images
     u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # own, other, heldout
     twin_u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # the twin's, by its own roles
 

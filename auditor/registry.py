@@ -103,6 +103,8 @@ METRICS = {
     "prediction_agreement_heldout": "auditor.metrics.prediction_agreement:HELDOUT",
     "prediction_agreement_train": "auditor.metrics.prediction_agreement:TRAIN",
     "prediction_variance": "auditor.metrics.prediction_agreement:VARIANCE",
+    "prediction_variance_seed": "auditor.metrics.prediction_agreement:VARIANCE_SEED",
+    "prediction_variance_data": "auditor.metrics.prediction_agreement:VARIANCE_DATA",
     "memorizer_share_own": "auditor.metrics.memorizer_share:OWN",
     "memorizer_share_heldout": "auditor.metrics.memorizer_share:HELDOUT",
     "memorizer_share_trajectory": "auditor.metrics.memorizer_share:TRAJECTORY",

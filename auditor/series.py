@@ -208,8 +208,11 @@ def read_networks(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], dict
     found = {}
     for (step, twin), each in mine.items():
         twins = mine.get((step, other_twin(twin)), {name: {} for name in each})
+        again = read_agreement(run.same_data.agreement(step), "a") if scope.same_data else {}
+        each["same_data_agreement"] = again.get("heldout")
         attacked = {"attack_scores": read_attack_scores(run.attack_scores(twin, step))}
-        found[step, twin] = each | attacked | {f"twin_{name}": value for name, value in twins.items()}
+        beside = {f"twin_{name}": value for name, value in twins.items() if name != "same_data_agreement"}
+        found[step, twin] = each | attacked | beside
     return found
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import special
-from scipy import stats as distributions
 
 from auditor.config import LEVEL, N_RELABELINGS, N_RESAMPLES
 from auditor.records import Estimate, Scores
@@ -164,7 +164,7 @@ def quantile_99(scores: Scores, level: float = LEVEL) -> Estimate:
         return missing
     x, n, tail = np.sort(scores.values), len(scores.values), (1 - level) / 2
     value = x[int(np.ceil(0.99 * n)) - 1]
-    low, high = (int(distributions.binom.ppf(q, n, 0.99)) for q in (tail, 1 - tail))
+    low, high = np.searchsorted(special.bdtr(np.arange(n + 1), n, 0.99), (tail, 1 - tail)).tolist()
     if low < 1 or high >= n:
         return without_interval(scores, value, level, f"{n} are too few to bound a 99 % quantile")
     return Estimate(
@@ -376,7 +376,7 @@ def own_share_both(a: Landing, b: Landing, pool: Pool, level: float = LEVEL) -> 
     c = a.weights(len(pool.labels)) - b.weights(len(pool.labels))
     v_seed = e.var() / (4 * n)
     v_hub = hub_variance(c, pool, differing(a, b, pool.groups), n)
-    half = distributions.norm.ppf((1 + level) / 2) * np.sqrt(v_seed + v_hub)
+    half = special.ndtri((1 + level) / 2) * np.sqrt(v_seed + v_hub)
     low, high = max(0.0, value - half), min(1.0, value + half)
     return Estimate(float(value), low, high, level, n, "seed", "two-way: seeds and split"), v_seed, v_hub
 
@@ -423,7 +423,7 @@ def own_share_one(landing: Landing, pool: Pool, sign: float, test_sd: float, lev
     value = float(0.5 + sign * (landing.in_a.mean() - 0.5))
     if not np.isfinite(value):
         return undefined("some samples have no nearest image", "seed", len(landing.in_a), level)
-    half = distributions.norm.ppf((1 + level) / 2) * test_sd
+    half = special.ndtri((1 + level) / 2) * test_sd
     low, high = max(0.0, value - half), min(1.0, value + half)
     return Estimate(value, low, high, level, len(landing.in_a), "seed", "spread under relabelling")
 
@@ -432,8 +432,8 @@ def widen(estimate: Estimate, n_looks: int) -> tuple[float, float]:
     """Return the interval of a share when ``n_looks`` are looked at together (Bonferroni, normal)."""
     if np.isnan(estimate.low):
         return NAN, NAN
-    one = distributions.norm.ppf((1 + estimate.level) / 2)
-    many = distributions.norm.ppf(1 - (1 - estimate.level) / (2 * n_looks))
+    one = special.ndtri((1 + estimate.level) / 2)
+    many = special.ndtri(1 - (1 - estimate.level) / (2 * n_looks))
     grow = lambda end: estimate.value + (end - estimate.value) * many / one  # noqa: E731
     return max(0.0, grow(estimate.low)), min(1.0, grow(estimate.high))
 
@@ -444,15 +444,24 @@ def widen(estimate: Estimate, n_looks: int) -> tuple[float, float]:
 
 
 def more_hits(hits: int, n: int, control_hits: int, control_n: int) -> float:
-    """Return Fisher's one-sided p that hits/n exceeds control_hits/control_n."""
-    table = [[hits, n - hits], [control_hits, control_n - control_hits]]
-    return float(distributions.fisher_exact(table, alternative="greater").pvalue)
+    """Return Fisher's one-sided p that hits/n exceeds control_hits/control_n: the hypergeometric tail from hits on."""
+    total = hits + control_hits
+    x = np.arange(hits, min(n, total) + 1)  # hits among the n, had the same total fallen at random
+    ways = log_binomial(n, x) + log_binomial(control_n, total - x) - log_binomial(n + control_n, total)
+    return min(1.0, float(np.exp(ways).sum()))
+
+
+def log_binomial(n: int, k: Any) -> Any:
+    """Return ln of n over k; -inf where k is no number of elements."""
+    inside = (k >= 0) & (k <= n)
+    found = special.gammaln(n + 1) - special.gammaln(np.where(inside, k, 0) + 1)
+    return np.where(inside, found - special.gammaln(n - np.where(inside, k, 0) + 1), -np.inf)
 
 
 def paired_hits(own_only: int, other_only: int) -> float:
     """Return McNemar's exact one-sided p: discordant pairs that speak for own against other."""
     n = own_only + other_only
-    return 1.0 if n == 0 else float(distributions.binom.sf(own_only - 1, n, 0.5))
+    return 1.0 if n == 0 else float(special.bdtrc(own_only - 1, n, 0.5))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -672,7 +681,7 @@ def paired_lower(first: np.ndarray, second: np.ndarray, level: float = LEVEL) ->
     """Return the one-sided lower limit of mean(first - second), units paired."""
     difference = first - second
     se = difference.std(ddof=1) / np.sqrt(len(difference))
-    return float(difference.mean() - distributions.t.ppf(level, len(difference) - 1) * se)
+    return float(difference.mean() - special.stdtrit(len(difference) - 1, level) * se)
 
 
 def upper_limit(hits: int, n: int, level: float = LEVEL) -> float:

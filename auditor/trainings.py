@@ -175,8 +175,8 @@ def named_checkpoints(pair: Pair, prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def prepare_same_data(config: AuditConfig, prepared: Prepared, run: RunDirectory, say: Say) -> Prepared:
-    """Read and check the second training on half a: it is compared with twin a, without any images."""
-    alone = {name: None for name in ("train_a", "train_b", "heldout", "fpr", "ckpts_a2")}
+    """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
+    alone = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")} | {"u_turns": 0, "trajectories": 0}
     steps = ",".join(map(str, prepared.pair.steps))
     plain = replace(config, **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
     found = inputs.prepare(plain, run.same_data, say)

@@ -141,6 +141,7 @@ TWINS_HELDOUT = replace(AGREEMENT["heldout"], along=AGREEMENT["heldout"].along[:
 TWINS_HELDOUT = replace(TWINS_HELDOUT, spread=AGREEMENT["heldout"].spread[::-1], sharing=TWINS_HELDOUT.sharing[::-1])
 TWIN_AGREEMENT = {"heldout": TWINS_HELDOUT, "trajectory": agreement_table(16, 4, "seed")}
 TWIN_AGREEMENT |= {"samples": agreement_table(17, 4, "seed")}
+SAME_DATA = replace(AGREEMENT["heldout"], half_squared=AGREEMENT["heldout"].half_squared / 4)
 U_TURNS = {role: turn_table(21 + i, n, role) for i, (role, n) in enumerate([("own", 6), ("other", 6), ("heldout", 5)])}
 TWIN_U_TURNS = {"own": turn_table(24, 6, "other"), "other": turn_table(25, 6, "own")}
 TWIN_LOSSES = {
@@ -202,6 +203,7 @@ def evidence_of(samples, own, other, heldout=None, twin_samples=None) -> Evidenc
         twin_losses=TWIN_LOSSES,
         agreement=AGREEMENT,
         twin_agreement=TWIN_AGREEMENT,
+        same_data_agreement=SAME_DATA,
         u_turns=U_TURNS,
         twin_u_turns=TWIN_U_TURNS,
         copy_ratio=0.6,  # as --fpr would set it
@@ -339,12 +341,15 @@ ALWAYS = {"twin_distance", "twin_distance_ratio", "twin_variance", "twin_varianc
 KNOWS_NO_HALF = ALWAYS | {"kid", "frechet", "loss_heldout", "prediction_agreement_heldout", "prediction_variance"}
 # They need both halves, and do not tell them apart.
 SYMMETRIC = {"prediction_agreement_train", "target_noise_correlation", "lone_disagreement"}
+KNOWS_NO_HALF |= {"prediction_variance_seed", "prediction_variance_data"}
 KNOWS_NO_HALF |= {f"{name}_heldout" for name in ("precision", "recall", "density", "coverage")}
 BY_ROLE = ("losses", "twin_losses", "agreement", "twin_agreement", "u_turns", "twin_u_turns")
 BESIDE_HELDOUT = {
     "target_noise_correlation",
     "lone_disagreement",
     "prediction_variance",
+    "prediction_variance_seed",
+    "prediction_variance_data",
     "kid",
     "frechet",
     "nn_shift",
@@ -441,6 +446,8 @@ SWAPPED = {
     "prediction_variance": lambda before: before["prediction_variance"],
     "memorizer_share_own": lambda before: share_of(AGREEMENT["other"]),
     "memorizer_share_heldout": lambda before: share_of(TWINS_HELDOUT),
+    "prediction_variance_seed": lambda before: before["prediction_variance"] / 4,
+    "prediction_variance_data": lambda before: before["prediction_variance"] * 3 / 4,
     "memorizer_share_trajectory": lambda before: share_of(TWIN_AGREEMENT["trajectory"]),
     "memorizer_share_samples": lambda before: share_of(TWIN_AGREEMENT["samples"]),
     "collapse_time": lambda before: collapse(TWIN_AGREEMENT["trajectory"]),

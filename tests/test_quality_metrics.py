@@ -507,6 +507,7 @@ def test_every_metric_is_measured_in_a_run(finished):
     too_small = {"memorized_fraction_carlini", "heldout_memorized_fraction_carlini", "frechet", "c_t"}
     not_asked = {"memorized_fraction_fpr", "heldout_memorized_fraction_fpr"}  # --fpr
     not_asked |= {"twin_variance_seed", "twin_variance_data"}  # --ckpts-a2
+    not_asked |= {"prediction_variance_seed", "prediction_variance_data"}  # likewise
     not_asked |= {"u_turn_lean", "return_rate", "return_rate_lean"}  # --u-turns
     not_asked |= {"memorizer_share_trajectory", "memorizer_share_samples", "collapse_time"}  # --trajectories
     not_asked |= {name for name in registry.METRICS if name.endswith("_in_class")}  # the models have no classes

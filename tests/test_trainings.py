@@ -13,6 +13,9 @@ from auditor import stats
 NAMES = ("x", "y", "z")
 
 
+PREDICTION_PARTS = ("prediction_variance_seed", "prediction_variance_data")
+
+
 @pytest.fixture(scope="module")
 def audited(three_audited):
     """A finished audit of three trainings."""
@@ -141,6 +144,15 @@ def with_second(three, saved_inputs):
     outcome = call("run", *as_arguments(options))
     assert outcome.status == 0, outcome.err
     return root / "second"
+
+
+def test_the_variance_of_predictions_is_split_into_that_of_seeds_and_that_of_halves(with_second):
+    rows = pd.read_parquet(with_second / "measurements.parquet").set_index(["metric", "step"]).value
+    whole, seed, data = (rows[name] for name in ("prediction_variance", *PREDICTION_PARTS))
+    np.testing.assert_allclose(seed + data, whole)
+    same = pd.read_parquet(with_second / "same-data" / "measurements.parquet").set_index(["metric", "step"]).value
+    pd.testing.assert_series_equal(seed, same["prediction_variance"], check_names=False)
+    assert (seed > 0).all()
 
 
 def test_the_twin_variance_is_split_into_seed_and_data(with_second):
