@@ -60,14 +60,15 @@ def main() -> None:
         for step in steps:
             folders = dict(zip("ab", (given.runs / each / f"checkpoint-{step}" for each in pair), strict=True))
             found = oracle.step_values({twin: read(folder)[0] for twin, folder in folders.items()}, sets)
-            curves += [{"pair": name} | row for row in oracle.rows_of(step, found)]
+            of_both = {key: each for key, each in found.items() if key[1] == "both"}
+            curves += [{"pair": name} | row for row in oracle.rows_of(step, of_both)]
             for metric in MINIMA:
                 values.setdefault((name, metric), []).append(found[metric, "both"].astype(float))
             print(f"{name}: step {step:,}", flush=True)
     onsets = [onset_row(name, metric, np.array(found), steps) for (name, metric), found in values.items()]
     logs = [read_log(given.runs / name, name) for name in ("a", "b", "a2", "b2")]
     given.out.mkdir(parents=True, exist_ok=True)
-    columns = ["pair", "step", "metric", "twin", "value", "low", "high", "n"]
+    columns = ["pair", "step", "metric", "value", "low", "high", "n"]
     pd.DataFrame(curves)[columns].to_csv(given.out / "curves.csv", index=False, float_format="%.5g")
     pd.DataFrame(onsets).to_csv(given.out / "onsets.csv", index=False)
     pd.concat(logs).to_csv(given.out / "training.csv", index=False)
