@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auditor import quality, tables
+from auditor import evidence, quality, tables
 from auditor.config import Budgets
 from auditor.measuring import Scope, measure
 from auditor.records import TWINS
@@ -61,6 +61,7 @@ def sample_rows(rng: np.random.Generator, n: int, progress: float) -> dict[str, 
         data[f"pool_distance_{j}"] = both[:, j - 1]
     distance = (1 - progress) ** 2 + progress**2 + rng.normal(0, 0.1, n)
     unknown = {c.name: rng.gamma(30, 1 / 30, n) for c in tables.EVIDENCE if c.name not in data}
+    unknown |= evidence.blank([c for c in tables.EVIDENCE if "class" in c.name], n)  # as of unconditional models
     return (
         unknown
         | data
@@ -88,6 +89,7 @@ def heldout_rows(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         nearest, second = data[f"{twin}_distance_1"], data[f"{twin}_distance_2"]
         data |= {f"pool_{twin}_distance": nearest, f"{twin}_outside_distance": second, f"{twin}_cell": nearest > 0.6}
         data |= {f"{twin}_mean_distance_50": 1.5 * second, f"cover_{twin}_distance": nearest}
+    data |= evidence.blank([c for c in tables.HELDOUT if "class" in c.name], n)
     return data | {"within_distance_5": np.full(n, 0.9)}
 
 
@@ -118,6 +120,8 @@ def pool_rows(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "half": half,
         "id": ids,
         "group": np.arange(2 * IMAGES),
+        "class": np.full(2 * IMAGES, np.nan),
+        "in_class_pool": np.zeros(2 * IMAGES, dtype=bool),
         "brightness": rng.normal(100, 20, 2 * IMAGES),
         "saturated": rng.uniform(0, 0.1, 2 * IMAGES),
         "nearest_half": half[nearest],

@@ -209,7 +209,7 @@ def _require_known_conditioning(config: Mapping[str, Any], path: Path) -> None:
         more = [key for key in ("addition_embed_type", "class_embed_type", "num_class_embeds") if config.get(key)]
         if more:
             what = f"The network is conditioned by more than one text encoder's output: {', '.join(more)}."
-            raise CheckpointError(what, path, "Stable Diffusion 1 and 2 are supported.")
+            raise CheckpointError(what, path, f"Stable Diffusion 1 and 2 are supported. {networks.INSTEAD}")
     n = config.get("num_class_embeds", config.get("num_embeds_ada_norm"))
     if n is not None and (type(n) is not int or n < 1):
         raise CheckpointError(f"{n} is no number of classes.", path)

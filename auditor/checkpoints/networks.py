@@ -61,13 +61,16 @@ class Read:
     digest: str
 
 
+INSTEAD = "Samples that its own pipeline draws can be audited: --samples-a, --samples-b."  # where no network can
+
+
 def config_of(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     """Return the configuration of a network of one of these classes, or raise saying why it cannot be used."""
     path = folder / CONFIG
     config = read_json(path, CheckpointError)
     name = config.get("_class_name")
     if name not in classes:
-        raise CheckpointError(f"The model class is {name}; {', '.join(classes)} are supported here.", path)
+        raise CheckpointError(f"The model class is {name}; {', '.join(classes)} are supported here.", path, INSTEAD)
     missing = [key for key in REQUIRED[name] if config.get(key) is None]
     if missing:
         raise CheckpointError(f"{CONFIG} lacks {', '.join(missing)}.", path, "Save it with save_pretrained.")
