@@ -32,7 +32,7 @@ def with_table(report, name, change):
 
 
 def test_losses_are_shown_of_every_training_at_the_steps_that_matter(report):
-    (chart,) = networks.charts(report)
+    chart = networks.charts(report)[0]
     assert [panel.title for panel in chart.panels] == [f"step {s}, twin {t}" for t in "ab" for s in ("4,500", "18,000")]
     table = report.tables["profiles"].set_index(["step", "twin", "metric"]).loc[18000, "b", "loss_own"]
     own = chart.panels[-1].curves[0]
