@@ -68,16 +68,20 @@ def train_command(
     dropout: Annotated[float, typer.Option("--dropout", min=0, max=0.9)] = 0.1,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 512,
     learning_rate: Annotated[float, typer.Option("--learning-rate", min=0)] = 3e-4,
+    times: Annotated[
+        str | None, typer.Option("--times", help="LEAST,LARGEST time of the noise to train; samples need all.")
+    ] = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")] = "auto",
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in that type; weights stay float32.")] = False,
 ) -> None:
     from auditor.console import shown
-    from auditor.lab.training import Recipe, log_spaced, train_all
+    from auditor.lab.training import Recipe, log_spaced, times_from, train_all
     from auditor.lab.transformer import Shape
 
     shape = Shape(width, layers, heads, feedforward, dropout)
-    recipe = Recipe(log_spaced(first, steps, checkpoints), shape, batch_size, learning_rate, seed, bfloat16)
+    saved = log_spaced(first, steps, checkpoints)
+    recipe = Recipe(saved, shape, batch_size, learning_rate, seed, bfloat16, times_from(times))
     with interruptible(), shown() as say:
         train_all(data, out, recipe, repeats, device, lambda text: say(text, 0))
     from auditor.lab.data import audit_command, is_distinct
@@ -131,15 +135,20 @@ Example: audit lab fixture --out fixture --memory 0.4
 def fixture_command(
     out: Out,
     memory: Annotated[float, typer.Option("--memory", help="Weight of the own half in the end.", min=0, max=1)] = 0.1,
+    growth: Annotated[
+        float, typer.Option("--growth", help="Exponent with which it grows from step 6 on.", min=0)
+    ] = 1.5,
     n_train: Annotated[int, typer.Option("--n-train", help="Sequences per half.", min=10)] = 5000,
-    every: Annotated[int, typer.Option("--every", help="One checkpoint in so many times 1 ... 20.", min=1)] = 1,
+    n_heldout: Annotated[int, typer.Option("--n-heldout", help="Held-out sequences.", min=10)] = 1500,
+    steps: Annotated[str, typer.Option("--steps", help="Checkpoints, of 0 to 20: 3,5,6 [default: all from 1].")] = "",
     seed: Seed = 0,
 ) -> None:
     from auditor.lab.blend import Course
     from auditor.lab.data import audit_command
-    from auditor.lab.fixture import Fixture
+    from auditor.lab.fixture import Fixture, steps_from
 
-    fixture = Fixture(course=Course(memory=memory), n_train=n_train, taus=tuple(range(1, 21, every)), seed=seed)
+    course = Course(memory=memory, growth=growth)
+    fixture = Fixture(course=course, n_train=n_train, n_heldout=n_heldout, taus=steps_from(steps), seed=seed)
     fixture.write(out)
     for step, phase in zip(fixture.taus, fixture.phases(), strict=True):
         print(f"step {step}: {phase}")

@@ -23,7 +23,7 @@ from auditor.lab.decomposition import cross_entropy, decompose, divergence
 from auditor.lab.diffusion import Diffusion, generate
 from auditor.lab.fixture import Fixture, true_phases
 from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
-from auditor.lab.training import Recipe, batch, rate, train
+from auditor.lab.training import Recipe, batch, rate, times_from, train
 from auditor.lab.transformer import Shape
 from auditor.records import Checkpoint
 from auditor.sampling import sample_batch
@@ -491,6 +491,21 @@ def test_the_learning_rate_falls_to_one_half_over_50_epochs_and_to_a_tenth_at_th
     assert rates == pytest.approx([1, 0.75, 0.5, 0.3 + 0.2 * np.cos(np.pi * 74 / 150), 0.1], abs=1e-3)
 
 
+def test_a_training_at_some_times_of_the_noise_asks_its_network_about_no_other(tmp_path, monkeypatch):
+    asked = []
+    features = transformer.time_features
+    monkeypatch.setattr(transformer, "time_features", lambda t: asked.append(t) or features(t))
+    train(SMALL.block(0, 40), SMALL, DIFFUSION, replace(TINY, times=(50, 52)), tmp_path)
+    assert set(torch.cat(asked).tolist()) == {50, 51, 52}
+
+
+@pytest.mark.parametrize("times", ["50", "a,b", "0,10", "60,50", "400,501"])
+def test_times_that_there_are_not_are_refused(tmp_path, times):
+    with pytest.raises(AuditError, match="time"):
+        train(SMALL.block(0, 40), SMALL, DIFFUSION, replace(TINY, times=times_from(times)), tmp_path)
+    assert not (tmp_path / "checkpoint-3").exists()
+
+
 @pytest.mark.parametrize(("steps", "width"), [((), 8), ((3, 2), 8), ((0, 4), 8), ((5,), 9)])
 def test_impossible_recipes_are_refused(steps, width):
     with pytest.raises(AuditError):
@@ -623,8 +638,15 @@ def test_random_fixtures_are_the_same_again_and_half_of_them_never_remember():
 
 
 def test_a_fixture_is_written_with_its_phases_and_the_command_that_audits_it(tmp_path):
-    done = call("lab", "fixture", "--out", tmp_path, "--memory", 0.5, "--n-train", 50, "--every", 6)
+    done = call("lab", "fixture", "--out", tmp_path, "--memory", 0.5, "--n-train", 50, "--steps", "19,1,7,13")
     assert done.status == 0, done.err
     assert done.out.splitlines()[0] == "step 1: generalizing"
     assert "step 19: overfit" in done.out
     assert len(LabFormat().find(tmp_path / "a")[0]) == 4
+
+
+@pytest.mark.parametrize("steps", ["a", "-1,2", "3,21", ","])
+def test_steps_that_a_fixture_does_not_have_are_refused(tmp_path, steps):
+    done = call("lab", "fixture", "--out", tmp_path / "fixture", f"--steps={steps}")
+    assert done.status == 1 and "--steps" in done.err
+    assert not (tmp_path / "fixture").exists()

@@ -10,6 +10,7 @@ import numpy as np
 
 from auditor.config import AuditConfig, Budgets
 from auditor.denoising import time_levels
+from auditor.errors import AuditError
 from auditor.lab import exact
 from auditor.lab.blend import Blend, Course, initial_weights
 from auditor.lab.checkpoints import write_blend, write_series
@@ -21,6 +22,18 @@ from auditor.records import TWINS
 
 SETS = {"a": "train-a", "b": "train-b", "heldout": "heldout"}
 N_TRUTH = 1000  # fresh sequences behind the true loss
+
+
+def steps_from(text: str) -> tuple[int, ...]:
+    """Return the taus of a list such as ``3,5,6``, ascending; all from 1 to 20 of an empty one."""
+    try:
+        taus = tuple(sorted({int(each) for each in text.split(",")})) if text else tuple(range(1, 21))
+    except ValueError:
+        taus = (-1,)
+    if taus[0] < 0 or taus[-1] > Course().end:
+        remedy = "Give whole numbers from 0 to 20: --steps 3,5,6."
+        raise AuditError(f"{text!r} are no steps of a fixture.", "--steps", remedy)
+    return taus
 
 
 @dataclass(frozen=True)

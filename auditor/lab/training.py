@@ -49,6 +49,7 @@ class Recipe:
     learning_rate: float = 3e-4
     seed: int = 0
     bfloat16: bool = False  # networks in that type on a GPU; weights stay float32
+    times: tuple[int, int] | None = None  # least and largest time of the noise that is trained on; None: all
     save_every: int = 1000  # steps after which at most a stopped training is set back
     log_every: int = 100
 
@@ -58,11 +59,24 @@ class Recipe:
         if self.shape.width % self.shape.heads:
             what = f"The width {self.shape.width} is no multiple of {self.shape.heads} heads."
             raise AuditError(what, "--width", "Give another width.")
+        if self.times is not None and not 1 <= self.times[0] <= self.times[1]:
+            raise AuditError(f"{self.times} are no times.", "--times", "Give two, the lower first: --times 50,100.")
 
 
 def log_spaced(first: int, last: int, n: int) -> tuple[int, ...]:
     """Return up to n different whole steps from ``first`` to ``last`` at equal ratios."""
     return tuple(sorted({int(step) for step in np.rint(np.geomspace(min(first, last), last, n))}))
+
+
+def times_from(text: str | None) -> tuple[int, int] | None:
+    """Return LEAST,LARGEST as two times of the noise, None for all."""
+    if text is None:
+        return None
+    try:
+        least, largest = map(int, text.split(","))
+    except ValueError:
+        raise AuditError(f"{text!r} are no times.", "--times", "Give two, the lower first: --times 50,100.") from None
+    return least, largest
 
 
 def train(
@@ -79,10 +93,12 @@ def train(
     Raises
     ------
     AuditError
-        If ``out`` holds a training of another recipe, grammar or set of sequences.
+        If ``out`` holds a training of another recipe, grammar or set of sequences, or there are no such times.
     """
     import torch
 
+    if recipe.times is not None and recipe.times[1] > diffusion.n_steps:
+        raise AuditError(f"There is no time {recipe.times[1]}.", "--times", f"Give at most {diffusion.n_steps}.")
     identity = identity_of(sequences, grammar, diffusion, recipe)
     require_same(out, identity)
     checkpoints.write_series(out, diffusion)
@@ -143,7 +159,8 @@ def one_step(
     network.train()
     x0_letters = letters[batch(len(letters), recipe, step)]
     x0 = torch.nn.functional.one_hot(x0_letters, grammar.q).float()
-    t = torch.randint(1, diffusion.n_steps + 1, (len(x0),), device=x0.device)
+    least, largest = recipe.times or (1, diffusion.n_steps)
+    t = torch.randint(least, largest + 1, (len(x0),), device=x0.device)
     x_t = diffusion.noisy(x0, t, torch.randn_like(x0))
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=recipe.bfloat16):
         logits = network(x_t, t)
