@@ -88,7 +88,7 @@ def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
         return -(-(prepared.config.n_samples - whole) // batch) * prepared.sampling_steps
     if kind == "losses":  # those of the linear reference are no network calls
         return sum(
-            -(-min(LOSS_IMAGES_AT_ONCE, n - start) * prepared.config.loss_levels * 2 // batch)
+            -(-min(LOSS_IMAGES_AT_ONCE, n - start) * len(prepared.times) * 2 // batch)
             for n in loss_counts(prepared).values()
             for start in range(0, n, LOSS_IMAGES_AT_ONCE)
         )

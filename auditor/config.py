@@ -21,6 +21,7 @@ N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
 COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
 SETS_SPACE = "pixel"  # where a quick audit compares the image sets with each other
+LOSS_STRATA = ("time", "log-snr")
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 
@@ -101,6 +102,10 @@ class AuditConfig:
     grammar: str | None = setting("grammar.json of audit lab make: what the spaces level-1, level-2, level-3 parse by.")
     loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
     loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
+    loss_strata: str = setting(
+        "What the noise levels divide evenly: time (the diffusion's), or log-snr (more of them at little noise).",
+        "time",
+    )
     u_turns: int = setting("Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0)
     trajectories: int = setting(
         "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.", 0, low=0
@@ -129,6 +134,9 @@ class AuditConfig:
             raise AuditError(
                 f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
             )
+        if self.loss_strata not in LOSS_STRATA:
+            what = f"There are no strata of {self.loss_strata!r}."
+            raise AuditError(what, "--loss-strata", f"Choose from: {', '.join(LOSS_STRATA)}.")
         self.step_numbers  # noqa: B018  malformed lists are reported here
         self.window_limits  # noqa: B018
 

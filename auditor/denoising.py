@@ -25,6 +25,26 @@ def time_levels(n_levels: int, train_steps: int) -> np.ndarray:
     return np.floor((edges[:-1] + edges[1:]) / 2).astype(np.int64)
 
 
+def snr_levels(n_levels: int, log_snr: np.ndarray) -> np.ndarray:
+    """Return the diffusion times at the midpoints of equal strata of the log-SNR of 1 ... T-1, int64, ascending.
+
+    Where two midpoints are nearest to one time, there is one level less.
+    """
+    inner = log_snr[1:]
+    edges = np.linspace(inner[0], inner[-1], n_levels + 1)
+    middle = (edges[:-1] + edges[1:]) / 2
+    return np.unique(np.abs(inner[:, None] - middle).argmin(axis=0) + 1).astype(np.int64)
+
+
+def shares_of(times: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
+    """Return the share of the times 1 ... T-1 whose log-SNR is nearest to that of each level, float64 ``[n_levels]``.
+
+    With these weights the levels' mean is one over uniform t, as training has it.
+    """
+    nearest = np.abs(log_snr[1:, None] - log_snr[times]).argmin(axis=1)
+    return np.bincount(nearest, minlength=len(times)) / len(nearest)
+
+
 def cell_noise(run_seed: int, image_ids: Sequence[str], set_name: str, levels: int, shape: tuple[int, ...]) -> Any:
     """Return eps, float32 ``[n_images, levels, *shape]``: a function of run seed, set and image id alone."""
     streams = noise.generators([noise.derived_seed("cell", run_seed, set_name, i) for i in image_ids])

@@ -389,7 +389,7 @@ class Executor:
             columns["set"] += [role[name]] * part.size
             columns["id"] += [p.sets[name].ids[i] for i in chosen for _ in p.times]
             columns["t"] += p.times.tolist() * len(part)
-        return columns
+        return columns | {"share": np.tile(p.level_shares, len(columns["t"]) // len(p.times))}
 
     def _control(self, task: Task) -> Iterator[int]:
         """Draw the images of a control from one training half."""

@@ -146,7 +146,21 @@ class Prepared:
         """Diffusion times of the loss cells; none without a model."""
         if self.given is not None:
             return np.empty(0, dtype=np.int64)
+        if self.config.loss_strata == "log-snr":
+            return denoising.snr_levels(self.config.loss_levels, schedules.log_snr(self.scheduler))
         return denoising.time_levels(self.config.loss_levels, schedules.n_times(self.scheduler))
+
+    @property
+    def level_shares(self) -> np.ndarray:
+        """The share of uniform diffusion times that each of them stands for, float64 ``[n_levels]``."""
+        if self.config.loss_strata == "log-snr":
+            return denoising.shares_of(self.times, schedules.log_snr(self.scheduler))
+        return np.full(len(self.times), 1 / max(len(self.times), 1))
+
+    @property
+    def level_log_snr(self) -> np.ndarray:
+        """Their logarithmic signal-to-noise ratios, float64 ``[n_levels]``."""
+        return schedules.log_snr(self.scheduler)[self.times] if len(self.times) else np.empty(0)
 
 
 def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, calls: None) -> Prepared:

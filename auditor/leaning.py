@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor import stats
-from auditor.metrics.loss_lean import log_ratio
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import Landing, Pool, Relabeling
 from auditor.verdict import Lean, Reference
@@ -155,13 +154,12 @@ def loss_scores(losses: Losses, pool: Pool, by_time: bool = False) -> tuple[np.n
 
     r is ``[n]``, of the mean losses of an image, or ``[n, levels]`` by noise level.
     """
-    compare = (lambda without, trained: np.log(without / trained)) if by_time else log_ratio
     index = {pair: i for i, pair in enumerate(pool.ids)}
     columns, r = [], []
     for half, mine, twins in (("a", "own", "other"), ("b", "other", "own")):
-        ids = losses["a"][mine].ids
-        ratio = compare(losses["b"][twins].values, losses["a"][mine].values)  # ln(l_B / l_A) on this half
-        for image, value in zip(ids, ratio, strict=True):
+        a, b = losses["a"][mine], losses["b"][twins]
+        ratio = np.log(b.values / a.values) if by_time else np.log(b.means / a.means)  # ln(l_B / l_A) on this half
+        for image, value in zip(a.ids, ratio, strict=True):
             if (half, image) in index:
                 columns.append(index[half, image])
                 r.append(value)

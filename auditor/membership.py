@@ -182,7 +182,7 @@ def exposures(series: Series, step: int, twin: str) -> list[dict[str, Any]]:
 
 def mean_ratio(without: LossTable, trained: LossTable) -> np.ndarray:
     """Return ln(mean loss of the model without the image / that of the model with it), float64 ``[n]``."""
-    return np.log(without.values.mean(axis=1) / trained.values.mean(axis=1))
+    return np.log(without.means / trained.means)
 
 
 def conformal(scores: np.ndarray, control: np.ndarray) -> np.ndarray:

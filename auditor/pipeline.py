@@ -218,6 +218,7 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
             "pixels": {twin: each.text for twin, each in p.pixels.items()},
             "scheduler": dict(p.scheduler),
             "loss_times": p.times.tolist(),
+            "loss_log_snr": p.level_log_snr.round(4).tolist(),
             "attack_times": {name: each.tolist() for name, each in p.attack_times.items()},
         },
         "scope": asdict(p.scope),

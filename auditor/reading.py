@@ -331,7 +331,9 @@ def read_losses(path: Path) -> dict[str, LossTable]:
     for rows, role in runs_of(data["set"]):
         times = np.unique(data["t"][rows])
         values = data["loss"][rows].reshape(-1, len(times))
-        found[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
+        shares = data["share"][rows][: len(times)] if "share" in data else np.ones(1)  # earlier runs have no column
+        unequal = shares if np.ptp(shares) > 0 else None
+        found[role] = LossTable(data["id"].values[rows][:: len(times)], times, values, unequal)
     return found
 
 

@@ -266,6 +266,12 @@ class LossTable:
     ids: np.ndarray  # object [n_images]
     times: np.ndarray  # int64 [n_levels], diffusion times, ascending
     values: np.ndarray  # float64 [n_images, n_levels]
+    shares: np.ndarray | None = None  # float64 [n_levels], of uniform t, that a level stands for; None: equal
+
+    @property
+    def means(self) -> np.ndarray:
+        """The mean over uniform diffusion times of each image, float64 ``[n_images]``."""
+        return self.values.mean(axis=1) if self.shares is None else self.values @ self.shares
 
 
 @dataclass(frozen=True)

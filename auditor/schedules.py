@@ -182,6 +182,12 @@ def _forward_process(config: str) -> Any:
     return DDPMScheduler.from_config(as_diffusers(json.loads(config)))
 
 
+def log_snr(config: Mapping[str, Any]) -> np.ndarray:
+    """Return ln(abar_t / (1 - abar_t)) of the process inside, float64 ``[T]``; larger means less noise."""
+    abar = forward_process(config).alphas_cumprod.double().clamp(LEAST_ABAR, 1 - LEAST_ABAR).numpy()
+    return np.log(abar / (1 - abar))
+
+
 def target_weights(config: Mapping[str, Any]) -> np.ndarray:
     """Return by what a squared error of the process inside is multiplied to be that of the own target, float64 ``[T]``.
 

@@ -196,6 +196,7 @@ LOSSES = (
     Column("id", "category", "image"),
     Column("t", "int64", "diffusion time of the cell", "training time steps"),
     Column("loss", "float64", "squared error of the prediction, mean over pixels and an antithetic noise pair"),
+    Column("share", "float64", "share of uniform diffusion times that the cell's noise level stands for"),
 )
 
 ATTACK_SCORES = (

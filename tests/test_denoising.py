@@ -8,7 +8,8 @@ import torch
 from conftest import smooth_images, tiny_unet
 from diffusers import DDPMScheduler
 
-from auditor.denoising import cell_noise, losses, target_and_input, time_levels
+from auditor import schedules
+from auditor.denoising import cell_noise, losses, shares_of, snr_levels, target_and_input, time_levels
 from auditor.records import DiffusionModel
 from auditor.schedules import DDPM, forward_process
 
@@ -96,6 +97,33 @@ def test_time_levels_are_the_midpoints_of_equal_strata_of_1_to_the_last_time():
     levels = time_levels(16, 1000)
     assert len(set(levels)) == 16 and levels[0] >= 1 and levels[-1] <= 999
     assert set(np.diff(levels)) <= {62, 63}  # 999 / 16 = 62.4
+
+
+def test_levels_by_log_snr_are_evenly_spread_in_it_and_stand_for_all_times():
+    snr = schedules.log_snr(DDPM)
+    levels = snr_levels(8, snr)
+    width = (snr[1] - snr[999]) / 8
+    assert np.abs(-np.diff(snr[levels]) / width - 1).max() < 0.1
+    assert (levels < 200).sum() > (time_levels(8, 1000) < 200).sum()  # more of them at little noise
+    shares = shares_of(levels, snr)
+    assert shares.sum() == pytest.approx(1)
+    assert 10 * shares[0] < shares.max()  # few times have little noise
+
+
+def test_the_mean_over_levels_by_log_snr_is_that_over_uniform_times():
+    """A smooth loss, 1 / (1 + signal / noise): its mean over all times against that over 16 levels of either kind."""
+    snr = schedules.log_snr(DDPM)
+    loss = 1 / (1 + np.exp(snr))
+    by_time, by_snr = time_levels(16, 1000), snr_levels(16, snr)
+    assert loss[by_time].mean() == pytest.approx(loss[1:].mean(), rel=0.002)
+    assert loss[by_snr] @ shares_of(by_snr, snr) == pytest.approx(loss[1:].mean(), rel=0.01)
+    assert loss[by_snr].mean() < 0.8 * loss[1:].mean()  # which their plain mean is not
+
+
+def test_levels_that_fall_on_one_time_are_one():
+    snr = np.array([5.0, 4.0, 0.0, -4.0])
+    assert snr_levels(9, snr).tolist() == [1, 2, 3]
+    assert shares_of(np.array([1, 3]), snr).tolist() == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_losses_do_not_depend_on_the_batch_size_beyond_rounding():

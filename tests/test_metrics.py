@@ -659,6 +659,12 @@ def test_the_loss_averages_noise_levels_first_and_images_then():
     assert scores.unit == "image" and list(scores.ids) == ["a/x", "a/y"]
 
 
+def test_levels_that_stand_for_different_shares_of_the_times_are_weighted_by_them():
+    values, shares = np.array([[1.0, 3.0], [5.0, 7.0]]), np.array([0.75, 0.25])
+    table = LossTable(np.array(["x", "y"], dtype=object), np.array([10, 90]), values, shares)
+    assert metric("loss_own").scores(replace(typical(), losses={"own": table})).values.tolist() == [1.5, 5.5]
+
+
 def test_kid_agrees_with_the_unbiased_estimate_written_out():
     x, y = points(8, 9, 0.5), points(9, 7)
     scale = np.sqrt((y**2).mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import FAST, as_arguments, call
@@ -54,6 +55,19 @@ def test_a_full_audit_in_the_same_place_takes_the_losses_over(saved_inputs, quic
         pd.testing.assert_frame_equal(
             pd.read_parquet(out / f"{name}.parquet"), pd.read_parquet(quick / f"{name}.parquet")
         )
+
+
+def test_noise_levels_may_be_spread_by_log_snr(saved_inputs, tmp_path):
+    outcome = call(*arguments(saved_inputs, tmp_path / "run", loss_strata="log-snr", loss_levels=4))
+    assert outcome.status == 0, outcome.err
+    resolved = json.loads((tmp_path / "run" / "run.json").read_text())["resolved"]
+    assert np.diff(np.diff(resolved["loss_log_snr"])) == pytest.approx(0, abs=0.8)
+    losses = pd.read_parquet(tmp_path / "run" / "losses" / "a" / f"{resolved['steps'][0]}.parquet")
+    own = losses[losses.set == "own"]
+    told = pd.read_parquet(tmp_path / "run" / "measurements.parquet").query("metric == 'loss_own' and twin == 'a'")
+    weighted = (own.loss * own.share).groupby(own.id, observed=True).sum().mean()
+    assert told.value.iloc[0] == pytest.approx(weighted)
+    assert call("verify", tmp_path / "run").status == 0
 
 
 def test_the_same_checkpoint_twice_neither_leans_nor_differs(saved_inputs, tmp_path):

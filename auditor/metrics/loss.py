@@ -17,7 +17,7 @@ def scores_on(role: str) -> Callable[[Evidence], Scores]:
             return absent("image", f"no loss was measured on {SETS[role]}")
         half = {"own": evidence.twin, "other": other_twin(evidence.twin), "heldout": "heldout"}[role]
         ids = np.array([f"{half}/{i}" for i in table.ids], dtype=object)  # halves may use the same file names
-        return Scores("image", ids, table.values.mean(axis=1))
+        return Scores("image", ids, table.means)
 
     return scores
 

@@ -16,16 +16,11 @@ def scores(evidence: Evidence) -> Scores:
     if "own" not in mine or "other" not in mine or "own" not in twins:
         return absent("image", "no losses were measured on training images")
     ratios = [
-        log_ratio(twins["other"].values, mine["own"].values),  # the twin's "other" are this twin's own images
-        log_ratio(mine["other"].values, twins["own"].values),
+        np.log(twins["other"].means / mine["own"].means),  # the twin's "other" are this twin's own images
+        np.log(mine["other"].means / twins["own"].means),
     ]
     ids = np.concatenate([mine["own"].ids, mine["other"].ids])
     return Scores("image", ids, np.concatenate(ratios))
-
-
-def log_ratio(without: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """Return ln(mean loss of the model not trained on it / that of the model trained on it), per image."""
-    return np.log(without.mean(axis=1) / trained.mean(axis=1))
 
 
 METRIC = Metric(

@@ -3,7 +3,6 @@
 import numpy as np
 
 from auditor.metrics import absent, shares_below
-from auditor.metrics.loss_lean import log_ratio
 from auditor.records import Evidence, Metric, Scores
 
 
@@ -12,8 +11,8 @@ def scores(evidence: Evidence) -> Scores:
     mine, twins = evidence.losses, evidence.twin_losses
     if "own" not in mine or "other" not in mine or "own" not in twins:
         return absent("image", "no losses were measured on training images")
-    own = log_ratio(twins["other"].values, mine["own"].values)  # ln of the loss without the image over that with it
-    other = -log_ratio(mine["other"].values, twins["own"].values)
+    own = np.log(twins["other"].means / mine["own"].means)  # ln of the loss without the image over that with it
+    other = -np.log(mine["other"].means / twins["own"].means)
     ids = mine["own"].ids
     if not np.isfinite(own).all() or not np.isfinite(other).all():
         return Scores("image", ids, np.full(len(ids), np.nan), "some losses are not defined")

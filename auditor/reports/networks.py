@@ -17,7 +17,8 @@ SETS = {  # metric, what the images are, and their look
     "loss_heldout": ("held-out images", Style(GREY, "dotted", "triangle")),
 }
 SIGNIFICANT = 0.05  # corrected p below which a cell is marked
-TIME = "diffusion time t (larger: more noise)"
+TIME = "diffusion time t (right: more noise)"
+SNR = "log-SNR, ln(signal / noise variance) (right: less noise)"
 
 
 def missing(report: Report) -> str:
@@ -79,8 +80,8 @@ def losses(report: Report) -> Chart:
         "Do the networks know their own training images, and at which noise?",
         " ".join(loss_words(report, steps)),
         tuple(panels),
-        label=TIME,
-        counted="t =",
+        label=SNR if log_snr(report) else TIME,
+        counted="",
         note=(
             "Mean squared error of the prediction by noise level, with 95% intervals over images, on a log scale. "
             "Own images well below held-out ones: the network has learned these images, not only their kind. "
@@ -89,14 +90,22 @@ def losses(report: Report) -> Chart:
     )
 
 
+def log_snr(report: Report) -> dict[int, float]:
+    """Return the log-SNR of each noise level of the losses; nothing where an earlier version made the run."""
+    resolved = report.record["resolved"]
+    return dict(zip(resolved["loss_times"], resolved.get("loss_log_snr", ()), strict=False))
+
+
 def loss_curves(report: Report, step: int, twin: str) -> Iterator[Curve]:
     """Yield the loss of one training on each set of images."""
     for metric, (images, style) in SETS.items():
         found = rows(report, metric, twin, step)
         if not found.empty:
             ends = positive(found.low), positive(found.high)
-            says = tuple(f"{interval(row)}; n = {row.n:,} (image)" for row in found.itertuples())
-            yield Curve(images, found.t.to_numpy(float), positive(found.value), style, *ends, says=says)
+            says = tuple(f"t = {row.t:,}; {interval(row)}; n = {row.n:,} (image)" for row in found.itertuples())
+            places = log_snr(report)
+            x = np.array([places.get(t, t) for t in found.t], dtype=float)
+            yield Curve(images, x, positive(found.value), style, *ends, says=says)
 
 
 def interval(row: object) -> str:
