@@ -22,7 +22,7 @@ from auditor import (
     trajectories,
     u_turns,
 )
-from auditor.inputs import Prepared
+from auditor.prepared import Prepared
 from auditor.records import other_twin
 
 
