@@ -29,6 +29,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         "float | None": float,
         "float": float,
         "bool": bool,
+        "bool | None": bool,
         "tuple[str, ...]": list[str],
     }
     made = [
@@ -38,7 +39,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             default=None,
             annotation=Annotated[
                 kinds.get(str(each.type), str) | None,
-                typer.Option(settings.option(each.name), help=help_of(each), show_default=False),
+                typer.Option(flag_of(each), help=help_of(each), show_default=False),
             ],
         )
         for each in dataclasses.fields(settings.AuditConfig)
@@ -52,6 +53,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__signature__ = inspect.Signature([*made, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)])
     return wrapped
+
+
+def flag_of(each: dataclasses.Field[Any]) -> str:
+    """Return the option of a setting; one that is on, off or neither has two."""
+    name = settings.option(each.name)
+    return f"{name}/--no-{name[2:]}" if str(each.type) == "bool | None" else name
 
 
 def help_of(each: dataclasses.Field[Any]) -> str:

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from auditor import checkpoints, classwise, demands, given_samples, image_sets, images, machine, models, spaces, twins
+from auditor import (
+    checkpoints,
+    classwise,
+    demands,
+    given_samples,
+    image_sets,
+    images,
+    machine,
+    mirroring,
+    models,
+    spaces,
+    twins,
+)
 from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
 from auditor.given_samples import GivenSamples
 from auditor.prepared import Prepared, Say
@@ -14,11 +26,6 @@ from auditor.records import Facts, TwinPair
 from auditor.run import RunDirectory
 from auditor.sampling import Conditions, resolve_steps
 from auditor.schedules import n_times
-
-MIRRORED_NOTE = (
-    "Training images were looked for mirrored, too (--flip-train): an image and its mirror image are one, and the "
-    "nearer of the two counts."
-)
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,12 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         say("reading the checkpoints", 0)
         origin = from_checkpoints(config, settings)
     facts = origin.facts
+    flips = mirroring.resolve(config.flip_train, origin.pair, None if origin.given is not None else settings)
+    mirrored = bool(flips.mirrored)
     say("reading the images", 0)
     sets = image_sets.read(config, facts.image_shape)
     plain = sets
-    if config.flip_train:
+    if mirrored:
         sets = image_sets.with_mirrored(sets, image_sets.scratch_of(config))
     shared, overlap_notes = image_sets.check_overlaps(sets, config.allow_overlap)
     sets = image_sets.without_leaks(sets, shared)
@@ -71,12 +80,12 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     image_sets.require_calibration(config.fpr, sets)
     looked = image_sets.looked_at(image_sets.without_leaks(plain, shared), config, run, say)
     digests = {name: images.digests(each) for name, each in sets.items()}
-    grouped = image_sets.grouped_with_mirrors(plain, digests, config.flip_train)
+    grouped = image_sets.grouped_with_mirrors(plain, digests, mirrored)
     left_out = {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}
-    pools = image_sets.pool_masks(sets, left_out, config.seed, config.flip_train)
+    pools = image_sets.pool_masks(sets, left_out, config.seed, mirrored)
     pixels = models.pixels(config, facts, sets, origin.pair.twins)
     classes = models.image_classes(facts, sets)
-    class_pools = classwise.class_pools(pools, classes, config.seed, config.flip_train)
+    class_pools = classwise.class_pools(pools, classes, config.seed, mirrored)
     notes = (
         *(origin.given.notes if origin.given is not None else ()),
         *models.schedule_notes(origin.pair, config),
@@ -89,7 +98,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *grouped.notes,
         *image_sets.pool_notes(pools),
         *classwise.pool_notes(class_pools, classes, facts.n_classes or 0),
-        *([MIRRORED_NOTE] if config.flip_train and "train-a" in sets else []),
+        *(mirroring.notes(flips, config.flip_train) if "train-a" in sets else []),
     )
     return Prepared(
         config=config,
@@ -114,6 +123,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         classes=classes,
         preflight=looked,
         class_pools=class_pools,
+        flips=flips,
     )
 
 

@@ -215,6 +215,7 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
             "image_shape": list(p.image_shape),
             "unit": p.unit,
             "model": {"class": p.facts.model, "parameters": p.facts.parameters, "conditioning": p.facts.conditioning},
+            "flips": asdict(p.flips),
             "pixels": {twin: each.text for twin, each in p.pixels.items()},
             "scheduler": dict(p.scheduler),
             "loss_times": p.times.tolist(),

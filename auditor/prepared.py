@@ -13,7 +13,7 @@ from auditor.config import AuditConfig, Budgets
 from auditor.given_samples import GivenSamples
 from auditor.measuring import Scope
 from auditor.pixels import Pixels
-from auditor.records import Facts, ImageSet, TwinPair
+from auditor.records import NOT_SAID, Facts, Flips, ImageSet, TwinPair
 
 Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word
 
@@ -44,6 +44,12 @@ class Prepared:
     classes: Mapping[str, np.ndarray] = field(default_factory=dict)  # per set: class of each image, where conditional
     preflight: Mapping[str, Any] = field(default_factory=dict)  # what was seen of the images, and of which
     class_pools: Mapping[str, np.ndarray] = field(default_factory=dict)  # train-a, train-b: compared within classes
+    flips: Flips = NOT_SAID  # whether the trainings mirrored their images, and what says so
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether training images are looked for mirrored, too."""
+        return bool(self.flips.mirrored)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -73,8 +79,7 @@ class Prepared:
 
     def n_originals(self, name: str) -> int:
         """Return how many images of a set are no mirror images; these come first."""
-        mirrored = self.config.flip_train and name.startswith("train-")
-        return len(self.sets[name]) // 2 if mirrored else len(self.sets[name])
+        return len(self.sets[name]) // 2 if self.mirrored and name.startswith("train-") else len(self.sets[name])
 
     @property
     def pairs_samples(self) -> bool:

@@ -5,6 +5,7 @@ A format is a class named in ``registry.FORMATS``, made from `ModelSettings`, wi
 - ``find(root) -> (found, unusable)``: names and headers only; never unpickles;
 - ``facts(checkpoint) -> Facts``: what the headers say;
 - ``schedule(checkpoint) -> dict | None``: the noise schedule saved with it, where there is one;
+- ``flips(checkpoint) -> Flips``, where its trainer's files may say whether images were mirrored (``flips.py``);
 - ``inspect(checkpoint) -> digest``: reads every byte that ``load`` reads, or raises ``CheckpointError``;
 - ``load(checkpoint, scheduler_config, device) -> DiffusionModel``: the network as it was trained. `load` below puts
   it into the one convention inside (``schedules.convert``).
@@ -24,10 +25,12 @@ from auditor.checkpoints import names
 from auditor.errors import AuditError
 from auditor.pixels import Codec
 from auditor.records import (
+    NOT_SAID,
     Checkpoint,
     DiffusionModel,
     Excluded,
     Facts,
+    Flips,
     Found,
     TwinPair,
 )
@@ -226,6 +229,12 @@ def model_facts(checkpoint: Checkpoint, settings: ModelSettings | None = None) -
         what = "The size of the pictures is nowhere in the checkpoint."
         raise AuditError(what, checkpoint.path, "Give --image-shape HEIGHTxWIDTHxCHANNELS, such as 32x32x1.")
     return replace(facts, image_shape=facts.image_shape or given)
+
+
+def flips_of(checkpoint: Checkpoint, settings: ModelSettings | None = None) -> Flips:
+    """Return whether the training mirrored its images, as far as its files say it."""
+    opened = open_format(checkpoint.format, settings)
+    return opened.flips(checkpoint) if hasattr(opened, "flips") else NOT_SAID
 
 
 def load(
