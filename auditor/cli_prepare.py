@@ -11,6 +11,7 @@ import typer
 
 from auditor import config as settings
 
+CLIP = settings.AuditConfig.clip_model, settings.AuditConfig.clip_weights
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -65,15 +66,23 @@ def split_command(
         float, typer.Option("--near", help="Distance below which images are near-duplicates; 0: exact ones only.")
     ] = 0.2,
     window: Annotated[str | None, typer.Option("--window", help="LOW,HIGH for pictures of 16 bits or floats.")] = None,
+    near_clip: Annotated[
+        float,
+        typer.Option("--near-clip", help="The same in CLIP space, beside --near; 0: not looked for."),
+    ] = 0.0,
+    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = CLIP[0],
+    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = CLIP[1],
+    device: Annotated[str, typer.Option("--device", help="Of CLIP: cpu, cuda, cuda:1 or auto.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     from auditor.console import Chatter, shown
 
     limits = settings.window_from(window) if window else None
     with Chatter(), shown() as say:
-        from auditor import split_card, splitting
+        from auditor import split_card, split_items, splitting
 
-        options = splitting.Options(data, seed, heldout, group_by, near, limits)
+        clip = (near_clip, clip_model, clip_weights, device)
+        options = split_items.Options(data, seed, heldout, group_by, near, limits, *clip)
         done = splitting.split(options, out, lambda text: say(text, 0))
         say("checking the halves", 0)
         card = split_card.write(done, out)
@@ -88,8 +97,8 @@ Nothing is asked of the network. Exit status 1 where something must be solved fi
 
 @app.command("doctor", help=DOCTOR_EXAMPLE)
 def doctor_command(
-    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = "ViT-B-32",
-    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = "laion2b_s34b_b79k",
+    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = CLIP[0],
+    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = CLIP[1],
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
     from auditor.console import Chatter, shown
