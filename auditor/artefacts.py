@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from auditor import attacks, controls, trajectories, u_turns
-from auditor.inputs import Prepared
 from auditor.keys import Keys
+from auditor.prepared import Prepared
 from auditor.run import RunDirectory
 
 LOSS_IMAGES_AT_ONCE = 32  # images whose cells make one resumable batch of the loss stage

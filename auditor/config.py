@@ -89,8 +89,8 @@ class AuditConfig:
     allow_overlap: bool = setting(
         "Go on when halves share images; these leave every own-versus-other statistic.", False
     )
-    flip_train: bool = setting(
-        "The trainings mirrored their images at random: look for mirrored training images, too.", False
+    flip_train: bool | None = setting(
+        "Look for mirrored training images, too [default: where the trainer's files say that it mirrored its images]."
     )
     window: str | None = setting(
         "LOW,HIGH: pictures of 16 bits or floats are read so that LOW is black and HIGH white.", None

@@ -184,6 +184,7 @@ def cache() -> Iterator[Finding]:
 def self_test() -> Iterator[Finding]:
     """Yield whether a shipped checkpoint is sampled, embedded and searched, twice alike."""
     from auditor import checkpoints, sampling
+    from auditor.checkpoints import pairing
     from auditor.demo import shipped
     from auditor.neighbors import search
     from auditor.records import Features
@@ -191,7 +192,7 @@ def self_test() -> Iterator[Finding]:
 
     started = time.perf_counter()
     found = [checkpoints.discover(shipped() / "twins" / twin, twin) for twin in "ab"]
-    pair = checkpoints.pair(*found)
+    pair = pairing.pair(*found)
     _, scheduler = checkpoints.check_compatible(pair, None)
     model = checkpoints.load(pair.a.checkpoints[0], scheduler, "cpu")
     seeds = list(range(TESTED_SEEDS))

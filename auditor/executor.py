@@ -31,8 +31,8 @@ from auditor import (
 )
 from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, artefact, attacked_sets, loss_counts, turned_counts
 from auditor.errors import CheckpointError
-from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
+from auditor.prepared import Prepared, Say
 from auditor.records import DiffusionModel, Excluded, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array
 from auditor.schedules import forward_process

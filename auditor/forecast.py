@@ -14,7 +14,7 @@ import numpy as np
 from auditor import sampling, spaces
 from auditor.artefacts import Task, control_size
 from auditor.executor import EMBEDDED_AT_ONCE, Executor
-from auditor.inputs import Prepared
+from auditor.prepared import Prepared
 from auditor.run import RunDirectory
 
 QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's batch size

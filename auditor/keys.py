@@ -22,7 +22,7 @@ from auditor import (
     trajectories,
     u_turns,
 )
-from auditor.inputs import Prepared
+from auditor.prepared import Prepared
 from auditor.records import other_twin
 
 
@@ -179,7 +179,7 @@ class Keys:
         """Return what determines how the twins' predictions compare."""
         both = {twin: self.losses(twin, step) for twin in self.prepared.pair.twins}
         halves = {name: self.image_set(name) for name in self.prepared.in_pool}
-        mirrored = {"halves": halves} if self.prepared.config.flip_train else {}  # else the losses' key has them
+        mirrored = {"halves": halves} if self.prepared.mirrored else {}  # else the losses' key has them
         return {"stage": "agreement", "revision": [agreement.REVISION, scales.REVISION], "losses": both, **mirrored}
 
     def losses(self, twin: str, step: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from auditor.checkpoints import ModelSettings, without_clipping
 from auditor.config import AuditConfig, shape_from
 from auditor.errors import AuditError
 from auditor.pixels import Pixels
-from auditor.records import Facts, ImageSet
+from auditor.records import TWINS, Facts, ImageSet, TwinPair
 from auditor.sampling import Conditions
 
 OWN = "own"  # --pixel-mean of each training half
@@ -187,3 +187,38 @@ def fitting_schedule(scheduler: Mapping[str, Any], given: Mapping[str, Pixels]) 
     """Return the schedule, without clipping to [-1, 1] where pictures exceed it."""
     widest = max(abs(bound) for one in given.values() for bound in (one.low, one.high))
     return without_clipping(scheduler) if widest > float(scheduler.get("clip_sample_range") or 1) else dict(scheduler)
+
+
+def notes(
+    config: AuditConfig, facts: Facts, pixels: Mapping[str, Pixels], classes: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Return what was assumed about the networks, where a user said it or a format had to."""
+    said = []
+    if config.pixel_range is not None or config.pixel_mean is not None:
+        said.append(f"Pictures are scaled to {pixels['a'].text} (--pixel-range, --pixel-mean).")
+    elif not pixels["a"].is_standard:
+        said.append(f"Pictures are taken to be scaled to {pixels['a'].text}, as networks of {facts.model} expect them.")
+    if config.trust_pickle:
+        said.append("Code in the checkpoints was allowed to run (--trust-pickle).")
+    if facts.conditioning == "class":
+        said.append(
+            "Samples of both twins have the same class per seed; neighbours are sought among all classes, for the "
+            "metrics that end in _in_class among images of the class."
+        )
+        known = (
+            f"the classes of {', '.join(sorted(classes))}" if classes else "no class, for those of images are not known"
+        )
+        said.append(f"Losses are measured given {known}.")
+    if facts.conditioning == "text":
+        prompts = f"the prompts of {config.prompts}" if config.prompts else "the empty prompt"
+        said.append(f"Samples of both twins have the same prompt per seed ({prompts}); losses are at the empty prompt.")
+    return (*said, *facts.notes)
+
+
+def schedule_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:
+    """Return what was assumed about the noise schedule."""
+    if config.scheduler is None:
+        return ()
+    saved = any(c.scheduler for twin in TWINS for c in pair.series(twin).checkpoints)
+    beside = "instead of the one saved with the checkpoints" if saved else "because none is saved with the checkpoints"
+    return (f"The noise schedule is the one given by --scheduler {config.scheduler}, {beside}.",)

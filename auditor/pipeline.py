@@ -21,9 +21,9 @@ from auditor.artefacts import Task, artefact, calls_of
 from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
-from auditor.inputs import Prepared, Say
 from auditor.keys import Keys
 from auditor.measuring import Measured
+from auditor.prepared import Prepared, Say
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array
 from auditor.series import Scope, control_names
@@ -215,6 +215,7 @@ def record(prepared: Prepared, status: str, seconds: Mapping[str, float], checks
             "image_shape": list(p.image_shape),
             "unit": p.unit,
             "model": {"class": p.facts.model, "parameters": p.facts.parameters, "conditioning": p.facts.conditioning},
+            "flips": asdict(p.flips),
             "pixels": {twin: each.text for twin, each in p.pixels.items()},
             "scheduler": dict(p.scheduler),
             "loss_times": p.times.tolist(),

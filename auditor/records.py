@@ -71,6 +71,17 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Flips:
+    """Whether a training mirrored its images left to right at random, and what says so."""
+
+    mirrored: bool | None  # None where nothing says it
+    source: str  # what says it, or why it is not known; empty where nothing could have said it
+
+
+NOT_SAID = Flips(None, "")
+
+
+@dataclass(frozen=True)
 class Excluded:
     """A checkpoint that was found and not audited, and why."""
 

@@ -17,7 +17,8 @@ from auditor import checkpoints
 from auditor.checkpoints import ModelSettings, absence
 from auditor.errors import AuditError
 from auditor.gaps import gaps
-from auditor.records import UNITS, Checkpoint, Facts, Found
+from auditor.mirroring import as_text
+from auditor.records import NOT_SAID, UNITS, Checkpoint, Facts, Flips, Found
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Scanned:
     scheduler: str = ""
     prediction: str = ""
     pixels: tuple[float, float] | None = None
+    flips: Flips = NOT_SAID  # whether the training mirrored its images
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()  # what audit run would stop at
 
@@ -95,6 +97,7 @@ def _described(
     if facts is None:  # all else is worth showing where only the size of the pictures is not known
         facts, _ = _tried(lambda: checkpoints.open_format(name, settings).facts(checkpoint))
     schedule, no_schedule = _tried(lambda: checkpoints.scheduler_config(checkpoint, scheduler, settings))
+    flips, _ = _tried(lambda: checkpoints.flips_of(checkpoint, settings))
     ambiguous = f"{' and '.join(rivals)} can read it as well: choose by --format." if rivals else ""
     twice = next((f"There are two checkpoints of step {step}." for step in steps if steps.count(step) > 1), "")
     facts = facts or Facts(None, "", None, "")
@@ -115,6 +118,7 @@ def _described(
         scheduler=schedule["_class_name"] if schedule else "",
         prediction=schedule["prediction_type"] if schedule else "",
         pixels=facts.pixels if facts.model else None,
+        flips=flips or NOT_SAID,
         notes=(*facts.notes, *gaps(steps, first.unit)),
         problems=tuple(dict.fromkeys(one for one in (ambiguous, twice, unknown, no_schedule) if one)),
     )
@@ -184,6 +188,7 @@ def lines_of(one: Scanned) -> list[tuple[str, str]]:
             ("weights", f"{weights}; auto takes {one.chosen}"),
             ("model", ", ".join(part for part in (one.model, parameters) if part)),
             ("pictures", shape + scaled),
+            ("mirrored", as_text(one.flips)),
             ("schedule", f"{one.scheduler}, predicts {one.prediction}" if one.scheduler else "not known"),
             ("conditioning", f"{one.conditioning}{classes}"),
             ("autoencoder", one.autoencoder),

@@ -21,7 +21,8 @@ from auditor.images import identity
 from auditor.noise import derived_seed
 from auditor.records import Features
 from auditor.run import atomic, write_json
-from auditor.splitting import SETS, Items, Options, Split, grouped
+from auditor.split_items import Items, Options
+from auditor.splitting import SETS, Split, grouped
 from auditor.stats import Pool
 
 SCHEMA_VERSION = 1
@@ -49,7 +50,6 @@ def card_of(done: Split) -> dict[str, Any]:
         for name in SETS
     }
     checks = self_check(items, clusters.of, of, options)
-    finite = np.isfinite(clusters.next_distance)
     return {
         "schema": SCHEMA_VERSION,
         "asked": asdict(options) | {"data": os.path.basename(os.path.normpath(options.data))},
@@ -59,7 +59,8 @@ def card_of(done: Split) -> dict[str, Any]:
         "exact_duplicates": clusters.exact,
         "near_duplicates": clusters.near,
         "near_threshold": options.near,
-        "next_distance": round(clusters.next_distance, 4) if finite else None,
+        "next_distance": rounded(clusters.next_distance),
+        **in_clip(done),
         "user_groups": len(set(items.groups)),
         "clusters": len(sizes),
         "clusters_of_several": int((sizes > 1).sum()),
@@ -69,6 +70,23 @@ def card_of(done: Split) -> dict[str, Any]:
         "checks": checks,
         "warnings": warnings_of(counts, sizes, checks, options),
     }
+
+
+def in_clip(done: Split) -> dict[str, Any]:
+    """Return what was found in CLIP space, where it was looked for."""
+    if done.items.clip is None:
+        return {}
+    return {
+        "near_clip_duplicates": done.clusters.near_clip,
+        "near_clip_threshold": done.options.near_clip,
+        "next_clip_distance": rounded(done.clusters.next_clip_distance),
+        "clip": done.items.clip_revision,
+    }
+
+
+def rounded(distance: float) -> float | None:
+    """Return a distance for people, None where there is none."""
+    return round(distance, 4) if np.isfinite(distance) else None
 
 
 def self_check(items: Items, clusters: np.ndarray, of: np.ndarray, options: Options) -> dict[str, Any]:
@@ -125,7 +143,7 @@ def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[st
     if sizes.max() > 0.05 * sizes.sum():
         found.append(
             f"One cluster holds {sizes.max()} of {sizes.sum()} images: look whether its images belong together. "
-            "Pictures that share most of their background are all alike: then give a smaller --near."
+            "Pictures that share most of their background are all alike: then give a smaller --near, or --near-clip."
         )
     if checks["clusters_in_two_sets"]:
         found.append("A cluster is in two sets: this is a fault of the program.")
@@ -183,6 +201,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         f"- Near-duplicates: {card['near_duplicates']} images, at a distance below {card['near_threshold']} "
         f"(correlation above {1 - card['near_threshold'] ** 2 / 2:.3f} at {nearness.SIDE} pixels a side); "
         f"the nearest two that are not lie at {card['next_distance']}.",
+        *clip_lines(card),
         f"- {card['user_groups']:,} groups were given." if card["user_groups"] else "- No groups were given.",
         f"- {card['clusters']:,} clusters were drawn as wholes, {card['clusters_of_several']:,} of them of several "
         f"images, the largest of {card['largest_cluster']}.",
@@ -202,6 +221,17 @@ def as_markdown(card: Mapping[str, Any]) -> str:
             )
     lines += [f"- **{each}**" for each in card["warnings"]]
     return "\n".join([*lines, ""])
+
+
+def clip_lines(card: Mapping[str, Any]) -> list[str]:
+    """Return what was found in CLIP space, for people."""
+    if "clip" not in card:
+        return []
+    return [
+        f"- Near-duplicates in CLIP space: {card['near_clip_duplicates']} images, at a distance below "
+        f"{card['near_clip_threshold']} (cosine above {1 - card['near_clip_threshold'] ** 2 / 2:.3f}, {card['clip']}); "
+        f"the nearest two that are not lie at {card['next_clip_distance']}."
+    ]
 
 
 def as_json(card: Mapping[str, Any]) -> str:

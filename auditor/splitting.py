@@ -8,52 +8,21 @@ every labelling is as likely as its mirror image, which is what the audit's test
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from auditor import images, nearness
+from auditor import nearness
 from auditor.errors import AuditError
-from auditor.images import Reading, Source, identity, pictures
+from auditor.images import identity
 from auditor.noise import derived_seed
 from auditor.records import Features
+from auditor.split_items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
 
 SETS = ("train-a", "train-b", "heldout")
-LEAST = 40  # images that can be split at all
-
-
-@dataclass(frozen=True)
-class Options:
-    """What ``audit split`` was asked for."""
-
-    data: str
-    seed: int = 0
-    heldout: float = 0.2
-    group_by: str | None = None
-    near: float = nearness.NEAR
-    window: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Items:
-    """Every image of a data set, as far as splitting needs it."""
-
-    source: Source
-    features: Features  # space "likeness"
-    digests: tuple[str, ...]  # of the decoded picture at its own size
-    blank: np.ndarray  # bool [n]
-    brightness: np.ndarray  # float64 [n], mean over pixels
-    labels: tuple[str, ...]  # empty where not known
-    groups: tuple[str, ...]  # the user's; empty where not given
-    notes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.source.ids)
 
 
 @dataclass(frozen=True)
@@ -64,6 +33,8 @@ class Clusters:
     exact: int  # images that repeat another one exactly
     near: int  # images that have a near-duplicate which is no exact one
     next_distance: float  # least distance of two images that are not near-duplicates
+    near_clip: int = 0  # images that have a near-duplicate in CLIP space which is no exact one
+    next_clip_distance: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -85,10 +56,14 @@ def split(options: Options, out: Path, say: Callable[[str], None] = lambda text:
         For data that cannot be read or split, or a folder that holds a split already.
     """
     check(options, out)
+    clip = open_clip(options) if options.near_clip > 0 else None  # first: reading may take long
     say("reading the images")
     items = read_items(options, out)
+    if clip is not None:
+        say("embedding the images by CLIP")
+        items = replace(items, clip=seen_by_clip(items.source, clip, options, out), clip_revision=clip.revision)
     say("looking for duplicates")
-    clusters = find_clusters(items, options.near)
+    clusters = find_clusters(items, options.near, options.near_clip)
     say("drawing the halves")
     of = assign(clusters.of, items.labels, options)
     return Split(options, items, clusters, of)
@@ -100,6 +75,8 @@ def check(options: Options, out: Path) -> None:
         raise AuditError(f"A held-out share of {options.heldout} is none.", "--heldout", "Give 0 to 0.9, such as 0.2.")
     if not 0 <= options.near < 1:
         raise AuditError(f"{options.near} is no distance.", "--near", "Give 0 (only exact duplicates) to 0.9.")
+    if not 0 <= options.near_clip < 1:
+        raise AuditError(f"{options.near_clip} is no distance.", "--near-clip", "Give 0 (do not look) to 0.9.")
     there = [name for name in SETS if (out / f"{name}.csv").exists()]
     if there:
         raise AuditError(
@@ -109,83 +86,40 @@ def check(options: Options, out: Path) -> None:
         raise AuditError("The folder to write to is a file.", out, "Give another --out.")
 
 
-# What there is
-
-
-def read_items(options: Options, out: Path) -> Items:
-    """Look at every image once; only small versions are kept."""
-    reading = Reading(options.window, convert_color=True)  # small versions are compared, nothing is trained on them
-    source = images.open_source(options.data, Reading(options.window))
-    n = len(source.ids)
-    if n < LEAST:
-        raise AuditError(f"{n} images are too few to split.", options.data, f"Give at least {LEAST}, better hundreds.")
-    height, width, channels = images.native_shape(options.data, Reading(options.window))
-    shape = (min(height, nearness.SIDE), min(width, nearness.SIDE), channels)
-    tally: Counter[str] = Counter()
-    digests, blank, brightness = [], [], []
-
-    def small() -> Any:
-        for row, picture in zip(range(n), source.pictures(range(n), tally), strict=True):
-            whole = np.asarray(picture)
-            digests.append(identity.digest(whole))
-            blank.append(bool(whole.std() < identity.BLANK_BELOW))
-            brightness.append(float(whole.mean()))
-            yield pictures.fit(picture, shape, source.ids[row], reading, Counter())
-
-    scratch = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
-    features = nearness.likeness("data", tuple(source.ids), small(), scratch)
-    notes = (*source.notes, *pictures.notes(tally, n, shape, reading))
-    groups = groups_by(source, options.group_by)
-    labels = source.column(source.label)
-    return Items(source, features, tuple(digests), np.array(blank), np.array(brightness), labels, groups, notes)
-
-
-def groups_by(source: Source, asked: str | None) -> tuple[str, ...]:
-    """Return the user's groups: a column, or what a regular expression finds in the ids."""
-    if asked is None:
-        return source.column(source.group)
-    if asked in source.columns:
-        return source.column(asked)
-    columns = f"Columns here: {', '.join(source.columns) or 'none'}; the first id is {source.ids[0]!r}."
-    try:
-        pattern = re.compile(asked)
-    except re.error as error:
-        raise AuditError(
-            f"{asked!r} is neither a column nor a regular expression: {error}.", "--group-by", columns
-        ) from None
-    found = [pattern.search(each) for each in source.ids]
-    if None in found:
-        without = source.ids[found.index(None)]
-        raise AuditError(f"{asked!r} is no column, and the id {without!r} does not match it.", "--group-by", columns)
-    return tuple(match[1] if pattern.groups else match[0] for match in found)
-
-
-def find_clusters(items: Items, threshold: float) -> Clusters:
+def find_clusters(items: Items, threshold: float, clip_threshold: float = 0.0) -> Clusters:
     """Return what belongs together: duplicates, near-duplicates and groups, and whatever these connect."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
     exact = identity.duplicate_groups(items.digests)
-    pairs, nearest = np.empty((0, 2), np.int64), np.array([np.inf])
     rows = np.flatnonzero(~items.blank)  # flat pictures are alike in nothing but being flat
-    if threshold > 0 and len(rows) > 1:
-        unique = rows[np.unique(exact[rows], return_index=True)[1]]
-        features = Features("likeness", "data", items.features.vectors[unique], tuple(map(str, unique)))
-        pairs, nearest = nearness.near_pairs(features, threshold)
-        pairs = unique[pairs]
-    joined = [pairs, same(exact)]
+    unique = rows[np.unique(exact[rows], return_index=True)[1]]
+    alike, apart = near_in(items.features, unique, threshold)
+    in_clip, apart_in_clip = near_in(items.clip, unique, clip_threshold)
+    joined = [alike, in_clip, same(exact)]
     if items.groups:
         joined.append(same(identity.duplicate_groups(items.groups)))
     edges = np.concatenate(joined)
     n = len(items)
     graph = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(n, n))
-    apart = nearest[np.isfinite(nearest) & (nearest >= threshold)]
     return Clusters(
         connected_components(graph, directed=False)[1].astype(np.int64),
         n - len(set(items.digests)),
-        len(np.unique(pairs)),
-        float(apart.min()) if len(apart) else float("nan"),
+        len(np.unique(alike)),
+        apart,
+        len(np.unique(in_clip)),
+        apart_in_clip,
     )
+
+
+def near_in(features: Features | None, rows: np.ndarray, threshold: float) -> tuple[np.ndarray, float]:
+    """Return the near-duplicates among some images, int64 ``[m, 2]``, and the least distance of two that are none."""
+    if features is None or threshold <= 0 or len(rows) < 2:
+        return np.empty((0, 2), np.int64), float("nan")
+    some = Features(features.space, features.of, features.vectors[rows], tuple(map(str, rows)))
+    pairs, nearest = nearness.near_pairs(some, threshold)
+    apart = nearest[np.isfinite(nearest) & (nearest >= threshold)]
+    return rows[pairs], float(apart.min()) if len(apart) else float("nan")
 
 
 def same(groups: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from auditor import inputs, measuring, onsets, pipeline, stats, tables, verdict
-from auditor.config import AuditConfig, Budgets
+from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
-from auditor.inputs import Prepared, Say
 from auditor.measuring import Measured
+from auditor.prepared import Prepared, Say
 from auditor.records import TWINS
 from auditor.run import RunDirectory, restored
 from auditor.series import Scope
@@ -132,7 +132,7 @@ def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory
             say.expect(sum(task.calls for task in tasks))
             done[pair] = pipeline.audit(prepared, folder, tasks, lambda text, n, p=pair: say(f"{label(p)}: {text}", n))
     first = next(iter(pairs.values()))
-    scope, budgets = whole_scope(pairs), inputs.budgets_from_file(config.budgets)
+    scope, budgets = whole_scope(pairs), budgets_from_file(config.budgets)
     measured = combine(done, scope, budgets)
     rows = [row for pair, each in pairs.items() for row in named_checkpoints(pair, each)]
     unique = {(row["twin"], row["step"], row["path"]): row for row in rows}

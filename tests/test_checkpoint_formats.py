@@ -17,7 +17,8 @@ import trained
 from safetensors.torch import load_file, save_file
 
 from auditor import registry, schedules
-from auditor.checkpoints import ModelSettings, discover, load, model_facts, open_format, pair, scheduler_config
+from auditor.checkpoints import ModelSettings, discover, load, model_facts, open_format, scheduler_config
+from auditor.checkpoints.pairing import pair
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar

@@ -25,11 +25,11 @@ from auditor.checkpoints import (
     inspect,
     load,
     model_facts,
-    pair,
     scheduler_config,
 )
 from auditor.checkpoints.diffusers import DiffusersFormat
 from auditor.checkpoints.networks import WEIGHTS
+from auditor.checkpoints.pairing import pair
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, Found
 from auditor.schedules import DDPM

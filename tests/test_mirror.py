@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from auditor import evidence, images, tables
+from auditor.image_sets import pool_masks
 from auditor.images import mirror
-from auditor.inputs import pool_masks
 from auditor.records import Features, ImageSet
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auditor import images, nearness, split_card, splitting, stats
+from auditor import images, nearness, spaces, split_card, split_items, splitting, stats
 from auditor.errors import AuditError
-from auditor.splitting import SETS, Options
+from auditor.split_items import Options
+from auditor.splitting import SETS
 
 PNEUMONIA = Path(__file__).parents[2] / "shared/data/pneumoniamnist/pneumoniamnist.npz"
 
@@ -204,6 +205,57 @@ def test_what_cannot_be_split_is_refused(planted, plain, tmp_path):
     assert "held-out share" in refused(planted, tmp_path / "out", heldout=1.0).what
     assert "The halves would have" in refused(planted, tmp_path / "out", group_by="^(.)").what
     assert not (tmp_path / "out").exists()
+
+
+CLIP = f"local-dir:{Path(splitting.__file__).parent / 'demo/shipped/clip'}"  # the small one of the demo
+
+
+def test_near_duplicates_in_clip_space_stay_together_and_are_told(planted, tmp_path):
+    """By definition: every pair of pictures whose vectors, embedded here by hand, are nearer than the threshold."""
+    options = Options(str(planted), near=0, near_clip=0.05, clip_model=CLIP, device="cpu")
+    done = splitting.split(options, tmp_path)
+    whole = images.read(planted, "all", (16, 16, 1), images.Reading(convert_color=True))
+    space = spaces.open_space("clip", spaces.SpaceSettings("cpu", CLIP))
+    vectors = spaces.embed(space, np.asarray(whole.images))
+    apart = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    seen, digests = ~done.items.blank, np.array(images.digests(whole))
+    expected = (apart < 0.05) & (digests[:, None] != digests[None]) & seen[:, None] & seen[None]
+    assert tuple(whole.ids) == tuple(done.items.source.ids) and expected.any()
+    first, second = np.nonzero(expected)
+    assert (done.clusters.of[first] == done.clusters.of[second]).all() and (done.of[first] == done.of[second]).all()
+    card = split_card.card_of(done)
+    once = np.unique(digests, return_index=True)[1]  # of exact copies one is looked at
+    assert card["near_clip_duplicates"] == expected[np.ix_(once, once)].any(axis=1).sum()
+    assert card["near_duplicates"] == 0
+    beyond = np.where(np.eye(len(once), dtype=bool), np.inf, apart[np.ix_(once, once)]).min(axis=1)
+    assert card["next_clip_distance"] == pytest.approx(beyond[beyond >= 0.05].min(), abs=1e-4)
+    assert card["near_clip_threshold"] == 0.05 and card["clip"] == space.revision
+    line = f"in CLIP space: {card['near_clip_duplicates']} images, at a distance below 0.05 (cosine above 0.999, clip-"
+    assert line in split_card.as_markdown(card)
+
+
+def test_pixels_and_clip_join_what_either_finds(planted, plain, tmp_path):
+    both = splitting.split(Options(str(planted), near_clip=0.05, clip_model=CLIP, device="cpu"), tmp_path)
+    assert both.clusters.near == plain[1]["near_duplicates"] and both.clusters.near_clip > 0
+    assert len(np.unique(both.clusters.of)) <= plain[1]["clusters"]
+    assert not {"clip", "near_clip_duplicates"} & plain[1].keys()
+
+
+def test_clip_embeds_a_batch_at_a_time(planted, tmp_path, monkeypatch):
+    sizes, embed = [], spaces.embed
+    monkeypatch.setattr(spaces, "embed", lambda space, batch, n: sizes.append(len(batch)) or embed(space, batch, n))
+    splitting.split(Options(str(planted), near_clip=0.05, clip_model=CLIP, device="cpu"), tmp_path)
+    assert sum(sizes) == 230 and max(sizes) == split_items.EMBEDDED_AT_ONCE
+
+
+def test_missing_clip_weights_are_one_error_before_any_image_is_read(planted, tmp_path, audit, monkeypatch):
+    monkeypatch.setattr(splitting, "read_items", lambda *given: pytest.fail("images are read"))
+    given = ("--near-clip", "0.1", "--clip-model", f"local-dir:{tmp_path}")
+    outcome = audit("split", planted, "--out", tmp_path / "out", *given)
+    assert outcome.status == 1 and outcome.out == "" and not (tmp_path / "out").exists()
+    assert "There is no open_clip_config.json" in outcome.err and "leave --near-clip out" in outcome.err
+    assert "--spaces" not in outcome.err
+    assert "is no distance" in refused(planted, tmp_path / "out", near_clip=2).what
 
 
 def test_the_command_writes_lists_that_audit_run_takes(planted, tmp_path, audit):

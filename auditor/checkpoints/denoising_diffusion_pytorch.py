@@ -17,7 +17,7 @@ from auditor import schedules
 from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
 from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 BUFFERS = ("betas", "alphas_cumprod", "loss_weight")
 UNET, DIFFUSION = "model.", ("image_size", "auto_normalize", "min_snr_loss_weight", "objective", "beta_schedule")
@@ -64,6 +64,10 @@ class DenoisingDiffusionPytorchFormat:
         state = _state(read_header(checkpoint.path))
         betas, abar, loss_weight = (read_floats(checkpoint.path, state[name]) for name in BUFFERS)
         return schedules.by_betas(betas, predicted(abar, loss_weight, checkpoint.path))
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return that nothing says it, while this trainer mirrors images unless it is told not to."""
+        return Flips(None, "denoising-diffusion-pytorch mirrors images unless told otherwise, and does not record it")
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the weights and the model arguments; the weights fit the network, and are finite."""

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, absence, latent, networks, read_json, text
+from auditor.checkpoints import Guide, ModelSettings, absence, flips, latent, networks, read_json, text
 from auditor.checkpoints.networks import CONFIG, Read
 from auditor.errors import CheckpointError
 from auditor.pixels import Pixels
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 MODELS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 COMPONENTS = {"raw": ("unet", "transformer"), "ema": ("unet_ema", "transformer_ema")}
@@ -118,6 +118,10 @@ class DiffusersFormat:
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return the scheduler configuration saved beside the series."""
         return None if checkpoint.scheduler is None else read_json(checkpoint.scheduler)
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return what a training script gave its tracker; the unconditional one gives it nothing."""
+        return flips.first_said(map(flips.of_tracker, around(checkpoint.path, ModelSettings())))
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over configuration, weights and fixed components, which fit each other and are finite."""

@@ -24,7 +24,7 @@ from auditor.checkpoints.diffusers import by_class
 from auditor.checkpoints.headers import Header, Opaque, Tensor, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.pixels import Pixels
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 HEADS = {"XL": 16, "L": 16, "B": 12, "S": 6}
 CLAIMED = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight", "pos_embed")
@@ -89,6 +89,11 @@ class DitFormat:
             what = f"SiT with path {path} and prediction {kind} is not supported; Linear and velocity are."
             raise CheckpointError(what, checkpoint.path)
         return schedules.FLOW | {"num_train_timesteps": 1}
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return that images were mirrored: the transform of both training scripts is fixed."""
+        trainer = "SiT" if is_sit(arguments_of(read_header(checkpoint.path))) else "DiT"
+        return Flips(True, f"the fixed transform of {trainer}'s train.py")
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the weights and the autoencoder; the weights fit the transformer, and are finite."""

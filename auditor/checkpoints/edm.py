@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import Guide, ModelSettings, series, weights
+from auditor.checkpoints import Guide, ModelSettings, flips, series, weights
 from auditor.checkpoints.headers import Header
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 
 class EdmFormat:
@@ -56,6 +56,10 @@ class EdmFormat:
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return EDM's process."""
         return dict(schedules.EDM)
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return what the options of the training say beside the snapshots."""
+        return flips.of_edm(checkpoint.path.parent)
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the file; its weights are finite."""

@@ -14,11 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import Guide, ModelSettings, latent, networks, read_json, series, text, weights
+from auditor.checkpoints import Guide, ModelSettings, flips, latent, networks, read_json, series, text, weights
 from auditor.checkpoints.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 MARKS = (".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".lora_down.", ".lora_up.")
 OF_TEXT = ("text_encoder.", "lora_te_", "lora_te1_")
@@ -78,6 +78,12 @@ class LoraFormat:
         known = {"v": "v_prediction", "epsilon": "epsilon"}
         config = read_json(path)
         return {**config, "prediction_type": known[stated]} if stated in known else config
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return what the header of kohya says, ai-toolkit's configuration, or the tracker of diffusers' scripts."""
+        path = checkpoint.path
+        in_header = flips.of_kohya(read_header(path))
+        return flips.first_said([in_header, flips.of_ai_toolkit(path.parent), flips.of_tracker(path.parent.parent)])
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the LoRA and its base; all its weights are finite and find their place."""

@@ -15,10 +15,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import Guide, ModelSettings, names, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, flips, names, read_json, series, weights
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 HOW = "Give --model MODULE:FACTORY, a function in your code that returns the network (an nn.Module)."
 
@@ -58,6 +58,10 @@ class PlainFormat:
     def schedule(self, checkpoint: Checkpoint) -> None:
         """Bare weights come without a schedule."""
         return
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return what EDM's options say, where the weights are its; other trainers write nothing of the kind."""
+        return flips.of_edm(checkpoint.path.parent)
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over the weights and the factory's source; the weights fit its network, and are finite."""

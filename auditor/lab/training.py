@@ -22,12 +22,12 @@ import numpy as np
 
 from auditor.checkpoints import read_json
 from auditor.errors import AuditError
-from auditor.inputs import resolve_device
 from auditor.lab import checkpoints, transformer
 from auditor.lab.data import read_folder
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.lab.transformer import Shape
+from auditor.machine import resolve_device
 from auditor.noise import derived_seed
 from auditor.run import atomic, write_json
 

@@ -306,6 +306,8 @@ def plain(value: Any) -> str:
     """Return a setting as a reader would write it."""
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {plain(each)}" for name, each in value.items() if each not in (None, ""))
     return "not given" if value is None else "yes" if value is True else "no" if value is False else str(value)
 
 

@@ -281,7 +281,7 @@ def _refusal(settings: SpaceSettings, what: str, remedy: str) -> AuditError:
     where = f"--clip-model {settings.clip_model}"
     if not settings.clip_model.startswith(LOCAL_DIR):
         where += f" --clip-weights {settings.clip_weights}"
-    return AuditError(what, where, f"{remedy}, or run without this space: --spaces pixel,correlation.")
+    return AuditError(what, where, f"{remedy}, or {settings.instead}.")
 
 
 @contextmanager

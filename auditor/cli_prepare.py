@@ -1,0 +1,122 @@
+"""``audit scan``, ``split``, ``doctor`` and ``list``: what there is, before a run. Parse, call, print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from auditor import config as settings
+
+CLIP = settings.AuditConfig.clip_model, settings.AuditConfig.clip_weights
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+SCAN_EXAMPLE = """Show what would be audited in folders, from names and headers alone: format, steps, weights, schedule.
+
+Example: audit scan runs/a runs/b
+"""
+
+
+@app.command("scan", help=SCAN_EXAMPLE)
+def scan_command(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of checkpoints, or of several series.")],
+    json: Annotated[bool, typer.Option("--json", help="The same facts as JSON.")] = False,
+    format: Annotated[str | None, typer.Option("--format", help="Checkpoint format; audit list names them.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="As for audit run.")] = None,
+    model_config: Annotated[str | None, typer.Option("--model-config", help="As for audit run.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="As for audit run.")] = None,
+    autoencoder: Annotated[str | None, typer.Option("--autoencoder", help="As for audit run.")] = None,
+    prediction: Annotated[str | None, typer.Option("--prediction", help="As for audit run.")] = None,
+    image_shape: Annotated[str | None, typer.Option("--image-shape", help="As for audit run.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="As for audit run.")] = None,
+) -> None:
+    from auditor import scan
+    from auditor.checkpoints import ModelSettings
+
+    shape = settings.shape_from(image_shape)
+    told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape)
+    found = scan.scan(paths, told, scheduler)
+    (scan.write_json if json else scan.write_table)(found, sys.stdout)
+
+
+SPLIT_EXAMPLE = """Split images into two exchangeable halves to train twins on, and a held-out set.
+
+Duplicates, near-duplicates and groups stay together. Writes train-a.csv, train-b.csv and heldout.csv, which audit run
+takes, and a card of what was done (split.md, split.json).
+
+Example: audit split data/films --out splits/first --group-by '^(patient[0-9]+)_'
+"""
+
+
+@app.command("split", help=SPLIT_EXAMPLE)
+def split_command(
+    data: Annotated[str, typer.Argument(help="Images: whatever --train-a of audit run takes.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the lists and the card.")],
+    seed: Annotated[int, typer.Option("--seed", help="Of the drawing.")] = 0,
+    heldout: Annotated[float, typer.Option("--heldout", help="Share of images that neither half gets.")] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", help="Column, or regular expression on ids whose first group names the patient."),
+    ] = None,
+    near: Annotated[
+        float, typer.Option("--near", help="Distance below which images are near-duplicates; 0: exact ones only.")
+    ] = 0.2,
+    window: Annotated[str | None, typer.Option("--window", help="LOW,HIGH for pictures of 16 bits or floats.")] = None,
+    near_clip: Annotated[
+        float,
+        typer.Option("--near-clip", help="The same in CLIP space, beside --near; 0: not looked for."),
+    ] = 0.0,
+    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = CLIP[0],
+    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = CLIP[1],
+    device: Annotated[str, typer.Option("--device", help="Of CLIP: cpu, cuda, cuda:1 or auto.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    limits = settings.window_from(window) if window else None
+    with Chatter(), shown() as say:
+        from auditor import split_card, split_items, splitting
+
+        clip = (near_clip, clip_model, clip_weights, device)
+        options = split_items.Options(data, seed, heldout, group_by, near, limits, *clip)
+        done = splitting.split(options, out, lambda text: say(text, 0))
+        say("checking the halves", 0)
+        card = split_card.write(done, out)
+    print(split_card.as_json(card) if json else split_card.as_markdown(card))
+
+
+DOCTOR_EXAMPLE = """Look whether this machine can audit: packages, GPU, faiss, CLIP weights, disk, a short self-test.
+
+Nothing is asked of the network. Exit status 1 where something must be solved first. Example: audit doctor
+"""
+
+
+@app.command("doctor", help=DOCTOR_EXAMPLE)
+def doctor_command(
+    clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = CLIP[0],
+    clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = CLIP[1],
+    json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+    with Chatter(), shown() as say:
+        say("looking at this machine", 0)
+        from auditor import doctor
+        from auditor.spaces import SpaceSettings
+
+        findings = doctor.examine(SpaceSettings("cpu", clip_model, clip_weights), Path.cwd())
+    print(doctor.as_json(findings) if json else doctor.as_text(findings))
+    raise typer.Exit(int(any(each.status == "problem" for each in findings)))
+
+
+@app.command("list", help="List checkpoint formats, feature spaces, metrics and reports. Example: audit list")
+def list_command() -> None:
+    from auditor import registry
+
+    for kind, table in registry.TABLES.items():
+        print(f"{kind}: {', '.join(table)}")

@@ -1,0 +1,171 @@
+"""``audit report``, ``show``, ``check`` and ``verify``: what a finished run says. Parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+class WithJson(TyperCommand):
+    """A command whose ``--json`` may stand alone, then writing to stdout, or be followed by a file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Complete a bare ``--json`` before parsing; the run directory is never taken for its file."""
+        given = list(args)
+        for i in reversed([i for i, each in enumerate(args) if each == "--json"]):
+            following = args[i + 1] if i + 1 < len(args) else "--"
+            if (following.startswith("-") and following != "-") or Path(following).is_dir():
+                given.insert(i + 1, "-")
+        return super().parse_args(ctx, given)
+
+
+REPORT_EXAMPLE = """Show the report of a run on the terminal, or write it in other formats, several at once.
+
+Example: audit report audits/first --html report.html --figures figures --csv report.csv
+"""
+
+
+@app.command("report", help=REPORT_EXAMPLE, cls=WithJson)
+def report_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it as a model card, with metadata; - is stdout.")
+    ] = None,
+    pull_request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same Markdown without metadata.")
+    ] = None,
+    json: Annotated[
+        str | None, typer.Option(metavar="[FILE]", help="The same facts as JSON: to a file, or to stdout.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every measurement, one row per step.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one page for a browser, complete in itself.")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write every figure as PNG and SVG, for a paper.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write event files with curves and galleries; needs tensorboard."),
+    ] = None,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave every picture out.")] = False,
+    blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
+    width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
+) -> None:
+    from auditor.reports import read_report, write_reports
+    from auditor.reports.pictures import BLURRED, LEFT_OUT, SHOWN
+
+    files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
+    files |= {"html": html, "figures": figures, "tensorboard": tensorboard}
+    targets = {form: path for form, path in files.items() if path is not None}
+    if not targets:
+        show_report(run, width)
+        return
+    replace_unprintable()
+    write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
+    written = [str(path) for path in targets.values() if str(path) != "-"]
+    if written:
+        print(f"wrote {', '.join(written)}", file=sys.stderr)
+
+
+def show_report(root: Path, width: int | None = None) -> None:
+    """Show the report of a run on the terminal."""
+    from auditor import registry
+    from auditor.reports import read_report
+
+    replace_unprintable()
+    registry.lookup("report", "terminal")(read_report(root), sys.stdout, width)
+
+
+SHOW_EXAMPLE = """Show the pictures and numbers of one sample: what was drawn, and the training images nearest to it.
+
+Example: audit show audits/first --step 4000 --seed 17 --out seed-17.png
+"""
+
+
+@app.command("show", help=SHOW_EXAMPLE)
+def show_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    step: Annotated[int, typer.Option("--step", help="The checkpoint.")],
+    seed: Annotated[int | None, typer.Option("--seed", help="The sample [default: the worst of this step].")] = None,
+    twin: Annotated[str | None, typer.Option("--twin", help="a or b [default: a, or that of the worst].")] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Feature space [default: pixel, else the first].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a contact sheet, too: a PNG file.")] = None,
+    blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The numbers as JSON, without pictures.")] = False,
+) -> None:
+    from auditor.reports import pictures, sheet, show, write_file
+
+    case = pictures.open_album(run).pick(space, twin, step, seed)
+    case = case.blurred() if blur else case
+    if out is not None:
+        write_file(out, sheet.sheet(case, "Pictures are blurred." if blur else ""))
+        if not blur:
+            print(f"{out} shows training images: it is as private as they are.", file=sys.stderr)
+    if json:
+        print(show.as_json(case))
+    else:
+        replace_unprintable()
+        show.render(case, sys.stdout)
+
+
+def replace_unprintable() -> None:
+    """Let a terminal without block characters still get the numbers."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
+CHECK_EXAMPLE = """Judge a run, or one of its steps, for a release pipeline; the reason is one paragraph.
+
+Exit status 0: a step is recommended, or the step meets the policy; 3: none is, or it does not; 4: undecided.
+
+Example: audit check audits/first --step 4000 --policy release.toml --junit check.xml
+"""
+
+
+@app.command("check", help=CHECK_EXAMPLE)
+def check_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="TOML file: [budgets] METRIC = upper limit, [require] verdict = [...]."),
+    ] = None,
+    step: Annotated[int | None, typer.Option("--step", help="The step to judge [default: the recommended].")] = None,
+    json: Annotated[bool, typer.Option("--json", help="The judgement as JSON.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML file, too.")] = None,
+) -> None:
+    from auditor import gate
+
+    judgement = gate.check(run, policy, step)
+    if junit is not None:
+        gate.write_junit(judgement, junit)
+    print(gate.as_json(judgement) if json else judgement.paragraph)
+    raise typer.Exit(judgement.exit_status)
+
+
+@app.command(
+    "verify", help="Recompute a run's tables from its evidence and compare. Example: audit verify audits/first"
+)
+def verify_command(
+    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    json: Annotated[bool, typer.Option("--json", help="Every difference, as JSON.")] = False,
+) -> None:
+    from auditor.console import Chatter, shown
+
+    with Chatter(), shown() as say:
+        from auditor import verify
+
+        found = verify.verify(run, lambda text: say(text, 0))
+    if json:
+        print(found.as_json())
+    found.require()
+    if not json:
+        print(found.sentence)

@@ -1,0 +1,203 @@
+"""``audit run`` and ``audit demo``: parse, call, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from auditor import cli_report
+from auditor import config as settings
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field of AuditConfig, in front of its own."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+    kinds = {
+        "int": int,
+        "int | None": int,
+        "float | None": float,
+        "float": float,
+        "bool": bool,
+        "bool | None": bool,
+        "tuple[str, ...]": list[str],
+    }
+    made = [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                kinds.get(str(each.type), str) | None,
+                typer.Option(flag_of(each), help=help_of(each), show_default=False),
+            ],
+        )
+        for each in dataclasses.fields(settings.AuditConfig)
+    ]
+    names = [p.name for p in made]
+
+    def wrapped(**given: Any) -> None:
+        rest = {name: value for name, value in given.items() if name not in names}
+        command(given={name: given[name] for name in names}, **rest)
+
+    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+    wrapped.__signature__ = inspect.Signature([*made, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)])
+    return wrapped
+
+
+def flag_of(each: dataclasses.Field[Any]) -> str:
+    """Return the option of a setting; one that is on, off or neither has two."""
+    name = settings.option(each.name)
+    return f"{name}/--no-{name[2:]}" if str(each.type) == "bool | None" else name
+
+
+def help_of(each: dataclasses.Field[Any]) -> str:
+    """Return the help text of a setting with its default."""
+    shown = "" if each.default in (None, False, ()) else f" [default: {each.default}]"
+    return each.metadata["help"] + shown
+
+
+RUN_EXAMPLE = """Audit two series of checkpoints trained on disjoint halves; resume an audit that was stopped.
+
+Example: audit run --ckpts-a runs/a --ckpts-b runs/b --train-a data/half-a --train-b data/half-b
+--heldout data/test --out audits/first
+"""
+
+
+@app.command("run", help=RUN_EXAMPLE)
+@with_settings
+def run_command(
+    given: dict[str, Any],
+    config: Annotated[str | None, typer.Option("--config", help="TOML file with the same names.")] = None,
+    remake: Annotated[bool, typer.Option("--remake", help="Discard finished artefacts that do not fit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be made, reused or remade, and why.")
+    ] = False,
+) -> None:
+    run_audit(settings.resolve(given, config), remake, dry_run)
+
+
+def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool = False) -> None:
+    """Prepare, plan, execute, and show the report; stopping leaves a run that resumes."""
+    from auditor.console import Chatter, shown
+
+    signal.signal(signal.SIGTERM, stop)
+    # Read when torch starts: OpenMP threads that spin while they wait make an audit ten times slower beside other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        with Chatter() as chatter, shown() as say:
+            say("loading the libraries", 0)
+            from auditor import demands
+            from auditor.run import RunDirectory
+
+            chatter.quiet_libraries()
+            demands.require(config)
+            run = RunDirectory(config.out)
+            carry_out = run_trainings if config.ckpts else run_twins
+            if not carry_out(config, run, say, chatter, remake, dry_run):
+                return
+    except KeyboardInterrupt:
+        print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
+        sys.exit(130)
+    cli_report.show_report(run.root)
+    print(f"wrote {run.report}", file=sys.stderr)
+
+
+def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
+    """Audit two trainings, or one; return whether there is something to report."""
+    from auditor import inputs, pipeline, trainings
+
+    prepared = inputs.prepare(config, run, say)
+    second = trainings.prepare_same_data(config, prepared, run, say) if config.ckpts_a2 else None
+    tasks = pipeline.plan(prepared, run)
+    if dry_run:
+        show_plan(tasks, prepared, run, say)
+        if second is not None:
+            print("second training on half a:")
+            show_plan(pipeline.plan(second, run.same_data), second, run.same_data, say)
+        return False
+    pipeline.refuse_loss_of_work(tasks, run, remake)
+    with run.locked():
+        chatter.open_file(run.log)
+        if second is not None:
+            trainings.audit_same_data(second, run, say, remake)
+            tasks = pipeline.plan(prepared, run)
+        say.expect(sum(task.calls for task in tasks))
+        pipeline.audit(prepared, run, tasks, say)
+    return True
+
+
+def run_trainings(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
+    """Audit every pair of three or more trainings; return whether there is something to report."""
+    from auditor import pipeline, trainings
+
+    pairs = trainings.prepare(config, run, say)
+    if dry_run:
+        for pair, prepared in pairs.items():
+            print(f"{trainings.label(pair)}: (samples of a training are shared by its pairs)")
+            show_plan(pipeline.plan(prepared, run.pair(*pair)), prepared, run.pair(*pair), say)
+        return False
+    with run.locked():
+        chatter.open_file(run.log)
+        trainings.audit(config, pairs, run, say, remake)
+    return True
+
+
+def stop(number: int, frame: object) -> None:
+    """Turn SIGTERM into an interrupt, so that stopping is one path."""
+    raise KeyboardInterrupt
+
+
+def resume_line() -> str:
+    """Return the command that was given, as one would type it."""
+    return shlex.join(["audit", *sys.argv[1:]])
+
+
+def show_plan(tasks: list[Any], prepared: Any, run: Any, say: Any) -> None:
+    """Print what would be done and why, one line per kind of task and reason, what it costs, and what it can find."""
+    from auditor import forecast, power
+
+    say("timing a few network calls and embeddings", 0)
+    expected = forecast.forecast(prepared, run, tasks)
+    say.close()
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for task in tasks:
+        groups.setdefault((task.kind, task.action, task.reason), []).append(task)
+    for (kind, action, reason), members in groups.items():
+        calls = sum(task.calls for task in members)
+        cost = f", {calls:,} network calls" if calls else ""
+        print(f"{action:7} {len(members):5} x {kind.replace('-', ' ')}: {reason}{cost}")
+    calls = sum(task.calls for task in tasks)
+    print(f"total {calls:,} network calls of {prepared.batch_size} images on {prepared.device}")
+    print("\n".join(expected.sentences))
+    scope = prepared.scope
+    n_heldout, n_tests = len(prepared.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
+    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, prepared.budgets):
+        print(f"power: {line}")
+    for note in prepared.notes:
+        print(f"note: {note}")
+
+
+@app.command(
+    "demo", help="Audit the shipped twins on handwritten digits, a few minutes, no network. Example: audit demo"
+)
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="Where to write it.")] = Path("audit-demo"),
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train the twins anew, there, before auditing.")] = False,
+) -> None:
+    from auditor.console import shown
+    from auditor.demo import demo_config
+
+    with shown() as say:
+        config = demo_config(out, retrain, say)
+    run_audit(config, remake=retrain)

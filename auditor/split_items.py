@@ -1,0 +1,138 @@
+"""The images of a data set as ``audit split`` needs them: looked at once, or twice with CLIP, and only vectors kept."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auditor import images, nearness, spaces
+from auditor.errors import AuditError
+from auditor.images import Reading, Source, identity, pictures, pixels
+from auditor.machine import resolve_device
+from auditor.records import Features
+
+LEAST = 40  # images that can be split at all
+SEEN_BY_CLIP = 224  # pixels a side, at most; it resizes what is smaller
+EMBEDDED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``audit split`` was asked for."""
+
+    data: str
+    seed: int = 0
+    heldout: float = 0.2
+    group_by: str | None = None
+    near: float = nearness.NEAR
+    window: tuple[float, float] | None = None
+    near_clip: float = 0.0  # none
+    clip_model: str = spaces.SpaceSettings.clip_model
+    clip_weights: str = spaces.SpaceSettings.clip_weights
+    device: str = "auto"  # of CLIP
+
+
+@dataclass(frozen=True)
+class Items:
+    """Every image of a data set, as far as splitting needs it."""
+
+    source: Source
+    features: Features  # space "likeness"
+    digests: tuple[str, ...]  # of the decoded picture at its own size
+    blank: np.ndarray  # bool [n]
+    brightness: np.ndarray  # float64 [n], mean over pixels
+    labels: tuple[str, ...]  # empty where not known
+    groups: tuple[str, ...]  # the user's; empty where not given
+    notes: tuple[str, ...]
+    clip: Features | None = None  # where near-duplicates are looked for there, too
+    clip_revision: str = ""
+
+    def __len__(self) -> int:
+        return len(self.source.ids)
+
+
+def read_items(options: Options, out: Path) -> Items:
+    """Look at every image once; only small versions are kept."""
+    reading = Reading(options.window, convert_color=True)  # small versions are compared, nothing is trained on them
+    source = images.open_source(options.data, Reading(options.window))
+    n = len(source.ids)
+    if n < LEAST:
+        raise AuditError(f"{n} images are too few to split.", options.data, f"Give at least {LEAST}, better hundreds.")
+    height, width, channels = images.native_shape(options.data, Reading(options.window))
+    shape = (min(height, nearness.SIDE), min(width, nearness.SIDE), channels)
+    tally: Counter[str] = Counter()
+    digests, blank, brightness = [], [], []
+
+    def small() -> Any:
+        for row, picture in zip(range(n), source.pictures(range(n), tally), strict=True):
+            whole = np.asarray(picture)
+            digests.append(identity.digest(whole))
+            blank.append(bool(whole.std() < identity.BLANK_BELOW))
+            brightness.append(float(whole.mean()))
+            yield pictures.fit(picture, shape, source.ids[row], reading, Counter())
+
+    features = nearness.likeness("data", tuple(source.ids), small(), scratch_of(out))
+    notes = (*source.notes, *pictures.notes(tally, n, shape, reading))
+    groups = groups_by(source, options.group_by)
+    labels = source.column(source.label)
+    return Items(source, features, tuple(digests), np.array(blank), np.array(brightness), labels, groups, notes)
+
+
+def scratch_of(out: Path) -> Path:
+    """Return the folder for memory maps: the disk that the lists will be on, of which something exists already."""
+    return next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+
+
+def open_clip(options: Options) -> spaces.Space:
+    """Return the CLIP space, or raise what is wrong with its weights."""
+    device = resolve_device(options.device, {})
+    instead = "leave --near-clip out"
+    return spaces.open_space(
+        "clip", spaces.SpaceSettings(device, options.clip_model, options.clip_weights, instead=instead)
+    )
+
+
+def seen_by_clip(source: Source, clip: spaces.Space, options: Options, out: Path) -> Features:
+    """Return CLIP's vectors of all images, in which distance is sqrt(2 (1 - cosine)); a batch is in memory at once.
+
+    Pictures are decoded a second time: that takes little beside the network, and nothing else is kept of them.
+    """
+    height, width, channels = images.native_shape(options.data, Reading(options.window))
+    shape = (min(height, SEEN_BY_CLIP), min(width, SEEN_BY_CLIP), channels)
+    reading, n = Reading(options.window, convert_color=True), len(source.ids)
+
+    def vectors() -> Iterator[np.ndarray]:
+        found = source.pictures(range(n), Counter())
+        fitted = (pictures.fit(each, shape, source.ids[i], reading, Counter()) for i, each in enumerate(found))
+        while batch := list(islice(fitted, EMBEDDED_AT_ONCE)):
+            yield from spaces.embed(clip, np.stack(batch), EMBEDDED_AT_ONCE)
+
+    stored = pixels.stored((n, clip.dim), vectors(), scratch_of(out), np.float32)
+    return Features("clip", "data", stored, tuple(source.ids))
+
+
+def groups_by(source: Source, asked: str | None) -> tuple[str, ...]:
+    """Return the user's groups: a column, or what a regular expression finds in the ids."""
+    if asked is None:
+        return source.column(source.group)
+    if asked in source.columns:
+        return source.column(asked)
+    columns = f"Columns here: {', '.join(source.columns) or 'none'}; the first id is {source.ids[0]!r}."
+    try:
+        pattern = re.compile(asked)
+    except re.error as error:
+        raise AuditError(
+            f"{asked!r} is neither a column nor a regular expression: {error}.", "--group-by", columns
+        ) from None
+    found = [pattern.search(each) for each in source.ids]
+    if None in found:
+        without = source.ids[found.index(None)]
+        raise AuditError(f"{asked!r} is no column, and the id {without!r} does not match it.", "--group-by", columns)
+    return tuple(match[1] if pattern.groups else match[0] for match in found)

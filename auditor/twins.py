@@ -1,0 +1,65 @@
+"""The checkpoints of both twins: found, aligned, read through, and told apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from auditor import checkpoints
+from auditor.checkpoints import pairing
+from auditor.config import AuditConfig
+from auditor.errors import AuditError, CheckpointError
+from auditor.records import TWINS, Checkpoint, Excluded, TwinPair
+
+
+def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPair:
+    """Return the aligned series of both twins."""
+    a = checkpoints.discover(config.ckpts_a, "a", settings)
+    b = checkpoints.discover(config.ckpts_b, "b", settings) if config.ckpts_b is not None else None
+    return pairing.pair(a, b, weights=config.weights, steps=config.step_numbers)
+
+
+def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) -> TwinPair:
+    """Return the pair with digests; a step whose file is broken in one twin leaves both, with the reason."""
+    good: dict[str, list[Any]] = {twin: [] for twin in TWINS}
+    excluded = list(pair.excluded)
+    for step in pair.steps:
+        inspected = []
+        for twin in pair.twins:
+            checkpoint = pair.series(twin).at(step)
+            try:
+                inspected.append(checkpoints.inspect(checkpoint, settings))
+            except CheckpointError as error:
+                excluded.append(Excluded(twin, step, checkpoint.path, error.what))
+        if len(inspected) == len(pair.twins):
+            for checkpoint in inspected:
+                good[checkpoint.twin].append(checkpoint)
+        else:
+            excluded += [
+                Excluded(c.twin, step, c.path, "the twin's checkpoint of this step is not usable") for c in inspected
+            ]
+    if not good["a"]:
+        reasons = "; ".join(f"{e.twin}/{e.step}: {e.reason}" for e in excluded[:4])
+        raise AuditError(
+            f"No checkpoint can be audited: {reasons}.", pair.a.checkpoints[0].path.parent, "Save them again."
+        )
+    series = [replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS]
+    return TwinPair(*series, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
+
+
+def identical_notes(pair: TwinPair, allow: bool) -> tuple[str, ...]:
+    """Refuse checkpoints that are the same, in one series or in both: copies say nothing of a training."""
+    first: dict[str, Checkpoint] = {}
+    same = []
+    for checkpoint in pair.a.checkpoints + pair.b.checkpoints:
+        earlier = first.setdefault(checkpoint.digest, checkpoint)
+        if earlier is not checkpoint:
+            same.append(" and ".join(f"{one.twin}/{one.step}" for one in (earlier, checkpoint)))
+    if not same:
+        return ()
+    more = f" and {len(same) - 4} more" if len(same) > 4 else ""
+    what = f"Some checkpoints are the same: {'; '.join(same[:4])}{more}."
+    if not allow:
+        remedy = "Check the folders: twins are two trainings. --allow-identical goes on."
+        raise AuditError(what, pair.a.checkpoints[-1].path.parent, remedy)
+    return (f"{what[:-1]} (--allow-identical).",)
