@@ -41,7 +41,7 @@ LAYERS = (
             "classwise",
         ),
         *("nearness", "doctor", "groups", "given_samples", "splitting", "split_card", "power", "forecast", "preflight"),
-        *("inputs", "models", "scan", "keys", "pipeline", "demo", "lab", "console"),
+        *("inputs", "models", "scan", "keys", "pipeline", "protocol", "demo", "lab", "console"),
     ),
     ("cli", "cli_lab"),
 )
