@@ -70,6 +70,8 @@ def make_scheduler(sampler: str, steps: int, scheduler: Mapping[str, Any]) -> An
     class_name, overrides, _ = SAMPLERS[sampler]
     of_class = getattr(diffusers, class_name)
     config = {**schedules.as_diffusers(scheduler), **overrides}
+    if steps == schedules.n_times(scheduler):
+        config["steps_offset"] = 0  # all times are visited: none is left to move on to
     if sampler == "published" and config["prediction_type"] != "sample":
         of_class = published_class(of_class)
     stepper = of_class.from_config(config)

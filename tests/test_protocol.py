@@ -78,8 +78,10 @@ def test_networks_of_sequences_are_sampled_with_the_posterior_variance():
     assert torch.equal(draw_batch(model, [1, 2], "published", T), draw_batch(model, [1, 2], "ddpm", T))
 
 
-def test_a_schedule_that_never_trained_time_0_is_sampled_over_its_own_times():
-    assert torch.isfinite(draw_batch(unet_model(steps_offset=1), [1], "published", T)).all()
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "published"])
+def test_a_schedule_with_an_offset_is_sampled_over_all_of_its_own_times(sampler):
+    moved, plain = (draw_batch(unet_model(steps_offset=offset), [1], sampler, T) for offset in (1, 0))
+    assert torch.equal(moved, plain)
 
 
 # The loss -----------------------------------------------------------------

@@ -91,6 +91,14 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(made, monkeypat
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
 
 
+def test_a_longer_training_goes_on_from_a_shorter(made, tmp_path):
+    (tmp_path / "data").symlink_to(made / "data")
+    for steps in ((3,), (3, 6)):
+        make.train(make.replace(TOY, steps=steps), tmp_path, "s1", "cpu")
+    name = "runs/s1/step-6.safetensors"
+    assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+
+
 def test_the_same_folder_takes_no_other_recipe(made):
     with pytest.raises(AuditError, match="Another training"):
         make.train(make.replace(TOY, learning_rate=2e-3), made, "s0", "cpu")
