@@ -82,7 +82,7 @@ class Experiment:
 SCALES = {
     "full": Experiment(32, 32, 1024, 1024, 512, 1e-4, log_spaced(200, 10_000, 20), 2000, 50, 256, 16),
     # Fewer images and a higher rate bring the turn of the loss into what two cores can train.
-    "small": Experiment(16, 16, 256, 1024, 32, 1e-3, log_spaced(150, 4000, 10), 256, 25, 64, 8),
+    "small": Experiment(16, 16, 128, 1024, 32, 1e-3, log_spaced(150, 4000, 10), 256, 25, 64, 8),
 }
 
 
@@ -107,7 +107,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", choices=tuple(SCALES), default="full")
     parser.add_argument("--trainings", type=int, default=4, help="how many, at least 3")
     parser.add_argument("--n-train", type=int, help="images per training")
-    parser.add_argument("--last-step", type=int, help="length of the trainings, in optimizer steps")
+    parser.add_argument("--last-step", type=int, help="of the trainings; a longer one goes on from a shorter")
     parser.add_argument("--color", action="store_true", help="three channels instead of one")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     return parser.parse_args(arguments)
@@ -160,7 +160,10 @@ def carry_out(verb: str, experiment: Experiment, given: argparse.Namespace) -> N
 
 def prepare(experiment: Experiment, data: str, out: Path) -> None:
     """Write ``out/data/s0.npz``, ..., ``heldout.npz`` (key ``images``), drawn together, and what the audit is told."""
-    require_same(made(out / "data"), {"experiment": as_json(experiment), "data": data})
+    drawn = {
+        name: getattr(experiment, name) for name in ("side", "channels", "trainings", "n_train", "n_heldout", "seed")
+    }
+    require_same(made(out / "data"), {**drawn, "data": data})
     if (out / "data" / "heldout.npz").exists():
         return
     pictures = distinct(experiment, data, out)
@@ -205,8 +208,8 @@ def train(experiment: Experiment, out: Path, name: str, device: str) -> None:
 
     pixels = np.load(out / "data" / f"{name}.npz")["images"]
     state, seed = made(out / "training" / name), derived_seed("real images", experiment.seed, name)
-    recipe = {key: getattr(experiment, key) for key in ("width", "channels", "batch_size", "learning_rate", "steps")}
-    require_same(state, as_json({**recipe, "seed": seed, "images": sha256(pixels.tobytes()).hexdigest()}))
+    recipe = {key: getattr(experiment, key) for key in ("width", "channels", "batch_size", "learning_rate")}
+    require_same(state, {**recipe, "seed": seed, "images": sha256(pixels.tobytes()).hexdigest()})
     with own_random_state(device):
         torch.manual_seed(seed)
         network = make(experiment.channels, experiment.width).to(device).train()
