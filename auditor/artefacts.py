@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor import attacks, controls, trajectories, u_turns
+from auditor import attacks, controls, protocol, schedules, trajectories, u_turns
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.run import RunDirectory
@@ -58,6 +58,8 @@ def artefact(
         return run.samples(twin, int(step)), keys.samples(twin, int(step)), n
     if kind == "losses":
         return run.losses(twin, int(step)), keys.losses(twin, int(step)), None
+    if kind == "published-losses":
+        return run.published_losses(twin, int(step)), keys.published_losses(twin, int(step)), None
     if kind == "attack-scores":
         return run.attack_scores(twin, int(step)), keys.attack_scores(twin, int(step)), None
     if kind == "u-turns":
@@ -92,6 +94,8 @@ def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
             for n in loss_counts(prepared).values()
             for start in range(0, n, LOSS_IMAGES_AT_ONCE)
         )
+    if kind == "published-losses":
+        return protocol.n_calls(prepared.n_originals("heldout"), schedules.n_times(prepared.scheduler), batch)
     if kind == "attack-scores":
         asked = sum(loss_counts(prepared)[name] for name in attacked_sets(of))
         parts = [min(batch, asked - start) for start in range(0, asked, batch)]

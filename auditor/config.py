@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,7 @@ N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statisti
 COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
 SETS_SPACE = "pixel"  # where a quick audit compares the image sets with each other
 LOSS_STRATA = ("time", "log-snr")
+PUBLISHED_SAMPLER = "published"
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 
@@ -59,8 +60,14 @@ class AuditConfig:
     )
     n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2)
     seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0)
-    sampler: str = setting("ddim (eta 0), ddpm (shared per-step noise) or dpm++.", "ddim")
-    sampling_steps: int | None = setting("Sampling steps [default: 50 ddim, all ddpm, 20 dpm++].", low=1)
+    protocol: str = setting(
+        "ours, or paper: sample as arXiv 2603.03469 did, and tell its onsets and error bars beside the tool's own.",
+        "ours",
+    )
+    sampler: str = setting(
+        "ddim (eta 0), ddpm (shared per-step noise), dpm++, or published: ddpm as --protocol paper has it.", "ddim"
+    )
+    sampling_steps: int | None = setting("Sampling steps [default: 50 ddim, 20 dpm++, else all].", low=1)
     batch_size: str = setting("Images per network call, fixed for a run, or auto.", "auto")
     device: str = setting("cpu, cuda, cuda:1 or auto.", "auto")
     weights: str = setting("raw, ema, or auto: EMA where every common step of both twins has it.", "auto")
@@ -137,8 +144,25 @@ class AuditConfig:
         if self.loss_strata not in LOSS_STRATA:
             what = f"There are no strata of {self.loss_strata!r}."
             raise AuditError(what, "--loss-strata", f"Choose from: {', '.join(LOSS_STRATA)}.")
+        self._follow_protocol()
         self.step_numbers  # noqa: B018  malformed lists are reported here
         self.window_limits  # noqa: B018
+
+    def _follow_protocol(self) -> None:
+        """Take the sampler of the protocol; refuse what contradicts it."""
+        if self.protocol not in PROTOCOLS:
+            what = f"There is no protocol {self.protocol!r}."
+            raise AuditError(what, "--protocol", f"Choose from: {', '.join(PROTOCOLS)}.")
+        if self.protocol == "ours":
+            return
+        refuse_beside_paper({name for name in BESIDE_PAPER if getattr(self, name) not in BESIDE_PAPER[name]})
+        if HEADLINE_SPACE not in self.space_names:
+            what = f"The published similarity is that of the space {HEADLINE_SPACE}, which is not among the spaces."
+            raise AuditError(what, "--protocol paper", f"Add it: --spaces {self.spaces},{HEADLINE_SPACE}.")
+        if self.ckpts_a is not None and self.ckpts_b is None:
+            what = "The published protocol compares trainings, and one is given."
+            raise AuditError(what, "--protocol paper", "Give its twin by --ckpts-b, or leave --protocol out.")
+        object.__setattr__(self, "sampler", PUBLISHED_SAMPLER)
 
     def _require_range(self, each: dataclasses.Field[Any]) -> None:
         """Refuse a number outside the range of its setting."""
@@ -170,6 +194,26 @@ class AuditConfig:
     def window_limits(self) -> tuple[float, float] | None:
         """The window (low, high), or None."""
         return None if self.window is None else window_from(self.window)
+
+
+PROTOCOLS = ("ours", "paper")
+# What the published protocol settles or cannot be told of, and the values that do not contradict it.
+BESIDE_PAPER: dict[str, tuple[Any, ...]] = {
+    "sampler": ("ddim", PUBLISHED_SAMPLER),  # the first is the default; given by name it is refused in ``resolve``
+    "sampling_steps": (None,),
+    "quick": (False,),
+    "unpaired": (False,),
+    "samples_a": (None,),
+    "samples_b": (None,),
+}
+
+
+def refuse_beside_paper(names: Iterable[str]) -> None:
+    """Refuse options beside ``--protocol paper``."""
+    for name in sorted(names):
+        flag = option(name)
+        remedy = "Leave one of both out: the published protocol draws samples itself, in all steps."
+        raise AuditError(f"--protocol paper and {flag} are both given.", flag, remedy)
 
 
 def window_from(text: str) -> tuple[float, float]:
@@ -297,4 +341,6 @@ def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     settings = from_file(file) if file else {}
     settings.update({name: value for name, value in given.items() if value is not None and value != []})
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
+    if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
+        refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for
     return AuditConfig(**settings)

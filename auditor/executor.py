@@ -21,6 +21,7 @@ from auditor import (
     neighbors,
     noise,
     pixels,
+    protocol,
     quality,
     sampling,
     scales,
@@ -36,6 +37,7 @@ from auditor.prepared import Prepared, Say
 from auditor.records import DiffusionModel, Excluded, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array
 from auditor.schedules import forward_process
+from auditor.schedules import n_times as n_times_of
 from auditor.spaces.pixel import PixelSpace
 
 EMBEDDED_AT_ONCE = 64
@@ -73,6 +75,7 @@ class Executor:
             "agreement": self._agreement,
             "samples": self._samples,
             "losses": self._losses,
+            "published-losses": self._published_losses,
             "attack-scores": self._attack_scores,
             "u-turns": self._u_turns,
             "trajectories": self._trajectories,
@@ -190,6 +193,31 @@ class Executor:
         found = denoising.predict(model, pictures, eps, p.times, p.batch_size, p.device, classes)
         noise_of = found.noise.reshape(*found.losses.shape, -1)
         return np.concatenate([found.losses[..., None], noise_of], axis=2)
+
+    def _published_losses(self, task: Task) -> Iterator[int]:
+        """Measure the held-out loss of one checkpoint by the published protocol; some times are a resumable part."""
+        path, key, _ = self._target(task)
+        p = self.prepared
+        n_times, chosen = n_times_of(p.scheduler), protocol.loss_images(p.n_originals("heldout"))
+        pictures = p.sets["heldout"].images[chosen]
+        classes = p.classes["heldout"][chosen] if "heldout" in p.classes else None
+        parts, told = range(0, n_times, protocol.TIMES_AT_ONCE), 0
+
+        def compute(rows: range) -> np.ndarray:
+            times = np.arange(rows.start, min(rows.stop, n_times))
+            return protocol.losses(self.model(task.of), pictures, times, p.batch_size, p.device, classes)
+
+        for done in self.run.make_parts(path, key, parts, compute):
+            yield task.calls * done // n_times - told
+            told = task.calls * done // n_times
+        found = np.concatenate([np.load(part_path(path, start)) for start in parts])
+        columns = {
+            "id": [p.sets["heldout"].ids[i] for _ in range(n_times) for i in chosen],
+            "t": np.repeat(np.arange(n_times), len(chosen)),
+            "loss": found.ravel(),
+        }
+        yield from self._write(task, tables.PUBLISHED_LOSSES, columns)
+        drop_parts(path)
 
     def _attack_scores(self, task: Task) -> Iterator[int]:
         """Ask one checkpoint about the own and held-out images of its losses; a batch of images is a resumable part."""

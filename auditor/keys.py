@@ -17,6 +17,7 @@ from auditor import (
     evidence,
     images,
     noise,
+    protocol,
     sampling,
     scales,
     trajectories,
@@ -153,6 +154,14 @@ class Keys:
             "groups": {name: sha256(each.tobytes()).hexdigest() for name, each in p.groups.items()},
             **({"classes": {n: sha256(c.tobytes()).hexdigest() for n, c in p.classes.items()}} if p.classes else {}),
         }
+
+    def published_losses(self, twin: str, step: int) -> dict[str, Any]:
+        """Return what determines the losses of one checkpoint by the published protocol."""
+        losses = self.losses(twin, step)
+        kept = {name: losses[name] for name in losses if name not in ("images", "times", "seed", "sets", "classes")}
+        classes = {"classes": losses["classes"]["heldout"]} if "classes" in losses else {}
+        own = {"stage": "published losses", "revision": [denoising.REVISION, protocol.REVISION]}
+        return kept | own | classes | {"images": self.loss_images("heldout")}
 
     def attack_scores(self, twin: str, step: int) -> dict[str, Any]:
         """Return what determines the scores of membership attacks: of the losses' images, at times of their own."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from auditor import (
     measuring,
+    protocol,
     tables,
 )
 from auditor.artefacts import Task, artefact, calls_of
@@ -78,6 +79,8 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "samples", of, ""
             if prepared.with_losses:
                 yield "losses", of, ""
+            if protocol.measures_losses(prepared.config, prepared.sets):
+                yield "published-losses", of, ""
             if prepared.with_attacks:
                 yield "attack-scores", of, ""
             if prepared.with_u_turns:
@@ -284,6 +287,7 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
         keep_neighbour_images(prepared, run)
     measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))
     checks |= measured.checks
+    protocol.write(run, prepared.config, prepared.scope, {prepared.scope.twins: run})
     executor.seconds["measuring"] = time.perf_counter() - started
     run.write_record(record(prepared, "complete", executor.seconds, checks))
     say("drawing the report", 0)

@@ -74,6 +74,10 @@ class RunDirectory:
         """One row per image and noise level."""
         return self.root / "losses" / twin / f"{step}.parquet"
 
+    def published_losses(self, twin: str, step: int) -> Path:
+        """One row per held-out image and time: losses as the published protocol measures them."""
+        return self.root / "losses" / twin / f"{step}.published.parquet"
+
     def predictions(self, twin: str, step: int) -> Path:
         """float32 ``[cells, 2, d]``: noise predictions of one checkpoint; gone once the twins' are compared."""
         return self.root / "predictions" / twin / f"{step}.npy"

@@ -14,11 +14,16 @@ from auditor.records import DiffusionModel
 
 REVISION = 1
 
+STOCHASTIC = ("ddpm", "published")
+PUBLISHED = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "steps_offset": 0}
+
 # name -> (diffusers scheduler class, settings that override the checkpoint's own, default number of steps)
 SAMPLERS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "ddim": ("DDIMScheduler", {}, 50),
     "ddpm": ("DDPMScheduler", {}, None),  # None: every training step
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}, 20),
+    # Steps between adjacent times only; clipping and spacing of the checkpoint's own sampler have no place in it.
+    "published": ("DDPMScheduler", PUBLISHED, None),
 }
 
 
@@ -42,6 +47,9 @@ def resolve_steps(sampler: str, asked: int | None, scheduler: Mapping[str, Any])
             "--sampling-steps",
             f"Give at most {train_steps}.",
         )
+    if sampler == "published" and steps != train_steps:
+        what = f"The published sampler takes all {train_steps} steps, {steps} were asked for."
+        raise AuditError(what, "--sampling-steps", "Leave it out.")
     spacing = schedules.as_diffusers(scheduler).get("timestep_spacing", "leading")
     if sampler == "ddim" and spacing != "leading" and train_steps % steps:
         raise AuditError(
@@ -60,9 +68,30 @@ def make_scheduler(sampler: str, steps: int, scheduler: Mapping[str, Any]) -> An
     import diffusers
 
     class_name, overrides, _ = SAMPLERS[sampler]
-    stepper = getattr(diffusers, class_name).from_config({**schedules.as_diffusers(scheduler), **overrides})
+    of_class = getattr(diffusers, class_name)
+    config = {**schedules.as_diffusers(scheduler), **overrides}
+    if steps == schedules.n_times(scheduler):
+        config["steps_offset"] = 0  # all times are visited: none is left to move on to
+    if sampler == "published" and config["prediction_type"] != "sample":
+        of_class = published_class(of_class)
+    stepper = of_class.from_config(config)
     stepper.set_timesteps(steps)
     return stepper
+
+
+def published_class(ancestral: type) -> type:
+    """Return the reverse chain of arXiv 2603.03469 for images: variance beta_t, and no noise in the last two steps.
+
+    Its chain for sequences, whose networks predict x_0, has the posterior variance, as DDPM has by default.
+    """
+
+    class Published(ancestral):  # type: ignore[misc]
+        def _get_variance(self, t: Any, *ignored: Any, **also: Any) -> Any:
+            before = self.previous_timestep(t)
+            kept = self.alphas_cumprod[t] / (self.alphas_cumprod[before] if before >= 0 else self.one)
+            return (1 - kept) if t > 1 else 0 * kept
+
+    return Published
 
 
 @dataclass(frozen=True)
@@ -100,8 +129,8 @@ def draw_batch(
     h, w, c = model.x_shape
     streams = noise.generators(seeds)
     stepper = make_scheduler(sampler, steps, model.scheduler)
-    # eta = 0 makes DDIM deterministic; the stochastic DDPM step draws from each seed's own stream.
-    step_options = {"generator": streams} if sampler == "ddpm" else {}
+    # eta = 0 makes DDIM deterministic; a stochastic step draws from each seed's own stream.
+    step_options = {"generator": streams} if sampler in STOCHASTIC else {}
     network = model.given(conditions.of(seeds), conditions.guidance) if conditions else model.network
     with torch.inference_mode():
         x = noise.draw(streams, (c, h, w), device) * stepper.init_noise_sigma

@@ -199,6 +199,12 @@ LOSSES = (
     Column("share", "float64", "share of uniform diffusion times that the cell's noise level stands for"),
 )
 
+PUBLISHED_LOSSES = (
+    Column("id", "category", "held-out image"),
+    Column("t", "int64", "diffusion time of the cell", "training time steps"),
+    Column("loss", "float64", "squared error of the prediction for one noise, mean over pixels"),
+)
+
 ATTACK_SCORES = (
     Column("set", "category", "own or heldout"),
     Column("id", "category", "image"),
@@ -356,6 +362,21 @@ ONSETS = (
     Column("steps", "string", "all steps of the confidence set, comma-separated"),
     Column("level", "float64", "confidence level of the set"),
     Column("note", "string", "what the set is conditional on"),
+)
+
+PROTOCOL = (
+    Column("quantity", "string", "distance (1 - r of the twins' samples), loss (held-out), nn_kl or copies"),
+    Column("twin", "string", "both: all trainings; else the one"),
+    Column("space", "string", "feature space; empty for the loss"),
+    Column("step", "int64", "optimizer updates", "steps"),
+    Column("published", "float64", "the value by the published protocol"),
+    Column("published_error", "float64", "its error bar as published: a standard error"),
+    Column("error_over", "string", "what the published error bar takes to be independent"),
+    Column("published_onset", "bool", "the one step that the published protocol names"),
+    Column("own", "float64", "the value of this tool from the same networks; for nn_kl nn_shift, whose sign tells"),
+    Column("own_low", "float64", "lower end of its interval"),
+    Column("own_high", "float64", "upper end of its interval"),
+    Column("own_onset", "bool", "whether the step is in this tool's 95 % set"),
 )
 
 VERDICTS = (

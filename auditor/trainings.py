@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import inputs, measuring, onsets, pipeline, stats, tables, verdict
+from auditor import inputs, measuring, onsets, pipeline, protocol, stats, tables, verdict
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
 from auditor.measuring import Measured
@@ -138,6 +138,7 @@ def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory
     unique = {(row["twin"], row["step"], row["path"]): row for row in rows}
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, [unique[key] for key in sorted(unique)])
     measuring.write(run, measured)
+    protocol.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
     facts = pipeline.record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
     facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}
@@ -153,6 +154,7 @@ def share(run: RunDirectory, pair: Pair, done: Sequence[Pair], prepared: Prepare
             source, letter = run.pair(*earlier), TWINS[earlier.index(name)]
             for step in prepared.pair.steps:
                 target.adopt(target.samples(twin, step), source.samples(letter, step))
+                target.adopt(target.published_losses(twin, step), source.published_losses(letter, step))
                 for space in prepared.config.space_names:
                     target.adopt(target.features(space, f"{twin}/{step}"), source.features(space, f"{letter}/{step}"))
 

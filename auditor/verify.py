@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import measuring, tables, trainings
+from auditor import measuring, protocol, schedules, tables, trainings
 from auditor.config import SETS_SPACE, Budgets
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured
@@ -38,7 +38,9 @@ KEYS = {
     "scales": ("step", "scale", "metric"),
     "attacks": ("step", "twin", "target_fpr"),
     "exposure": ("step", "half", "id"),
+    "protocol": ("quantity", "twin", "space", "step"),
 }
+COLUMNS = LAYOUTS | {"protocol": tables.PROTOCOL}
 NOT_RECOMPUTED = ("redraw", "pixel_range")  # of the checks in run.json: they need the network
 DECIDING = ("auditor", "numpy", "pandas")  # packages that turn evidence into numbers
 
@@ -147,6 +149,12 @@ def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured
         stored = tables.read(run.table(name)).to_dict("records")
         more, differences = compare(name, stored, measured.rows[name])
         n, found = n + more, [*found, *differences]
+    if by_paper(record):
+        scope = restored(Scope, record["scope"], run.record)
+        pairs = {tuple(pair): run.pair(*pair) for pair in record.get("pairs", [])} or {scope.twins: run}
+        stored = tables.read(run.table("protocol")).to_dict("records")
+        more, differences = compare("protocol", stored, protocol.compute(run, scope, pairs))
+        n, found = n + more, [*found, *differences]
     return Verification(run.root, n, (), tuple(found), tuple(changed_versions(record["versions"])))
 
 
@@ -186,6 +194,8 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> I
             yield from sample_problems(run, twin, step, scope, digests.get((twin, step)))
             if losses:
                 yield from cell_problems(run, run.losses(twin, step), losses, digests.get((twin, step)))
+            if cells := published_rows(record):
+                yield from cell_problems(run, run.published_losses(twin, step), cells, digests.get((twin, step)))
             if scores := attack_rows(record, twin):
                 yield from cell_problems(run, run.attack_scores(twin, step), scores, digests.get((twin, step)))
 
@@ -273,6 +283,19 @@ def loss_rows(record: Mapping[str, Any]) -> int:
     return measured_images(record, record["sets"]) * len(record["resolved"]["loss_times"])
 
 
+def by_paper(record: Mapping[str, Any]) -> bool:
+    """Tell whether a run also says what the published protocol would have."""
+    return record["given"].get("protocol") == "paper"
+
+
+def published_rows(record: Mapping[str, Any]) -> int:
+    """Return how many cells of the published loss each checkpoint has; none where it was not asked for."""
+    if not by_paper(record) or "heldout" not in record["sets"]:
+        return 0
+    images = min(protocol.LOSS_IMAGES, record["sets"]["heldout"]["images"])
+    return images * schedules.n_times(record["resolved"]["scheduler"])
+
+
 def attack_rows(record: Mapping[str, Any], twin: str) -> int:
     """Return how many attack scores a checkpoint has: none in runs without non-members, and in older ones."""
     columns = sum(map(len, record["resolved"].get("attack_times", {}).values()))
@@ -292,7 +315,7 @@ def measured_images(record: Mapping[str, Any], names: Iterable[str]) -> int:
 def compare(table: str, stored: Rows, recomputed: Rows) -> tuple[int, list[Difference]]:
     """Return how many values were compared and which differ; rows are matched by their key, not their place."""
     keys = KEYS[table]
-    columns = [c.name for c in LAYOUTS[table] if c.name not in keys]
+    columns = [c.name for c in COLUMNS[table] if c.name not in keys]
     old, new = by_key(stored, keys), by_key(recomputed, keys)
     found = [
         Difference(table, dict(zip(keys, key, strict=True)), "row", f"there {n} times", "one")

@@ -1,16 +1,22 @@
 """What known faults of the published protocol change: ``python benchmarks/paper_protocol.py``.
 
 Every line is one fault, held against the choice of this project on the same samples or the same simulated curves.
-Seconds on one core; nothing is trained.
+Seconds on one core; nothing is trained. ``--run RUN`` reads a run made with ``--protocol paper`` instead, ``--demo``
+draws samples of the demo's twins with and without re-used starting noise (minutes).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import torch
 from scipy import special
 
-from auditor import stats
+from auditor import noise, sampling, stats
 from auditor.lab import exact, sweeps
 from auditor.lab.blend import Course, initial_weights
 from auditor.lab.decomposition import decompose, divergence
@@ -21,8 +27,18 @@ GRAMMAR, DIFFUSION, T = Grammar(), Diffusion(), 75
 
 
 def main() -> None:
-    """Print every comparison."""
+    """Print every comparison, or those on a run or on the demo's twins."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="a run made with --protocol paper")
+    parser.add_argument("--demo", action="store_true", help="re-used noise in samples of the demo's twins")
+    given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.run is not None:
+        print(of_run(given.run))
+        return
+    if given.demo:
+        print(colliding_samples())
+        return
     for each in (pair_error, argmin_alone, colliding_noise, bins, floor, contamination, uturn_ratio):
         print(f"{each.__doc__.splitlines()[0]}\n  {each()}")
 
@@ -131,6 +147,68 @@ def uturn_ratio() -> str:
         mine, exact_one = (sweeps.uturn(each, DIFFUSION, x0, t, 0).mean() for each in (sure, truth))
         ratios.append(f"{mine / exact_one:.3f} at t = {t}")
     return f"a model without any training sequences that is too sure of itself has ratios {', '.join(ratios)}"
+
+
+def of_run(root: Path) -> str:
+    """Onsets and error bars of one run, as published and as here."""
+    rows, lines = pd.read_parquet(root / "protocol.parquet"), []
+    for (quantity, twin), each in rows.groupby(["quantity", "twin"], sort=True):
+        there, here = ([int(s) for s in each.step[each[name]]] for name in ("published_onset", "own_onset"))
+        half = (each.own_high - each.own_low) / 2
+        wide = half / (1.96 * each.published_error)
+        ratio = (
+            f"; half an interval here is {wide.median():.2f} times 1.96 published errors" if wide.notna().any() else ""
+        )
+        lines.append(f"{quantity} ({twin}): published onset {there}, set here {here}{ratio}")
+    record = json.loads((root / "run.json").read_text())
+    where = root / "pairs" / "+".join(record["pairs"][0]) if "pairs" in record else root
+    for path in sorted(where.glob("losses/a/*.published.parquet"), key=lambda p: int(p.name.split(".")[0])):
+        cells = pd.read_parquet(path)
+        by_image = cells.groupby("id", observed=True).loss.mean()
+        naive = cells.loss.std(ddof=1) / np.sqrt(len(cells))
+        image = by_image.std(ddof=1) / np.sqrt(len(by_image))
+        first = cells.loss[cells.t == 0].mean()
+        lines.append(
+            f"loss at {path.name.split('.')[0]}: {cells.loss.mean():.4f}, error over cells {naive:.5f}, over images "
+            f"{image:.5f}; at time 0 {first:.3f}, without it {cells.loss[cells.t > 0].mean():.4f}"
+        )
+    return "\n".join(lines)
+
+
+def colliding_samples(step: int = 1390, n: int = 64) -> str:
+    """Distance of the demo's twins where the first step's noise is the starting noise again, and where it is not."""
+    from auditor import checkpoints, inputs
+    from auditor.demo.recipe import shipped
+    from auditor.pixels import Pixels
+    from auditor.spaces import SpaceSettings
+    from auditor.spaces.correlation import CorrelationSpace
+
+    settings, space, found = checkpoints.ModelSettings(), CorrelationSpace(SpaceSettings()), {}
+    series = (checkpoints.discover(shipped() / "twins" / twin, twin, settings) for twin in "ab")
+    pair = inputs.usable(checkpoints.pair(*series, steps=[step]))
+    _, schedule = checkpoints.check_compatible(pair, None, settings)
+    models = [checkpoints.load(each.at(step), schedule, "cpu", settings, Pixels()) for each in (pair.a, pair.b)]
+    for again in (False, True):
+        drawn = [space.embed(chain(model, n, again)) for model in models]
+        r = (drawn[0] * drawn[1]).sum(axis=1)
+        found[again] = (1 - r.mean(), r.std(ddof=1) / np.sqrt(n))
+    apart, used = (f"{value:.4f} ± {error:.4f}" for value, error in (found[False], found[True]))
+    return f"1 - r of the twins at step {step}, {n} seeds: {apart}; with the starting noise used again {used}"
+
+
+def chain(model, n: int, again: bool) -> np.ndarray:
+    """Return samples of the published chain; ``again``: the noise of its first step is the starting noise."""
+    h, w, c = model.x_shape
+    stepper = sampling.make_scheduler("published", 1000, model.scheduler)
+    streams = noise.generators(range(n))
+    with torch.inference_mode():
+        x = noise.draw(streams, (c, h, w))
+        if again:
+            streams = noise.generators(range(n))
+        for t in stepper.timesteps:
+            output = model.network(x, torch.full((n,), int(t)))
+            x = stepper.step(output, t, x, generator=streams).prev_sample
+    return model.codec.decode(x)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,7 @@ def schema() -> str:
         "attacks": rows(tables.ATTACKS),
         "profiles": rows(tables.PROFILES),
         "scales": rows(tables.SCALES),
+        "protocol": rows(tables.PROTOCOL),
         "exposed": rows(tables.EXPOSURE) | {"description": "of exposure.parquet, the images that are listed"},
         "scope": record(
             {

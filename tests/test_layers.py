@@ -21,7 +21,7 @@ LAYERS = (
         *("profiles", "scale_curves", "onsets", "classwise", "nearness", "doctor", "groups", "given_samples"),
         *("splitting", "split_items", "split_card", "power", "forecast", "preflight"),
         *("inputs", "prepared", "demands", "machine", "twins", "image_sets", "mirroring", "models", "scan"),
-        *("keys", "pipeline", "demo", "lab", "console"),
+        *("keys", "pipeline", "protocol", "demo", "lab", "console"),
     ),
     ("cli", "cli_run", "cli_report", "cli_prepare", "cli_lab"),
 )

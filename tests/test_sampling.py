@@ -15,7 +15,7 @@ from auditor.sampling import SAMPLERS, batches, make_scheduler, resolve_steps, s
 from auditor.schedules import DDPM
 
 SEEDS = [3, 4, 5, 6, 7]
-STEPS = {"ddim": 5, "ddpm": 20, "dpm++": 5}
+STEPS = {"ddim": 5, "ddpm": 20, "published": 20, "dpm++": 5}
 # Float rounding moves a pixel by some 1e-6 of its range; where it then crosses a rounding border it is one gray level.
 ONE_GRAY_LEVEL = 1
 BATCH_SHAPE = (len(SEEDS), 8, 8, 1)
@@ -133,7 +133,7 @@ def test_ddim_steps_that_do_not_divide_the_schedule_are_refused_where_they_would
 def test_an_unknown_sampler_is_refused_with_the_known_ones():
     with pytest.raises(AuditError, match="'euler'") as caught:
         resolve_steps("euler", None, DDPM)
-    assert "ddim, ddpm, dpm++" in caught.value.remedy
+    assert "ddim, ddpm, dpm++, published" in caught.value.remedy
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

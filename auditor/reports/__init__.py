@@ -26,6 +26,7 @@ LATER_TABLES = {
     "exposure": tables.EXPOSURE,
     "profiles": tables.PROFILES,
     "scales": tables.SCALES,
+    "protocol": tables.PROTOCOL,
 }
 
 

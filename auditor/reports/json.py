@@ -35,6 +35,7 @@ def facts(report: Report) -> dict[str, Any]:
         "attacks": rows(report, "attacks"),
         "profiles": rows(report, "profiles"),
         "scales": rows(report, "scales"),
+        "protocol": rows(report, "protocol"),
         "exposed": [row for row in rows(report, "exposure") if row["listed"]],
         "scope": report.record["scope"],
         "pairs": report.record.get("pairs", []),

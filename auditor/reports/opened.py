@@ -104,6 +104,11 @@ class OpenedRun:
         return self.report.tables["scales"].copy()
 
     @property
+    def protocol(self) -> pd.DataFrame:
+        """What ``--protocol paper`` would have concluded, beside the tool's own; empty where it was not asked for."""
+        return self.report.tables["protocol"].copy()
+
+    @property
     def album(self) -> Album:
         """The pictures of the run: ``album.worst(space, step, n)``, ``album.film(space, twin, seed)``."""
         return self.report.album

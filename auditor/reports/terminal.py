@@ -22,7 +22,7 @@ WIDE = 120  # from here on the table shows intervals and both twins
 def render(report: Report, out: TextIO, width: int | None = None, color: bool | None = None) -> None:
     """Write the report; ``width`` and ``color`` default to what the terminal offers."""
     console = Console(file=out, width=width, no_color=None if color is None else not color, highlight=False)
-    for part in (heading, conclusion, table, reasons, curves, onsets, excluded, caveats, footer):
+    for part in (heading, conclusion, table, reasons, curves, onsets, published, excluded, caveats, footer):
         block = part(report, console.width)
         if block is not None:
             console.print(block)
@@ -258,6 +258,51 @@ def phase(report: Report) -> str:
         f"biased phase: {claim} (least loss at {found['ratio_low']:.2g} to {found['ratio_high']:.2g} times the step of "
         f"least twin distance; before it in {found['bootstrap_share']:.0%} of resamples)"
     )
+
+
+def published(report: Report, width: int) -> Group | None:
+    """What the published protocol would have read off this run, beside what is read off it here."""
+    rows = report.tables["protocol"]
+    if rows.empty:
+        return None
+    head = Text("By the published protocol (for comparison, no part of the verdict)", style="bold")
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    grid.add_column("step", justify="right")
+    quantities = {"distance": "twins, 1 - r", "loss": "held-out loss"}
+    shown = {name: rows[rows.quantity == name].set_index("step") for name in quantities}
+    shown = {name: each for name, each in shown.items() if len(each)}
+    for name in shown:
+        grid.add_column(f"{quantities[name]}\npublished", justify="right", no_wrap=True)
+        grid.add_column("\nhere", justify="right", no_wrap=True)
+    for step in report.steps:
+        grid.add_row(f"{step:,}", *(cell for each in shown.values() for cell in published_cells(each, step)))
+    words = "± as published, one standard error; [ ] 95 % interval; < least, or in the 95 % set."
+    found = [published_onset(rows[rows.quantity == name], *said) for name, said in PUBLISHED_ONSETS.items()]
+    return Group(head, grid, Text(" ".join([words, *filter(None, found)]), style="dim"))
+
+
+def published_cells(rows: pd.DataFrame, step: int) -> tuple[str, str]:
+    """Return one quantity at one step as published and as here; a mark stands at the onset, and in its set."""
+    if step not in rows.index:
+        return "-", "-"
+    row = rows.loc[step]
+    there = f"{row.published:.4f} ±{row.published_error:.4f}{'<' if row.published_onset else ' '}"
+    interval = "" if np.isnan(row.own_low) else f"[{row.own_low:.4f}, {row.own_high:.4f}]"
+    return there, f"{interval or f'{row.own:.4f}'}{'<' if row.own_onset else ' '}"
+
+
+PUBLISHED_ONSETS = {  # what is said of the rows that are no columns
+    "nn_kl": ("Nearest distances (KL of 20 bins) are least different at", "no step: it is not known everywhere"),
+    "copies": ("Copies reach 0.1 % at", "no step"),
+}
+
+
+def published_onset(rows: pd.DataFrame, says: str, none: str) -> str:
+    """Return the onset of one quantity in words; nothing where it was not measured."""
+    if rows.empty:
+        return ""
+    steps = sorted(set(rows.step[rows.published_onset]))
+    return f"{says} {f'step {steps[0]:,}' if steps else none}."
 
 
 def excluded(report: Report, width: int) -> Text | None:
