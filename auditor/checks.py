@@ -10,6 +10,7 @@ import pandas as pd
 from auditor.config import Budgets
 from auditor.gaps import gaps
 
+IDENTITY_FAILS = 0.25  # share of cells whose 95 % interval leaves out 0, from which an exact identity is said to fail
 MIN_SERIES = 8  # checkpoints from which iterate noise can be told from a trend
 
 
@@ -23,6 +24,7 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *few_samples(record),
         *series_limits(record, tables),
         *withheld_attacks(record),
+        *empirical_identity(record, tables),
         *clip_identity(record),
         *redraw(record),
         *pixel_range(record),
@@ -95,6 +97,23 @@ def series_limits(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame])
             "these weights."
         )
     return lines
+
+
+def empirical_identity(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return that what must hold of any network does not: E_S = L_train - L* (docs/networks.md).
+
+    It does not hold where mirror images are in the halves, for losses are measured on the others alone.
+    """
+    rows = tables["profiles"]
+    rows = rows[rows.metric == "empirical_identity"]
+    outside = (rows.low > 0) | (rows.high < 0)
+    if rows.empty or outside.mean() < IDENTITY_FAILS or record["resolved"].get("flips", {}).get("mirrored"):
+        return []
+    found = f"in {outside.sum()} of {len(outside)} cells (about {len(outside) / 20:.0f} are expected by chance)"
+    return [
+        "A check of the program fails: on own images the distance to the memorizer is not the loss less the least loss "
+        f"{found}. Losses and shares of the memorizer are not to be trusted; please report it."
+    ]
 
 
 def clip_identity(record: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.cells import cell_len
 
-from auditor import registry
+from auditor import registry, tables
 from auditor.reports import percent, read_report
 from auditor.reports.terminal import sparkline
 
@@ -95,6 +95,20 @@ def test_the_conclusion_and_every_caveat_are_on_the_screen(finished):
     assert one_line(report.conclusion) in text
     for caveat in report.caveats:
         assert one_line(caveat) in text
+
+
+def test_an_identity_that_does_not_hold_is_a_caveat(run_copy):
+    def told():
+        return [each for each in read_report(run_copy).caveats if each.startswith("A check of the program fails")]
+
+    assert told() == []
+    path = run_copy / "profiles.parquet"
+    table = tables.read(path)
+    of_identity = table.metric == "empirical_identity"
+    assert of_identity.sum() == 12  # 3 steps, 2 twins, 2 noise levels
+    table.loc[of_identity, ["value", "low", "high"]] += 1.0
+    tables.write(path, tables.PROFILES, table.to_dict("records"))
+    assert "in 12 of 12 cells" in told()[0]
 
 
 def test_without_training_images_the_report_says_what_is_missing_and_claims_nothing_about_them(without_training):
