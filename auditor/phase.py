@@ -18,7 +18,7 @@ class Phase:
     """What can be said of tau_div < tau_loss."""
 
     claimed: bool  # the sets are disjoint and in this order
-    ratio_low: float  # interval of tau_loss / tau_div; above 1 is a biased phase
+    ratio_low: float  # interval of tau_loss / tau_div; above 1 is a biased phase. NaN where tau_div may be step 0
     ratio_high: float
     bootstrap_share: float  # of resamples in which tau_div < tau_loss; descriptive
     p: float  # cross-fitted intersection-union test; descriptive
@@ -53,12 +53,14 @@ def find(
     if not all(map(len, sets)):
         return Phase(False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "a confidence set is empty")
     least = [(d @ x.T).argmin(axis=1) for x, d in zip(curves, draws, strict=True)]
+    from_zero = sets[0].min() == 0
     return Phase(
         claimed=bool(sets[0].max() < sets[1].min()),
-        ratio_low=float(sets[1].min() / sets[0].max()),
-        ratio_high=float(sets[1].max() / sets[0].min()),
+        ratio_low=stats.NAN if from_zero else float(sets[1].min() / sets[0].max()),
+        ratio_high=stats.NAN if from_zero else float(sets[1].max() / sets[0].min()),
         bootstrap_share=float((least[0] < least[1]).mean()),
         p=cross_fitted(distances, losses, jitters[0].v, jitters[1].v, jitter_seed),
+        note="the twins may be closest at step 0, to which no step has a ratio" if from_zero else "",
     )
 
 

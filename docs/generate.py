@@ -112,8 +112,22 @@ def format_section(name: str) -> str:
         f"- weights: {guide.weights}\n"
         f"- schedule: {guide.schedule}\n"
         f"- add: {guide.command}\n"
-        f"- tested on files {guide.tested}\n"
+        f"- tested on files {guide.tested}\n" + "".join(map(_example, guide.examples))
     )
+
+
+RUN = (
+    "audit run --ckpts-a runs/a --ckpts-b runs/b \\\n"
+    "  --train-a data/half-a --train-b data/half-b --heldout data/test --out audits/first"
+)
+
+
+def _example(example: tuple[str, str]) -> str:
+    """Return one whole command."""
+    purpose, options = example
+    head = f"{purpose[0].upper()}{purpose[1:]}:\n\n" if purpose else ""
+    more = f" \\\n  {options}" if options else ""
+    return f"\n{head}```\n{RUN}{more}\n```\n"
 
 
 TYPES = {

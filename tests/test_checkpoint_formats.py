@@ -39,6 +39,7 @@ class Case:
     steps: tuple[int, ...] = (2, 4)
     unit: str = "step"
     kinds: tuple[str, ...] = ("raw",)
+    shape: tuple[int, int, int] = SHAPE
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +67,15 @@ def cases(tmp_path_factory) -> dict[str, Case]:
         "edm": Case(trained.edm(root / "edm"), trusted, steps=(0, 2500), unit="kimg", kinds=("ema",)),
         "lab": Case(blends(root / "lab")),
         "plain": Case(plain, replace(shaped, model=FACTORY), "ddpm"),
+        "diffusers: train_unconditional": Case(
+            FIXTURES / "train_unconditional", steps=(4, 6), kinds=("raw", "ema"), shape=(8, 8, 3)
+        ),
+        "lora: train_text_to_image_lora": Case(FIXTURES / "text_to_image_lora", on_base),
+        "lora: kohya": Case(FIXTURES / "kohya", on_base),
+        "lora: ai-toolkit": Case(FIXTURES / "ai-toolkit", on_base),
+        "plain: the paper's": Case(
+            FIXTURES / "paper", replace(shaped, model="trained:OneLevelUnet"), "ddpm", steps=(10,), unit="epoch"
+        ),
     }
 
 
@@ -108,7 +118,13 @@ def random_input(model, n: int = 2):
 # The contract of every format in the registry
 # ---------------------------------------------------------------------------
 
-EVERY = pytest.mark.parametrize(("name", "case"), [(each, each) for each in registry.FORMATS], indirect=["case"])
+WRITTEN = (  # by trainers that no test can run: kept in tests/fixtures
+    *("diffusers: train_unconditional", "lora: train_text_to_image_lora", "lora: kohya", "lora: ai-toolkit"),
+    "plain: the paper's",
+)
+EVERY = pytest.mark.parametrize(
+    ("name", "case"), [(each.partition(":")[0], each) for each in (*registry.FORMATS, *WRITTEN)], indirect=["case"]
+)
 
 
 @EVERY
@@ -124,7 +140,7 @@ def test_a_format_finds_the_steps_that_its_trainer_wrote_and_no_other_format_cla
 def test_a_format_loads_a_deterministic_network_in_float32_and_leaves_the_random_state_alone(name, case):
     checkpoint = checkpoint_of(name, case)
     facts = model_facts(checkpoint, case.settings)
-    assert facts.image_shape == SHAPE and facts.parameters > 0
+    assert facts.image_shape == case.shape and facts.parameters > 0
     format = open_format(name, case.settings)
     state = torch.get_rng_state()
     checkpoint = replace(checkpoint, digest=format.inspect(checkpoint))
@@ -136,8 +152,8 @@ def test_a_format_loads_a_deterministic_network_in_float32_and_leaves_the_random
         first, second = (model.network(x, torch.tensor([5, 40])) for _ in range(2))
     assert first.shape == x.shape and first.dtype == torch.float32 and not first.requires_grad
     assert torch.equal(first, second) and first.isfinite().all()
-    assert model.image_shape == SHAPE and model.n_parameters > 0
-    pictures = np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1)
+    assert model.image_shape == case.shape and model.n_parameters > 0
+    pictures = np.resize(np.arange(256, dtype=np.uint8), (2, *case.shape))
     assert model.codec.encode(pictures).shape == x.shape
     assert model.codec.decode(x).shape == pictures.shape
 
@@ -368,6 +384,71 @@ def test_lora_weights_without_their_base_are_not_audited_and_the_reason_says_wha
         discover(cases["lora"].root, "a")
 
 
+def test_what_the_training_script_of_diffusers_wrote_is_read_as_it_lies(cases):
+    from diffusers import UNet2DModel
+
+    case = cases["diffusers: train_unconditional"]
+    discovery = discover(case.root, "a")
+    assert [(one.path.name, one.reason) for one in discovery.excluded] == [("unet", "no step in its name")]
+    assert {one.scheduler for one in discovery.found} == {case.root / "scheduler" / "scheduler_config.json"}
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 400])
+    for kind, folder in (("raw", "checkpoint-6/unet"), ("ema", "unet")):  # it ends by saving the average of that step
+        theirs = UNet2DModel.from_pretrained(case.root / folder).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded("diffusers", case, 1, kind).network(x, t), theirs(x, t).sample)
+
+
+def test_beside_a_lora_the_state_of_accelerate_and_the_last_file_are_no_further_checkpoints(cases, tmp_path):
+    case = cases["lora: train_text_to_image_lora"]
+    root = copied(case.root, tmp_path / "face-3")  # a number in the name of the folder is no step
+    discovery = discover(root, "a", case.settings)
+    assert [one.paths["raw"].name for one in discovery.found] == ["pytorch_lora_weights.safetensors"] * 2
+    assert (root / "checkpoint-2" / "model.safetensors").is_file()
+    last = (root / "pytorch_lora_weights.safetensors", "no step in its name, nor in it")
+    assert [(one.path, one.reason) for one in discovery.excluded] == [last]
+
+
+@pytest.mark.parametrize(("trainer", "scale"), [("kohya", "rank 4 and alpha 1: scale 0.25"), ("ai-toolkit", "rank 4,")])
+def test_a_lora_changes_the_base_by_alpha_over_rank_times_up_times_down(trainer, scale, cases):
+    from diffusers import StableDiffusionPipeline
+
+    case = cases[f"lora: {trainer}"]
+    case = replace(case, settings=replace(case.settings, prompts=("a cat", "a dog")))
+    assert scale in model_facts(checkpoint_of("lora", case, 1), case.settings).notes[0]
+    pipeline = StableDiffusionPipeline.from_pretrained(case.settings.base, safety_checker=None)
+    tensors = load_file(checkpoint_of("lora", case, 1).path)
+    merge(tensors, {f"lora_unet_{name}": each for name, each in pipeline.unet.named_modules()})
+    encoders = {name.removeprefix("text_model."): each for name, each in pipeline.text_encoder.named_modules()}
+    merge(tensors, {f"lora_te_text_model_{name}": each for name, each in encoders.items()})
+    assert not tensors
+    model = loaded("lora", case, 1)
+    x, t = random_input(model), torch.tensor([3, 400])
+    prompts, _ = pipeline.encode_prompt(["a cat", "a dog"], "cpu", 1, False)
+    with torch.no_grad():
+        expected = pipeline.unet(x, t, prompts).sample
+        torch.testing.assert_close(model.given(np.array([0, 1]))(x, t), expected, rtol=1e-4, atol=1e-5)
+
+
+def merge(tensors: dict[str, torch.Tensor], modules: dict[str, torch.nn.Module]) -> None:
+    """Add the changes that a file has for these modules to their weights, and take them out of it."""
+    for name, module in modules.items():
+        name = name.replace(".", "_")
+        if f"{name}.alpha" in tensors:
+            parts = ("alpha", "lora_up.weight", "lora_down.weight")
+            alpha, up, down = (tensors.pop(f"{name}.{part}").float() for part in parts)
+            change = alpha / len(down) * up.flatten(1) @ down.flatten(1)
+            module.weight.data += change.view_as(module.weight)
+
+
+def test_the_authors_weights_are_found_below_their_folder_and_give_what_their_class_gave(cases):
+    case = cases["plain: the paper's"]
+    assert discover(case.root, "a", case.settings).root == case.root / "Models"
+    reference = {name: torch.from_numpy(each) for name, each in np.load(case.root / "reference.npz").items()}
+    with torch.no_grad():
+        found = loaded("plain", case).network(reference["x"], reference["t"])
+    torch.testing.assert_close(found, reference["output"], rtol=1e-4, atol=1e-5)
+
+
 def test_a_stable_diffusion_series_is_encoded_and_decoded_by_the_autoencoder_of_its_base(cases):
     from diffusers import AutoencoderKL
 
@@ -408,8 +489,8 @@ def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases)
     case = cases["edm"]
     with pytest.raises(AuditError, match=r"it calls trained\.Denoiser.*--trust-pickle"):
         discover(case.root, "a")
-    model = loaded("edm", case)
-    theirs = pickle.loads((case.root / "network-snapshot-000000.pkl").read_bytes())["ema"]
+    model = loaded("edm", case, 1)
+    theirs = pickle.loads((case.root / "network-snapshot-002500.pkl").read_bytes())["ema"]
     x, t = random_input(model), torch.tensor([700, 400])
     abar = schedules.forward_process(model.scheduler).alphas_cumprod[t].double()
     sigma = ((1 - abar) / abar).sqrt().float()
@@ -418,6 +499,22 @@ def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases)
         denoised = theirs(x / a, sigma)
         v = model.network(x, t)
     torch.testing.assert_close(a * x - s * v, denoised, rtol=1e-3, atol=1e-4)
+
+
+def test_a_trusted_pickle_whose_code_is_not_there_says_where_to_start_the_audit(tmp_path, monkeypatch):
+    root, absent = tmp_path / "a", tmp_path / "absent"
+    absent.mkdir()
+    (absent / "code_of_edm.py").write_text("from trained import Denoiser as Base\nclass Denoiser(Base): pass\n")
+    monkeypatch.syspath_prepend(absent)
+    import code_of_edm
+
+    monkeypatch.setattr(trained, "Denoiser", code_of_edm.Denoiser)
+    trained.edm(root)
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "code_of_edm")
+    case = Case(root, ModelSettings(trust_pickle=True))
+    with pytest.raises(CheckpointError, match=r"No module named 'code_of_edm'; start the audit in the folder"):
+        loaded("edm", case)
 
 
 # ---------------------------------------------------------------------------
@@ -708,6 +805,15 @@ def test_class_conditional_transformers_are_audited_with_one_class_per_seed(audi
     assert "the same class per seed" in " ".join(record["notes"])
     outcome = audit("verify", tmp_path / "run")
     assert outcome.status == 0, outcome.err
+
+
+def test_snapshots_of_edm_are_audited_from_their_first_before_any_training(audit_args, audit, tmp_path):
+    """All of EDM's series begin at 0, and no later step has a ratio to that."""
+    a, b = (trained.edm(tmp_path / twin, seed, kimg=(0, 100, 200)) for twin, seed in (("a", 1), ("b", 2)))
+    record, outcome = audited(audit_args, audit, tmp_path, a, b, trust_pickle="")
+    assert record["scope"]["steps"] == [0, 100, 200] and record["resolved"]["unit"] == "kimg"
+    assert "step 0" in record["checks"]["phase"]["note"]
+    assert "steps are thousand images" in outcome.out
 
 
 def test_flows_on_pictures_minus_their_mean_are_audited(audit_args, audit, tmp_path):

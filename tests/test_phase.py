@@ -21,6 +21,13 @@ def test_twins_that_diverge_before_the_loss_is_least_have_a_biased_phase():
     assert 1 < found.ratio_low <= 8 / 3 <= found.ratio_high
 
 
+def test_twins_that_are_closest_at_step_zero_have_a_phase_and_no_ratio():
+    steps = [0, *STEPS[1:]]
+    found = phase.find(valley(0, 400, 3), valley(7, 300, 4), steps, SEEDS, 0)
+    assert found.claimed and found.bootstrap_share == 1
+    assert np.isnan(found.ratio_low) and np.isnan(found.ratio_high) and "step 0" in found.note
+
+
 def test_minima_in_the_other_order_are_no_biased_phase():
     found = phase.find(valley(7, 400, 3), valley(2, 300, 4), STEPS, SEEDS, 0)
     assert not found.claimed and found.bootstrap_share == 0 and found.p == 1

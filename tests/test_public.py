@@ -1,5 +1,6 @@
 """The package as a Python user meets it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,15 @@ def test_the_page_on_formats_says_what_the_code_says_of_every_format():
     page = (DOCS / "formats.md").read_text()
     assert formats_page(page) == page
     assert all(f"## `{name}`" in page for name in registry.FORMATS)
+
+
+def test_every_command_on_the_page_on_formats_names_options_that_there_are(audit):
+    blocks = (DOCS / "formats.md").read_text().replace("\\\n", "").split("```")[1::2]
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("audit run")]
+    assert len(commands) >= len(registry.FORMATS)
+    known = set(re.findall(r"--[a-z0-9-]+", audit("run", "--help").out))
+    given = {option for command in commands for option in re.findall(r" (--[a-z0-9-]+)", command)}
+    assert given <= known, given - known
 
 
 def test_the_page_on_metrics_is_what_the_code_says():

@@ -96,6 +96,7 @@ def test_the_schedule_of_denoising_diffusion_pytorch_is_read_without_torch(tmp_p
         ((500, 1000, 2500, 3000), ["between 1,000 and 2,500 optimizer steps, a hole of 3.0 times"]),
         ((500, 1000, 1500, 3000), ["between 1,500 and 3,000 optimizer steps"]),
         ((5, 6), []),
+        ((2, 2, 4, 4, 6, 6), []),  # two series in one folder, which the scan says
     ],
 )
 def test_a_series_that_starts_late_or_has_a_hole_says_so(steps, said):

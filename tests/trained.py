@@ -80,6 +80,66 @@ class TinyNet(torch.nn.Module):
         return self.last(torch.nn.functional.silu(self.first(x) + when))
 
 
+def _normed(n_in: int, n_out: int) -> torch.nn.ModuleDict:
+    convolution = torch.nn.Conv2d(n_in, n_out, 3, padding=1)
+    return torch.nn.ModuleDict({"norm": torch.nn.GroupNorm(8, n_in), "conv": convolution})
+
+
+def _convolved(part: torch.nn.ModuleDict, x: torch.Tensor) -> torch.Tensor:
+    return part["conv"](torch.nn.functional.silu(part["norm"](x)))
+
+
+class _TimedBlock(torch.nn.Module):
+    """Two convolutions with the time between them, added to the input; attention over pixels where asked."""
+
+    def __init__(self, n_in: int, width: int, attends: bool = False):
+        super().__init__()
+        self.block1, self.block2 = _normed(n_in, width), _normed(width, width)
+        self.dense = torch.nn.Linear(4 * width, width)
+        self.res_conv = torch.nn.Conv2d(n_in, width, 1) if n_in != width else torch.nn.Identity()
+        if attends:
+            heads = torch.nn.MultiheadAttention(width, 4, batch_first=True)
+            self.attention = torch.nn.ModuleDict({"group_norm": torch.nn.GroupNorm(8, width), "mhsa": heads})
+
+    def forward(self, x, when):
+        h = _convolved(self.block1, x) + self.dense(torch.nn.functional.silu(when))[:, :, None, None]
+        h = _convolved(self.block2, h) + self.res_conv(x)
+        if not hasattr(self, "attention"):
+            return h
+        pixels = self.attention["group_norm"](h).flatten(2).transpose(1, 2)
+        return h + self.attention["mhsa"](pixels, pixels, pixels)[0].transpose(1, 2).reshape(h.shape)
+
+
+class OneLevelUnet(torch.nn.Module):
+    """A network of one resolution whose weights have the names of the authors' U-Net; the factory for their layout."""
+
+    def __init__(self, width: int = 8):
+        super().__init__()
+        times = torch.nn.Sequential(
+            torch.nn.Embedding(1000, width),
+            torch.nn.Linear(width, 4 * width),
+            torch.nn.GELU(),
+            torch.nn.Linear(4 * width, 4 * width),
+        )
+        self.time_embeddings = torch.nn.ModuleDict({"time_mlp": times})
+        self.init_conv = torch.nn.Conv2d(1, width, 3, padding=1)
+        self.encoder_blocks = torch.nn.ModuleList([_TimedBlock(width, width)])
+        self.bottleneck_blocks = torch.nn.ModuleList([_TimedBlock(width, width, attends) for attends in (True, False)])
+        self.decoder_blocks = torch.nn.ModuleList([_TimedBlock(2 * width, width) for _ in range(2)])
+        self.final_block = _normed(width, 1)
+
+    def forward(self, x, t):
+        when = self.time_embeddings["time_mlp"](t.long())
+        first = self.init_conv(x)
+        skipped = [first, self.encoder_blocks[0](first, when)]
+        h = skipped[-1]
+        for block in self.bottleneck_blocks:
+            h = block(h, when)
+        for block in self.decoder_blocks:
+            h = block(torch.cat([h, skipped.pop()], dim=1), when)
+        return _convolved(self.final_block, h)
+
+
 @quietly
 def lightning(root: Path, seed: int = 0, steps: int = 4, ema: bool = False) -> Path:
     """Run lightning's Trainer with its ModelCheckpoint, every two steps, and ``last.ckpt``."""
@@ -294,16 +354,19 @@ class Denoiser(torch.nn.Module):
         return x / (1 + sigma.view(-1, 1, 1, 1) ** 2) + self.model(x, sigma * 100) * 0.1 + shift
 
 
-def edm(root: Path, seed: int = 0, label_dim: int = 0) -> Path:
-    """Pickle two snapshots by the save statement of EDM's training loop."""
+def edm(root: Path, seed: int = 0, label_dim: int = 0, kimg: tuple[int, ...] = (0, 2500)) -> Path:
+    """Pickle snapshots by the save statement of EDM's training loop."""
     import pickle
 
     root.mkdir(parents=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for kimg in (0, 2500):
-            data = {"ema": Denoiser(label_dim), "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
-            with (root / f"network-snapshot-{kimg:06d}.pkl").open("wb") as file:
+        for done in kimg:
+            network = Denoiser(label_dim)
+            if done == 0:  # EDM begins so: the last layer is near zero, and twins draw the same
+                torch.nn.init.constant_(network.model.last.weight, 1e-5)
+            data = {"ema": network, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
+            with (root / f"network-snapshot-{done:06d}.pkl").open("wb") as file:
                 pickle.dump(data, file)
     return root
 

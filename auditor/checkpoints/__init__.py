@@ -79,6 +79,7 @@ class Guide:
     schedule: str  # where the noise schedule and the prediction type come from
     command: str  # what to add to audit run
     tested: str  # on what files
+    examples: tuple[tuple[str, str], ...] = (("", ""),)  # (for what, options to add): whole commands on the page
 
 
 def open_format(name: str, settings: ModelSettings | None = None) -> Any:

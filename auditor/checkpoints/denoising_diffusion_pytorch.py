@@ -38,6 +38,7 @@ class DenoisingDiffusionPytorchFormat:
         "`--model-config model.json`, or put it beside the series: "
         '`{"dim": 64, "dim_mults": [1, 2, 4, 8], "channels": 3, "image_size": 32}`',
         "written by its Trainer",
+        (("", "--model-config model.json"),),
     )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:

@@ -59,6 +59,7 @@ class DitFormat:
         "DiT: 1000 linear steps, noise; SiT: the linear path, velocity, as `args` says",
         "`--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents; `--labels`, `--guidance-scale`",
         "that are saved by its code, not trained: its model class at width 12, two steps on noise, its save statement",
+        (("", "--autoencoder models/sd-vae-ft-mse --labels 10 --guidance-scale 4"),),
     )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:

@@ -20,6 +20,7 @@ from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
+WRAPPED = ".base_layer."  # in the whole network of a training by peft, which accelerate saves beside its LoRA
 MARKS = (".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".lora_down.", ".lora_up.")
 OF_TEXT = ("text_encoder.", "lora_te_", "lora_te1_")
 BASE = "Give the pipeline that was fine-tuned: --base FOLDER, with unet/, vae/, text_encoder/, tokenizer/, scheduler/."
@@ -32,12 +33,15 @@ class LoraFormat:
     REVISION = 1
     guide = Guide(
         "LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 and 2",
-        "`checkpoint-500/pytorch_lora_weights.safetensors`, or flat `NAME-000010.safetensors`, step in the header",
+        "`checkpoint-500/pytorch_lora_weights.safetensors` (the `model.safetensors` of accelerate beside it is passed "
+        "over), or flat `NAME-000010.safetensors`, step in the header",
         "as saved; the scale (alpha over rank) is reported",
         "the scheduler of `--base`; `modelspec.prediction_type` in a header of kohya goes before it",
         "`--base PIPELINE --prompts prompts.txt`",
-        "of a training by peft, saved by diffusers; kohya's layout: saved by diffusers' converter, not trained by "
-        "kohya; ai-toolkit: that layout with its header",
+        "that `train_text_to_image_lora.py` wrote in a run of four steps; kohya: trained and saved by its network "
+        "class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process not run. "
+        "From the last two, what is loaded equals the base plus alpha / rank times up times down",
+        (("", "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5"),),
     )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:
@@ -123,7 +127,8 @@ class LoraFormat:
 
 def claims(path: Path, header: Header) -> bool:
     """Whether a file holds LoRA weights."""
-    return header.kind == "safetensors" and any(mark in name for name in tensors_in(header.content) for mark in MARKS)
+    state = tensors_in(header.content) if header.kind == "safetensors" else {}
+    return any(mark in name for name in state for mark in MARKS) and not any(WRAPPED in name for name in state)
 
 
 def scale(header: Header) -> str:

@@ -41,6 +41,7 @@ class MonaiFormat:
         "the arguments of MONAI's `DDPMScheduler` under `scheduler` in the configuration, or `--scheduler`",
         "`--model-config network.json --image-shape 64x64x1`; pictures are taken to be scaled to [0, 1]",
         "of a training through MONAI's `DiffusionInferer`, saved as its tutorials do",
+        (("", "--model-config network.json --image-shape 64x64x1"),),
     )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:

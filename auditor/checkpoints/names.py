@@ -50,6 +50,11 @@ def stem_of(path: Path) -> str:
     return path.name.removesuffix(path.suffix) if path.suffix in WEIGHT_SUFFIXES else path.name
 
 
+def is_numbered(name: str) -> bool:
+    """Whether a file without a suffix is called like a step: ``Model_500``, ``Model_epoch_3``."""
+    return "." not in name and name.lower().startswith("model_") and progress(name)[0] >= 0
+
+
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """Return what a folder holds, sorted by name, without what is hidden."""
     with os.scandir(folder) as listed:
@@ -79,9 +84,13 @@ def series_folders(root: Path) -> list[Path]:
             if entry.is_dir(follow_symlinks=False):
                 if depth < MAX_DEPTH and (not is_pipeline or STEP_FOLDER.fullmatch(entry.name)):
                     folders.append((folder / entry.name, depth + 1))
-            elif entry.name == "model_index.json" or os.path.splitext(entry.name)[1] in WEIGHT_SUFFIXES:
+            elif _may_hold_weights(entry.name):
                 found[_above_steps(folder, root)] = None
     return sorted(one for one in found if one != root)
+
+
+def _may_hold_weights(name: str) -> bool:
+    return name == "model_index.json" or os.path.splitext(name)[1] in WEIGHT_SUFFIXES or is_numbered(name)
 
 
 def _above_steps(folder: Path, root: Path) -> Path:

@@ -20,6 +20,7 @@ from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
+MAKE = "--model mypackage.networks:make"
 HOW = "Give --model MODULE:FACTORY, a function in your code that returns the network (an nn.Module)."
 
 
@@ -36,7 +37,28 @@ class PlainFormat:
         "prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
         "`--scheduler` and `--prediction`",
         "`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
-        "written by lightning's Trainer; other layouts by `torch.save`",
+        "written by lightning's Trainer; for arXiv 2603.03469, of its authors' network class at width 8, trained with "
+        "their loss and saved by their statement; other layouts by `torch.save`",
+        (
+            (
+                "lightning, accelerate, an own loop",
+                f"{MAKE} --image-shape 32x32x1 --prediction epsilon --scheduler ddpm",
+            ),
+            ("the same, trained as a flow", f"{MAKE} --image-shape 32x32x3 --prediction flow"),
+            (
+                "guided-diffusion, improved-diffusion (`ema_...` files are the averages; the factory calls "
+                "`create_model(...)` with the flags of the training)",
+                f"{MAKE} --image-shape 64x64x3 --prediction epsilon --scheduler ddpm",
+            ),
+            (
+                "the authors' code of arXiv 2603.03469 (`Models/Model_500`, `Model_epoch_3`; paper.json is below)",
+                f"{MAKE} --image-shape 32x32x1 --scheduler paper.json --pixel-range 0,1 --pixel-mean own",
+            ),
+            (
+                "EDM, without its pickles (the factory returns the preconditioned network)",
+                f"{MAKE} --image-shape 32x32x3 --prediction edm",
+            ),
+        ),
     )
 
     def __init__(self, settings: ModelSettings | None = None) -> None:

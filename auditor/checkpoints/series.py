@@ -19,7 +19,7 @@ FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "pytorch
 
 def find(root: Path, claims: Callable[[Path, Header], bool], settings: ModelSettings) -> tuple[list[Found], Unusable]:
     """Return the steps whose files a format claims, and (step or -1, path, reason) of what is not usable."""
-    return _in_folder(sorted(_listed(root)), claims, settings)
+    return _in_folder(root, sorted(_listed(root)), claims, settings)
 
 
 def _listed(root: Path) -> list[Path]:
@@ -28,25 +28,20 @@ def _listed(root: Path) -> list[Path]:
     for entry in names.entries(root):
         path = root / entry.name
         if not entry.is_dir(follow_symlinks=False):
-            if path.suffix in names.WEIGHT_SUFFIXES or _is_numbered(path):
+            if path.suffix in names.WEIGHT_SUFFIXES or names.is_numbered(path.name):
                 found.append(path)
         elif names.progress(entry.name)[0] >= 0:
             found += [path / name for name in FOLDER_WEIGHTS if (path / name).is_file()]
     return found
 
 
-def _is_numbered(path: Path) -> bool:
-    """Whether a file without an accepted suffix is called like a step: ``Model_500``, ``Model_epoch_3``."""
-    return path.suffix == "" and path.name.lower().startswith("model_") and names.progress(path.name)[0] >= 0
-
-
 def _in_folder(
-    paths: list[Path], claims: Callable[[Path, Header], bool], settings: ModelSettings
+    root: Path, paths: list[Path], claims: Callable[[Path, Header], bool], settings: ModelSettings
 ) -> tuple[list[Found], Unusable]:
     found: list[Found] = []
     unusable: Unusable = []
     for path in paths:
-        stem = path.parent.name if path.name in FOLDER_WEIGHTS else names.stem_of(path)
+        stem = _stem(path, root)
         if names.NO_MODEL.fullmatch(stem):
             continue
         named, unit = names.progress(stem)
@@ -60,7 +55,7 @@ def _in_folder(
         elif one is not None:
             found.append(one)
     found, others = names.one_unit(_averages_beside(found))
-    found, twice = _without_latest(found)
+    found, twice = _without_latest(found, root)
     return found, [*unusable, *others, *twice]
 
 
@@ -105,21 +100,25 @@ def _averages_beside(found: list[Found]) -> list[Found]:
     return [*joined.values(), *rest]
 
 
-def _without_latest(found: list[Found]) -> tuple[list[Found], Unusable]:
+def _without_latest(found: list[Found], root: Path) -> tuple[list[Found], Unusable]:
     """Drop files that name no step, such as ``last.ckpt``, where their step is there under a number."""
     kept, twice = [], []
-    numbered = {one.step for one in found if _names_its_step(one)}
+    numbered = {one.step for one in found if _names_its_step(one, root)}
     for one in found:
-        if one.step in numbered and not _names_its_step(one):
+        if one.step in numbered and not _names_its_step(one, root):
             twice.append((one.step, next(iter(one.paths.values())), "a file with a number in its name has this step"))
         else:
             kept.append(one)
     return kept, twice
 
 
-def _names_its_step(one: Found) -> bool:
-    path = next(iter(one.paths.values()))
-    return names.progress(path.parent.name if path.name in FOLDER_WEIGHTS else names.stem_of(path))[0] >= 0
+def _names_its_step(one: Found, root: Path) -> bool:
+    return names.progress(_stem(next(iter(one.paths.values())), root))[0] >= 0
+
+
+def _stem(path: Path, root: Path) -> str:
+    """Return what names the step of a file: itself, or the folder below ``root`` in which it lies alone."""
+    return names.stem_of(path) if path.parent == root else path.parent.name
 
 
 def chosen(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], trusted: bool) -> dict[str, Any]:

@@ -89,6 +89,9 @@ def payload(path: Path, trusted: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
+    except ModuleNotFoundError as problem:  # only code that is trusted imports anything
+        what = f"{path.name} runs code that is not there: {problem}; start the audit in the folder that holds it."
+        raise CheckpointError(what, path) from problem
     except Exception as problem:  # whatever a damaged archive or a strange object makes torch raise
         said = str(problem).rpartition("WeightsUnpickler error: ")[2].split("\n", 1)[0][:200].strip().rstrip(".")
         raise CheckpointError(f"{path.name} cannot be read: {said}.", path, SAVE_AGAIN) from problem

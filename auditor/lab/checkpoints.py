@@ -48,6 +48,7 @@ class LabFormat:
         schedule="in `scheduler/`, beside the checkpoints",
         command="nothing",
         tested="written by `audit lab`",
+        examples=(("", "--spaces onehot,level-1"),),
     )
 
     def __init__(self, settings: Any = None) -> None:

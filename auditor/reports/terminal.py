@@ -251,9 +251,12 @@ def onsets(report: Report, width: int) -> Group:
 def phase(report: Report) -> str:
     """Say whether held-out loss still falls while the twins diverge."""
     found = report.record["checks"].get("phase") or {}
-    if found.get("ratio_low") is None:
+    if found.get("bootstrap_share") is None:
         return f"biased phase: not known ({found.get('note', 'the run is not finished')})"
     claim = "held-out loss still falls after the twins diverge" if found["claimed"] else "not shown"
+    if found["ratio_low"] is None:
+        share = f"least twin distance before least loss in {found['bootstrap_share']:.0%} of resamples"
+        return f"biased phase: {claim} ({share}; {found['note']})"
     return (
         f"biased phase: {claim} (least loss at {found['ratio_low']:.2g} to {found['ratio_high']:.2g} times the step of "
         f"least twin distance; before it in {found['bootstrap_share']:.0%} of resamples)"
