@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+WARNING = "warning: "  # what is said with it must be read, and is no progress
 QUIET_SECONDS = 10.0  # between progress lines where stderr is no terminal
 
 
@@ -77,11 +78,20 @@ class Progress:
     def __call__(self, label: str, calls: int) -> None:
         """Take note that ``calls`` more network calls are finished, while doing ``label``."""
         now = time.monotonic()
+        if WARNING in label:
+            self._keep(label)
+            return
         if not self.done and not calls:
             self._started = now  # what comes before the first network call says nothing about their rate
         self.done += calls
         if label != self._label or now - self._spoken >= (0.2 if self.stream.isatty() else QUIET_SECONDS):
             self._show(label, now)
+
+    def _keep(self, label: str) -> None:
+        """Write a line that stays, whatever is said next."""
+        self.close()
+        self.stream.write(f"{label}\n")
+        self.stream.flush()
 
     def _show(self, label: str, now: float) -> None:
         is_terminal = self.stream.isatty()

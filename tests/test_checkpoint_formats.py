@@ -17,7 +17,15 @@ import trained
 from safetensors.torch import load_file, save_file
 
 from auditor import registry, schedules
-from auditor.checkpoints import ModelSettings, discover, load, model_facts, open_format, scheduler_config
+from auditor.checkpoints import (
+    ModelSettings,
+    check_compatible,
+    discover,
+    load,
+    model_facts,
+    open_format,
+    scheduler_config,
+)
 from auditor.checkpoints.pairing import pair
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.fixture import Fixture
@@ -578,6 +586,23 @@ def test_averages_are_told_from_raw_weights(layout, tmp_path):
         x, t = random_input(model), torch.tensor([3, 400])
         with torch.no_grad():
             assert torch.equal(model.network(x, t), network(x, t))
+
+
+def test_twins_whose_networks_differ_in_size_or_scale_pictures_differently_are_refused(cases, tmp_path):
+    name = "denoising-diffusion-pytorch"
+    a, b = cases[name], copied(cases[name].root, tmp_path / "b")
+    arguments = json.loads((b / "model.json").read_text())
+    (b / "model.json").write_text(json.dumps(arguments | {"auto_normalize": False}))
+    twins = pair(discover(a.root, "a", a.settings), discover(b, "b", a.settings))
+    with pytest.raises(AuditError, match=r"differ in pixels: \(-1.0, 1.0\) at a/step-\d+, \(0.0, 1.0\) at b/step"):
+        check_compatible(twins, None, a.settings)
+    for twin, width in (("c", 8), ("d", 9)):
+        (tmp_path / twin).mkdir()
+        torch.save(trained.TinyNet(width).state_dict(), tmp_path / twin / "step-1.pt")
+    told = ModelSettings(model=FACTORY, image_shape=(8, 8, 1))
+    twins = pair(discover(tmp_path / "c", "a", told), discover(tmp_path / "d", "b", told))
+    with pytest.raises(AuditError, match="differ in parameters"):
+        check_compatible(twins, "ddpm", told)
 
 
 def test_averages_in_files_of_their_own_belong_to_the_step(tmp_path):

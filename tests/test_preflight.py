@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from auditor import preflight
@@ -47,6 +48,13 @@ def test_near_duplicates_between_sets_are_counted_and_named():
     (line,) = said(a=a, b=b)
     assert line.startswith("2 of 300 images of train-a that were looked at have a near-duplicate among 300 of train-b")
     assert "train-a/7 and train-b/5" in line and "audit split" in line
+
+
+def test_near_duplicates_of_held_out_images_are_no_control():
+    a, heldout = films(300, 1), films(250, 3)
+    heldout[4] = changed(a[[7]])[0]
+    (line,) = said(a=a, heldout=heldout)
+    assert "1 of 250 images of heldout" in line and "such held-out images are no control" in line
 
 
 def test_sets_that_are_mostly_near_duplicates_are_refused_unless_overlap_is_allowed():
@@ -107,6 +115,34 @@ def test_classes_that_are_spread_unevenly_are_said():
     odd = image_set("train-b", films(300, 2), ["ill"] * 100 + ["well"] * 200)
     assert said(a=a, b=even) == []
     assert "'ill' is 66.7% of one and 33.3% of the other" in said(a=a, b=odd)[0]
+
+
+class InZeroToOne(torch.nn.Module):
+    """A network that predicts pictures from 0 to 1, whatever it is told of their range."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, t):
+        return torch.sigmoid(20 * self.slope * (x - 0.5))
+
+
+def test_samples_of_another_range_than_pictures_are_scaled_to_are_told_at_once_and_in_the_report(
+    audit, audit_args, tmp_path
+):
+    for twin, slope in (("a", 1.0), ("b", 1.1)):
+        (tmp_path / twin).mkdir()
+        torch.save({"slope": torch.tensor(slope)}, tmp_path / twin / "step-10.pt")
+    given = {"ckpts_a": tmp_path / "a", "ckpts_b": tmp_path / "b", "model": "test_preflight:InZeroToOne"}
+    more = {"image_shape": "8x8x1", "prediction": "sample", "scheduler": "ddpm", "spaces": "pixel", "loss_levels": "2"}
+    outcome = audit(*audit_args(**given, **more))
+    assert outcome.status == 0, outcome.err
+    said = [line for line in outcome.err.splitlines() if "warning:" in line]
+    assert len(said) == 1 and "--pixel-range 0,1 fits better" in said[0]
+    assert "--pixel-range 0,1 fits better" in " ".join(outcome.out.split())
+    fitting = audit(*audit_args(**given, **more, pixel_range="0,1", out=tmp_path / "fitting"))
+    assert fitting.status == 0 and "warning:" not in fitting.err
 
 
 def test_what_was_seen_reaches_the_report_and_is_not_looked_at_again(

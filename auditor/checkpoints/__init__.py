@@ -318,14 +318,14 @@ def check_compatible(
     Raises
     ------
     AuditError
-        If an image shape, a noise schedule, a prediction type, a conditioning or an autoencoder differs; it names
-        twin, step and both values.
+        If an image shape, a size of the network, a scaling of pictures, a noise schedule, a prediction type, a
+        conditioning or an autoencoder differs; it names twin, step and both values.
     """
     first, *rest = pair.a.checkpoints + pair.b.checkpoints
     facts, config = model_facts(first, settings), scheduler_config(first, override, settings)
     for checkpoint in rest:
         found = model_facts(checkpoint, settings)
-        for key in ("image_shape", "model", "conditioning", "n_classes"):
+        for key in ("image_shape", "model", "parameters", "conditioning", "n_classes", "pixels"):
             _refuse_difference(key, first, getattr(facts, key), checkpoint, getattr(found, key))
         both = (_content(one.autoencoder) for one in (facts, found))
         _refuse_difference("autoencoder", first, next(both), checkpoint, next(both))

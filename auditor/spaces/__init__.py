@@ -25,8 +25,8 @@ class SpaceSettings:
     clip_model: str = "ViT-B-32"  # an open_clip model name, or local-dir:PATH
     clip_weights: str = "laion2b_s34b_b79k"  # a pretrained tag of that model, or a weights file
     grammar: str | None = None  # grammar.json of the sequences, for the level spaces
-    instead: str = "run without this space: --spaces pixel,correlation"  # what else can be done where it cannot be had
     training: Callable[[], Sequence[np.ndarray]] | None = None  # the halves' images, uint8 [n, h, w, c], for pca spaces
+    instead: str = "run without this space: --spaces pixel,correlation"  # what else can be done where it cannot be had
 
 
 class Space(Protocol):
