@@ -1,9 +1,15 @@
 """Is there a biased phase: constructed curves whose minima are known."""
 
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from auditor import phase
+from auditor.measuring import without_nan
+from auditor.reports import terminal
 
 STEPS = [100 * (i + 1) for i in range(11)]
 SEEDS = (1, 2)
@@ -26,6 +32,14 @@ def test_twins_that_are_closest_at_step_zero_have_a_phase_and_no_ratio():
     found = phase.find(valley(0, 400, 3), valley(7, 300, 4), steps, SEEDS, 0)
     assert found.claimed and found.bootstrap_share == 1
     assert np.isnan(found.ratio_low) and np.isnan(found.ratio_high) and "step 0" in found.note
+
+
+def test_a_phase_without_a_ratio_can_be_written_and_is_told():
+    found = phase.find(valley(0, 400, 3), valley(7, 300, 4), [0, *STEPS[1:]], SEEDS, 0)
+    written = json.dumps({name: without_nan(value) for name, value in asdict(found).items()}, allow_nan=False)
+    told = terminal.phase(SimpleNamespace(record={"checks": {"phase": json.loads(written)}}))
+    assert "held-out loss still falls after the twins diverge (least twin distance before least loss in 100%" in told
+    assert told.endswith("to which no step has a ratio)")
 
 
 def test_minima_in_the_other_order_are_no_biased_phase():

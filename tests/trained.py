@@ -362,10 +362,7 @@ def edm(root: Path, seed: int = 0, label_dim: int = 0, kimg: tuple[int, ...] = (
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for done in kimg:
-            network = Denoiser(label_dim)
-            if done == 0:  # EDM begins so: the last layer is near zero, and twins draw the same
-                torch.nn.init.constant_(network.model.last.weight, 1e-5)
-            data = {"ema": network, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
+            data = {"ema": Denoiser(label_dim), "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
             with (root / f"network-snapshot-{done:06d}.pkl").open("wb") as file:
                 pickle.dump(data, file)
     return root

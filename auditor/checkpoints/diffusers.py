@@ -87,13 +87,13 @@ class DiffusersFormat:
         "`unet_ema/` and `transformer_ema/` beside `unet/` and `transformer/`",
         "`scheduler/scheduler_config.json` in the step's folder, in that of the series, or in `--base`",
         "nothing; `--base PIPELINE` where autoencoder and text encoder are not beside the series",
-        "that `train_unconditional.py` wrote in a run of six steps (`--use_ema`, `--checkpoints_total_limit`); "
-        "fine-tunes of Stable Diffusion, class-conditional networks and pipelines: saved by diffusers' own "
-        "`save_pretrained`, the fine-tunes after a few optimizer steps",
+        "that `train_unconditional.py` wrote in a run of six steps (`--use_ema`, `--checkpoints_total_limit`); checked "
+        "on what `train_text_to_image.py` wrote, too large to keep; fine-tunes of Stable Diffusion, class-conditional "
+        "networks and pipelines: saved by diffusers' own `save_pretrained`, the fine-tunes after a few optimizer steps",
         (
             ("`train_unconditional.py`, and whole pipelines per step", ""),
             (
-                "`train_text_to_image.py`, whose steps hold the U-Net alone",
+                "`train_text_to_image.py` (once it has ended, without `--base`: the rest of the pipeline lies beside)",
                 "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5",
             ),
         ),
