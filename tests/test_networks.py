@@ -13,6 +13,7 @@ from auditor.reports import heats, html, members, networks, read_report, text_of
 from auditor.reports.pictures import BLURRED, LEFT_OUT
 
 RUN = Path(__file__).parent.parent / "sample_reports" / "run"
+SETS_COMPARED = ["images of half a", "images of half b", "held-out images"]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,33 @@ def test_losses_are_shown_of_every_training_at_the_steps_that_matter(report):
     assert [panel.title for panel in chart.panels] == [f"step {s}, twin {t}" for t in "ab" for s in ("4,500", "18,000")]
     table = report.tables["profiles"].set_index(["step", "twin", "metric"]).loc[18000, "b", "loss_own"]
     own = chart.panels[-1].curves[0]
-    assert own.name == "own images" and own.x.tolist() == table.t.tolist() and own.y.tolist() == table.value.tolist()
+    assert own.name == "own images" and own.y.tolist() == table.value.tolist()
+    resolved = report.record["resolved"]
+    assert own.x.tolist() == resolved.get("loss_log_snr", resolved["loss_times"])
     assert "Step 18,000 (last), twin b, at t = 63: 0.127 on own images" in chart.words
+
+
+def test_predictions_are_compared_on_either_half_and_on_heldout_images_at_several_noises(report):
+    chart = next(each for each in networks.charts(report) if each.key == "agreement-by-noise")
+    assert [panel.title for panel in chart.panels] == ["t = 63", "t = 313", "t = 687", "t = 937"]
+    assert all([each.name for each in panel.curves] == SETS_COMPARED for panel in chart.panels)
+    table = report.tables["profiles"]
+    table = table[(table.metric == "agreement_heldout") & (table.t == 63)].sort_values("step")
+    assert chart.panels[0].curves[2].y.tolist() == table.value.tolist()
+    assert f"most alike at step {table.set_index('step').value.idxmax():,}" in chart.words
+
+
+def test_shares_of_the_memorizer_stand_between_the_twin_and_the_memorizer_by_region(report):
+    chart = next(each for each in networks.charts(report) if each.key == "memorizer-share-by-region")
+    (panel,) = chart.panels
+    assert [(level.name, level.y) for level in panel.levels] == [("the twin", 0.0), ("the memorizer", 1.0)]
+    own = panel.curves[0]
+    assert own.name == "own images" and own.y[-1] > own.y[0]
+
+
+def test_the_page_has_every_chart_of_what_the_networks_tell(report):
+    said = section(report)
+    assert all(f'id="figure-{chart.key}"' in said for chart in networks.charts(report))
 
 
 def test_a_significant_cell_of_the_map_is_marked_in_more_than_color(report):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from auditor.reports import Report, scales, shortened
+from auditor.reports import Report, regions, scales, shortened
 from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, signed
 from auditor.reports.traces import text
 
@@ -58,8 +58,8 @@ def rows(report: Report, metric: str, twin: str, step: int | None = None) -> pd.
 
 
 def charts(report: Report) -> list[Chart]:
-    """Return the charts of losses by noise level and of onsets by scale, as far as the run has them."""
-    return [] if missing(report) else [losses(report), *scales.charts(report)]
+    """Return the charts of losses and predictions by noise level, region and scale, as far as the run has them."""
+    return [] if missing(report) else [losses(report), *regions.charts(report), *scales.charts(report)]
 
 
 def losses(report: Report) -> Chart:
