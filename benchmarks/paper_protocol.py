@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from scipy import special
 
-from auditor import noise, sampling, stats
+from auditor import denoising, noise, sampling, stats
 from auditor.lab import exact, sweeps
 from auditor.lab.blend import Course, initial_weights
 from auditor.lab.decomposition import decompose, divergence
@@ -167,10 +167,13 @@ def of_run(root: Path) -> str:
         by_image = cells.groupby("id", observed=True).loss.mean()
         naive = cells.loss.std(ddof=1) / np.sqrt(len(cells))
         image = by_image.std(ddof=1) / np.sqrt(len(by_image))
-        first = cells.loss[cells.t == 0].mean()
+        first, last = cells.loss[cells.t == 0].mean(), int(cells.t.max()) + 1
+        levels = {n: cells.loss[cells.t.isin(denoising.time_levels(n, last))].mean() for n in (8, 16, 32)}
+        at_levels = ", ".join(f"{value:.4f} at {n}" for n, value in levels.items())
         lines.append(
             f"loss at {path.name.split('.')[0]}: {cells.loss.mean():.4f}, error over cells {naive:.5f}, over images "
-            f"{image:.5f}; at time 0 {first:.3f}, without it {cells.loss[cells.t > 0].mean():.4f}"
+            f"{image:.5f}; at time 0 {first:.3f}, without it {cells.loss[cells.t > 0].mean():.4f}; "
+            f"the same cells at this project's levels of the noise alone {at_levels}"
         )
     return "\n".join(lines)
 

@@ -279,7 +279,7 @@ def published(report: Report, width: int) -> Group | None:
         grid.add_column("\nhere", justify="right", no_wrap=True)
     for step in report.steps:
         grid.add_row(f"{step:,}", *(cell for each in shown.values() for cell in published_cells(each, step)))
-    words = "± as published, one standard error; [ ] 95 % interval; < least, or in the 95 % set."
+    words = "± one standard error as published; [ ] 95 % interval; < least, or in the 95 % set (no underfit steps)."
     found = [published_onset(rows[rows.quantity == name], *said) for name, said in PUBLISHED_ONSETS.items()]
     return Group(head, grid, Text(" ".join([words, *filter(None, found)]), style="dim"))
 

@@ -82,7 +82,7 @@ class Experiment:
 SCALES = {
     "full": Experiment(32, 32, 1024, 1024, 512, 1e-4, log_spaced(200, 10_000, 20), 2000, 50, 256, 16),
     # Fewer images and a higher rate bring the turn of the loss into what two cores can train.
-    "small": Experiment(16, 16, 128, 1024, 32, 1e-3, log_spaced(150, 4000, 10), 256, 25, 64, 8),
+    "small": Experiment(16, 16, 128, 1024, 32, 1e-3, log_spaced(150, 2777, 9), 256, 25, 64, 8),
 }
 
 
