@@ -14,11 +14,13 @@ from conftest import make_fast, smooth_images
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "real_images"
 sys.path.insert(0, str(FOLDER))
 
+import faults  # noqa: E402
 import figure  # noqa: E402
 import make  # noqa: E402
 import unet  # noqa: E402
 
 from auditor.errors import AuditError  # noqa: E402
+from auditor.run import RunDirectory  # noqa: E402
 
 TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, 2, 6, 2, trainings=3)
 
@@ -124,6 +126,16 @@ def test_all_pairs_are_audited_and_the_figures_have_intervals_over_trainings(mad
     for name in ("figure-1a", "figure-2"):
         assert (made / "figure" / f"{name}.png").stat().st_size > 1000
         assert "<svg" in (made / "figure" / f"{name}.svg").read_text()
+
+
+def test_published_errors_and_losses_are_told_on_the_same_trainings(made, monkeypatch):
+    monkeypatch.setattr(faults, "EVERY", 250)
+    names = [f"s{i}" for i in range(3)]
+    told = faults.errors(RunDirectory(made / "audit"), [("s0", "s1"), ("s0", "s2"), ("s1", "s2")], [3, 6], names)
+    assert told.count("times 1.96 published errors") == 2
+    network = unet.make(1, 8).eval()
+    assert faults.cells(network, np.zeros((2, 8, 8, 1))).shape == (4, 2)
+    assert faults.losses(made, 6, names).count("with the mean of") == 3
 
 
 def test_the_set_over_trainings_holds_what_is_not_shown_to_lie_above():

@@ -289,7 +289,7 @@ def published_cells(rows: pd.DataFrame, step: int) -> tuple[str, str]:
     if step not in rows.index:
         return "-", "-"
     row = rows.loc[step]
-    there = f"{row.published:.4f} ±{row.published_error:.4f}{'<' if row.published_onset else ' '}"
+    there = f"{row.published:.4f} ±{row.published_error:.5f}{'<' if row.published_onset else ' '}"
     interval = "" if np.isnan(row.own_low) else f"[{row.own_low:.4f}, {row.own_high:.4f}]"
     return there, f"{interval or f'{row.own:.4f}'}{'<' if row.own_onset else ' '}"
 
