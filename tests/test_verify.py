@@ -103,6 +103,7 @@ def test_every_value_of_every_table_is_compared(finished):
     expected = sum(
         len(frame) * (len(frame.column_names) - len(keys))
         for name, keys in verify.KEYS.items()
+        if name != "protocol"  # not every run has it; test_protocol.py changes a value of it
         for frame in [pq.read_table(run.table(name))]
     )
     checks = {k: v for k, v in run.read_record()["checks"].items() if k not in verify.NOT_RECOMPUTED}
