@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,8 +57,8 @@ class AuditConfig:
         "their training images; cannot show a checkpoint safe.",
         False,
     )
-    n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2)
-    seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0)
+    n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2, high=10**7)
+    seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0, high=2**62)
     sampler: str = setting("ddim (eta 0), ddpm (shared per-step noise) or dpm++.", "ddim")
     sampling_steps: int | None = setting("Sampling steps [default: 50 ddim, all ddpm, 20 dpm++].", low=1)
     batch_size: str = setting("Images per network call, fixed for a run, or auto.", "auto")
@@ -103,7 +104,10 @@ class AuditConfig:
     loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
     u_turns: int = setting("Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0)
     trajectories: int = setting(
-        "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.", 0, low=0
+        "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.",
+        0,
+        low=0,
+        high=10**5,
     )
     fpr: float | None = setting(
         "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
@@ -125,7 +129,7 @@ class AuditConfig:
                 close = get_close_matches(name, (*SPACES, *SPACE_GROUPS), n=1)
                 hint = f"Did you mean {close[0]}? " if close else ""
                 raise AuditError(f"There is no space {name!r}.", "--spaces", f"{hint}Choose from: {', '.join(SPACES)}.")
-        if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size) > 0):
+        if self.batch_size != "auto" and not re.fullmatch("0*[1-9][0-9]{0,4}", self.batch_size):
             raise AuditError(
                 f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
             )
@@ -133,8 +137,10 @@ class AuditConfig:
         self.window_limits  # noqa: B018
 
     def _require_range(self, each: dataclasses.Field[Any]) -> None:
-        """Refuse a number outside the range of its setting."""
+        """Refuse a text that is empty, and a number outside the range of its setting."""
         low, high, value = each.metadata.get("low"), each.metadata.get("high"), getattr(self, each.name)
+        if isinstance(value, str) and not value.strip():  # as a path it would be the current folder
+            raise AuditError(f"{option(each.name)} is empty.", option(each.name), "Give a value, or leave it out.")
         if value is not None and low is not None and not value >= low:
             raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at least {low}.")
         if value is not None and high is not None and value > high:
@@ -218,11 +224,10 @@ def shape_from(given: str | None) -> tuple[int, int, int] | None:
     """Return (h, w, c) from ``32x32x1``."""
     if given is None:
         return None
-    parts = given.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts) or parts[2] not in ("1", "3"):
+    if not re.fullmatch("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[13]", given.lower()):
         remedy = "Give HEIGHTxWIDTHxCHANNELS, such as 32x32x1; pictures have 1 or 3 channels."
         raise AuditError(f"{given!r} is no image shape.", "--image-shape", remedy)
-    height, width, channels = map(int, parts)
+    height, width, channels = map(int, given.lower().split("x"))
     return height, width, channels
 
 

@@ -101,6 +101,11 @@ def test_an_error_of_ours_keeps_its_traceback(audit, monkeypatch):
         audit("report", "somewhere")
 
 
+@pytest.mark.parametrize("arguments", [("split", "x.npz", "--out", ""), ("run", "--out="), ("report", "")])
+def test_an_empty_argument_is_refused_and_never_means_the_current_folder(audit, arguments):
+    assert_refused(audit(*arguments), "An argument is empty.", "is a variable not set?")
+
+
 def test_a_users_error_is_three_lines_without_a_traceback(audit, monkeypatch):
     def refuse(root):
         raise AuditError("This happened.", "here", "Do that.")
@@ -282,6 +287,17 @@ def test_missing_clip_weights_are_an_error_before_anything_is_sampled(audit, aud
         ({"weights": "best"}, "no weights called 'best'"),
         ({"steps": "90,91"}, "No twin has a usable checkpoint at step 91"),
         ({"device": "tpu"}, "The device 'tpu' is not known"),
+        ({"base": "no/such"}, "The folder no/such does not exist."),
+        ({"autoencoder": str(Path(__file__).parent)}, "holds no config.json and no vae"),
+        ({"format": "plane"}, "--format\n"),
+        ({"model": "no.module:nothing"}, "for the format plain, the only one that was asked"),
+        ({"device": "cpu:x"}, "The device 'cpu:x' is not known"),
+        ({"batch_size": "²"}, "The batch size '²' is no count"),
+        ({"batch_size": "9" * 5000}, "is no count"),
+        ({"n_samples": 10**20}, "Give at most 10000000"),
+        ({"seed": 10**20}, "--seed is 100000000000000000000"),
+        ({"image_shape": "8x²x1"}, "'8x²x1' is no image shape"),
+        ({"steps": "9" * 5000}, "is no list of steps"),
         ({"loss_levels": 1000}, "1000 noise levels"),
         ({"spaces": "pixle"}, "Did you mean pixel?"),
         ({"n_samples": 1}, "Give at least 2"),
