@@ -30,6 +30,10 @@ def main() -> None:
     except AuditError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except PermissionError as error:  # any look at a path may meet it, also at one whose folder may not be entered
+        refused = AuditError("Permission denied.", error.filename or "", "Make it accessible, or give another path.")
+        print(f"error: {refused}", file=sys.stderr)
+        sys.exit(1)
 
 
 def refuse_empty(arguments: list[str]) -> None:
