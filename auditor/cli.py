@@ -25,10 +25,23 @@ app.add_typer(cli_lab.app, name="lab")
 def main() -> None:
     """Run the command line; a user's mistake is three lines on stderr and exit status 1."""
     try:
+        refuse_empty(sys.argv[1:])
         app()
     except AuditError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except PermissionError as error:  # any look at a path may meet it, also at one whose folder may not be entered
+        refused = AuditError("Permission denied.", error.filename or "", "Make it accessible, or give another path.")
+        print(f"error: {refused}", file=sys.stderr)
+        sys.exit(1)
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """Refuse an empty argument, as a shell's unset variable leaves: as a path it would be the current folder."""
+    for before, argument in zip(["audit", *arguments], arguments, strict=False):
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            where = argument or f"behind {before}"
+            raise AuditError("An argument is empty.", where, "Give a value, or leave it out (is a variable not set?).")
 
 
 if __name__ == "__main__":

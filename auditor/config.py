@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,8 +59,8 @@ class AuditConfig:
         "their training images; cannot show a checkpoint safe.",
         False,
     )
-    n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2)
-    seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0)
+    n_samples: int = setting("Samples per checkpoint (seeds).", 2000, low=2, high=10**7)
+    seed: int = setting("First seed: sample i has seed SEED + i.", 0, low=0, high=2**62)
     protocol: str = setting(
         "ours, or paper: sample as arXiv 2603.03469 did, and tell its onsets and error bars beside the tool's own.",
         "ours",
@@ -115,7 +116,10 @@ class AuditConfig:
     )
     u_turns: int = setting("Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0)
     trajectories: int = setting(
-        "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.", 0, low=0
+        "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.",
+        0,
+        low=0,
+        high=10**5,
     )
     fpr: float | None = setting(
         "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
@@ -137,7 +141,7 @@ class AuditConfig:
                 close = get_close_matches(name, (*SPACES, *SPACE_GROUPS), n=1)
                 hint = f"Did you mean {close[0]}? " if close else ""
                 raise AuditError(f"There is no space {name!r}.", "--spaces", f"{hint}Choose from: {', '.join(SPACES)}.")
-        if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size) > 0):
+        if self.batch_size != "auto" and not re.fullmatch("0*[1-9][0-9]{0,4}", self.batch_size):
             raise AuditError(
                 f"The batch size {self.batch_size!r} is no count.", "--batch-size", "Give 64, say, or auto."
             )
@@ -165,8 +169,10 @@ class AuditConfig:
         object.__setattr__(self, "sampler", PUBLISHED_SAMPLER)
 
     def _require_range(self, each: dataclasses.Field[Any]) -> None:
-        """Refuse a number outside the range of its setting."""
+        """Refuse a text that is empty, and a number outside the range of its setting."""
         low, high, value = each.metadata.get("low"), each.metadata.get("high"), getattr(self, each.name)
+        if isinstance(value, str) and not value.strip():  # as a path it would be the current folder
+            raise AuditError(f"{option(each.name)} is empty.", option(each.name), "Give a value, or leave it out.")
         if value is not None and low is not None and not value >= low:
             raise AuditError(f"{option(each.name)} is {value}.", option(each.name), f"Give at least {low}.")
         if value is not None and high is not None and value > high:
@@ -270,11 +276,10 @@ def shape_from(given: str | None) -> tuple[int, int, int] | None:
     """Return (h, w, c) from ``32x32x1``."""
     if given is None:
         return None
-    parts = given.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts) or parts[2] not in ("1", "3"):
+    if not re.fullmatch("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[13]", given.lower()):
         remedy = "Give HEIGHTxWIDTHxCHANNELS, such as 32x32x1; pictures have 1 or 3 channels."
         raise AuditError(f"{given!r} is no image shape.", "--image-shape", remedy)
-    height, width, channels = map(int, parts)
+    height, width, channels = map(int, given.lower().split("x"))
     return height, width, channels
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from auditor import images
+from auditor.checkpoints import names
 from auditor.config import AuditConfig
 from auditor.errors import AuditError
 from auditor.images import Reading
@@ -138,7 +139,8 @@ def is_file_of_samples(path: Path) -> bool:
 def number(name: str) -> int | None:
     """Return the last whole number in a name: 500 of checkpoint-500, 123 of sample_000123."""
     found = re.findall(r"\d+", name)
-    return int(found[-1]) if found else None
+    step = names.number(found[-1]) if found else -1
+    return step if step >= 0 else None
 
 
 def common_steps(steps: Mapping[str, set[int]], wanted: tuple[int, ...] | None) -> list[int]:

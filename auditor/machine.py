@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,12 @@ def resolve_device(asked: str, earlier: Mapping[str, Any]) -> str:
 
     available = torch.cuda.is_available()
     device = earlier.get("device") or ("cuda" if available else "cpu") if asked == "auto" else asked
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise AuditError(f"The device {asked!r} is not known.", "--device", "Give cpu, cuda, cuda:1 or auto.")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+        raise AuditError(f"The device {device!r} is not known.", "--device", "Give cpu, cuda, cuda:1 or auto.")
     if device.startswith("cuda") and not available:
         raise AuditError("There is no CUDA device here.", f"--device {device}", "Give --device cpu, or auto.")
+    if device.startswith("cuda:") and int(device[5:]) >= (n := torch.cuda.device_count()):
+        raise AuditError(f"There are {n} CUDA devices here.", f"--device {device}", f"Give cuda:0 to cuda:{n - 1}.")
     if device.startswith("cuda"):  # TF32 would make the twins' difference depend on the card
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False

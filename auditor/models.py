@@ -17,6 +17,7 @@ from auditor.sampling import Conditions
 
 OWN = "own"  # --pixel-mean of each training half
 AT_ONCE = 256  # pictures summed at once
+MAX_DIGITS = 9  # of the number of a class
 MAX_LINES = 1_000_000  # of a file of labels or prompts
 
 
@@ -77,12 +78,12 @@ def refuse_foreign(config: AuditConfig, facts: Facts) -> None:
 
 def class_numbers(given: str | None, n_classes: int) -> tuple[int, ...]:
     """Return the classes to sample in turn: all, the first N, or those of a file, in order."""
-    if given is None or given.isdigit():
+    if given is None or is_number(given):
         n = n_classes if given is None else int(given)
         numbers = tuple(range(n))
     else:
         texts = lines_of(given, "--labels")
-        if not all(text.isdigit() for text in texts):
+        if not all(map(is_number, texts)):
             raise AuditError("A label is no class number.", given, "Give one whole number per line, from 0.")
         numbers = tuple(map(int, texts))
     if not numbers or max(numbers) >= n_classes:
@@ -92,6 +93,11 @@ def class_numbers(given: str | None, n_classes: int) -> tuple[int, ...]:
             "Give classes that they have.",
         )
     return numbers
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is the number of a class; longer ones are names that have digits only."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def image_classes(facts: Facts, sets: Mapping[str, ImageSet]) -> dict[str, np.ndarray]:
@@ -108,7 +114,7 @@ def image_classes(facts: Facts, sets: Mapping[str, ImageSet]) -> dict[str, np.nd
         what = f"The network has no class that stands for none, and the classes of {', '.join(bare)} are not known."
         raise AuditError(what, f"--{bare[0]}", "Give pictures in class folders, or arrays with labels.")
     every = sorted({label for labels in labelled.values() for label in labels})
-    numbers = {label: int(label) for label in every} if all(label.isdigit() for label in every) else None
+    numbers = {label: int(label) for label in every} if all(map(is_number, every)) else None
     numbers = numbers or {label: i for i, label in enumerate(every)}
     if every and max(numbers.values()) >= (facts.n_classes or 0):
         what = f"The images have class {max(numbers.values())}, the models classes 0 to {(facts.n_classes or 0) - 1}."

@@ -142,6 +142,9 @@ TABLES = {
 }
 
 
+OPTIONS = {"format": "--format", "space": "--spaces"}  # by which a user names them
+
+
 def lookup(kind: str, name: str) -> Any:
     """Return the component called ``name`` of ``kind`` (format, source, space, metric, report or folder report).
 
@@ -155,7 +158,7 @@ def lookup(kind: str, name: str) -> Any:
         close = get_close_matches(name, table, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise AuditError(
-            f"There is no {kind} called {name!r}.", f"--{kind}s", f"{hint}Choose from: {', '.join(table)}."
+            f"There is no {kind} called {name!r}.", OPTIONS.get(kind, kind), f"{hint}Choose from: {', '.join(table)}."
         )
     module, attribute = table[name].split(":")
     return getattr(import_module(module), attribute)

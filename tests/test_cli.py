@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL_CONTROLS, Inputs, Outcome, smooth_images, tiny_unet
+from conftest import SMALL_CONTROLS, Inputs, Outcome, as_arguments, smooth_images, tiny_unet
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -99,6 +101,43 @@ def test_an_error_of_ours_keeps_its_traceback(audit, monkeypatch):
     monkeypatch.setattr("auditor.reports.read_report", lambda root: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         audit("report", "somewhere")
+
+
+@pytest.mark.parametrize("arguments", [("split", "x.npz", "--out", ""), ("run", "--out="), ("report", "")])
+def test_an_empty_argument_is_refused_and_never_means_the_current_folder(audit, arguments):
+    assert_refused(audit(*arguments), "An argument is empty.", "is a variable not set?")
+
+
+OTHER_USER = """
+import contextlib, io, json, os, sys, unittest.mock
+from auditor import cli
+def every():
+    for arguments in json.loads(sys.argv[1]):
+        with unittest.mock.patch.object(sys, "argv", ["audit", *arguments]), contextlib.suppress(SystemExit):
+            cli.main()
+with contextlib.redirect_stderr(io.StringIO()):
+    every()  # imports what it needs, which the other user may have no right to
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+every()
+"""
+
+
+def test_a_folder_that_may_not_be_entered_is_one_clear_error_wherever_it_is_named():
+    """As the system refuses it: to a process without the right, since whoever runs these tests may have every right."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        locked = Path(name) / "locked"
+        locked.mkdir(mode=0)
+        given = {"ckpts-a": name, "ckpts-b": name, "out": name + "/run", "spaces": "pixel"}
+        changes = [{"out": f"{locked}/run"}, {"ckpts-a": f"{locked}/a"}, {"config": f"{locked}/x.toml"}]
+        commands = [["run", *as_arguments({**given, **change})] for change in changes]
+        command = [sys.executable, "-c", OTHER_USER, json.dumps(commands)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        locked.chmod(0o700)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("ermission denied") == done.stderr.count("to do: ") == 3, done.stderr
+    assert done.stderr.count(f"where: {locked}") == 3, done.stderr
 
 
 def test_a_users_error_is_three_lines_without_a_traceback(audit, monkeypatch):
@@ -282,6 +321,17 @@ def test_missing_clip_weights_are_an_error_before_anything_is_sampled(audit, aud
         ({"weights": "best"}, "no weights called 'best'"),
         ({"steps": "90,91"}, "No twin has a usable checkpoint at step 91"),
         ({"device": "tpu"}, "The device 'tpu' is not known"),
+        ({"base": "no/such"}, "The folder no/such does not exist."),
+        ({"autoencoder": str(Path(__file__).parent)}, "holds no config.json and no vae"),
+        ({"format": "plane"}, "--format\n"),
+        ({"model": "no.module:nothing"}, "for the format plain, the only one that was asked"),
+        ({"device": "cpu:x"}, "The device 'cpu:x' is not known"),
+        ({"batch_size": "²"}, "The batch size '²' is no count"),
+        ({"batch_size": "9" * 5000}, "is no count"),
+        ({"n_samples": 10**20}, "Give at most 10000000"),
+        ({"seed": 10**20}, "--seed is 100000000000000000000"),
+        ({"image_shape": "8x²x1"}, "'8x²x1' is no image shape"),
+        ({"steps": "9" * 5000}, "is no list of steps"),
         ({"loss_levels": 1000}, "1000 noise levels"),
         ({"spaces": "pixle"}, "Did you mean pixel?"),
         ({"n_samples": 1}, "Give at least 2"),

@@ -300,6 +300,17 @@ def test_a_malformed_file_is_excluded_or_one_clear_error_and_the_rest_goes_on(na
     assert time.monotonic() - started < 20
 
 
+def test_a_step_of_more_digits_than_any_training_counts_is_no_step(tmp_path):
+    """A table could not hold it; of 5,000 digits Python would not even read a number."""
+    torch.save(trained.TinyNet().state_dict(), tmp_path / "model_9.pt")
+    torch.save(trained.TinyNet().state_dict(), tmp_path / f"model_{'7' * 30}.pt")
+    torch.save({"model": trained.TinyNet().state_dict(), "step": 10**40}, tmp_path / "last.pt")
+    save_file(trained.TinyNet().state_dict(), tmp_path / "x.safetensors", {"ss_steps": "8" * 5000})
+    discovery = discover(tmp_path, "a", PLAIN)
+    assert [one.step for one in discovery.found] == [9]
+    assert [one.reason for one in discovery.excluded] == ["no step in its name, nor in it"] * 3
+
+
 def test_a_folder_that_cannot_be_listed_is_one_clear_error(tmp_path, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))

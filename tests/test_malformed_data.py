@@ -11,12 +11,15 @@ import pickle
 import random
 import socket
 import struct
+import subprocess
+import sys
 import tarfile
+import tempfile
 import time
 import tracemalloc
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +98,17 @@ def zeros_tar_gz(root: Path, mib: int) -> Path:
         for _ in range(mib):
             stream.write(bytes(2**20))
     return root / "x.tar.gz"
+
+
+def tar_of(root: Path, *members: tuple[str, bytes, str]) -> Path:
+    """Names, kinds of tar and targets of links; what is a file is a picture."""
+    with tarfile.open(root / "x.tar", "w") as archive:
+        for name, kind, target in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            member.size = len(encoded()) if kind == tarfile.REGTYPE else 0
+            archive.addfile(member, io.BytesIO(encoded()))
+    return root / "x.tar"
 
 
 def tar_with_huge_header(root: Path) -> Path:
@@ -231,6 +245,16 @@ REFUSED: dict[str, Callable[[Path], object]] = {
     "a tar that is a text": text_file_as("x.tar"),
     "an empty tar file": empty_file_as("x.tar"),
     "a truncated tar": lambda root: written(root / "x.tar", tarfile.TarInfo("a.png").tobuf()[:300]),
+    "a tar of names that lead outside": lambda root: tar_of(
+        root, ("../a.png", tarfile.REGTYPE, ""), ("/tmp/b.png", tarfile.REGTYPE, "")
+    ),
+    "a tar of links out and in a circle": lambda root: tar_of(
+        root,
+        ("a.png", tarfile.SYMTYPE, "/etc/passwd"),
+        ("b.png", tarfile.LNKTYPE, "c.png"),
+        ("c.png", tarfile.SYMTYPE, "b.png"),
+        ("d.png", tarfile.CHRTYPE, ""),
+    ),
     "a tar.gz that is a text": text_file_as("x.tar.gz"),
     "a tar.gz that unpacks to 260 MiB": lambda root: zeros_tar_gz(root, 260),
     "a tar whose header claims gigabytes": tar_with_huge_header,
@@ -322,6 +346,59 @@ def test_pipes_and_sockets_with_the_name_of_a_picture_are_left_out_and_never_wai
     found = images.read(tmp_path, "train-a", GRAY)
     assert found.ids == ("a.png",)
     assert found.notes == ("Pipes, sockets and devices with the name of a picture were left out: 2.",)
+
+
+OTHER_USER = """
+import os, sys
+from auditor import images
+from auditor.errors import AuditError
+def every():
+    said = []
+    for source in sys.argv[1:]:
+        try:
+            images.read(source, "train-a", (8, 8, 1))
+        except AuditError as error:
+            assert error.where and error.remedy
+            said.append(error.what)
+    return said
+every()  # imports what it needs, which the other user may have no right to
+if os.getuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+print(*every(), sep="\\n")
+"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that others may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        for path in Path(name).iterdir():
+            path.chmod(0o700)
+
+
+def test_what_may_not_be_read_is_one_clear_error(public):
+    """As the system refuses it: a process without the right, since whoever runs these tests may have every right."""
+    arrays = np.zeros((2, 8, 8), np.uint8)
+    (public / "locked").mkdir()
+    sources = [
+        folder(public, a__png=encoded()),
+        written(public / "locked/a.png", encoded()).parent,
+        zipped(public, {"a.png": encoded()}),
+        tar_of(public, ("a.png", tarfile.REGTYPE, "")),
+        written(public / "x.npy", npy(arrays)),
+        zipped(public, {"a.npy": npy(arrays)}, "x.npz"),
+        written(public / "x.csv", "path\na.png\n"),
+        parquet(public, image=[{"bytes": encoded(), "path": None}]),
+    ]
+    for path in (sources[0] / "a.png", *sources[1:]):
+        path.chmod(0)
+    command = [sys.executable, "-c", OTHER_USER, *map(str, sources)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == len(sources) and all("ermission denied" in each for each in said), said
 
 
 def test_a_loop_of_linked_folders_ends(tmp_path):

@@ -67,6 +67,21 @@ class ModelSettings:
             raise AuditError(
                 f"There is no prediction type {self.prediction!r}.", "--prediction", f"Choose from {choices}."
             )
+        for name, given, holding in (
+            ("--base", self.base, ("model_index.json", "unet", "transformer", "scheduler", "vae")),
+            ("--autoencoder", self.autoencoder, ("config.json", "vae")),
+        ):
+            _require_holding(name, given, holding)
+
+
+def _require_holding(option: str, given: str | None, names: Sequence[str]) -> None:
+    """Refuse a folder that is not there, or that holds nothing of what one looks for in it."""
+    folder = Path(given or ".").expanduser()
+    if given is None or any((folder / name).exists() for name in names):
+        return
+    what = f"holds no {' and no '.join(names)}" if folder.is_dir() else absence(folder)
+    remedy = f"Give a folder that diffusers' save_pretrained wrote, with {' or '.join(names)}."
+    raise AuditError(f"The folder {given} {what}.", option, remedy)
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,8 @@ def _only_claim(answers: Mapping[str, tuple], root: Path, twin: str) -> str:
     if not claims:
         reasons = _why_unusable(answers)
         more = [f"and {len(reasons) - 3} more"] if len(reasons) > 3 else []
-        what = "; ".join([f"There is no usable checkpoint of twin {twin}", *reasons[:3], *more])
+        alone = f" for the format {next(iter(answers))}, the only one that was asked" if len(answers) == 1 else ""
+        what = "; ".join([f"There is no usable checkpoint of twin {twin}{alone}", *reasons[:3], *more])
         raise AuditError(what.rstrip(".") + ".", root, LAYOUTS)
     return claims[0]
 

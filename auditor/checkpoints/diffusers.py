@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, absence, flips, latent, networks, read_json, text
+from auditor.checkpoints import Guide, ModelSettings, absence, flips, latent, names, networks, read_json, text
 from auditor.checkpoints.networks import CONFIG, Read
 from auditor.errors import CheckpointError
 from auditor.pixels import Pixels
@@ -363,14 +363,14 @@ def _why_no_step(folder: Path, root: Path) -> str:
 def _number(folder: Path) -> int:
     """Return the number at the end of the folder's name, -1 without one."""
     match = NUMBERED.fullmatch(folder.absolute().name)  # the name of "." is that of the current folder
-    return int(match[1]) if match else -1
+    return names.number(match[1]) if match else -1
 
 
 def _places(folder: Path) -> dict[str, Path]:
     """Return the folders that should hold a configuration and weights: "raw" and/or "ema"."""
     places = {}
-    for kind, names in COMPONENTS.items():
-        here = [folder / name for name in names if (folder / name).is_dir()]
+    for kind, called in COMPONENTS.items():
+        here = [folder / name for name in called if (folder / name).is_dir()]
         places |= {kind: here[0]} if here else {}
     if not places and os.path.lexists(folder / CONFIG):
         places = {"raw": folder}

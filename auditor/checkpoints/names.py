@@ -14,6 +14,7 @@ from auditor.records import UNITS, Found
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pkl")
 MAX_ENTRIES = 200_000  # of folders listed in one search
 MAX_DEPTH = 4
+MAX_DIGITS = 15  # of a step
 # The first that is found in the stem of a file names its progress; docs/formats.md lists them.
 PROGRESS = (
     (re.compile(r"(?:^|[^a-z])(?:global_?step|step|iteration|iter)s?[-_=]?([0-9]+)", re.I), "step"),
@@ -41,8 +42,13 @@ def progress(stem: str) -> tuple[int, str]:
         return -1, "step"
     for pattern, unit in PROGRESS:
         if match := pattern.search(stem):
-            return int(match[1]), unit
+            return number(match[1]), unit
     return -1, "step"
+
+
+def number(digits: str) -> int:
+    """Return a count of progress; -1 for more digits than any training counts, such as those of a date and a hash."""
+    return int(digits) if len(digits) <= MAX_DIGITS else -1
 
 
 def stem_of(path: Path) -> str:

@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from auditor.checkpoints import names
 from auditor.checkpoints.headers import SAVE_AGAIN, Header, Opaque, read_header, tensors_in
 from auditor.errors import CheckpointError
 
@@ -164,13 +165,13 @@ def progress(header: Header) -> tuple[int, str]:
     content = header.content if isinstance(header.content, dict) else {}
     for key, unit in STEP_KEYS.items():
         value = content.get(key)
-        if type(value) is int and value >= 0:
+        if type(value) is int and 0 <= value < 10**names.MAX_DIGITS:
             return value, unit
     stated = {**_training_info(header), **header.metadata}
     for key, unit in (("ss_steps", "step"), ("step", "step"), ("global_step", "step"), ("ss_epoch", "epoch")):
         value = str(stated.get(key, ""))
-        if value.isdigit():
-            return int(value), unit
+        if value.isdecimal() and names.number(value) >= 0:
+            return names.number(value), unit
     return -1, "step"
 
 
