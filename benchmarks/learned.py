@@ -29,9 +29,9 @@ PAIRS = {"split": ("a", "b"), "same data": ("a", "a2"), "same data, b": ("b", "b
 MINIMA = (*(f"oracle_kl_{k}" for k in range(5)), "split_kl", "split_kl_own", "cross_entropy_heldout")
 
 
-def steps_of(runs: Path) -> list[int]:
-    """Return the steps that every training has."""
-    found = [{int(p.name.split("-")[1]) for p in (runs / name).glob("checkpoint-*")} for name in ("a", "b", "a2", "b2")]
+def steps_of(runs: Path, pair: tuple[str, str]) -> list[int]:
+    """Return the steps that both trainings of a pair have."""
+    found = [{int(p.name.split("-")[1]) for p in (runs / name).glob("checkpoint-*")} for name in pair]
     return sorted(set.intersection(*found))
 
 
@@ -52,10 +52,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000, help="sequences of each set")
     parser.add_argument("--time", type=int, default=75, help="of the noise, of 500")
     given = parser.parse_args()
-    steps = steps_of(given.runs)
-    _, diffusion, grammar, _ = read(given.runs / "a" / f"checkpoint-{steps[0]}")
+    series = {name: steps_of(given.runs, pair) for name, pair in PAIRS.items()}
+    _, diffusion, grammar, _ = read(given.runs / "a" / f"checkpoint-{series['split'][0]}")
     curves, values = [], {}
     for name, pair in PAIRS.items():
+        steps = series[name]
         sets = sets_of(given.data, pair, grammar, diffusion, given.time, given.n)
         for step in steps:
             folders = dict(zip("ab", (given.runs / each / f"checkpoint-{step}" for each in pair), strict=True))
@@ -65,7 +66,7 @@ def main() -> None:
             for metric in MINIMA:
                 values.setdefault((name, metric), []).append(found[metric, "both"].astype(float))
             print(f"{name}: step {step:,}", flush=True)
-    onsets = [onset_row(name, metric, np.array(found), steps) for (name, metric), found in values.items()]
+    onsets = [onset_row(name, metric, np.array(found), series[name]) for (name, metric), found in values.items()]
     logs = [read_log(given.runs / name, name) for name in ("a", "b", "a2", "b2")]
     given.out.mkdir(parents=True, exist_ok=True)
     columns = ["pair", "step", "metric", "value", "low", "high", "n"]

@@ -173,6 +173,8 @@ def test_scales_as_spaces_are_asked_of_the_samples_by_one_name(audit, audit_args
     assert set(known.space) == set(scales.SCALES) and (known.value > 0).all()
     onsets = pd.read_parquet(tmp_path / "run" / "onsets.parquet")
     assert set(onsets[onsets.onset == "copying"].space) == {"pixel"}
+    table = outcome.out.split("twin distance:")[0]  # scales make no verdict, and would leave no room for what does
+    assert "pixel" in table and "haar" not in table and "pca" not in table
 
 
 def test_scales_make_no_verdict_and_change_none(audit, audit_args, tmp_path):

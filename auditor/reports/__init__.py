@@ -18,6 +18,7 @@ from auditor.errors import AuditError
 from auditor.records import TWINS
 from auditor.reports.pictures import SHOWN, Album, album_of, open_album
 from auditor.run import RunDirectory, atomic
+from auditor.scales import SCALES
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {
@@ -52,6 +53,11 @@ class Report:
             return {"": self.album}
         run = RunDirectory(self.root)
         return {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
+
+    @property
+    def judged_spaces(self) -> list[str]:
+        """The spaces that verdicts rest on: all but those of one scale."""
+        return [space for space in self.record["scope"]["spaces"] if space not in SCALES]
 
     @property
     def headline_space(self) -> str:

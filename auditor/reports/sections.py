@@ -84,7 +84,7 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
         columns.append((f"twin distance ({space})", "twin_distance_ratio", distance))
     if report.with_lean:
         alpha = report.record["budgets"]["alpha"]
-        for each in scope["spaces"]:
+        for each in report.judged_spaces:
             shares = cells(report.estimates("own_share", "both", each), "{:.1%}", alpha)
             columns.append((f"own share, {each}", "own_share", shares))
             if report.with_classes:

@@ -78,7 +78,7 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
         distance = report.estimates("twin_distance_ratio", "both", report.headline_space)
         columns.append(("twin\ndistance", cells(distance, "{:.3f}", wide)))
     if report.with_lean:
-        for space in report.record["scope"]["spaces"]:
+        for space in report.judged_spaces:
             share = report.estimates("own_share", "both", space)
             columns.append(
                 (
@@ -172,7 +172,7 @@ def legend(report: Report) -> str:
 def in_class_words(report: Report) -> str:
     """Say how large the own share is within classes at the last step, in every space."""
     said = []
-    for space in report.record["scope"]["spaces"]:
+    for space in report.judged_spaces:
         rows = report.estimates("own_share_in_class", "both", space)
         mark = "!" if rows.p_corrected.iloc[-1] <= report.record["budgets"]["alpha"] else ""
         said.append(f"{rows.value.iloc[-1]:.2f}{mark} in {space}")
@@ -213,7 +213,7 @@ def curves(report: Report, width: int) -> Table:
     else:
         wanted.append(("predictions apart", "prediction_variance", ""))
     if report.with_lean:
-        wanted += [(f"own share {space}", "own_share", space) for space in report.record["scope"]["spaces"]]
+        wanted += [(f"own share {space}", "own_share", space) for space in report.judged_spaces]
     for label, metric, space in wanted:
         values = report.estimates(metric, "both", space).value.to_numpy()
         if len(values) and np.isfinite(values).any():
