@@ -146,6 +146,7 @@ def headlines(results: Sequence[Result]) -> list[str]:
     alarmed_null = [any(row["verdict"] in ALARMS for row in rows) for rows in null if rows]
     last = [each["rows"][-1] for each in results if not remembers_never(each)]
     strong = [row for row in last if row["memory"] >= 0.15]
+    middle = [rows[-1] for each in results if (rows := [r for r in each["rows"] if 0.05 <= r["memory"] < 0.15])]
     released = [each for each in results if each["recommended"]["status"] == "found"]
     wrongly = [released_memory(each) >= 0.15 for each in released]
     lines = ["## Rates per fixture", "", "| | rate | 95 % Clopper-Pearson |", "|---|---|---|"]
@@ -153,6 +154,8 @@ def headlines(results: Sequence[Result]) -> list[str]:
     lines.append(line("the same, fixtures that never remember", alarmed_null))
     lines.append(line("last checkpoint, weight .15 or more: not alarmed", [r["verdict"] not in ALARMS for r in strong]))
     lines.append(line("the same: called generalizing", [row["verdict"] == "generalizing" for row in strong]))
+    lines.append(line("last one of weight .05 to .15: not alarmed", [r["verdict"] not in ALARMS for r in middle]))
+    lines.append(line("the same: called generalizing", [row["verdict"] == "generalizing" for row in middle]))
     lines.append(line("a released checkpoint has a weight of .15 or more", wrongly))
     lines.append(line("controls failed or halves called different", [not each["trusted"] for each in results]))
     return lines
