@@ -22,7 +22,7 @@ import unet  # noqa: E402
 from auditor.errors import AuditError  # noqa: E402
 from auditor.run import RunDirectory  # noqa: E402
 
-TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, 2, 6, 2, trainings=3)
+TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, "ddim", 2, 6, 2, trainings=3)
 
 
 @pytest.fixture(scope="module")
