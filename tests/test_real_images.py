@@ -22,7 +22,7 @@ import unet  # noqa: E402
 from auditor.errors import AuditError  # noqa: E402
 from auditor.run import RunDirectory  # noqa: E402
 
-TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, 2, 6, 2, trainings=3)
+TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, "ddim", 2, 6, 2, trainings=3)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_published_errors_and_losses_are_told_on_the_same_trainings(made, monkey
     told = faults.errors(RunDirectory(made / "audit"), [("s0", "s1"), ("s0", "s2"), ("s1", "s2")], [3, 6], names)
     assert told.count("times 1.96 published errors") == 2
     network = unet.make(1, 8).eval()
-    assert faults.cells(network, np.zeros((2, 8, 8, 1))).shape == (4, 2)
+    assert faults.cells(network, np.zeros((2, 8, 8, 1))).shape == (5, 2)
     assert faults.losses(made, 6, names).count("with the mean of") == 3
 
 

@@ -22,7 +22,7 @@ from auditor.config import LEVEL
 from auditor.run import RunDirectory
 
 TIMES = SCHEDULER["num_train_timesteps"]
-EVERY = 10  # one time in so many
+EVERY = 10  # one time in so many stands for its neighbors; time 0 stands for itself
 
 
 def main() -> None:
@@ -63,22 +63,24 @@ def losses(out: Path, step: int, names: list[str]) -> str:
         network.load_state_dict(load_file(out / "runs" / name / f"step-{step}.safetensors"))
         own = cells(network, chosen - means[name])
         wrong = cells(network, chosen - means[other])
-        over_cells, by_image = own.std(ddof=1) / np.sqrt(own.size), own.mean(axis=0)
+        rest = own[1:].mean()
+        every = (own[0].mean() + (TIMES - 1) * rest) / TIMES
+        over_cells, by_image = own[1:].std(ddof=1) / np.sqrt(len(chosen) * TIMES), own[1:].mean(axis=0)
         lines.append(
-            f"loss of {name} at {step}: {own.mean():.5f}, error over cells {over_cells:.5f}, over images "
-            f"{by_image.std(ddof=1) / np.sqrt(len(by_image)):.5f}; at time 0 {own[0].mean():.3f}, without it "
-            f"{own[1:].mean():.5f}; with the mean of {other} ({means[other] - means[name]:+.4f}) "
-            f"{wrong.mean() - own.mean():+.6f}"
+            f"loss of {name} at {step}: {every:.5f} over all times, {rest:.5f} without time 0, at which it is "
+            f"{own[0].mean():.3f}; error over cells {over_cells:.5f}, over images "
+            f"{by_image.std(ddof=1) / np.sqrt(len(by_image)):.5f}; with the mean of {other} "
+            f"({means[other] - means[name]:+.4f}) it changes by {wrong[1:].mean() - rest:+.6f}"
         )
     return "\n".join(lines)
 
 
 def cells(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
-    """Return the squared errors, float64 ``[times, images]``: one noise per cell, its generator seeded by the time."""
+    """Return the squared errors at time 0 and at some others, float64 ``[times, images]``, one noise per cell."""
     x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     found = []
     with torch.inference_mode():
-        for t in range(0, TIMES, EVERY):
+        for t in (0, *range(EVERY // 2, TIMES, EVERY)):
             eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
             x_t = abar()[t].sqrt() * x0 + (1 - abar()[t]).sqrt() * eps
             error = network(x_t, torch.full((len(x0),), t)) - eps
