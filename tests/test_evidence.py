@@ -428,13 +428,23 @@ def test_the_nearest_image_outside_a_cluster(points, clusters, expected):
 def test_losses_read_back_by_role_image_and_time(tmp_path):
     path = RunDirectory(tmp_path).losses("a", STEP)
     roles, ids = ["own"] * 4 + ["other"] * 4 + ["heldout"] * 2, ["x", "x", "y", "y", "x", "x", "z", "z", "h", "h"]
-    columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0)}
+    columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0), "share": [0.5] * 10}
     tables.write(path, tables.LOSSES, columns)
     found = reading.read_losses(path)
     assert list(found) == ["own", "other", "heldout"]
     np.testing.assert_array_equal(found["own"].values, [[0, 1], [2, 3]])
     np.testing.assert_array_equal(found["other"].values, [[4, 5], [6, 7]])
     assert list(found["other"].ids) == ["x", "z"] and list(found["heldout"].times) == [10, 90]
+    np.testing.assert_array_equal(found["own"].means, [0.5, 2.5])
+
+
+def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_have_equal_ones(tmp_path):
+    path = RunDirectory(tmp_path).losses("a", STEP)
+    columns = {"set": ["own"] * 2, "id": ["x"] * 2, "t": [10, 90], "loss": [1.0, 3.0]}
+    tables.write(path, tables.LOSSES, columns | {"share": [0.25, 0.75]})
+    assert reading.read_losses(path)["own"].means.tolist() == [2.5]
+    pd.read_parquet(path).drop(columns="share").to_parquet(path)
+    assert reading.read_losses(path)["own"].means.tolist() == [2.0]
 
 
 def test_losses_that_were_not_measured_are_absent(tmp_path):

@@ -76,7 +76,8 @@ class LabFormat:
         config = read_config(checkpoint.path)
         grammar = grammar_of(config, checkpoint.path)
         tensors = tensors_in(read_header(checkpoint.path / WEIGHTS).content)
-        n_parameters = sum(each.size for each in tensors.values())
+        is_trained = config["kind"] == "transformer"  # a blend holds as many numbers as it remembers sequences
+        n_parameters = sum(each.size for each in tensors.values()) if is_trained else None
         return Facts((grammar.length, grammar.q, 1), config["kind"], n_parameters, pixels=RANGE)
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
