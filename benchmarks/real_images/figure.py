@@ -28,6 +28,7 @@ from auditor.run import RunDirectory
 
 Pairs = Mapping[tuple[str, str], np.ndarray]  # by pair of trainings, float64 [steps]
 SHOWN_TIMES = (50, 100, 150, 200)  # of figure 2; the measured times nearest to them are shown
+LABELS = {"distance": "1 - r", "loss": "squared error"}
 LOOKS = {"distance": ("twins", BLUE, "solid", "circle"), "loss": ("held-out loss", VERMILLION, "dashed", "square")}
 
 
@@ -177,7 +178,7 @@ def ordering(found: Mapping[str, Pairs], onsets: pd.DataFrame, steps: list[int],
     )
 
 
-SETS = {"over_trainings": "over trainings", "these_trainings": "for these trainings"}
+SETS = {"over_trainings": "over trainings", "these_trainings": "these only"}
 
 
 def row_of(curve: str, step: int, each: Estimate) -> dict[str, object]:
@@ -194,21 +195,17 @@ def learning(curves: Mapping[str, list[Estimate]], onsets: pd.DataFrame, steps: 
     for name, each in curves.items():
         label, color, dash, marker = LOOKS[name]
         style = Style(color, dash, marker)
-        panels.append(
-            Panel(
-                {"distance": "1 - r", "loss": "loss"}[name] + ", mean and 95 % over trainings",
-                label,
-                (drawn(label, steps, each, style),),
-            )
-        )
+        panels.append(Panel(f"{label}, with 95 % over trainings", LABELS[name], (drawn(label, steps, each, style),)))
         row = onsets[onsets.curve == name].iloc[0]
         for column, words in SETS.items():
             inside = [int(step) for step in row[column].split()]
             if inside:
-                bars.append(Bar(f"{label}, {words}", min(inside), max(inside), True, f"least at {row.least}", style))
+                bars.append(
+                    Bar(f"{label.split()[-1]}, {words}", min(inside), max(inside), True, f"least at {row.least}", style)
+                )
     panels.append(Panel("steps that may hold the minimum", "", bars=tuple(bars)))
-    title = "Twins part before the held-out loss is least"
-    return Chart("figure-1a", title, title, tuple(panels), tuple(steps))
+    title = "How alike the twins draw, and the held-out loss"
+    return Chart("figure-1a", title, title, tuple(panels), tuple(steps), is_stacked=True)
 
 
 def predictions(cosines: pd.DataFrame, steps: list[int]) -> Chart:

@@ -84,7 +84,7 @@ class Experiment:
 SCALES = {
     "full": Experiment(32, 32, 1024, 1024, 512, 1e-4, log_spaced(200, 10_000, 20), 512, "published", 1000, 256, 16),
     # Fewer images and a higher rate: the twins turn to their images within what two cores can train. Networks this
-    # short of training leave noise in every other sample of DDIM; DDPM takes it out.
+    # short of training leave noise in most samples of DDIM; DDPM takes it out.
     "small": Experiment(16, 16, 128, 1024, 32, 1e-3, log_spaced(150, 2777, 9), 128, "ddpm", 100, 48, 8),
 }
 
@@ -111,6 +111,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trainings", type=int, default=4, help="how many, at least 3")
     parser.add_argument("--n-train", type=int, help="images per training")
     parser.add_argument("--last-step", type=int, help="of the trainings; a longer one goes on from a shorter")
+    parser.add_argument("--steps", help="audit these checkpoints only, comma-separated")
     parser.add_argument("--color", action="store_true", help="three channels instead of one")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
     return parser.parse_args(arguments)
@@ -151,7 +152,7 @@ def carry_out(verb: str, experiment: Experiment, given: argparse.Namespace) -> N
         for name in experiment.names:
             train(experiment, given.out, name, given.device)
     elif verb == "audit":
-        audit(experiment, given.out, given.device)
+        audit(experiment, given.out, given.device, given.steps)
     else:
         from figure import write
 
@@ -287,11 +288,11 @@ def write_checkpoint(network: Any, path: Path) -> None:
 # The audit
 
 
-def audit(experiment: Experiment, out: Path, device: str) -> None:
+def audit(experiment: Experiment, out: Path, device: str, steps: str | None = None) -> None:
     """Audit all pairs into ``out/audit``; an audit that was stopped goes on."""
     from auditor.cli import app
 
-    command = audit_command(experiment, out.resolve(), device)
+    command = [*audit_command(experiment, out.resolve(), device), *(["--steps", steps] if steps else [])]
     say("audit " + " ".join(command))
     code = app(command, standalone_mode=False)
     if code:
