@@ -46,7 +46,8 @@ def prune(source: RunDirectory, target: RunDirectory) -> None:
     record["given"] = {name: without_machine(value, places) for name, value in record["given"].items()}
     target.write_record(record)
     for name in TABLES:
-        shutil.copy(source.table(name), target.table(name))
+        if source.table(name).exists():  # protocol is there where it was asked for
+            shutil.copy(source.table(name), target.table(name))
     scope = record["scope"]
     for twin in TWINS:
         copy_with_key(source.images(f"train-{twin}"), target.images(f"train-{twin}"))
