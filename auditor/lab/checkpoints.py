@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "lab.json", "lab.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
+REMEMBERED = "train"  # array of a blend: training sequences
 RANGE = (0.0, 1.0)  # of a one-hot
 KINDS = ("blend", "transformer")
 STEP_NAME = re.compile(r"checkpoint-([0-9]+)")
@@ -76,8 +77,8 @@ class LabFormat:
         config = read_config(checkpoint.path)
         grammar = grammar_of(config, checkpoint.path)
         tensors = tensors_in(read_header(checkpoint.path / WEIGHTS).content)
-        is_trained = config["kind"] == "transformer"  # a blend holds as many numbers as it remembers sequences
-        n_parameters = sum(each.size for each in tensors.values()) if is_trained else None
+        # The sequences that a blend remembers are no parameters: their number differs between steps of one recipe.
+        n_parameters = sum(each.size for name, each in tensors.items() if name != REMEMBERED)
         return Facts((grammar.length, grammar.q, 1), config["kind"], n_parameters, pixels=RANGE)
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -126,7 +127,7 @@ def write_series(root: Path, diffusion: Diffusion) -> None:
 def write_blend(root: Path, step: int, blend: Blend) -> None:
     """Write a blend as a checkpoint; the training sequences only where it remembers them."""
     numbers = {name: getattr(blend, name) for name in ("level", "memory", "initial")}
-    arrays = {"weights": blend.weights} | ({"train": blend.train.astype(np.uint8)} if blend.memory > 0 else {})
+    arrays = {"weights": blend.weights} | ({REMEMBERED: blend.train.astype(np.uint8)} if blend.memory > 0 else {})
     write(root, step, "blend", blend.grammar, blend.diffusion, numbers, arrays)
 
 
@@ -187,7 +188,7 @@ def read(folder: Path, device: str = "cpu") -> tuple[Denoiser, Diffusion, Gramma
     except (KeyError, TypeError, ValueError, RuntimeError) as problem:
         what = f"The weights do not fit {CONFIG}: {str(problem).splitlines()[0]}."
         raise CheckpointError(what, folder, "Train again with audit lab train.") from problem
-    return denoiser, diffusion, grammar, sum(each.size for each in arrays.values())
+    return denoiser, diffusion, grammar, sum(each.size for name, each in arrays.items() if name != REMEMBERED)
 
 
 def blend_of(
@@ -196,7 +197,7 @@ def blend_of(
     """Return a blend from its checkpoint."""
     level, memory, initial = (float(settings[name]) for name in ("level", "memory", "initial"))
     grammar.require_level(int(np.ceil(level)))
-    train = arrays["train"].astype(np.int64) if memory > 0 else np.empty((0, grammar.length), dtype=np.int64)
+    train = arrays[REMEMBERED].astype(np.int64) if memory > 0 else np.empty((0, grammar.length), dtype=np.int64)
     d = grammar.length * grammar.q
     if arrays["weights"].shape != (d, d) or train.shape[1:] != (grammar.length,) or (train >= grammar.q).any():
         raise ValueError("an array has another shape than the grammar's")
