@@ -71,6 +71,10 @@ def train_command(
     times: Annotated[
         str | None, typer.Option("--times", help="LEAST,LARGEST time of the noise to train; samples need all.")
     ] = None,
+    average: Annotated[
+        float,
+        typer.Option("--average", help="Save an average of weights too, this wide beside the step: 0.1; 0: none."),
+    ] = 0.0,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")] = "auto",
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in that type; weights stay float32.")] = False,
@@ -81,7 +85,7 @@ def train_command(
 
     shape = Shape(width, layers, heads, feedforward, dropout)
     saved = log_spaced(first, steps, checkpoints)
-    recipe = Recipe(saved, shape, batch_size, learning_rate, seed, bfloat16, times_from(times))
+    recipe = Recipe(saved, shape, batch_size, learning_rate, seed, bfloat16, times_from(times), average)
     with interruptible(), shown() as say:
         train_all(data, out, recipe, repeats, device, lambda text: say(text, 0))
     from auditor.lab.data import audit_command, is_distinct

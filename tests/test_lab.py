@@ -15,10 +15,12 @@ from conftest import FAST, call, make_fast
 from diffusers import DDPMScheduler
 from hierarchical import brute_force, error_of, mean_of
 
+from auditor.checkpoints import discover
+from auditor.checkpoints.pairing import WEIGHTS, pair
 from auditor.errors import AuditError
 from auditor.lab import calibration, exact, sweeps, transformer
 from auditor.lab.blend import Course
-from auditor.lab.checkpoints import LabFormat, as_model, read, schedule
+from auditor.lab.checkpoints import LabFormat, as_model, read, read_arrays, schedule
 from auditor.lab.decomposition import cross_entropy, decompose, divergence
 from auditor.lab.diffusion import Diffusion, generate
 from auditor.lab.fixture import Fixture, true_phases
@@ -462,6 +464,57 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
         assert whole.read_bytes() == again.read_bytes()
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
     assert [[json.loads(line)["step"] for line in log.splitlines()] for log in logs] == [[3, 6, 9]] * 2
+
+
+def averages(root, step):
+    """Return the weights of a step and their average."""
+    return tuple(read_arrays(root / f"checkpoint-{step}" / inside / "lab.safetensors") for inside in ("", "ema"))
+
+
+def test_an_average_weighs_every_step_by_a_power_of_it(tmp_path):
+    every = replace(TINY, steps=tuple(range(1, 10)), average=0.1)
+    train(SMALL.block(0, 40), SMALL, DIFFUSION, every, tmp_path)
+    power = 6.9376  # of relative width .1
+    assert np.sqrt((power + 1) / (power + 3)) / (power + 2) == pytest.approx(0.1, abs=1e-5)
+    kept = [(1 - 1 / step) ** (power + 1) for step in every.steps]
+    shares = [(1 - kept[i]) * np.prod(kept[i + 1 :]) for i in range(9)]
+    assert sum(shares) == pytest.approx(1)
+    for name, average in averages(tmp_path, 9)[1].items():
+        expected = sum(
+            share * averages(tmp_path, step)[0][name] for share, step in zip(shares, every.steps, strict=True)
+        )
+        assert np.allclose(average, expected, rtol=0, atol=1e-6), name
+
+
+def test_an_average_leaves_the_weights_as_they_are_and_survives_a_stop(tmp_path):
+    data, averaged = SMALL.block(0, 40), replace(TINY, average=0.1)
+    train(data, SMALL, DIFFUSION, TINY, tmp_path / "without")
+    train(data, SMALL, DIFFUSION, averaged, tmp_path / "whole")
+
+    def stop(step, steps, loss):
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, SMALL, DIFFUSION, averaged, tmp_path / "stopped", progress=stop)
+    train(data, SMALL, DIFFUSION, averaged, tmp_path / "stopped")
+    files = [tmp_path / name / "checkpoint-9/lab.safetensors" for name in ("without", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    files = [tmp_path / name / "checkpoint-9/ema/lab.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_an_audit_takes_the_averages_of_a_lab_training_unless_told_otherwise(tmp_path):
+    train(SMALL.block(0, 40), SMALL, DIFFUSION, replace(TINY, average=0.1), tmp_path)
+    found = discover(tmp_path, "a")
+    ends = {weights: {each.path.name for each in pair(found, None, weights).a.checkpoints} for weights in WEIGHTS}
+    assert ends == {"auto": {"ema"}, "ema": {"ema"}, "raw": {f"checkpoint-{step}" for step in TINY.steps}}
+
+
+@pytest.mark.parametrize("width", [-0.1, 0.5])
+def test_an_average_of_no_possible_width_is_refused(width):
+    with pytest.raises(AuditError, match="wide"):
+        replace(TINY, average=width)
 
 
 def test_a_training_of_other_sequences_or_another_recipe_is_not_gone_on_with(tmp_path):

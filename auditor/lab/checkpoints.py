@@ -1,5 +1,7 @@
 """Checkpoints of the hierarchical world, as an audit reads them: ``checkpoint-N/lab.json`` beside safetensors.
 
+An average of the weights lies in ``checkpoint-N/ema/``, in the same two files.
+
 A model of the lab takes noisy one-hots of values 0 and 1, so the audit scales its images to that
 range; its network predicts x_0, and the schedule saved with it is the lab's. DDPM sampling of an
 audit is then the lab's own reverse chain, from the same noise.
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG, WEIGHTS = "lab.json", "lab.safetensors"
+AVERAGE = "ema"
 SCHEDULER = "scheduler/scheduler_config.json"
 REMEMBERED = "train"  # array of a blend: training sequences
 RANGE = (0.0, 1.0)  # of a one-hot
@@ -45,7 +48,7 @@ class LabFormat:
     guide = Guide(
         trainers="`audit lab train`: transformers on sequences of the hierarchical grammar; `audit lab fixture`",
         layout="`checkpoint-500/lab.json` beside `lab.safetensors`",
-        weights="raw",
+        weights="raw; an average in `checkpoint-500/ema/`",
         schedule="in `scheduler/`, beside the checkpoints",
         command="nothing",
         tested="written by `audit lab`",
@@ -62,14 +65,16 @@ class LabFormat:
             step = STEP_NAME.fullmatch(folder.name)
             if step is None or not (folder / CONFIG).exists():
                 continue
+            paths = {"raw": folder} | ({"ema": folder / AVERAGE} if (folder / AVERAGE / CONFIG).exists() else {})
             try:
-                read_config(folder)
-                require_file(folder / WEIGHTS)
+                for path in paths.values():
+                    read_config(path)
+                    require_file(path / WEIGHTS)
             except CheckpointError as error:
                 unusable.append((int(step[1]), folder, f"{error.what} {error.remedy}".strip()))
             else:
                 schedule = root / SCHEDULER
-                found.append(Found(int(step[1]), {"raw": folder}, schedule if schedule.exists() else None))
+                found.append(Found(int(step[1]), paths, schedule if schedule.exists() else None))
         return found, unusable
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
@@ -128,12 +133,11 @@ def write_blend(root: Path, step: int, blend: Blend) -> None:
     """Write a blend as a checkpoint; the training sequences only where it remembers them."""
     numbers = {name: getattr(blend, name) for name in ("level", "memory", "initial")}
     arrays = {"weights": blend.weights} | ({REMEMBERED: blend.train.astype(np.uint8)} if blend.memory > 0 else {})
-    write(root, step, "blend", blend.grammar, blend.diffusion, numbers, arrays)
+    write(root / f"checkpoint-{step}", "blend", blend.grammar, blend.diffusion, numbers, arrays)
 
 
 def write(
-    root: Path,
-    step: int,
+    folder: Path,
     kind: str,
     grammar: Grammar,
     diffusion: Diffusion,
@@ -145,7 +149,6 @@ def write(
 
     from safetensors.numpy import save_file
 
-    folder = root / f"checkpoint-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic(folder / WEIGHTS) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 Progress = Callable[[int, int, float], None]  # step, steps in all, mean loss since the last call
+Networks = Mapping[str, "torch.nn.Module"]  # "network" and, where it is kept, "average"
 IDENTITY, STATE, LOG = "training.json", "state.safetensors", "log.jsonl"
 WARM_EPOCHS = 50  # the learning rate falls linearly to one half over these, then by a cosine to a tenth
 
@@ -50,6 +52,7 @@ class Recipe:
     seed: int = 0
     bfloat16: bool = False  # networks in that type on a GPU; weights stay float32
     times: tuple[int, int] | None = None  # least and largest time of the noise that is trained on; None: all
+    average: float = 0.0  # relative width of an average of weights that is saved beside them; 0: none
     save_every: int = 1000  # steps after which at most a stopped training is set back
     log_every: int = 100
 
@@ -61,6 +64,8 @@ class Recipe:
             raise AuditError(what, "--width", "Give another width.")
         if self.times is not None and not 1 <= self.times[0] <= self.times[1]:
             raise AuditError(f"{self.times} are no times.", "--times", "Give two, the lower first: --times 50,100.")
+        if not 0 <= self.average <= 0.25:
+            raise AuditError(f"An average cannot be {self.average:g} wide.", "--average", "Give 0 to 0.25.")
 
 
 def log_spaced(first: int, last: int, n: int) -> tuple[int, ...]:
@@ -103,8 +108,9 @@ def train(
     require_same(out, identity)
     checkpoints.write_series(out, diffusion)
     network = transformer.new_network(grammar, recipe.shape, derived_seed("lab network", recipe.seed)).to(device)
+    networks = {"network": network} | ({"average": deepcopy(network)} if recipe.average else {})
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate)
-    start = load_state(out, network, optimizer)
+    start = load_state(out, networks, optimizer)
     letters = torch.as_tensor(sequences, dtype=torch.int64, device=device)
     record = Record(out / LOG, recipe, start, progress)
     with own_random_state(device):
@@ -112,10 +118,12 @@ def train(
             set_rate(optimizer, rate(step, len(letters), recipe))
             loss = one_step(network, optimizer, letters, grammar, diffusion, recipe, step)
             record.add(step, loss)
+            if recipe.average:
+                follow(networks["average"], network, kept_share(step, recipe.average))
             if step in recipe.steps:
-                write_checkpoint(out, step, network, grammar, diffusion, recipe)
+                write_checkpoint(out, step, networks, grammar, diffusion, recipe)
             if step in recipe.steps or step % recipe.save_every == 0:
-                save_state(out, step, network, optimizer)
+                save_state(out, step, networks, optimizer)
 
 
 def train_all(
@@ -198,6 +206,26 @@ def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
+def kept_share(step: int, width: float) -> float:
+    """Return the share of the old average that a step keeps, (1 - 1/step)^(g + 1); 0 at the first step.
+
+    The average then weighs the weights of step s by s^g (a power-function average, arXiv 2312.02696, eq. 3), whose
+    standard deviation is ``width`` times the step: sqrt((g + 1) / (g + 3)) / (g + 2) = ``width``, a cubic in g.
+    """
+    inverse = width**-2
+    g = np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()
+    return float((1 - 1 / step) ** (g + 1))
+
+
+def follow(average: torch.nn.Module, network: torch.nn.Module, kept: float) -> None:
+    """Move an average towards the weights."""
+    import torch
+
+    with torch.no_grad():
+        for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
+            mean.lerp_(weight, 1 - kept)
+
+
 @contextmanager
 def own_random_state(device: str) -> Iterator[None]:
     """Leave torch's generators as they were."""
@@ -211,11 +239,13 @@ def own_random_state(device: str) -> Iterator[None]:
 
 
 def write_checkpoint(
-    out: Path, step: int, network: torch.nn.Module, grammar: Grammar, diffusion: Diffusion, recipe: Recipe
+    out: Path, step: int, networks: Networks, grammar: Grammar, diffusion: Diffusion, recipe: Recipe
 ) -> None:
-    """Write the weights of one step."""
-    settings, arrays = transformer.settings_of(recipe.shape), transformer.arrays_of(network)
-    checkpoints.write(out, step, "transformer", grammar, diffusion, settings, arrays)
+    """Write the weights of one step, and their average before them: a checkpoint that is there is whole."""
+    settings, folder = transformer.settings_of(recipe.shape), out / f"checkpoint-{step}"
+    for name, network in reversed(networks.items()):
+        where = folder / checkpoints.AVERAGE if name == "average" else folder
+        checkpoints.write(where, "transformer", grammar, diffusion, settings, transformer.arrays_of(network))
 
 
 def identity_of(sequences: np.ndarray, grammar: Grammar, diffusion: Diffusion, recipe: Recipe) -> dict[str, Any]:
@@ -241,12 +271,12 @@ def require_same(out: Path, identity: dict[str, Any]) -> None:
         raise AuditError(what, out, "Choose another folder, or give the same options again.")
 
 
-def save_state(out: Path, step: int, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write weights and optimizer, and the step they are of."""
+def save_state(out: Path, step: int, networks: Networks, optimizer: torch.optim.Optimizer) -> None:
+    """Write weights, their average and optimizer, and the step they are of."""
     from safetensors.torch import save_file
 
-    tensors = {f"network.{name}": each for name, each in network.state_dict().items()}
-    names = [name for name, _ in network.named_parameters()]
+    tensors = {f"{key}.{name}": each for key, of in networks.items() for name, each in of.state_dict().items()}
+    names = [name for name, _ in networks["network"].named_parameters()]
     for name, state in zip(names, optimizer.state_dict()["state"].values(), strict=True):
         tensors |= {f"{key}.{name}": each for key, each in state.items()}
     with atomic(out / STATE) as temporary:
@@ -254,8 +284,8 @@ def save_state(out: Path, step: int, network: torch.nn.Module, optimizer: torch.
         save_file({key: each.detach().cpu().contiguous() for key, each in tensors.items()}, temporary, metadata)
 
 
-def load_state(out: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore weights and optimizer; return the step they are of, 0 where there is no state."""
+def load_state(out: Path, networks: Networks, optimizer: torch.optim.Optimizer) -> int:
+    """Restore weights, their average and optimizer; return the step they are of, 0 where there is no state."""
     from safetensors import safe_open
 
     if not (out / STATE).exists():
@@ -263,9 +293,10 @@ def load_state(out: Path, network: torch.nn.Module, optimizer: torch.optim.Optim
     with safe_open(out / STATE, "pt") as stored:
         step = int(stored.metadata()["step"])
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  it is no dict
-    network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
-    kinds = ("step", "exp_avg", "exp_avg_sq")
-    states = [{kind: tensors[f"{kind}.{name}"] for kind in kinds} for name, _ in network.named_parameters()]
+    for key, network in networks.items():
+        network.load_state_dict({name: tensors[f"{key}.{name}"] for name in network.state_dict()})
+    kinds, names = ("step", "exp_avg", "exp_avg_sq"), [name for name, _ in networks["network"].named_parameters()]
+    states = [{kind: tensors[f"{kind}.{name}"] for kind in kinds} for name in names]
     optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(states))})
     return step
 
