@@ -1,45 +1,180 @@
 """Are the verdicts of a whole audit right where the truth is known? (methods G0)
 
-    python benchmarks/known_truth.py
+    python benchmarks/known_truth.py --out benchmarks/known_truth.csv
 
 Twins of the hierarchical grammar that learn until step 16 and remember from step 7 on, audited by every stage of
-``audit run``: sampling, evidence, controls, tests, verdicts, at all 20 steps. Prints truth beside verdict; exits 1
-where a step without memory is called anything but generalizing, or one whose own half has a weight of .05 or more is
-not called biased, overfit or memorizing. Below that weight the lean is within what the budgets accept. About two
-minutes of one core.
+``audit run``: sampling, evidence, controls, tests, verdicts, at all 20 steps, with 1,000 samples per checkpoint.
+
+A verdict is about four quantities and their margins. So the truth is these quantities without the errors of a finite
+audit: how far the samples lean, how many are copies and how far the losses lean, here counted on 10,000 other samples
+of each twin and on other noise, by plain comparisons of letters; and the true loss, from the exact posterior. A verdict
+is right if the ladder of docs/statistics.md 10 gives it for these values. Where a value lies between the margin from
+which a lean may be called bias and the one from which it may no longer be called safe, both verdicts are right; so are
+both where samples copy more often than the controls do, but by less than is accepted.
+
+Prints truth beside verdict and exits 1 where one is not right. About ten minutes of one core.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from auditor.lab.blend import Course
-from auditor.lab.calibration import audited
+import numpy as np
+import pandas as pd
+import torch
+
+from auditor.config import AuditConfig, Budgets
+from auditor.lab.blend import Blend, Course
+from auditor.lab.calibration import SAMPLING_STEPS, measured
+from auditor.lab.checkpoints import as_model, schedule
+from auditor.lab.exact import as_one_hot
 from auditor.lab.fixture import Fixture
+from auditor.lab.grammar import letters_of
+from auditor.noise import derived_seed
+from auditor.records import TWINS, other_twin
+from auditor.sampling import sample_batch
+from auditor.verdict import StepFacts
 
-ALARMS = ("biased", "overfit", "memorizing")
-ACCEPTED = 0.05  # weight of the own half up to which no verdict is asked for
+FIRST_SEED = 10**6  # the audit draws from seeds below
+BATCH = 500
+CLEAR = 3  # standard errors by which a counted share must exceed its control to be called larger
 
 
-def is_right(row: dict) -> bool:
-    """Return whether a verdict is one that the truth allows."""
-    if row["memory"] == 0:
-        return row["verdict"] == "generalizing"
-    return row["memory"] < ACCEPTED or row["verdict"] in ALARMS
+@dataclass(frozen=True)
+class Truth:
+    """What the verdict on one checkpoint is about, nearly without error."""
+
+    own_share: float  # samples nearer to the own half than to the other, both twins; half where equally near
+    copies: float  # share of samples that are an own training sequence
+    copies_other: float  # the same for the other half: what a model that never saw it hits
+    copies_heldout: float  # held-out sequences that are one of a half
+    copies_se: float  # of the difference of the first two
+    loss_lean: float
 
 
 def main() -> None:
-    """Audit the fixture, print the table."""
+    """Audit the fixture, count the truth, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the table here")
+    parser.add_argument("--n", type=int, default=10_000, help="samples of each twin behind the truth")
+    given = parser.parse_args()
     fixture = Fixture(course=Course(memory=0.5, growth=1.0), n_train=2000, n_heldout=1000, taus=tuple(range(1, 21)))
     with tempfile.TemporaryDirectory() as work:
-        found = audited(fixture, Path(work) / "audit", n_samples=1000)
-    print(f"{'step':>4}  {'weight':>6}  {'truth':<13} verdict")
-    for row in found["rows"]:
-        print(f"{row['tau']:>4}  {row['memory']:>6.2f}  {row['truth']:<13} {row['verdict']}")
-    print(f"released: {found['recommended']}; controls passed: {found['trusted']}")
-    sys.exit(not (all(map(is_right, found["rows"])) and found["trusted"]))
+        found, prepared = measured(fixture, Path(work) / "audit", n_samples=1000)
+    phases = fixture.phases(prepared.times + 1, prepared.budgets)
+    rows = []
+    for facts, decision, phase in zip(found.facts, found.decisions, phases, strict=True):
+        truth = counted(fixture, decision.step, prepared.times + 1, given.n)
+        allowed = right_verdicts(truth, facts, phase, prepared.budgets)
+        rows.append(row_of(fixture, decision.step, truth, phase, allowed, decision.verdict))
+        print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="  ", flush=True)
+    table = pd.DataFrame(rows)
+    trusted = not found.checks["distrust"] and not found.checks["not_exchangeable"]
+    print(f"\n{table['is_right'].sum()} of {len(table)} verdicts right")
+    print(f"released: {found.recommendation.step}; controls passed: {trusted}")
+    if given.out:
+        table.to_csv(given.out, index=False, float_format="%.4g")
+    sys.exit(not (table["is_right"].all() and trusted))
+
+
+def row_of(fixture: Fixture, step: int, truth: Truth, phase: str, allowed: set[str], verdict: str) -> dict[str, object]:
+    """Return one checkpoint as a row of the table."""
+    return {
+        "step": step,
+        "weight": round(fixture.course.memory_at(step), 3),
+        "own_share": round(truth.own_share, 4),
+        "copies_percent": round(100 * truth.copies, 3),
+        "copies_other_percent": round(100 * truth.copies_other, 3),
+        "copies_heldout_percent": round(100 * truth.copies_heldout, 3),
+        "loss_lean": round(truth.loss_lean, 4),
+        "loss_phase": phase if phase in ("underfit", "overfit") else "",
+        "right": " or ".join(sorted(allowed)),
+        "verdict": verdict,
+        "is_right": verdict in allowed,
+    }
+
+
+def right_verdicts(truth: Truth, facts: StepFacts, phase: str, budgets: Budgets) -> set[str]:
+    """Return what the ladder may say of a checkpoint whose values are these; margins are those of the audit."""
+    control = max(truth.copies_other, truth.copies_heldout)
+    copies = truth.copies - control > CLEAR * truth.copies_se
+    allowed = {"memorizing"} if copies else set()
+    if copies and truth.copies - control > budgets.copies_beyond_heldout:
+        return allowed
+    if phase in ("underfit", "overfit"):
+        return allowed | {phase}
+    lean, loss = facts.lean["onehot"], facts.loss
+    beyond = truth.own_share - 0.5 > lean.bias_margin(budgets) or truth.loss_lean > loss.bias_margin(budgets)
+    unsafe = truth.own_share - 0.5 > lean.safe_margin(budgets)
+    unsafe |= truth.loss_lean > loss.bias_margin(budgets) + budgets.loss_safe_beyond_bias
+    return allowed | ({"biased"} if beyond or unsafe else set()) | (set() if unsafe else {"generalizing"})
+
+
+def counted(fixture: Fixture, tau: int, times: np.ndarray, n: int) -> Truth:
+    """Return the truth of one checkpoint, from ``n`` samples of each twin and every training sequence."""
+    kept = without_shared(fixture.sequences)
+    leans, copies, others = [], [], []
+    for twin in TWINS:
+        samples = sampled(fixture, fixture.model(twin, tau), n)
+        own, other = (nearest(samples, kept[name]) for name in (twin, other_twin(twin)))
+        leans.append((own < other) + 0.5 * (own == other))
+        copies.append(own == 0)
+        others.append(other == 0)
+    heldout = np.concatenate([nearest(kept["heldout"], kept[twin]) == 0 for twin in TWINS])
+    difference = np.concatenate(copies).astype(float) - np.concatenate(others)
+    return Truth(
+        own_share=float(np.mean(leans)),
+        copies=float(np.mean(copies)),
+        copies_other=float(np.mean(others)),
+        copies_heldout=float(heldout.mean()),
+        copies_se=float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        loss_lean=loss_lean(fixture, tau, kept, times),
+    )
+
+
+def without_shared(sequences: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the sets without sequences that also occur in another one, as ``--allow-overlap`` leaves them."""
+    known = {name: set(map(bytes, np.ascontiguousarray(each))) for name, each in sequences.items()}
+    return {
+        name: np.array([row for row in each if not any(bytes(row) in known[other] for other in known if other != name)])
+        for name, each in sequences.items()
+    }
+
+
+def sampled(fixture: Fixture, blend: Blend, n: int) -> np.ndarray:
+    """Return samples of a model, drawn as the audit draws them, from seeds of their own."""
+    model = as_model(blend, fixture.diffusion, fixture.grammar, schedule(fixture.diffusion), 0)
+    seeds = [range(start, start + BATCH) for start in range(FIRST_SEED, FIRST_SEED + n, BATCH)]
+    return np.concatenate(
+        [letters_of(sample_batch(model, each, AuditConfig().sampler, SAMPLING_STEPS)) for each in seeds]
+    )[:n]
+
+
+def nearest(sequences: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return the least number of differing letters to any sequence of a set, int ``[n]``."""
+    parts = np.array_split(sequences, max(1, len(sequences) // BATCH))
+    return np.concatenate([(each[:, None] != among[None]).sum(axis=2).min(axis=1) for each in parts])
+
+
+def loss_lean(fixture: Fixture, tau: int, kept: dict[str, np.ndarray], times: np.ndarray) -> float:
+    """Return half the difference of the means of ln(loss of b / loss of a) over a's sequences and over b's."""
+    generator = torch.Generator().manual_seed(derived_seed("known truth", tau))
+    models, means = {twin: fixture.model(twin, tau) for twin in TWINS}, {}
+    with torch.inference_mode():
+        for half in TWINS:
+            x0 = as_one_hot(kept[half], fixture.grammar.q, torch.float32)
+            losses = dict.fromkeys(TWINS, torch.zeros(len(x0)))
+            for time in times:
+                t = torch.full((len(x0),), int(time))
+                x_t = fixture.diffusion.noisy(x0, t, torch.randn(x0.shape, generator=generator))
+                for twin, model in models.items():
+                    losses[twin] = losses[twin] + (model(x_t, t) - x0).square().mean(dim=(1, 2))
+            means[half] = float((losses["b"] / losses["a"]).log().mean())
+    return (means["a"] - means["b"]) / 2
 
 
 if __name__ == "__main__":

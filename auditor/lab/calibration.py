@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from auditor.noise import derived_seed
 from auditor.records import VERDICTS
 from auditor.run import RunDirectory, atomic, write_json
 from auditor.stats import clopper_pearson
+
+if TYPE_CHECKING:
+    from auditor.measuring import Measured
+    from auditor.prepared import Prepared
 
 TAUS = (2, 5, 8, 10, 12, 14, 17, 20)
 N_HELDOUT = 1000
@@ -76,8 +80,8 @@ def calibrate(
     return results
 
 
-def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Result:
-    """Return truth and verdict of every checkpoint of a fixture, and what was recommended."""
+def measured(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> tuple[Measured, Prepared]:
+    """Audit a fixture by every stage of ``audit run``; return what was measured, and from what."""
     from auditor import inputs, pipeline
 
     shutil.rmtree(work, ignore_errors=True)
@@ -93,6 +97,12 @@ def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Re
     with run.locked():
         found = pipeline.audit(prepared, run, pipeline.plan(prepared, run), lambda text, calls: None)
     shutil.rmtree(work)
+    return found, prepared
+
+
+def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Result:
+    """Return truth and verdict of every checkpoint of a fixture, and what was recommended."""
+    found, prepared = measured(fixture, work, n_samples, **settings)
     memory = [fixture.course.memory_at(tau) for tau in fixture.taus]
     truths = fixture.phases(prepared.times + 1, prepared.budgets)
     rows = [
