@@ -7,7 +7,8 @@ with its twin and with the second training on its own set, at one time of the no
     python benchmarks/learned.py DATA RUNS --out benchmarks/learned
 
 writes ``learned/curves.csv`` (means over sequences with 95 % intervals), ``learned/onsets.csv`` (steps that may hold
-each minimum, at 95 %) and ``learned/training.csv`` (the training loss by step).
+each minimum, at 95 %), ``learned/order.csv`` (is the split minimum before the oracle's? docs/statistics.md 6.6 for
+this pair of curves) and ``learned/training.csv`` (the training loss by step).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import stats
+from auditor import phase, stats
 from auditor.lab import oracle
 from auditor.lab.checkpoints import AVERAGE, read
 from auditor.lab.data import read_folder, read_sequences
@@ -69,11 +70,13 @@ def main() -> None:
                 values.setdefault((name, metric), []).append(found[metric, "both"].astype(float))
             print(f"{name}: step {step:,}", flush=True)
     onsets = [onset_row(name, metric, np.array(found), series[name]) for (name, metric), found in values.items()]
+    orders = [order_row(name, values[name, "split_kl"], values[name, "oracle_kl_0"], series[name]) for name in PAIRS]
     logs = [read_log(given.runs / name, name) for name in ("a", "b", "a2", "b2")]
     given.out.mkdir(parents=True, exist_ok=True)
     columns = ["pair", "step", "metric", "value", "low", "high", "n"]
     pd.DataFrame(curves)[columns].to_csv(given.out / "curves.csv", index=False, float_format="%.5g")
     pd.DataFrame(onsets).to_csv(given.out / "onsets.csv", index=False)
+    pd.DataFrame(orders).to_csv(given.out / "order.csv", index=False, float_format="%.4g")
     pd.concat(logs).to_csv(given.out / "training.csv", index=False)
 
 
@@ -83,6 +86,23 @@ def onset_row(pair: str, metric: str, values: np.ndarray, steps: list[int]) -> d
     found = stats.locate_minimum(values, steps, draws, derived_seed("learned", pair, metric))
     ends = {"step": found.step, "low": min(found.steps, default=-1), "high": max(found.steps, default=-1)}
     return {"pair": pair, "metric": metric, "status": found.status} | ends | {"note": found.note}
+
+
+def order_row(pair: str, split: list[np.ndarray], oracle_kl: list[np.ndarray], steps: list[int]) -> dict[str, object]:
+    """Return whether the twins part before the exact denoiser is nearest, with and without jitter of the weights."""
+    curves, seeds = (np.array(split), np.array(oracle_kl)), derived_seed("learned", "order", pair)
+    found = phase.find(*curves, steps, (seeds, seeds + 1), seeds + 2)
+    jitters = [stats.jitter_of(each) or stats.NO_JITTER for each in curves]
+    return {
+        "pair": pair,
+        "claimed": found.claimed,
+        "ratio_low": found.ratio_low,
+        "ratio_high": found.ratio_high,
+        "p": found.p,
+        "p_without_jitter": phase.cross_fitted(*curves, 0.0, 0.0, seeds + 2),
+        "jitter_sd_split": jitters[0].v ** 0.5,
+        "jitter_sd_oracle": jitters[1].v ** 0.5,
+    }
 
 
 def read_log(folder: Path, name: str) -> pd.DataFrame:
