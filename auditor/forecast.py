@@ -13,7 +13,9 @@ import numpy as np
 
 from auditor import sampling, spaces
 from auditor.artefacts import Task, control_size
-from auditor.executor import EMBEDDED_AT_ONCE, Executor
+from auditor.asking import Asking
+from auditor.comparing import EMBEDDED_AT_ONCE
+from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.run import RunDirectory
 
@@ -73,7 +75,7 @@ def seconds_per_call(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task
     """Return the time of one network call at the run's batch size, the larger of batches scaled up."""
     p = prepared
     of = next(task.of for task in tasks if task.calls and "/" in task.of)
-    model = Executor(p, run, lambda text, calls: None).model(of)
+    model = Asking(p, run, Keys(p)).model(of)
 
     def timed(n: int, steps: int) -> float:
         seeds = [p.config.seed + i for i in range(n)]

@@ -16,6 +16,7 @@ from typing import Any
 from auditor import (
     measuring,
     protocol,
+    spot_checks,
     tables,
 )
 from auditor.artefacts import Task, artefact, calls_of
@@ -272,16 +273,18 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
     run.write_record(record(prepared, "started", {}, {}))
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     executor = Executor(prepared, run, say)
-    ranges = executor.range_check() if prepared.scope.with_samples else None
+    ranges = spot_checks.ranges(prepared, executor.asking.model) if prepared.scope.with_samples else None
     for sentence in pixel_range({"checks": {"pixel_range": ranges}}):
         say(f"warning: {sentence}", 0)
     executor.execute(tasks)
     run.sweep()
-    prepared = executor.prepared = without_failed(prepared, executor.failed)
+    prepared = without_failed(prepared, executor.failed)
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(prepared))
     started = time.perf_counter()
     with_samples = prepared.scope.with_samples
-    checks: dict[str, Any] = {"redraw": executor.redraw()} if with_samples and prepared.given is None else {}
+    checks: dict[str, Any] = {}
+    if with_samples and prepared.given is None:
+        checks["redraw"] = spot_checks.redrawn(prepared, run, executor.asking.model)
     checks |= {"pixel_range": ranges} if ranges is not None else {}
     if prepared.scope.with_train and with_samples:
         keep_neighbour_images(prepared, run)

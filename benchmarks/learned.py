@@ -7,7 +7,7 @@ with its twin and with the second training on its own set, at one time of the no
     python benchmarks/learned.py DATA RUNS --out benchmarks/learned
 
 writes ``learned/curves.csv`` (means over sequences with 95 % intervals), ``learned/onsets.csv`` (steps that may hold
-each minimum, at 95 %), ``learned/order.csv`` (is the split minimum before the oracle's? docs/statistics.md 6.6 for
+each minimum, at 95 %), ``learned/order.csv`` (is the split minimum before the oracle's? docs/statistics.md 6.4 for
 this pair of curves) and ``learned/training.csv`` (the training loss by step).
 """
 

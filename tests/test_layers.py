@@ -16,8 +16,9 @@ LAYERS = (
     ("checkpoints", "noise", "sampling", "images", "spaces", "neighbors", "denoising", "empirical", "metrics"),
     ("verdict", "checks", "reports", "copying", "phase", "gate"),
     (
-        *("evidence", "reading", "series", "artefacts", "executor", "cells", "quality", "controls", "leaning", "trust"),
-        *("measuring", "verify", "trainings", "membership", "agreement", "attacks", "u_turns", "trajectories"),
+        *("evidence", "reading", "series", "artefacts", "stages", "asking", "comparing", "spot_checks", "executor"),
+        *("cells", "quality", "controls", "leaning", "trust", "measuring", "verify", "trainings", "membership"),
+        *("agreement", "attacks", "u_turns", "trajectories"),
         *("profiles", "scale_curves", "onsets", "classwise", "nearness", "doctor", "groups", "given_samples"),
         *("splitting", "split_items", "split_card", "power", "forecast", "preflight"),
         *("inputs", "prepared", "demands", "machine", "twins", "image_sets", "mirroring", "models", "scan"),
