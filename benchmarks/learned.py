@@ -26,7 +26,7 @@ from auditor.lab.checkpoints import AVERAGE, read
 from auditor.lab.data import read_folder, read_sequences
 from auditor.noise import derived_seed
 
-PAIRS = {"split": ("a", "b"), "same data": ("a", "a2"), "same data, b": ("b", "b2")}
+PAIRS = {"split": ("a", "b"), "split, again": ("a2", "b2"), "same data": ("a", "a2"), "same data, b": ("b", "b2")}
 MINIMA = (*(f"oracle_kl_{k}" for k in range(5)), "split_kl", "split_kl_own", "cross_entropy_heldout")
 
 
