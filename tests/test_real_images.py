@@ -18,11 +18,12 @@ import faults  # noqa: E402
 import figure  # noqa: E402
 import make  # noqa: E402
 import unet  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 from auditor.errors import AuditError  # noqa: E402
 from auditor.run import RunDirectory  # noqa: E402
 
-TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, "ddim", 2, 6, 2, trainings=3)
+TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, "ddim", 2, 6, 2, 0.1, trainings=3)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_the_network_has_the_published_number_of_weights():
 def test_the_full_scale_is_the_published_one():
     full = make.SCALES["full"]
     assert (full.side, full.width, full.n_train, full.batch_size, full.steps[-1]) == (32, 32, 1024, 512, 10_000)
-    assert full.learning_rate == 1e-4 and full.trainings >= 4
+    assert full.learning_rate == 1e-4 and full.trainings >= 4 and full.average == 0
 
 
 def test_the_sets_share_no_image_and_no_duplicate(made):
@@ -99,6 +100,17 @@ def test_a_longer_training_goes_on_from_a_shorter(made, tmp_path):
         make.train(make.replace(TOY, steps=steps), tmp_path, "s1", "cpu")
     name = "runs/s1/step-6.safetensors"
     assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
+
+
+def test_a_checkpoint_holds_the_average_of_the_weights_of_all_steps(made, tmp_path):
+    (tmp_path / "data").symlink_to(made / "data")
+    make.train(make.replace(TOY, steps=(1, 2, 3), average=0.0), tmp_path, "s2", "cpu")
+    each = [load_file(tmp_path / f"runs/s2/step-{step}.safetensors") for step in (1, 2, 3)]
+    kept = [make.kept_share(step, 0.1) for step in (2, 3)]
+    shares = [kept[0] * kept[1], (1 - kept[0]) * kept[1], 1 - kept[1]]
+    for name, average in load_file(made / "runs/s2/step-3.safetensors").items():
+        expected = sum(share * weights[name] for share, weights in zip(shares, each, strict=True))
+        assert torch.allclose(average, expected, rtol=0, atol=1e-6), name
 
 
 def test_the_same_folder_takes_no_other_recipe(made):
