@@ -1,4 +1,4 @@
-"""What an audit of a folder would find: headers only, no torch, nothing unpickled."""
+"""What an audit of a folder would find: headers only, no torch, nothing unpickled without --trust-pickle."""
 
 from __future__ import annotations
 

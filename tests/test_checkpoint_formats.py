@@ -81,6 +81,15 @@ def cases(tmp_path_factory) -> dict[str, Case]:
         "lora: train_text_to_image_lora": Case(FIXTURES / "text_to_image_lora", on_base),
         "lora: kohya": Case(FIXTURES / "kohya", on_base),
         "lora: ai-toolkit": Case(FIXTURES / "ai-toolkit", on_base),
+        "edm: EDM2": Case(trained.edm2(root / "edm2"), trusted, steps=(0, 1048), unit="kimg", kinds=("ema",)),
+        "edm: EDM2, latents": Case(
+            trained.edm2(root / "edm2-latents", latents=True),
+            replace(trusted, autoencoder=str(trained.autoencoder(root / "autoencoder"))),
+            steps=(0, 1048),
+            unit="kimg",
+            kinds=("ema",),
+            shape=(16, 16, 1),
+        ),
         "plain: the paper's": Case(
             FIXTURES / "paper", replace(shaped, model="trained:OneLevelUnet"), "ddpm", steps=(10,), unit="epoch"
         ),
@@ -126,9 +135,9 @@ def random_input(model, n: int = 2):
 # The contract of every format in the registry
 # ---------------------------------------------------------------------------
 
-WRITTEN = (  # by trainers that no test can run: kept in tests/fixtures
+WRITTEN = (  # by trainers that no test can run: kept in tests/fixtures, or of networks of the same structure
     *("diffusers: train_unconditional", "lora: train_text_to_image_lora", "lora: kohya", "lora: ai-toolkit"),
-    "plain: the paper's",
+    *("plain: the paper's", "edm: EDM2", "edm: EDM2, latents"),
 )
 EVERY = pytest.mark.parametrize(
     ("name", "case"), [(each.partition(":")[0], each) for each in (*registry.FORMATS, *WRITTEN)], indirect=["case"]
@@ -509,6 +518,61 @@ def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases)
     torch.testing.assert_close(a * x - s * v, denoised, rtol=1e-3, atol=1e-4)
 
 
+def test_of_two_averages_of_edm2_at_each_step_the_narrower_is_audited(cases, tmp_path):
+    case = cases["edm: EDM2"]
+    discovery = discover(case.root, "a", case.settings)
+    names = [f"network-snapshot-{kimg}-0.{{}}.pkl" for kimg in ("0000000", "0001048")]
+    assert [one.paths["ema"].name for one in discovery.found] == [name.format("050") for name in names]
+    assert [one.path.name for one in discovery.excluded] == [name.format("100") for name in names]
+    assert "averages of width 0.050 are audited" in discovery.excluded[0].reason
+    assert model_facts(checkpoint_of("edm", case), case.settings).model == "Denoiser, average 0.050"
+    wide = tmp_path / "wide"  # as the reason says
+    wide.mkdir()
+    for path in case.root.glob("*-0.100.pkl"):
+        (wide / path.name).symlink_to(path)
+    (wide / "phema-0002097-0.085.pkl").symlink_to(next(case.root.glob("*-0.100.pkl")))
+    other = discover(wide, "b", case.settings)
+    assert [one.step for one in other.found] == [0, 1048]
+    assert [(one.step, one.path.name) for one in other.excluded] == [(2097, "phema-0002097-0.085.pkl")]
+    with pytest.raises(AuditError, match=r"differ in model: 'Denoiser, average 0.050'.*'Denoiser, average 0.100'"):
+        check_compatible(pair(discovery, other), None, case.settings)
+
+
+def test_the_denoiser_of_edm2_is_asked_in_full_precision_and_takes_classes_one_hot(tmp_path):
+    case = Case(trained.edm2(tmp_path / "a", label_dim=3), ModelSettings(trust_pickle=True))
+    checkpoint = checkpoint_of("edm", case, 1)
+    theirs = pickle.loads(checkpoint.path.read_bytes()).ema
+    assert theirs.model.first.weight.dtype == torch.float16 and theirs.use_fp16
+    theirs = theirs.float()
+    theirs.use_fp16 = False
+    format = open_format("edm", case.settings)
+    model = format.load(checkpoint, format.schedule(checkpoint), "cpu")
+    x, sigma = 3 * random_input(model, 4), torch.tensor([0.002, 0.5, 2.0, 80.0])
+    one_hot = torch.cat([torch.eye(3), torch.zeros(1, 3)])
+    with torch.no_grad():
+        found = model.given(np.array([2, 0, 1, -1]))(x, sigma)
+        assert torch.equal(found, theirs(x, sigma, one_hot[[2, 0, 1, 3]]))
+
+
+def test_latents_of_edm2_are_those_of_its_encoder_on_pictures_in_zero_to_one(cases):
+    from diffusers import AutoencoderKL
+
+    case = cases["edm: EDM2, latents"]
+    model, encoder = loaded("edm", case), trained.OfLatents()
+    assert model.latent_shape == (8, 8, 4)
+    theirs = AutoencoderKL.from_pretrained(case.settings.autoencoder).eval()
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 1), dtype=np.uint8)
+    scale, bias = (torch.from_numpy(one).view(1, -1, 1, 1) for one in (encoder.scale, encoder.bias))
+    with torch.no_grad():
+        latents = theirs.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255).latent_dist.mode() * scale + bias
+        picture = theirs.decode((latents - bias) / scale).sample.clamp(0, 1) * 255
+    torch.testing.assert_close(model.codec.encode(pictures), latents)
+    assert np.abs(model.codec.decode(latents) - picture.permute(0, 2, 3, 1).round().numpy()).max() <= 1
+    without = replace(case, settings=ModelSettings(trust_pickle=True))
+    with pytest.raises(CheckpointError, match=r"(?s)takes 4 channels, so it draws latents.*--autoencoder FOLDER"):
+        loaded("edm", without)
+
+
 def test_a_trusted_pickle_whose_code_is_not_there_says_where_to_start_the_audit(tmp_path, monkeypatch):
     root, absent = tmp_path / "a", tmp_path / "absent"
     absent.mkdir()
@@ -837,6 +901,21 @@ def test_snapshots_of_edm_are_audited_from_their_first_before_any_training(audit
     record, outcome = audited(audit_args, audit, tmp_path, a, b, trust_pickle="")
     assert record["scope"]["steps"] == [0, 100, 200] and record["resolved"]["unit"] == "kimg"
     assert "steps are thousand images" in outcome.out
+
+
+def test_snapshots_of_edm2_are_audited_of_one_width(audit_args, audit, tmp_path):
+    a, b = (trained.edm2(tmp_path / twin, seed) for seed, twin in enumerate("ab", 1))
+    record, outcome = audited(audit_args, audit, tmp_path, a, b, trust_pickle="")
+    assert record["scope"]["steps"] == [0, 1048] and record["resolved"]["model"]["class"] == "Denoiser, average 0.050"
+    assert "averages of width 0.050 are audited" in " ".join(outcome.out.split())
+
+
+def test_where_no_file_is_usable_the_remedy_is_that_of_the_reason(audit_args, audit, tmp_path):
+    a, b = (trained.edm2(tmp_path / twin, seed, latents=True) for seed, twin in enumerate("ab", 1))
+    outcome = audit(*audit_args(ckpts_a=a, ckpts_b=b, spaces="pixel", trust_pickle=""))
+    assert outcome.status == 1 and "a/0 and 3 more: The network takes 4 channels" in outcome.err
+    assert "to do: Give the autoencoder of the training: --autoencoder FOLDER." in outcome.err
+    assert "Save them again" not in outcome.err
 
 
 def test_flows_on_pictures_minus_their_mean_are_audited(audit_args, audit, tmp_path):
