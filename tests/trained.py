@@ -239,7 +239,7 @@ VOCABULARY = [
 ]
 
 
-def stable_diffusion(root: Path, seed: int = 0) -> Path:
+def stable_diffusion(root: Path, seed: int = 0, text_layers: int = 1) -> Path:
     """Save a Stable Diffusion pipeline of untrained tiny parts, by diffusers' own statement."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -255,7 +255,7 @@ def stable_diffusion(root: Path, seed: int = 0) -> Path:
             vocab_size=len(VOCABULARY),
             hidden_size=8,
             intermediate_size=8,
-            num_hidden_layers=1,
+            num_hidden_layers=text_layers,
             num_attention_heads=2,
             max_position_embeddings=8,
             bos_token_id=0,
@@ -311,8 +311,10 @@ def _one_step(unet, optimizer) -> None:
 
 
 @quietly
-def lora(root: Path, base: Path, seed: int, steps: tuple[int, ...] = (2, 4), kohya: bool = False) -> Path:
-    """Train a LoRA by peft and save it as train_text_to_image_lora.py does, or in the layout of kohya sd-scripts."""
+def lora(
+    root: Path, base: Path, seed: int, steps: tuple[int, ...] = (2, 4), layout: str = "diffusers", **header: str
+) -> Path:
+    """Train a LoRA by peft and save it as train_text_to_image_lora.py, kohya sd-scripts or ai-toolkit does."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
     from peft import LoraConfig
@@ -331,13 +333,25 @@ def lora(root: Path, base: Path, seed: int, steps: tuple[int, ...] = (2, 4), koh
         if step not in steps:
             continue
         layers = get_peft_model_state_dict(unet)
-        if not kohya:
+        if layout == "diffusers":
             layers = convert_state_dict_to_diffusers(layers)
             StableDiffusionPipeline.save_lora_weights(root / f"checkpoint-{step}", unet_lora_layers=layers)
             continue
         tensors = convert_state_dict_to_kohya({f"unet.{name}": each for name, each in layers.items()})
-        metadata = {"ss_steps": str(step), "ss_epoch": str(step // 2), "ss_network_dim": "2", "ss_network_alpha": "2"}
-        save_file(tensors, root / f"face-{step // 2:06d}.safetensors", metadata)
+        if layout == "kohya":
+            said = {"ss_steps": str(step), "ss_epoch": str(step // 2), "ss_network_dim": "2", "ss_network_alpha": "2"}
+            save_file(tensors, root / f"face-{step // 2:06d}.safetensors", {**said, **header})
+            continue
+        tensors = {name: one.half() for name, one in tensors.items()}
+        info = {"software": '{"name": "ai-toolkit"}', "ss_base_model_version": "sd_1.5", "ss_output_name": "art"}
+        info["training_info"] = json.dumps({"step": step, "epoch": 0})
+        number = f"_{step:09d}" if step < max(steps) else ""  # the last has none
+        save_file(tensors, root / f"art{number}.safetensors", {**info, **header})
+    if layout == "ai-toolkit":
+        (root / "config.yaml").write_text(
+            "config:\n  process:\n  - datasets:\n    - folder_path: data\n      flip_x: true\n"
+        )
+        torch.save(optimizer.state_dict(), root / "optimizer.pt")
     return root
 
 

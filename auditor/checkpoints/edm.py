@@ -33,7 +33,7 @@ class EdmFormat:
     """Denoisers D(x, sigma) in pickles whose maker the user trusts."""
 
     name = "edm"
-    REVISION = 1
+    REVISION = 2
     guide = Guide(
         "snapshots of EDM and EDM2",
         "`network-snapshot-002500.pkl`, of EDM2 `network-snapshot-0002147-0.050.pkl` and `phema-0002147-0.085.pkl`; "
