@@ -513,7 +513,7 @@ def test_layers_of_other_rank_and_alpha_are_told_apart_and_twins_of_other_scale_
     }
     mixed = Case(saved(tmp_path / "mixed", steps, **convolution), settings)
     (said,) = model_facts(checkpoint_of("lora", mixed), settings).notes
-    assert said == ("LoRA of rank 4 and alpha 1: scale 0.25 (54 layers); of rank 2 and alpha 1: scale 0.5 (1 layers).")
+    assert said == ("LoRA of rank 4 and alpha 1: scale 0.25 (54 layers); of rank 2 and alpha 1: scale 0.5 (1 layer).")
     saved(tmp_path / "a", steps)
     strong = {name: one * 4 for name, one in load_file(tmp_path / "a" / "face-000001.safetensors").items()}
     saved(tmp_path / "b", steps, **{name: one for name, one in strong.items() if name.endswith(".alpha")})

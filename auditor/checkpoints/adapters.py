@@ -84,7 +84,7 @@ def _in_words(kinds: Mapping[tuple[int, float | None], int]) -> str:
     for (rank, alpha), n in sorted(kinds.items(), key=lambda one: (-one[1], one[0][0], one[0][1] or 0)):
         stated = f"rank {rank} without alpha: scale 1" if alpha is None else ""
         stated = stated or f"rank {rank} and alpha {alpha:.4g}: scale {alpha / rank if rank else 0:.4g}"
-        parts.append(f"{stated} ({n} layers)" if len(kinds) > 1 else stated)
+        parts.append(f"{stated} ({n} layer{'s' if n > 1 else ''})" if len(kinds) > 1 else stated)
     return f"LoRA of {'; of '.join(parts)}."
 
 

@@ -47,7 +47,7 @@ class LoraFormat:
         "`NAME_000000250.safetensors` of ai-toolkit (which keeps the last few only: raise `max_step_saves_to_keep`), "
         "and the last, `NAME.safetensors`; the step is that of the header. kohya's `--no_metadata` leaves it out: then "
         "epochs count, and the last file is passed over",
-        "as saved (of ai-toolkit the averages, where its `ema_config` is on); rank and scale (alpha over rank) of the "
+        "as saved (of ai-toolkit the average, where it keeps one); rank and scale (alpha over rank) of the "
         "layers are reported, and twins must agree in them. LoHa, LoKr, DoRA, trained scalars and embeddings are "
         "refused",
         "the scheduler of `--base`; in a header of kohya `modelspec.prediction_type`, `ss_zero_terminal_snr` and "
