@@ -33,12 +33,13 @@ def scan_command(
     prediction: Annotated[str | None, typer.Option("--prediction", help="As for audit run.")] = None,
     image_shape: Annotated[str | None, typer.Option("--image-shape", help="As for audit run.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="As for audit run.")] = None,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="As for audit run.")] = False,
 ) -> None:
     from auditor import scan
     from auditor.checkpoints import ModelSettings
 
     shape = settings.shape_from(image_shape)
-    told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape)
+    told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape, trust_pickle)
     found = scan.scan(paths, told, scheduler)
     (scan.write_json if json else scan.write_table)(found, sys.stdout)
 

@@ -68,6 +68,7 @@ class Facts:
     autoencoder: str = ""  # folder of what decodes latents; empty for pixel models
     pixels: tuple[float, float] = (-1.0, 1.0)  # range to which this trainer scales pictures unless told otherwise
     notes: tuple[str, ...] = ()  # what had to be assumed, in sentences
+    lora: str = ""  # ranks, scales and text encoding of a LoRA, in sentences
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an audit of a folder would find: headers only, no torch, nothing unpickled."""
+"""What an audit of a folder would find: headers only, no torch, nothing unpickled without --trust-pickle."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Scanned:
     prediction: str = ""
     pixels: tuple[float, float] | None = None
     flips: Flips = NOT_SAID  # whether the training mirrored its images
+    lora: str = ""
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()  # what audit run would stop at
 
@@ -119,6 +120,7 @@ def _described(
         prediction=schedule["prediction_type"] if schedule else "",
         pixels=facts.pixels if facts.model else None,
         flips=flips or NOT_SAID,
+        lora=facts.lora,
         notes=(*facts.notes, *gaps(steps, first.unit)),
         problems=tuple(dict.fromkeys(one for one in (ambiguous, twice, unknown, no_schedule) if one)),
     )
@@ -142,7 +144,7 @@ def common(scanned: Sequence[Scanned]) -> str:
     if len(series) != 2:
         return ""
     a, b = series
-    for what in ("format", "unit", "image_shape", "model", "conditioning", "n_classes", "prediction"):
+    for what in ("format", "unit", "image_shape", "model", "lora", "conditioning", "n_classes", "prediction"):
         if getattr(a, what) != getattr(b, what):
             return f"They are no twins: {what} is {getattr(a, what)} and {getattr(b, what)}."
     steps = sorted(set(a.steps) & set(b.steps))

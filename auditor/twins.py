@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) ->
     """Return the pair with digests; a step whose file is broken in one twin leaves both, with the reason."""
     good: dict[str, list[Any]] = {twin: [] for twin in TWINS}
     excluded = list(pair.excluded)
+    problems: dict[tuple[str, str], list[str]] = {}  # what is wrong and its remedy -> twins and steps
     for step in pair.steps:
         inspected = []
         for twin in pair.twins:
@@ -31,6 +33,7 @@ def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) ->
                 inspected.append(checkpoints.inspect(checkpoint, settings))
             except CheckpointError as error:
                 excluded.append(Excluded(twin, step, checkpoint.path, error.what))
+                problems.setdefault((error.what, error.remedy), []).append(f"{twin}/{step}")
         if len(inspected) == len(pair.twins):
             for checkpoint in inspected:
                 good[checkpoint.twin].append(checkpoint)
@@ -39,12 +42,20 @@ def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) ->
                 Excluded(c.twin, step, c.path, "the twin's checkpoint of this step is not usable") for c in inspected
             ]
     if not good["a"]:
-        reasons = "; ".join(f"{e.twin}/{e.step}: {e.reason}" for e in excluded[:4])
-        raise AuditError(
-            f"No checkpoint can be audited: {reasons}.", pair.a.checkpoints[0].path.parent, "Save them again."
-        )
+        raise _nothing_usable(problems, pair)
     series = [replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS]
     return TwinPair(*series, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
+
+
+def _nothing_usable(problems: Mapping[tuple[str, str], Sequence[str]], pair: TwinPair) -> AuditError:
+    """Return the error for a series of which no file could be read, with the remedies of what was found."""
+    reasons = []
+    for (what, _), places in list(problems.items())[:4]:
+        others = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        reasons.append(f"{places[0]}{others}: {what.rstrip('.')}")
+    remedies = dict.fromkeys(remedy for _, remedy in problems if remedy)
+    remedy = " ".join(list(remedies)[:2]) or "Look at the first of them."
+    return AuditError(f"No checkpoint can be audited: {'; '.join(reasons)}.", pair.a.checkpoints[0].path.parent, remedy)
 
 
 def identical_notes(pair: TwinPair, allow: bool) -> tuple[str, ...]:

@@ -81,6 +81,15 @@ def cases(tmp_path_factory) -> dict[str, Case]:
         "lora: train_text_to_image_lora": Case(FIXTURES / "text_to_image_lora", on_base),
         "lora: kohya": Case(FIXTURES / "kohya", on_base),
         "lora: ai-toolkit": Case(FIXTURES / "ai-toolkit", on_base),
+        "edm: EDM2": Case(trained.edm2(root / "edm2"), trusted, steps=(0, 1048), unit="kimg", kinds=("ema",)),
+        "edm: EDM2, latents": Case(
+            trained.edm2(root / "edm2-latents", latents=True),
+            replace(trusted, autoencoder=str(trained.autoencoder(root / "autoencoder"))),
+            steps=(0, 1048),
+            unit="kimg",
+            kinds=("ema",),
+            shape=(16, 16, 1),
+        ),
         "plain: the paper's": Case(
             FIXTURES / "paper", replace(shaped, model="trained:OneLevelUnet"), "ddpm", steps=(10,), unit="epoch"
         ),
@@ -126,9 +135,9 @@ def random_input(model, n: int = 2):
 # The contract of every format in the registry
 # ---------------------------------------------------------------------------
 
-WRITTEN = (  # by trainers that no test can run: kept in tests/fixtures
+WRITTEN = (  # by trainers that no test can run: kept in tests/fixtures, or of networks of the same structure
     *("diffusers: train_unconditional", "lora: train_text_to_image_lora", "lora: kohya", "lora: ai-toolkit"),
-    "plain: the paper's",
+    *("plain: the paper's", "edm: EDM2", "edm: EDM2, latents"),
 )
 EVERY = pytest.mark.parametrize(
     ("name", "case"), [(each.partition(":")[0], each) for each in (*registry.FORMATS, *WRITTEN)], indirect=["case"]
@@ -372,7 +381,7 @@ def test_an_expression_in_a_bundle_of_monai_is_never_evaluated(cases, tmp_path):
 def test_lora_files_of_diffusers_and_of_kohya_from_one_training_give_one_network(cases, tmp_path):
     case = cases["lora"]
     base = Path(case.settings.base)
-    kohya = replace(case, root=trained.lora(tmp_path / "kohya", base, 1, kohya=True))
+    kohya = replace(case, root=trained.lora(tmp_path / "kohya", base, 1, layout="kohya"))
     models = [loaded("lora", each, 1) for each in (case, kohya)]
     plain = loaded("diffusers", Case(fresh(base, tmp_path), case.settings))
     x, t = random_input(models[0]), torch.tensor([3, 400])
@@ -416,7 +425,7 @@ def test_beside_a_lora_the_state_of_accelerate_and_the_last_file_are_no_further_
     assert [(one.path, one.reason) for one in discovery.excluded] == [last]
 
 
-@pytest.mark.parametrize(("trainer", "scale"), [("kohya", "rank 4 and alpha 1: scale 0.25"), ("ai-toolkit", "rank 4,")])
+@pytest.mark.parametrize(("trainer", "scale"), [("kohya", "alpha 1: scale 0.25"), ("ai-toolkit", "alpha 4: scale 1")])
 def test_a_lora_changes_the_base_by_alpha_over_rank_times_up_times_down(trainer, scale, cases):
     from diffusers import StableDiffusionPipeline
 
@@ -435,6 +444,112 @@ def test_a_lora_changes_the_base_by_alpha_over_rank_times_up_times_down(trainer,
     with torch.no_grad():
         expected = pipeline.unet(x, t, prompts).sample
         torch.testing.assert_close(model.given(np.array([0, 1]))(x, t), expected, rtol=1e-4, atol=1e-5)
+
+
+KOHYA = {  # what its header keeps with --no_metadata
+    "ss_v2": "False",
+    "ss_base_model_version": "sd_v1",
+    "ss_network_module": "networks.lora",
+    "ss_network_dim": "4",
+    "ss_network_alpha": "1.0",
+    "modelspec.prediction_type": "epsilon",
+}
+
+
+def saved(root: Path, names: dict[str, dict[str, str]], **more: torch.Tensor) -> Path:
+    """Save kohya's weights under names and with headers."""
+    for name, header in names.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file({**load_file(FIXTURES / "kohya" / "face.safetensors"), **more}, root / name, header)
+    return root
+
+
+def test_without_metadata_the_files_of_kohya_are_counted_in_epochs(cases, tmp_path):
+    names = ("face-000001.safetensors", "face-000002.safetensors", "face.safetensors")
+    discovery = discover(saved(tmp_path, dict.fromkeys(names, KOHYA)), "a", cases["lora: kohya"].settings)
+    assert [(one.step, one.unit) for one in discovery.found] == [(1, "epoch"), (2, "epoch")]
+    assert [(one.path.name, one.reason) for one in discovery.excluded] == [
+        ("face.safetensors", "no step in its name, nor in it")
+    ]
+
+
+def test_of_two_files_of_kohya_at_one_step_that_named_by_the_step_is_taken_and_states_are_passed_over(cases, tmp_path):
+    steps = {"face-000001": 100, "face-000002": 200, "face-step00000100": 100, "face-step00000150": 150, "face": 250}
+    files = {f"{name}.safetensors": {**KOHYA, "ss_steps": str(step)} for name, step in steps.items()}
+    files["face-step00000100-state/model.safetensors"] = {}
+    discovery = discover(saved(tmp_path, files), "a", cases["lora: kohya"].settings)
+    assert {one.step: one.paths["raw"].stem for one in discovery.found} == {
+        100: "face-step00000100",
+        150: "face-step00000150",
+        200: "face-000002",
+        250: "face",
+    }
+    assert [one.path.stem for one in discovery.excluded] == ["face-000001"]
+
+
+@pytest.mark.parametrize(
+    "name", ["emb_params", "lora_unet_x.scalar", "lora_unet_x.dora_scale", "lora_unet_x.hada_w1_a"]
+)
+def test_what_is_no_lora_or_more_than_one_is_refused_by_name(name, cases, tmp_path):
+    saved(tmp_path / "more", {"face-000001.safetensors": KOHYA}, **{name: torch.zeros(2, 2)})
+    with pytest.raises(AuditError, match=f"{name} is no weight of a LoRA.*--samples-a"):
+        discover(tmp_path / "more", "a", cases["lora: kohya"].settings)
+
+
+def test_lora_of_lycoris_alone_is_refused_as_such(cases, tmp_path):
+    weights = {f"lora_unet_mid_block.hada_w{i}": torch.zeros(2, 2) for i in ("1_a", "1_b", "2_a", "2_b")}
+    save_file({**weights, "lora_unet_mid_block.alpha": torch.tensor(1.0)}, tmp_path / "face-000001.safetensors", KOHYA)
+    with pytest.raises(AuditError, match=r"hada_w1_a and 3 more are no weights of a LoRA"):
+        discover(tmp_path, "a", cases["lora: kohya"].settings)
+
+
+def test_layers_of_other_rank_and_alpha_are_told_apart_and_twins_of_other_scale_refused(cases, tmp_path):
+    settings = cases["lora: kohya"].settings
+    steps = {"face-000001.safetensors": {**KOHYA, "ss_steps": "2"}}
+    convolution = {
+        "lora_unet_conv.lora_down.weight": torch.zeros(2, 4, 3, 3),
+        "lora_unet_conv.lora_up.weight": torch.zeros(4, 2, 1, 1),
+        "lora_unet_conv.alpha": torch.tensor(1.0, dtype=torch.bfloat16),
+    }
+    mixed = Case(saved(tmp_path / "mixed", steps, **convolution), settings)
+    (said,) = model_facts(checkpoint_of("lora", mixed), settings).notes
+    assert said == ("LoRA of rank 4 and alpha 1: scale 0.25 (54 layers); of rank 2 and alpha 1: scale 0.5 (1 layer).")
+    saved(tmp_path / "a", steps)
+    strong = {name: one * 4 for name, one in load_file(tmp_path / "a" / "face-000001.safetensors").items()}
+    saved(tmp_path / "b", steps, **{name: one for name, one in strong.items() if name.endswith(".alpha")})
+    twins = pair(*(discover(tmp_path / twin, twin, settings) for twin in "ab"))
+    said = (
+        "differ in lora: 'LoRA of rank 4 and alpha 1: scale 0.25.' at a/step-2, 'LoRA of rank 4 and alpha 4: scale 1.'"
+    )
+    with pytest.raises(AuditError, match=said):
+        check_compatible(twins, None, settings)
+
+
+def test_prompts_skip_the_layers_and_noise_ends_as_the_header_of_kohya_says(tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    base = trained.stable_diffusion(tmp_path / "base", text_layers=3)
+    settings = ModelSettings(base=str(base), prompts=("a cat", "a dog"))
+    header = {"ss_clip_skip": "2", "ss_zero_terminal_snr": "True", "modelspec.prediction_type": "v"}
+    case = Case(trained.lora(tmp_path / "a", base, 1, (2,), "kohya", **header), settings)
+    plain = Case(trained.lora(tmp_path / "b", base, 1, (2,), "kohya"), settings)
+    pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    pipeline.load_lora_weights(load_file(checkpoint_of("lora", case).path))
+    model, whole = loaded("lora", case), loaded("lora", plain)
+    assert "clip skip 2" in model_facts(checkpoint_of("lora", case), settings).notes[1]
+    assert (model.scheduler["prediction_type"], model.scheduler["rescale_betas_zero_snr"]) == ("v_prediction", True)
+    assert schedules.forward_process(model.scheduler).alphas_cumprod[-1] < 1e-6
+    tokens = pipeline.tokenizer(["a cat", "a dog"], padding="max_length", max_length=8, return_tensors="pt").input_ids
+    x, t = random_input(model), torch.tensor([3, 400])
+    with torch.no_grad():
+        last = pipeline.text_encoder(tokens, output_hidden_states=True)
+        skipped = pipeline.text_encoder.final_layer_norm(last.hidden_states[-2])
+        for found, prompts in ((model, skipped), (whole, last[0])):
+            expected = pipeline.unet(x, t, prompts).sample
+            torch.testing.assert_close(found.given(np.array([0, 1]))(x, t), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(skipped, last[0], atol=1e-2)
+    with pytest.raises(CheckpointError, match="has 3 layers, and the training skipped 4"):
+        loaded("lora", Case(trained.lora(tmp_path / "c", base, 1, (2,), "kohya", ss_clip_skip="5"), settings))
 
 
 def merge(tensors: dict[str, torch.Tensor], modules: dict[str, torch.nn.Module]) -> None:
@@ -509,6 +624,61 @@ def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases)
     torch.testing.assert_close(a * x - s * v, denoised, rtol=1e-3, atol=1e-4)
 
 
+def test_of_two_averages_of_edm2_at_each_step_the_narrower_is_audited(cases, tmp_path):
+    case = cases["edm: EDM2"]
+    discovery = discover(case.root, "a", case.settings)
+    names = [f"network-snapshot-{kimg}-0.{{}}.pkl" for kimg in ("0000000", "0001048")]
+    assert [one.paths["ema"].name for one in discovery.found] == [name.format("050") for name in names]
+    assert [one.path.name for one in discovery.excluded] == [name.format("100") for name in names]
+    assert "averages of width 0.050 are audited" in discovery.excluded[0].reason
+    assert model_facts(checkpoint_of("edm", case), case.settings).model == "Denoiser, average 0.050"
+    wide = tmp_path / "wide"  # as the reason says
+    wide.mkdir()
+    for path in case.root.glob("*-0.100.pkl"):
+        (wide / path.name).symlink_to(path)
+    (wide / "phema-0002097-0.085.pkl").symlink_to(next(case.root.glob("*-0.100.pkl")))
+    other = discover(wide, "b", case.settings)
+    assert [one.step for one in other.found] == [0, 1048]
+    assert [(one.step, one.path.name) for one in other.excluded] == [(2097, "phema-0002097-0.085.pkl")]
+    with pytest.raises(AuditError, match=r"differ in model: 'Denoiser, average 0.050'.*'Denoiser, average 0.100'"):
+        check_compatible(pair(discovery, other), None, case.settings)
+
+
+def test_the_denoiser_of_edm2_is_asked_in_full_precision_and_takes_classes_one_hot(tmp_path):
+    case = Case(trained.edm2(tmp_path / "a", label_dim=3), ModelSettings(trust_pickle=True))
+    checkpoint = checkpoint_of("edm", case, 1)
+    theirs = pickle.loads(checkpoint.path.read_bytes()).ema
+    assert theirs.model.first.weight.dtype == torch.float16 and theirs.use_fp16
+    theirs = theirs.float()
+    theirs.use_fp16 = False
+    format = open_format("edm", case.settings)
+    model = format.load(checkpoint, format.schedule(checkpoint), "cpu")
+    x, sigma = 3 * random_input(model, 4), torch.tensor([0.002, 0.5, 2.0, 80.0])
+    one_hot = torch.cat([torch.eye(3), torch.zeros(1, 3)])
+    with torch.no_grad():
+        found = model.given(np.array([2, 0, 1, -1]))(x, sigma)
+        assert torch.equal(found, theirs(x, sigma, one_hot[[2, 0, 1, 3]]))
+
+
+def test_latents_of_edm2_are_those_of_its_encoder_on_pictures_in_zero_to_one(cases):
+    from diffusers import AutoencoderKL
+
+    case = cases["edm: EDM2, latents"]
+    model, encoder = loaded("edm", case), trained.OfLatents()
+    assert model.latent_shape == (8, 8, 4)
+    theirs = AutoencoderKL.from_pretrained(case.settings.autoencoder).eval()
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 1), dtype=np.uint8)
+    scale, bias = (torch.from_numpy(one).view(1, -1, 1, 1) for one in (encoder.scale, encoder.bias))
+    with torch.no_grad():
+        latents = theirs.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255).latent_dist.mode() * scale + bias
+        picture = theirs.decode((latents - bias) / scale).sample.clamp(0, 1) * 255
+    torch.testing.assert_close(model.codec.encode(pictures), latents)
+    assert np.abs(model.codec.decode(latents) - picture.permute(0, 2, 3, 1).round().numpy()).max() <= 1
+    without = replace(case, settings=ModelSettings(trust_pickle=True))
+    with pytest.raises(CheckpointError, match=r"(?s)takes 4 channels, so it draws latents.*--autoencoder FOLDER"):
+        loaded("edm", without)
+
+
 def test_a_trusted_pickle_whose_code_is_not_there_says_where_to_start_the_audit(tmp_path, monkeypatch):
     root, absent = tmp_path / "a", tmp_path / "absent"
     absent.mkdir()
@@ -547,6 +717,21 @@ LAYOUTS = {
     "model_state_dict": lambda: {"model_state_dict": prefixed("module.")},
     "half precision": lambda: {name: one.half() for name, one in prefixed("").items()},
 }
+
+
+@pytest.mark.parametrize("folder", ["checkpoint_{}", "step_{}", "epoch_{}", "{}"])
+def test_the_states_that_accelerate_saves_per_step_are_read(folder, tmp_path):
+    for step in (0, 1):  # checkpoints/checkpoint_0 where accelerate names them itself
+        state = tmp_path / "checkpoints" / folder.format(step)
+        state.mkdir(parents=True)
+        save_file(prefixed(""), state / "model.safetensors")
+        torch.save({"state": {}}, state / "optimizer.bin")
+    assert [one.step for one in discover(tmp_path, "a", PLAIN).found] == [0, 1]
+    assert loaded("plain", Case(tmp_path, PLAIN, "ddpm"), 1).n_parameters
+    for path in tmp_path.glob("checkpoints/*/model.safetensors"):
+        path.rename(path.with_name("model-00001-of-00002.safetensors"))
+    with pytest.raises(AuditError, match=r"none of model\.safetensors, .* is in it; weights in shards are not read"):
+        discover(tmp_path / "checkpoints", "a", PLAIN)
 
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", "")
@@ -796,7 +981,7 @@ def test_a_pipeline_of_latent_diffusion_is_decoded_by_its_vqvae(tmp_path):
 
 
 def test_the_step_that_ai_toolkit_writes_into_its_header_is_read(cases, tmp_path):
-    (source,) = [p for p in trained.lora(tmp_path / "a", Path(cases["lora"].settings.base), 1, (2,), True).iterdir()]
+    (source,) = [p for p in trained.lora(tmp_path / "a", Path(cases["lora"].settings.base), 1, (2,), "kohya").iterdir()]
     info = {"training_info": json.dumps({"step": 250, "epoch": 3})}
     (tmp_path / "b").mkdir()
     save_file(load_file(source), tmp_path / "b" / "art_000000250.safetensors", info)
@@ -837,6 +1022,21 @@ def test_snapshots_of_edm_are_audited_from_their_first_before_any_training(audit
     record, outcome = audited(audit_args, audit, tmp_path, a, b, trust_pickle="")
     assert record["scope"]["steps"] == [0, 100, 200] and record["resolved"]["unit"] == "kimg"
     assert "steps are thousand images" in outcome.out
+
+
+def test_snapshots_of_edm2_are_audited_of_one_width(audit_args, audit, tmp_path):
+    a, b = (trained.edm2(tmp_path / twin, seed) for seed, twin in enumerate("ab", 1))
+    record, outcome = audited(audit_args, audit, tmp_path, a, b, trust_pickle="")
+    assert record["scope"]["steps"] == [0, 1048] and record["resolved"]["model"]["class"] == "Denoiser, average 0.050"
+    assert "averages of width 0.050 are audited" in " ".join(outcome.out.split())
+
+
+def test_where_no_file_is_usable_the_remedy_is_that_of_the_reason(audit_args, audit, tmp_path):
+    a, b = (trained.edm2(tmp_path / twin, seed, latents=True) for seed, twin in enumerate("ab", 1))
+    outcome = audit(*audit_args(ckpts_a=a, ckpts_b=b, spaces="pixel", trust_pickle=""))
+    assert outcome.status == 1 and "a/0 and 3 more: The network takes 4 channels" in outcome.err
+    assert "to do: Give the autoencoder of the training: --autoencoder FOLDER." in outcome.err
+    assert "Save them again" not in outcome.err
 
 
 def test_flows_on_pictures_minus_their_mean_are_audited(audit_args, audit, tmp_path):

@@ -186,6 +186,21 @@ def test_a_series_of_latent_diffusion_pipelines_is_audited_as_the_pipeline_draws
 
 
 # ---------------------------------------------------------------------------
+# LoRA
+# ---------------------------------------------------------------------------
+
+
+def test_a_series_of_ai_toolkit_is_audited_with_its_configuration_beside(audit, audit_args, tmp_path):
+    base = trained.stable_diffusion(tmp_path / "base")
+    a, b = (trained.lora(tmp_path / twin, base, seed, layout="ai-toolkit") for seed, twin in enumerate("ab", 1))
+    record, rows = run(audit, audit_args, tmp_path, a, b, base=base)
+    assert record["scope"]["steps"] == list(STEPS) and record["resolved"]["unit"] == "step"
+    assert record["resolved"]["image_shape"] == [8, 8, 1] and (values(rows, "twin_distance", "both") > 0).all()
+    said = " ".join(record["notes"])
+    assert "LoRA of rank 2 and alpha 2: scale 1." in said and "flip_x in config.yaml" in said
+
+
+# ---------------------------------------------------------------------------
 # Refused
 # ---------------------------------------------------------------------------
 

@@ -59,6 +59,15 @@ def test_bare_weights_are_described_once_the_factory_is_named_and_what_is_missin
     assert not found["problems"] and found["prediction"] == "flow" and found["image_shape"] == [8, 8, 1]
 
 
+def test_pickles_are_described_where_they_are_trusted_and_the_refusal_names_the_option(tmp_path, audit):
+    root = trained.edm2(tmp_path / "a")
+    refused = audit("scan", root)
+    assert refused.status == 1 and "read only with --trust-pickle" in refused.err
+    (found,) = json.loads(audit("scan", root, "--trust-pickle", "--json").out)["series"]
+    assert found["format"] == "edm" and found["steps"] == [0, 1048] and found["image_shape"] == [8, 8, 1]
+    assert {each["reason"].split(";")[0] for each in found["excluded"]} == {"averages of width 0.050 are audited"}
+
+
 def test_a_folder_without_checkpoints_is_one_clear_error(tmp_path, audit):
     outcome = audit("scan", tmp_path)
     assert outcome.status == 1 and "There is no usable checkpoint" in outcome.err

@@ -239,7 +239,7 @@ VOCABULARY = [
 ]
 
 
-def stable_diffusion(root: Path, seed: int = 0) -> Path:
+def stable_diffusion(root: Path, seed: int = 0, text_layers: int = 1) -> Path:
     """Save a Stable Diffusion pipeline of untrained tiny parts, by diffusers' own statement."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -255,7 +255,7 @@ def stable_diffusion(root: Path, seed: int = 0) -> Path:
             vocab_size=len(VOCABULARY),
             hidden_size=8,
             intermediate_size=8,
-            num_hidden_layers=1,
+            num_hidden_layers=text_layers,
             num_attention_heads=2,
             max_position_embeddings=8,
             bos_token_id=0,
@@ -311,8 +311,10 @@ def _one_step(unet, optimizer) -> None:
 
 
 @quietly
-def lora(root: Path, base: Path, seed: int, steps: tuple[int, ...] = (2, 4), kohya: bool = False) -> Path:
-    """Train a LoRA by peft and save it as train_text_to_image_lora.py does, or in the layout of kohya sd-scripts."""
+def lora(
+    root: Path, base: Path, seed: int, steps: tuple[int, ...] = (2, 4), layout: str = "diffusers", **header: str
+) -> Path:
+    """Train a LoRA by peft and save it as train_text_to_image_lora.py, kohya sd-scripts or ai-toolkit does."""
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
     from peft import LoraConfig
@@ -331,25 +333,41 @@ def lora(root: Path, base: Path, seed: int, steps: tuple[int, ...] = (2, 4), koh
         if step not in steps:
             continue
         layers = get_peft_model_state_dict(unet)
-        if not kohya:
+        if layout == "diffusers":
             layers = convert_state_dict_to_diffusers(layers)
             StableDiffusionPipeline.save_lora_weights(root / f"checkpoint-{step}", unet_lora_layers=layers)
             continue
         tensors = convert_state_dict_to_kohya({f"unet.{name}": each for name, each in layers.items()})
-        metadata = {"ss_steps": str(step), "ss_epoch": str(step // 2), "ss_network_dim": "2", "ss_network_alpha": "2"}
-        save_file(tensors, root / f"face-{step // 2:06d}.safetensors", metadata)
+        if layout == "kohya":
+            said = {"ss_steps": str(step), "ss_epoch": str(step // 2), "ss_network_dim": "2", "ss_network_alpha": "2"}
+            save_file(tensors, root / f"face-{step // 2:06d}.safetensors", {**said, **header})
+            continue
+        tensors = {name: one.half() for name, one in tensors.items()}
+        info = {"software": '{"name": "ai-toolkit"}', "ss_base_model_version": "sd_1.5", "ss_output_name": "art"}
+        info["training_info"] = json.dumps({"step": step, "epoch": 0})
+        number = f"_{step:09d}" if step < max(steps) else ""  # the last has none
+        save_file(tensors, root / f"art{number}.safetensors", {**info, **header})
+    if layout == "ai-toolkit":
+        (root / "config.yaml").write_text(
+            "config:\n  process:\n  - datasets:\n    - folder_path: data\n      flip_x: true\n"
+        )
+        torch.save(optimizer.state_dict(), root / "optimizer.pt")
     return root
 
 
 class Denoiser(torch.nn.Module):
-    """What EDM pickles: a denoiser D(x, sigma, class_labels) with its sizes as attributes."""
+    """What EDM pickles: a denoiser D(x, sigma, class_labels) with its sizes as attributes.
 
-    def __init__(self, label_dim: int = 0):
+    That of EDM2 computes in half precision on a GPU where ``use_fp16`` is set; this one does so everywhere.
+    """
+
+    def __init__(self, label_dim: int = 0, channels: int = 1, use_fp16: bool = False):
         super().__init__()
-        self.img_resolution, self.img_channels, self.label_dim = 8, 1, label_dim
-        self.model = TinyNet()
+        self.img_resolution, self.img_channels, self.label_dim, self.use_fp16 = 8, channels, label_dim, use_fp16
+        self.model = TinyNet(channels=channels)
 
     def forward(self, x, sigma, class_labels=None):
+        x = x.half().float() if self.use_fp16 else x
         shift = 0 if class_labels is None else class_labels.argmax(1).view(-1, 1, 1, 1) / 10
         return x / (1 + sigma.view(-1, 1, 1, 1) ** 2) + self.model(x, sigma * 100) * 0.1 + shift
 
@@ -365,6 +383,63 @@ def edm(root: Path, seed: int = 0, label_dim: int = 0, kimg: tuple[int, ...] = (
             data = {"ema": Denoiser(label_dim), "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {}}
             with (root / f"network-snapshot-{done:06d}.pkl").open("wb") as file:
                 pickle.dump(data, file)
+    return root
+
+
+class Attributes(dict):
+    """A dictionary whose items are attributes, as EDM2 pickles one."""
+
+    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
+
+
+class OfPictures:
+    """The encoder of EDM2 for pictures, which states nothing."""
+
+
+class OfLatents:
+    """The encoder of EDM2 for latents, which states how they were made: of deviation 0.5, channel by channel."""
+
+    def __init__(self) -> None:
+        deviation, mean = np.float32([4, 5, 3, 2]), np.float32([5, 3, 0, -2])
+        self.scale = np.float32(0.5) / deviation
+        self.bias = -mean * self.scale
+
+
+def edm2(
+    root: Path, seed: int = 0, label_dim: int = 0, nimg: tuple[int, ...] = (0, 1 << 20), latents: bool = False
+) -> Path:
+    """Train for a step per snapshot; pickle two averages of it in half precision by EDM2's save statement, and a state.
+
+    Its averages of width 0.050 and 0.100 weigh the weights at t by t^exponent, exponents 16.97 and 6.94.
+    """
+    import copy
+    import pickle
+
+    root.mkdir(parents=True)
+    exponents = {"0.050": 16.97, "0.100": 6.94}
+    encoder = OfLatents() if latents else OfPictures()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Denoiser(label_dim, 4 if latents else 1, use_fp16=True)
+        averages = {width: copy.deepcopy(network) for width in exponents}
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+        for i, done in enumerate(nimg):
+            if done:
+                clean, sigma = torch.randn(4, network.img_channels, 8, 8), torch.rand(4) + 0.1
+                found = network(clean + sigma.view(-1, 1, 1, 1) * torch.randn_like(clean), sigma)
+                optimizer.zero_grad()
+                (found - clean).square().mean().backward()
+                optimizer.step()
+            for width, average in averages.items():
+                kept = (nimg[i - 1] / done) ** (exponents[width] + 1) if done else 1.0
+                for mine, new in zip(average.parameters(), network.parameters()):
+                    mine.data.lerp_(new.data, 1 - kept)
+                data = Attributes(encoder=encoder, dataset_kwargs=Attributes(), loss_fn=None)
+                data.ema = copy.deepcopy(average).cpu().eval().requires_grad_(False).to(torch.float16)
+                with (root / f"network-snapshot-{done // 1000:07d}-{width}.pkl").open("wb") as file:
+                    pickle.dump(data, file)
+        state = {"state": {"cur_nimg": nimg[-1]}, "net": network.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(state, root / f"training-state-{nimg[-1] // 1000:07d}.pt")
     return root
 
 

@@ -17,7 +17,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from reprlib import repr as shorten
+from reprlib import Repr
 from typing import Any
 
 from auditor import schedules
@@ -37,6 +37,8 @@ from auditor.records import (
 from auditor.registry import FORMATS, lookup
 from auditor.schedules import DDPM, SCHEDULE_KEYS
 
+SHORT = Repr()
+SHORT.maxstring = 120  # characters of a value in a message
 MAX_JSON = 16 * 2**20  # bytes of a configuration
 LAYOUTS = (
     "Give a folder that holds one folder per step (checkpoint-500/unet/, checkpoint-500/config.json, or whole "
@@ -341,7 +343,7 @@ def check_compatible(
     facts, config = model_facts(first, settings), scheduler_config(first, override, settings)
     for checkpoint in rest:
         found = model_facts(checkpoint, settings)
-        for key in ("image_shape", "model", "parameters", "conditioning", "n_classes", "pixels"):
+        for key in ("image_shape", "model", "lora", "parameters", "conditioning", "n_classes", "pixels"):
             _refuse_difference(key, first, getattr(facts, key), checkpoint, getattr(found, key))
         both = (_content(one.autoencoder) for one in (facts, found))
         _refuse_difference("autoencoder", first, next(both), checkpoint, next(both))
@@ -366,7 +368,7 @@ def without_clipping(config: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_difference(key: str, first: Checkpoint, value: Any, other: Checkpoint, other_value: Any) -> None:
     if value != other_value:
         here, there = (f"{one.twin}/step-{one.step}" for one in (first, other))
-        what = f"The checkpoints differ in {key}: {shorten(value)} at {here}, {shorten(other_value)} at {there}."
+        what = f"The checkpoints differ in {key}: {SHORT.repr(value)} at {here}, {SHORT.repr(other_value)} at {there}."
         remedy = "Only trainings of one recipe can be compared; a wrongly saved schedule is replaced by --scheduler."
         raise AuditError(what, other.path, remedy)
 

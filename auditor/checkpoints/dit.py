@@ -143,14 +143,8 @@ class DitFormat:
     def _autoencoder(self, config: Mapping[str, Any], path: Path) -> Path | None:
         """Return the folder of the autoencoder, None for pictures."""
         places = [Path(self.settings.base).expanduser()] if self.settings.base else []
-        folder = latent.find([*places, path.parent, path.parent.parent], self.settings.autoencoder)
-        if folder is None and config["in_channels"] not in (1, 3):
-            what = f"The transformer takes {config['in_channels']} channels, so it draws latents."
-            raise CheckpointError(what, path, "Give the autoencoder of the training: --autoencoder FOLDER.")
-        if folder is not None and latent.channels(folder) != config["in_channels"]:
-            what = f"The autoencoder has {latent.channels(folder)} channels, the transformer {config['in_channels']}."
-            raise CheckpointError(what, folder, "Give the autoencoder of the training: --autoencoder FOLDER.")
-        return folder
+        places += [path.parent, path.parent.parent]
+        return latent.required(config["in_channels"], places, self.settings.autoencoder, path)
 
 
 def claims(path: Path, header: Header) -> bool:

@@ -7,8 +7,11 @@ current directory. Everything else of EDM works without: its networks' state dic
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -17,26 +20,32 @@ from typing import Any
 import numpy as np
 
 from auditor import schedules
-from auditor.checkpoints import Guide, ModelSettings, flips, series, weights
+from auditor.checkpoints import Guide, ModelSettings, a_path, flips, latent, networks, series, weights
 from auditor.checkpoints.headers import Header
 from auditor.errors import CheckpointError
+from auditor.pixels import Pixels
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+
+WIDTH = re.compile(r"-(0\.[0-9]{3})$")  # how far back an average of EDM2 reaches, as a share of the training
 
 
 class EdmFormat:
     """Denoisers D(x, sigma) in pickles whose maker the user trusts."""
 
     name = "edm"
-    REVISION = 1
+    REVISION = 2
     guide = Guide(
         "snapshots of EDM and EDM2",
-        "`network-snapshot-002500.pkl`; progress in thousand images",
-        "averages only",
-        "EDM's: sigma from 0.002 to 80, the network is a denoiser D(x, sigma)",
-        "`--trust-pickle`, started where `torch_utils` and `dnnlib` of EDM can be imported: the files run code",
-        "of a denoiser of the same structure, saved by the same statement; and checked, free and by class, on "
-        "snapshots that EDM's own network, loss and persistence code wrote at width 4 on a CPU, which are not kept: "
-        "their pickles contain its source. EDM2: not checked",
+        "`network-snapshot-002500.pkl`, of EDM2 `network-snapshot-0002147-0.050.pkl` and `phema-0002147-0.085.pkl`; "
+        "progress in thousand images",
+        "averages only; of several widths (EDM2 saves 0.050 and 0.100) the one that most steps have, the narrowest of "
+        "equals. To choose, put links to the files of one width into a folder of their own",
+        "EDM's: sigma from 0.002 to 80, the network is a denoiser D(x, sigma), asked in float32",
+        "`--trust-pickle`, started where `torch_utils` and `dnnlib` of EDM can be imported: the files run code; "
+        "`--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents of EDM2",
+        "of a denoiser of the same structure, saved by the same statements; and checked, free and by class, on "
+        "snapshots that the own network, loss, averaging and persistence code of EDM and of EDM2 wrote at width 4 on a "
+        "CPU, which are not kept: their pickles contain its source",
         (("in the folder of EDM's code", "--trust-pickle"),),
     )
 
@@ -44,17 +53,25 @@ class EdmFormat:
         self.settings = settings or ModelSettings()
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
-        """Return the snapshots under ``root``; without --trust-pickle, what would run in each."""
-        return series.find(root, claims, self.settings)
+        """Return the snapshots under ``root``, of one width; without --trust-pickle, what would run in each."""
+        found, unusable = series.find(root, claims, self.settings)
+        # The dictionary of EDM2 is of a class of its own, whose content a header does not show.
+        found, others = _of_one_width([replace(one, paths={"ema": a_path(one)}) for one in found])
+        return found, [*unusable, *others]
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the network's attributes say."""
         network = self._network(checkpoint)
         size, channels, n_classes = (_whole(network, each) for each in ("img_resolution", "img_channels", "label_dim"))
+        folder = self._autoencoder(checkpoint)
         shape = (size, size, channels) if size and channels else None
+        if folder is not None and size:
+            shape = latent.shape(folder, (size, size))
         n = sum(one.numel() for one in network.parameters())
         kind = "class" if n_classes else "none"
-        return Facts(shape, type(network).__name__, n, kind, n_classes or None)
+        width = width_of(checkpoint.path)
+        name = f"{type(network).__name__}{f', average {width}' if width else ''}"
+        return Facts(shape, name, n, kind, n_classes or None, autoencoder=str(folder or ""))
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return EDM's process."""
@@ -65,16 +82,16 @@ class EdmFormat:
         return flips.of_edm(checkpoint.path.parent)
 
     def inspect(self, checkpoint: Checkpoint) -> str:
-        """Return the sha256 over the file; its weights are finite."""
-        network = self._network(checkpoint)
-        weights.finite(network.state_dict(), checkpoint.path)
-        return sha256(checkpoint.path.read_bytes()).hexdigest()
+        """Return the sha256 over the file and the autoencoder; its weights are finite."""
+        weights.finite(self._network(checkpoint).state_dict(), checkpoint.path)
+        return self._digest(checkpoint)
 
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the denoiser."""
-        series.require_unchanged(checkpoint, sha256(checkpoint.path.read_bytes()).hexdigest())
+        series.require_unchanged(checkpoint, self._digest(checkpoint))
         facts = self.facts(checkpoint)
         network = self._network(checkpoint).float().to(device).eval().requires_grad_(False)
+        network.use_fp16 = False  # else half precision on a GPU, and another denoiser than on a CPU
 
         def call(x: Any, sigma: Any, condition: Any = None) -> Any:
             return network(x, sigma) if condition is None else network(x, sigma, condition)
@@ -82,9 +99,36 @@ class EdmFormat:
         conditioned = partial(_by_class, call, facts.n_classes) if facts.n_classes else None
         free = call if conditioned is None else lambda x, t: conditioned(np.full(len(x), -1), 1.0)(x, t)
         shape = facts.image_shape or self.settings.image_shape
-        return DiffusionModel(free, dict(scheduler_config), shape, facts.parameters, conditioned=conditioned)
+        codec, latents = Pixels(), None
+        if facts.autoencoder:
+            encoder = self._content(checkpoint)["encoder"]
+            autoencoder = latent.load(Path(facts.autoencoder), device)
+            # EDM2 gives its autoencoder pictures in [0, 1] and makes latents of deviation 0.5, channel by channel.
+            codec = latent.standardized(autoencoder, encoder.scale, encoder.bias, Pixels(0.0, 1.0))
+            latents = (network.img_resolution, network.img_resolution, network.img_channels)
+        return DiffusionModel(
+            free, dict(scheduler_config), shape, facts.parameters, codec, latents, conditioned=conditioned
+        )
+
+    def _digest(self, checkpoint: Checkpoint) -> str:
+        digest, folder = sha256(checkpoint.path.read_bytes()).hexdigest(), self._autoencoder(checkpoint)
+        return digest if folder is None else sha256(f"{digest}{networks.folder_digest(folder)}".encode()).hexdigest()
+
+    def _autoencoder(self, checkpoint: Checkpoint) -> Path | None:
+        """Return the folder of the autoencoder of a training on latents, None for pictures."""
+        content = self._content(checkpoint)
+        channels = _whole(content["ema"], "img_channels")
+        if not hasattr(content.get("encoder"), "scale"):  # EDM has no encoder, and that of pictures no scale
+            if channels not in (0, 1, 3):
+                what = f"The network takes {channels} channels, and no scale of latents is in the file."
+                raise CheckpointError(what, checkpoint.path, "Give snapshots of EDM2 with their encoder.")
+            return None
+        return latent.required(channels, [checkpoint.path.parent], self.settings.autoencoder, checkpoint.path)
 
     def _network(self, checkpoint: Checkpoint) -> Any:
+        return self._content(checkpoint)["ema"]
+
+    def _content(self, checkpoint: Checkpoint) -> Mapping[str, Any]:
         if not self.settings.trust_pickle:
             raise CheckpointError("A pickle runs code when it is read.", checkpoint.path, weights.REFUSED)
         return _unpickled(checkpoint.path, checkpoint.path.stat().st_mtime_ns)
@@ -95,8 +139,30 @@ def claims(path: Path, header: Header) -> bool:
     return header.kind == "pickle"
 
 
+def width_of(path: Path) -> str:
+    """Return the width of the average that the name of a file of EDM2 states, else an empty string."""
+    stated = WIDTH.search(path.stem)
+    return stated[1] if stated else ""
+
+
+def _of_one_width(found: list[Found]) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+    """Return the averages of the width that most steps have, the narrowest of equals, and the others with the reason.
+
+    Two widths are two models of one training; the narrowest says most of the step at which it was saved.
+    """
+    widths = {id(one): width_of(a_path(one)) for one in found}
+    counts = Counter(widths.values())
+    if len(counts) < 2:
+        return found, []
+    chosen = min(counts, key=lambda width: (-counts[width], width))
+    said = f"averages of width {chosen}" if chosen else "averages whose names state no width"
+    reason = f"{said} are audited; for another, put links to its files into a folder of their own"
+    others = [(one.step, a_path(one), reason) for one in found if widths[id(one)] != chosen]
+    return [one for one in found if widths[id(one)] == chosen], others
+
+
 @lru_cache(maxsize=2)
-def _unpickled(path: Path, mtime: int) -> Any:
+def _unpickled(path: Path, mtime: int) -> Mapping[str, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         content = weights.payload(path, trusted=True)
@@ -110,7 +176,7 @@ def _unpickled(path: Path, mtime: int) -> Any:
     network = content.get("ema") if isinstance(content, Mapping) else None
     if not callable(network) or not hasattr(network, "state_dict"):
         raise CheckpointError(f"{path.name} holds no network under 'ema'.", path, "Give snapshots of EDM.")
-    return network
+    return content
 
 
 def _whole(network: Any, name: str) -> int:

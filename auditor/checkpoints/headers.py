@@ -97,6 +97,28 @@ def _read_header(path: Path, size: int, mtime: int) -> Header:
     raise CheckpointError(f"{path.name} is no file of weights: it begins with {start[:8]!r}.", path, SAVE_AGAIN)
 
 
+# How safetensors stores single numbers; bfloat16 is the upper half of a float32.
+NUMBERS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+
+
+def scalars(path: Path, suffix: str) -> dict[str, float]:
+    """Return the single numbers of a safetensors file whose names end so; the header was read before."""
+    found = {}
+    with path.open("rb") as file:
+        start = 8 + struct.unpack("<Q", file.read(8))[0]
+        for name, one in json.loads(file.read(start - 8)).items():
+            first, last = one["data_offsets"] if name.endswith(suffix) else (0, 0)
+            if not 0 < last - first <= 8:
+                continue
+            file.seek(start + first)
+            data, kind = file.read(last - first), one["dtype"]
+            if kind == "BF16":
+                data, kind = b"\0\0" + data, "F32"
+            if kind in NUMBERS and len(data) == np.dtype(NUMBERS[kind]).itemsize:
+                found[name] = float(np.frombuffer(data, NUMBERS[kind])[0])
+    return found
+
+
 def _safetensors(file: Any, start: bytes, size: int, path: Path) -> Header:
     length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
     if len(start) < 8 or length > min(size - 8, MAX_HEADER):

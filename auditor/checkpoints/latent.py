@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ class Autoencoder:
     """Pictures to latents and back, as the pipelines of diffusers do it."""
 
     network: Any
-    scaling: float
-    shift: float
+    scaling: Any  # a number, or float32 [1, c, 1, 1]
+    shift: Any
     pixels: Pixels = field(default_factory=Pixels)
 
     def encode(self, images: np.ndarray, device: str = "cpu") -> Any:
@@ -62,6 +62,18 @@ def find(places: list[Path], given: str | None) -> Path | None:
     )
 
 
+def required(n_channels: int, places: list[Path], given: str | None, path: Path) -> Path | None:
+    """Return the folder of the autoencoder of a network that takes so many channels; None for pictures."""
+    remedy = "Give the autoencoder of the training: --autoencoder FOLDER."
+    folder = find(places, given)
+    if folder is None and n_channels not in (1, 3):
+        raise CheckpointError(f"The network takes {n_channels} channels, so it draws latents.", path, remedy)
+    if folder is not None and channels(folder) != n_channels:
+        what = f"The autoencoder has {channels(folder)} channels, the network {n_channels}."
+        raise CheckpointError(what, folder, remedy)
+    return folder
+
+
 def shape(folder: Path, latent: tuple[int, int]) -> tuple[int, int, int]:
     """Return (h, w, c) of the pictures for latents of this size."""
     config = networks.config_of(folder, CLASSES)
@@ -88,3 +100,12 @@ def _load(folder: Path, digest: str, device: str) -> Autoencoder:
     if type(scaling) not in (int, float) or scaling <= 0:
         raise CheckpointError(f"scaling_factor {scaling} is no scale.", folder / networks.CONFIG)
     return Autoencoder(networks.filled(found, folder, device), float(scaling), float(shift or 0.0))
+
+
+def standardized(autoencoder: Autoencoder, scale: Any, bias: Any, pixels: Pixels) -> Autoencoder:
+    """Return an autoencoder whose latents are ``scale`` times what it gives plus ``bias``, both float32 [c]."""
+    import torch
+
+    device = next(autoencoder.network.parameters()).device
+    scale, bias = (torch.as_tensor(np.asarray(one, np.float32)).view(1, -1, 1, 1).to(device) for one in (scale, bias))
+    return replace(autoencoder, scaling=scale, shift=-bias / scale, pixels=pixels)

@@ -2,26 +2,35 @@
 
 ``checkpoint-N/pytorch_lora_weights.safetensors`` of the diffusers training scripts, or a flat series of
 ``.safetensors`` as kohya sd-scripts and ai-toolkit write it, with step or epoch from the header, else from the name.
-The weights are put into the base network by diffusers and peft, at the scale that the file states.
+The weights are put into the base network by diffusers and peft, at the scale that the file states (``adapters.py``).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import Guide, ModelSettings, flips, latent, networks, read_json, series, text, weights
+from auditor.checkpoints import (
+    Guide,
+    ModelSettings,
+    a_path,
+    adapters,
+    flips,
+    latent,
+    networks,
+    read_json,
+    series,
+    text,
+    weights,
+)
 from auditor.checkpoints.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
-WRAPPED = ".base_layer."  # in the whole network of a training by peft, which accelerate saves beside its LoRA
-MARKS = (".lora_A.", ".lora_B.", ".lora.down.", ".lora.up.", ".lora_down.", ".lora_up.")
 OF_TEXT = ("text_encoder.", "lora_te_", "lora_te1_")
 BASE = "Give the pipeline that was fine-tuned: --base FOLDER, with unet/, vae/, text_encoder/, tokenizer/, scheduler/."
 
@@ -34,13 +43,20 @@ class LoraFormat:
     guide = Guide(
         "LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 and 2",
         "`checkpoint-500/pytorch_lora_weights.safetensors` (the `model.safetensors` of accelerate beside it is passed "
-        "over), or flat `NAME-000010.safetensors`, step in the header",
-        "as saved; the scale (alpha over rank) is reported",
-        "the scheduler of `--base`; `modelspec.prediction_type` in a header of kohya goes before it",
+        "over), or flat: `NAME-000010.safetensors`, `NAME-step00001000.safetensors` of kohya, "
+        "`NAME_000000250.safetensors` of ai-toolkit (which keeps the last few only: raise `max_step_saves_to_keep`), "
+        "and the last, `NAME.safetensors`; the step is that of the header. kohya's `--no_metadata` leaves it out: then "
+        "epochs count, and the last file is passed over",
+        "as saved (of ai-toolkit the average, where it keeps one); rank and scale (alpha over rank) of the "
+        "layers are reported, and twins must agree in them. LoHa, LoKr, DoRA, trained scalars and embeddings are "
+        "refused",
+        "the scheduler of `--base`; in a header of kohya `modelspec.prediction_type`, `ss_zero_terminal_snr` and "
+        "`ss_clip_skip` go before it",
         "`--base PIPELINE --prompts prompts.txt`",
         "that `train_text_to_image_lora.py` wrote in a run of four steps; kohya: trained and saved by its network "
         "class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process not run. "
-        "From the last two, what is loaded equals the base plus alpha / rank times up times down",
+        "From the last two, what is loaded equals the base plus alpha / rank times up times down, the text encoder "
+        "included",
         (("", "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5"),),
     )
 
@@ -49,7 +65,10 @@ class LoraFormat:
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``; all are unusable without --base."""
-        found, unusable = series.find(root, claims, self.settings)
+        found, unusable = series.find(root, lambda path, header: adapters.is_adapter(header), self.settings)
+        reasons = [(one, adapters.foreign(read_header(a_path(one)))) for one in found]
+        unusable += [(one.step, a_path(one), reason) for one, reason in reasons if reason]
+        found = [one for one, reason in reasons if not reason]
         if self.settings.base is None:
             reason = f"LoRA weights change a pipeline, which is not known. {BASE}"
             return [], [*unusable, *((one.step, next(iter(one.paths.values())), reason) for one in found)]
@@ -63,6 +82,9 @@ class LoraFormat:
         header = read_header(checkpoint.path)
         n = sum(one.size for one in tensors_in(header.content).values())
         autoencoder = str(parts.autoencoder or "")
+        scale, skip = adapters.scale(checkpoint.path, header), adapters.clip_skip(header)
+        skipped = f"Prompts are encoded with clip skip {skip}, as in training." if skip > 1 else ""
+        said = tuple(one for one in (scale, skipped) if one)
         return Facts(
             shape,
             f"{parts.kind} with LoRA",
@@ -70,18 +92,14 @@ class LoraFormat:
             parts.conditioning,
             parts.n_classes,
             autoencoder=autoencoder,
-            notes=(scale(header),),
+            lora=" ".join(said),
+            notes=said,
         )
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
-        """Return the scheduler of the base; the header of kohya says where noise is not what is predicted."""
+        """Return the scheduler of the base, as the header of kohya changes it."""
         path = self._base() / "scheduler" / "scheduler_config.json"
-        if not path.is_file():
-            return None
-        stated = read_header(checkpoint.path).metadata.get("modelspec.prediction_type")
-        known = {"v": "v_prediction", "epsilon": "epsilon"}
-        config = read_json(path)
-        return {**config, "prediction_type": known[stated]} if stated in known else config
+        return adapters.schedule(read_json(path), read_header(checkpoint.path)) if path.is_file() else None
 
     def flips(self, checkpoint: Checkpoint) -> Flips:
         """Return what the header of kohya says, ai-toolkit's configuration, or the tracker of diffusers' scripts."""
@@ -119,45 +137,14 @@ class LoraFormat:
         require_call(found.config, folder)
         network = networks.filled(found, folder, device)
         encoder = text.load_encoder(parts.text_encoder, device)
+        header = read_header(checkpoint.path)
         with torch.random.fork_rng(devices=[]):  # peft draws initial weights
-            _insert(network, encoder, tensors, read_header(checkpoint.path), checkpoint.path)
-        digests = [weights.digest(tensors), found.digest, *map(networks.folder_digest, parts.fixed)]
+            _insert(network, encoder, tensors, header, checkpoint.path)
+        skip = adapters.clip_skip(header)
+        text.skip_layers(encoder, skip, checkpoint.path)  # only now: a LoRA may have weights for the layers skipped
+        said = [one for one in (adapters.adapter_metadata(header), skip if skip > 1 else 0) if one]
+        digests = [weights.digest(tensors, *said), found.digest, *map(networks.folder_digest, parts.fixed)]
         return network.float().eval(), encoder.eval(), sha256("".join(digests).encode()).hexdigest()
-
-
-def claims(path: Path, header: Header) -> bool:
-    """Whether a file holds LoRA weights."""
-    state = tensors_in(header.content) if header.kind == "safetensors" else {}
-    return any(mark in name for name in state for mark in MARKS) and not any(WRAPPED in name for name in state)
-
-
-def scale(header: Header) -> str:
-    """Return the rank and scale of a LoRA in words, from its header."""
-    metadata = header.metadata
-    rank, alpha = metadata.get("ss_network_dim"), metadata.get("ss_network_alpha")
-    stated = adapter_metadata(header)
-    if rank is None and stated:
-        rank, alpha = (next((stated[key] for key in stated if key.endswith(end)), None) for end in ("r", "lora_alpha"))
-    if rank is None:
-        pairs = [one for name, one in tensors_in(header.content).items() if any(mark in name for mark in MARKS)]
-        rank = "/".join(map(str, sorted({min(one.shape[:2], default=0) for one in pairs})))
-    if alpha is None and any(name.endswith(".alpha") for name in tensors_in(header.content)):
-        return f"LoRA of rank {rank}, at the scale that its alpha weights state."
-    if alpha is None:
-        return f"LoRA of rank {rank}; the file states no alpha, so its scale is taken as 1."
-    try:
-        return f"LoRA of rank {rank} and alpha {float(alpha):g}: scale {float(alpha) / float(rank):g}."
-    except (ValueError, TypeError, ArithmeticError):
-        return f"LoRA whose header states rank {rank!r} and alpha {alpha!r}, which are no numbers."
-
-
-def adapter_metadata(header: Header) -> dict[str, Any]:
-    """Return the settings of peft that newer training scripts write into the header."""
-    try:
-        found = json.loads(header.metadata.get("lora_adapter_metadata", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _insert(network: Any, encoder: Any, tensors: dict[str, Any], header: Header, path: Path) -> None:
@@ -166,7 +153,7 @@ def _insert(network: Any, encoder: Any, tensors: dict[str, Any], header: Header,
 
     try:
         state, alphas = Pipeline.lora_state_dict(dict(tensors), unet_config=network.config)
-        metadata = adapter_metadata(header) or None
+        metadata = adapters.adapter_metadata(header) or None
         Pipeline.load_lora_into_unet(state, alphas, network, adapter_name="audited", metadata=metadata)
         if any(name.startswith(OF_TEXT) for name in state):
             Pipeline.load_lora_into_text_encoder(state, alphas, encoder, adapter_name="audited", metadata=metadata)
@@ -178,7 +165,7 @@ def _insert(network: Any, encoder: Any, tensors: dict[str, Any], header: Header,
 
 def _require_placed(tensors: Mapping[str, Any], networks: Collection[Any], path: Path) -> None:
     """Refuse a LoRA of which a weight found no place: peft leaves random numbers where one is missing, and warns."""
-    sought = Counter(_value(one) for name, one in tensors.items() if any(mark in name for mark in MARKS))
+    sought = Counter(_value(one) for name, one in tensors.items() if adapters.is_weight(name))
     placed = Counter(
         _value(one) for network in networks for name, one in network.named_parameters() if ".lora_" in name
     )

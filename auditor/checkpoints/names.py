@@ -18,7 +18,7 @@ MAX_DIGITS = 15  # of a step
 # The first that is found in the stem of a file names its progress; docs/formats.md lists them.
 PROGRESS = (
     (re.compile(r"(?:^|[^a-z])(?:global_?step|step|iteration|iter)s?[-_=]?([0-9]+)", re.I), "step"),
-    (re.compile(r"^network-snapshot-([0-9]{6,7})"), "kimg"),
+    (re.compile(r"^(?:network-snapshot|phema|edm2-\w+-\w+)-([0-9]{6,7})(?![0-9])"), "kimg"),
     (re.compile(r"(?:^|[^a-z])kimg[-_=]?([0-9]+)", re.I), "kimg"),
     (re.compile(r"(?:^|[^a-z])(?:epoch|ep)[-_=]?([0-9]+)", re.I), "epoch"),
     (re.compile(r"^model-([0-9]+)$"), "milestone"),
@@ -31,7 +31,7 @@ COPY = re.compile(r"-v[0-9]+$")  # Lightning's second file of one name
 SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 # What trainers save beside the network.
 NO_MODEL = re.compile(
-    r"(?:optimizer|opt[0-9]*|scheduler|scaler|training_args|training[-_]state|random_states|rng_state).*"
+    r"(?:optimizer|opt[0-9]*|scheduler|scaler|training_args|training[-_]state|random_states|rng_state).*|.*-state"
 )
 
 

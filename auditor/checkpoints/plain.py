@@ -71,7 +71,8 @@ class PlainFormat:
             bare = [path for path in bare if path.suffix in names.WEIGHT_SUFFIXES]
             reason = f"these may be the weights of a network. {HOW}"
             return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]
-        return series.find(root, lambda path, header: True, self.settings)
+        found, unusable = series.find(root, lambda path, header: True, self.settings)
+        return found, unusable or ([] if found else series.empty_steps(root))
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return the number of weights; the shape of the pictures is known to the user alone."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import ModelSettings, absence, names, weights
+from auditor.checkpoints import ModelSettings, a_path, absence, names, weights
 from auditor.checkpoints.headers import Header, read_header
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, Found
@@ -20,6 +20,14 @@ FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "pytorch
 def find(root: Path, claims: Callable[[Path, Header], bool], settings: ModelSettings) -> tuple[list[Found], Unusable]:
     """Return the steps whose files a format claims, and (step or -1, path, reason) of what is not usable."""
     return _in_folder(root, sorted(_listed(root)), claims, settings)
+
+
+def empty_steps(root: Path) -> Unusable:
+    """Return the step folders of a series in which no file is called as the weights of a step are."""
+    folders = [Path(one.path) for one in names.entries(root) if one.is_dir(follow_symlinks=False)]
+    reason = f"none of {', '.join(FOLDER_WEIGHTS)} is in it; weights in shards are not read"
+    steps = [(names.progress(one.name)[0], one, reason) for one in folders if names.STEP_FOLDER.fullmatch(one.name)]
+    return [one for one in steps if one[0] >= 0]
 
 
 def _listed(root: Path) -> list[Path]:
@@ -78,7 +86,7 @@ def _one(
         return "there are no weights in it"
     if held == {"raw"} and "ema" in stem.lower().replace("-", "_").split("_"):
         held = {"ema"}  # guided-diffusion: ema_0.9999_010000.pt beside model010000.pt
-    stated = weights.progress(header)
+    stated = weights.progress(header, stem)
     step, unit = stated if stated[0] >= 0 else named
     if step < 0:
         return "no step in its name, nor in it"
@@ -101,19 +109,19 @@ def _averages_beside(found: list[Found]) -> list[Found]:
 
 
 def _without_latest(found: list[Found], root: Path) -> tuple[list[Found], Unusable]:
-    """Drop files that name no step, such as ``last.ckpt``, where their step is there under a number."""
+    """Drop files that state a step which another file names: ``last.ckpt``, or one named by its epoch."""
+    named = {id(one): names.progress(_stem(a_path(one), root))[0] for one in found}
+    exact = {one.step for one in found if named[id(one)] == one.step}
+    numbered = {one.step for one in found if named[id(one)] >= 0}
     kept, twice = [], []
-    numbered = {one.step for one in found if _names_its_step(one, root)}
     for one in found:
-        if one.step in numbered and not _names_its_step(one, root):
-            twice.append((one.step, next(iter(one.paths.values())), "a file with a number in its name has this step"))
+        if one.step in exact and named[id(one)] != one.step:
+            twice.append((one.step, a_path(one), "a file with this step in its name is there"))
+        elif one.step in numbered and named[id(one)] < 0:
+            twice.append((one.step, a_path(one), "a file with a number in its name has this step"))
         else:
             kept.append(one)
     return kept, twice
-
-
-def _names_its_step(one: Found, root: Path) -> bool:
-    return names.progress(_stem(next(iter(one.paths.values())), root))[0] >= 0
 
 
 def _stem(path: Path, root: Path) -> str:

@@ -44,6 +44,15 @@ def load_encoder(folder: Path, device: str) -> Any:
     return encoder.float().to(device).eval().requires_grad_(False)
 
 
+def skip_layers(encoder: Any, skip: int, path: Path) -> None:
+    """Let an encoder end at its layer ``skip`` from the last, as trainers with a clip skip do; 1 leaves it whole."""
+    inner = getattr(encoder, "text_model", encoder).encoder
+    if skip > len(inner.layers):
+        what = f"The text encoder has {len(inner.layers)} layers, and the training skipped {skip - 1}."
+        raise CheckpointError(what, path, "Give the pipeline that was fine-tuned: --base FOLDER.")
+    inner.layers = inner.layers[: len(inner.layers) - (skip - 1)]
+
+
 def encode(encoder: Any, tokenizer_folder: Path, prompts: Sequence[str], device: str) -> Prompts:
     """Return the embeddings of the prompts as Stable Diffusion 1 and 2 use them: the last hidden state."""
     import torch

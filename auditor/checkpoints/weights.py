@@ -35,6 +35,8 @@ RAW_KEYS = (
 EMA_KEYS = ("ema", "model_ema", "ema_model", "ema_state_dict", "model_ema_state_dict", "ema_params", "params_ema")
 INNER_KEYS = ("state_dict", "module", "shadow")  # where classes of averages keep theirs
 STEP_KEYS = {"global_step": "step", "step": "step", "iteration": "step", "iter": "step", "epoch": "epoch"}
+# kohya sd-scripts names files by epoch so, and with --no_metadata the header keeps neither epoch nor step.
+KOHYA, KOHYA_EPOCH = "ss_network_module", re.compile(r"-([0-9]{6})$")
 EMA_NAME = re.compile(r"(?:^|[._])ema(?:_model|_unet)?\.|(?:^|\.)model_ema\.")  # within the name of a weight
 # What tensors are made of, and objects that trainers save beside weights: data, whose code is neither needed nor run.
 TENSOR = re.compile(
@@ -160,8 +162,11 @@ def kinds(header: Header) -> set[str]:
     return found
 
 
-def progress(header: Header) -> tuple[int, str]:
-    """Return the progress that a file's own content states, and its unit; -1 where it states none."""
+def progress(header: Header, stem: str = "") -> tuple[int, str]:
+    """Return the progress that a file's own content states, and its unit; -1 where it states none.
+
+    ``stem`` is the name of the file, where its content decides what the number in it counts.
+    """
     content = header.content if isinstance(header.content, dict) else {}
     for key, unit in STEP_KEYS.items():
         value = content.get(key)
@@ -172,6 +177,8 @@ def progress(header: Header) -> tuple[int, str]:
         value = str(stated.get(key, ""))
         if value.isdecimal() and names.number(value) >= 0:
             return names.number(value), unit
+    if KOHYA in header.metadata and (epoch := KOHYA_EPOCH.search(stem)):
+        return int(epoch[1]), "epoch"
     return -1, "step"
 
 
