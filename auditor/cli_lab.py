@@ -73,7 +73,7 @@ def train_command(
     ] = None,
     average: Annotated[
         float,
-        typer.Option("--average", help="Save an average of weights too, this wide beside the step: 0.1; 0: none."),
+        typer.Option("--average", help="Relative width of an average of weights to save too, such as 0.1; 0: none."),
     ] = 0.0,
     seed: Seed = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")] = "auto",

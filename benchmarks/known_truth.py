@@ -5,12 +5,13 @@
 Twins of the hierarchical grammar that learn until step 16 and remember from step 7 on, audited by every stage of
 ``audit run``: sampling, evidence, controls, tests, verdicts, at all 20 steps, with 1,000 samples per checkpoint.
 
-A verdict is about four quantities and their margins. So the truth is these quantities without the errors of a finite
-audit: how far the samples lean, how many are copies and how far the losses lean, here counted on 10,000 other samples
-of each twin and on other noise, by plain comparisons of letters; and the true loss, from the exact posterior. A verdict
-is right if the ladder of docs/statistics.md 10 gives it for these values. Where a value lies between the margin from
-which a lean may be called bias and the one from which it may no longer be called safe, both verdicts are right; so are
-both where samples copy more often than the controls do, but by less than is accepted.
+A verdict is about four quantities and their margins. So the truth is these quantities with a small error: how far the
+samples lean, how many are copies and how far the losses lean, here counted on 10,000 other samples of each twin and on
+other noise, by plain comparisons of letters; and the true loss, from the exact posterior. The margins are those of the
+audit. A verdict is right if the ladder of docs/statistics.md 10 gives it for these values. Where a value lies between
+the margin from which a lean may be called bias and the one from which it may no longer be called safe, both verdicts
+are right; so are both where samples copy more often than the controls do, but by less than is accepted, and where a
+value is within three standard errors of its margin.
 
 Prints truth beside verdict and exits 1 where one is not right. About ten minutes of one core.
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from auditor.verdict import StepFacts
 
 FIRST_SEED = 10**6  # the audit draws from seeds below
 BATCH = 500
-CLEAR = 3  # standard errors by which a counted share must exceed its control to be called larger
+CLEAR = 3  # standard errors within which a value may lie on either side of a margin
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class Truth:
     copies: float  # share of samples that are an own training sequence
     copies_other: float  # the same for the other half: what a model that never saw it hits
     copies_heldout: float  # held-out sequences that are one of a half
-    copies_se: float  # of the difference of the first two
     loss_lean: float
+    own_share_se: float  # over samples
+    copies_se: float  # of the difference to the other half, over samples
+    loss_lean_se: float  # over sequences
 
 
 def main() -> None:
@@ -70,7 +73,8 @@ def main() -> None:
     for facts, decision, phase in zip(found.facts, found.decisions, phases, strict=True):
         truth = counted(fixture, decision.step, prepared.times + 1, given.n)
         allowed = right_verdicts(truth, facts, phase, prepared.budgets)
-        rows.append(row_of(fixture, decision.step, truth, phase, allowed, decision.verdict))
+        rows.append(row_of(fixture, truth, facts, phase, prepared.budgets, decision.verdict in allowed))
+        rows[-1] |= {"right": " or ".join(sorted(allowed)), "verdict": decision.verdict}
         print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="  ", flush=True)
     table = pd.DataFrame(rows)
     trusted = not found.checks["distrust"] and not found.checks["not_exchangeable"]
@@ -81,21 +85,18 @@ def main() -> None:
     sys.exit(not (table["is_right"].all() and trusted))
 
 
-def row_of(fixture: Fixture, step: int, truth: Truth, phase: str, allowed: set[str], verdict: str) -> dict[str, object]:
-    """Return one checkpoint as a row of the table."""
-    return {
-        "step": step,
-        "weight": round(fixture.course.memory_at(step), 3),
-        "own_share": round(truth.own_share, 4),
-        "copies_percent": round(100 * truth.copies, 3),
-        "copies_other_percent": round(100 * truth.copies_other, 3),
-        "copies_heldout_percent": round(100 * truth.copies_heldout, 3),
-        "loss_lean": round(truth.loss_lean, 4),
-        "loss_phase": phase if phase in ("underfit", "overfit") else "",
-        "right": " or ".join(sorted(allowed)),
-        "verdict": verdict,
-        "is_right": verdict in allowed,
-    }
+def row_of(
+    fixture: Fixture, truth: Truth, facts: StepFacts, phase: str, budgets: Budgets, is_right: bool
+) -> dict[str, object]:
+    """Return one checkpoint as a row of the table: shares of 1, margins as shares, too."""
+    lean, loss = facts.lean["onehot"], facts.loss
+    values = {"weight": fixture.course.memory_at(facts.step)} | asdict(truth)
+    values |= {"own_share_biased_above": 0.5 + lean.bias_margin(budgets)}
+    values |= {"own_share_safe_below": 0.5 + lean.safe_margin(budgets)}
+    values |= {"loss_biased_above": loss.bias_margin(budgets)}
+    values |= {"loss_safe_below": loss.bias_margin(budgets) + budgets.loss_safe_beyond_bias}
+    row = {"step": facts.step} | {name: round(value, 5) for name, value in values.items()}
+    return row | {"true_loss": phase if phase in ("underfit", "overfit") else "", "is_right": is_right}
 
 
 def right_verdicts(truth: Truth, facts: StepFacts, phase: str, budgets: Budgets) -> set[str]:
@@ -108,10 +109,14 @@ def right_verdicts(truth: Truth, facts: StepFacts, phase: str, budgets: Budgets)
     if phase in ("underfit", "overfit"):
         return allowed | {phase}
     lean, loss = facts.lean["onehot"], facts.loss
-    beyond = truth.own_share - 0.5 > lean.bias_margin(budgets) or truth.loss_lean > loss.bias_margin(budgets)
-    unsafe = truth.own_share - 0.5 > lean.safe_margin(budgets)
-    unsafe |= truth.loss_lean > loss.bias_margin(budgets) + budgets.loss_safe_beyond_bias
-    return allowed | ({"biased"} if beyond or unsafe else set()) | (set() if unsafe else {"generalizing"})
+    share, by_loss = truth.own_share - 0.5, truth.loss_lean
+    wide, wide_loss = CLEAR * truth.own_share_se, CLEAR * truth.loss_lean_se
+    loss_margin = loss.bias_margin(budgets)
+    if share + wide > lean.bias_margin(budgets) or by_loss + wide_loss > loss_margin:
+        allowed = allowed | {"biased"}
+    unsafe = share - wide > lean.safe_margin(budgets)
+    unsafe |= by_loss - wide_loss > loss_margin + budgets.loss_safe_beyond_bias
+    return allowed if unsafe else allowed | {"generalizing"}
 
 
 def counted(fixture: Fixture, tau: int, times: np.ndarray, n: int) -> Truth:
@@ -126,13 +131,16 @@ def counted(fixture: Fixture, tau: int, times: np.ndarray, n: int) -> Truth:
         others.append(other == 0)
     heldout = np.concatenate([nearest(kept["heldout"], kept[twin]) == 0 for twin in TWINS])
     difference = np.concatenate(copies).astype(float) - np.concatenate(others)
+    lean, lean_se = loss_lean(fixture, tau, kept, times)
     return Truth(
         own_share=float(np.mean(leans)),
         copies=float(np.mean(copies)),
         copies_other=float(np.mean(others)),
         copies_heldout=float(heldout.mean()),
+        loss_lean=lean,
+        own_share_se=float(np.mean(leans, axis=0).std(ddof=1) / np.sqrt(n)),
         copies_se=float(difference.std(ddof=1) / np.sqrt(len(difference))),
-        loss_lean=loss_lean(fixture, tau, kept, times),
+        loss_lean_se=lean_se,
     )
 
 
@@ -160,10 +168,10 @@ def nearest(sequences: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.concatenate([(each[:, None] != among[None]).sum(axis=2).min(axis=1) for each in parts])
 
 
-def loss_lean(fixture: Fixture, tau: int, kept: dict[str, np.ndarray], times: np.ndarray) -> float:
-    """Return half the difference of the means of ln(loss of b / loss of a) over a's sequences and over b's."""
+def loss_lean(fixture: Fixture, tau: int, kept: dict[str, np.ndarray], times: np.ndarray) -> tuple[float, float]:
+    """Return half the difference of the means of ln(loss of b / loss of a) over both halves, and its error."""
     generator = torch.Generator().manual_seed(derived_seed("known truth", tau))
-    models, means = {twin: fixture.model(twin, tau) for twin in TWINS}, {}
+    models, ratios = {twin: fixture.model(twin, tau) for twin in TWINS}, {}
     with torch.inference_mode():
         for half in TWINS:
             x0 = as_one_hot(kept[half], fixture.grammar.q, torch.float32)
@@ -173,8 +181,9 @@ def loss_lean(fixture: Fixture, tau: int, kept: dict[str, np.ndarray], times: np
                 x_t = fixture.diffusion.noisy(x0, t, torch.randn(x0.shape, generator=generator))
                 for twin, model in models.items():
                     losses[twin] = losses[twin] + (model(x_t, t) - x0).square().mean(dim=(1, 2))
-            means[half] = float((losses["b"] / losses["a"]).log().mean())
-    return (means["a"] - means["b"]) / 2
+            ratios[half] = (losses["b"] / losses["a"]).log().double().numpy()
+    variance = sum(each.var(ddof=1) / len(each) for each in ratios.values())
+    return float(ratios["a"].mean() - ratios["b"].mean()) / 2, float(np.sqrt(variance)) / 2
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pandas as pd
 
 from auditor import phase, stats
 from auditor.lab import oracle
-from auditor.lab.checkpoints import AVERAGE, read
+from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_folder, read_sequences
 from auditor.noise import derived_seed
 
@@ -55,14 +55,13 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=75, help="of the noise, of 500")
     given = parser.parse_args()
     series = {name: steps_of(given.runs, pair) for name, pair in PAIRS.items()}
-    inside = AVERAGE if given.weights == "ema" else ""
-    _, diffusion, grammar, _ = read(given.runs / "a" / f"checkpoint-{series['split'][0]}")
+    _, diffusion, grammar, _ = read(folder_of(given.runs / "a", series["split"][0]))
     curves, values = [], {}
     for name, pair in PAIRS.items():
         steps = series[name]
         sets = sets_of(given.data, pair, grammar, diffusion, given.time, given.n)
         for step in steps:
-            folders = dict(zip("ab", (given.runs / each / f"checkpoint-{step}" / inside for each in pair), strict=True))
+            folders = dict(zip("ab", (folder_of(given.runs / each, step, given.weights) for each in pair), strict=True))
             found = oracle.step_values({twin: read(folder)[0] for twin, folder in folders.items()}, sets)
             of_both = {key: each for key, each in found.items() if key[1] == "both"}
             curves += [{"pair": name} | row for row in oracle.rows_of(step, of_both)]

@@ -123,6 +123,12 @@ def schedule(diffusion: Diffusion) -> dict[str, Any]:
 # Files
 
 
+def folder_of(root: Path, step: int, weights: str = "raw") -> Path:
+    """Return the folder of one step's weights, or of their average (``ema``)."""
+    folder = root / f"checkpoint-{step}"
+    return folder / AVERAGE if weights == "ema" else folder
+
+
 def write_series(root: Path, diffusion: Diffusion) -> None:
     """Write what belongs to all checkpoints of a training: the schedule."""
     (root / SCHEDULER).parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +139,7 @@ def write_blend(root: Path, step: int, blend: Blend) -> None:
     """Write a blend as a checkpoint; the training sequences only where it remembers them."""
     numbers = {name: getattr(blend, name) for name in ("level", "memory", "initial")}
     arrays = {"weights": blend.weights} | ({REMEMBERED: blend.train.astype(np.uint8)} if blend.memory > 0 else {})
-    write(root / f"checkpoint-{step}", "blend", blend.grammar, blend.diffusion, numbers, arrays)
+    write(folder_of(root, step), "blend", blend.grammar, blend.diffusion, numbers, arrays)
 
 
 def write(

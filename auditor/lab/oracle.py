@@ -20,7 +20,7 @@ import numpy as np
 from auditor import stats, tables
 from auditor.errors import AuditError
 from auditor.lab import exact
-from auditor.lab.checkpoints import read
+from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_sequences
 from auditor.lab.decomposition import decompose, divergence
 from auditor.lab.diffusion import Denoiser, Diffusion
@@ -120,9 +120,9 @@ def write(root: Path, t: int, n: int, seed: int = 0, say: Callable[[str, int], N
     seed
         Of the noise.
     """
-    given, steps = audited(root)
+    given, steps, weights = audited(root)
     folders = {
-        (twin, step): Path(given[f"ckpts_{twin}"]) / f"checkpoint-{step}"
+        (twin, step): folder_of(Path(given[f"ckpts_{twin}"]), step, weights)
         for twin in "ab"
         if given.get(f"ckpts_{twin}")
         for step in steps
@@ -145,8 +145,8 @@ def write(root: Path, t: int, n: int, seed: int = 0, say: Callable[[str, int], N
     return path
 
 
-def audited(root: Path) -> tuple[dict[str, Any], list[int]]:
-    """Return the settings of a run and the steps it audited."""
+def audited(root: Path) -> tuple[dict[str, Any], list[int], str]:
+    """Return the settings of a run, the steps it audited, and whether their weights (``raw``) or averages (``ema``)."""
     from auditor.run import RunDirectory
 
     record = RunDirectory(root).read_record()
@@ -155,4 +155,4 @@ def audited(root: Path) -> tuple[dict[str, Any], list[int]]:
     if lacking:
         what = f"The run was made without --{lacking[0].replace('_', '-')}."
         raise AuditError(what, root, "The oracle needs the checkpoints, their training sequences and held-out ones.")
-    return given, record["resolved"]["steps"]
+    return given, record["resolved"]["steps"], record["resolved"]["weights"]

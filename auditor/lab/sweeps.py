@@ -11,7 +11,7 @@ import numpy as np
 
 from auditor import noise, stats, tables
 from auditor.lab import exact, oracle
-from auditor.lab.checkpoints import read
+from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_sequences
 from auditor.lab.decomposition import divergence
 from auditor.lab.diffusion import Denoiser, Diffusion, reverse
@@ -102,12 +102,12 @@ class Subject:
 
 def subject(root: Path, n: int) -> Subject:
     """Return what a run with its oracle columns gives to look at."""
-    given, _ = oracle.audited(root)
+    given, _, weights = oracle.audited(root)
     table = tables.read(root / f"{oracle.TABLE}.parquet")
     both = table[table.twin == ("both" if (table.twin == "both").any() else "a")]
     curves = [both[both.metric == name] for name in ("split_kl", "cross_entropy_heldout")]
     steps = sorted({int(each.step.iloc[int(each.value.argmin())]) for each in curves if len(each)})
-    found = {step: read(Path(given["ckpts_a"]) / f"checkpoint-{step}") for step in steps}
+    found = {step: read(folder_of(Path(given["ckpts_a"]), step, weights)) for step in steps}
     _, diffusion, grammar, _ = found[steps[0]]
     own, heldout = (read_sequences(given[name], grammar)[:n] for name in ("train_a", "heldout"))
     return Subject(grammar, diffusion, {step: each[0] for step, each in found.items()}, own, heldout)

@@ -242,16 +242,20 @@ def write_checkpoint(
     out: Path, step: int, networks: Networks, grammar: Grammar, diffusion: Diffusion, recipe: Recipe
 ) -> None:
     """Write the weights of one step, and their average before them: a checkpoint that is there is whole."""
-    settings, folder = transformer.settings_of(recipe.shape), out / f"checkpoint-{step}"
-    for name, network in reversed(networks.items()):
-        where = folder / checkpoints.AVERAGE if name == "average" else folder
+    settings = transformer.settings_of(recipe.shape)
+    for name, weights in (("average", "ema"), ("network", "raw")):
+        if (network := networks.get(name)) is None:
+            continue
+        where = checkpoints.folder_of(out, step, weights)
         checkpoints.write(where, "transformer", grammar, diffusion, settings, transformer.arrays_of(network))
 
 
 def identity_of(sequences: np.ndarray, grammar: Grammar, diffusion: Diffusion, recipe: Recipe) -> dict[str, Any]:
     """Return what the weights depend on, as JSON has it."""
+    # Without an average the identity is that of trainings from before there were any: they can be gone on with.
+    left_out = ("save_every", "log_every", *([] if recipe.average else ["average"]))
     parts = {
-        "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("save_every", "log_every")},
+        "recipe": {k: v for k, v in asdict(recipe).items() if k not in left_out},
         "grammar": asdict(grammar),
         "n_steps": diffusion.n_steps,
         "sequences": sha256(np.ascontiguousarray(sequences, dtype=np.int64).tobytes()).hexdigest(),

@@ -224,7 +224,8 @@ def train(experiment: Experiment, out: Path, name: str, device: str) -> None:
 
     pixels = np.load(out / "data" / f"{name}.npz")["images"]
     state, seed = made(out / "training" / name), derived_seed("real images", experiment.seed, name)
-    recipe = {key: getattr(experiment, key) for key in ("width", "channels", "batch_size", "learning_rate", "average")}
+    recipe = {key: getattr(experiment, key) for key in ("width", "channels", "batch_size", "learning_rate")}
+    recipe |= {"average": experiment.average} if experiment.average else {}
     require_same(state, {**recipe, "seed": seed, "images": sha256(pixels.tobytes()).hexdigest()})
     with own_random_state(device):
         torch.manual_seed(seed)
