@@ -18,9 +18,10 @@ from hierarchical import brute_force, error_of, mean_of
 from auditor.checkpoints import discover
 from auditor.checkpoints.pairing import WEIGHTS, pair
 from auditor.errors import AuditError
-from auditor.lab import calibration, exact, sweeps, transformer
+from auditor.lab import calibration, exact, oracle, sweeps, transformer
 from auditor.lab.blend import Course
-from auditor.lab.checkpoints import LabFormat, as_model, read, read_arrays, schedule
+from auditor.lab.checkpoints import LabFormat, as_model, folder_of, read, read_arrays, schedule
+from auditor.lab.data import read_sequences
 from auditor.lab.decomposition import cross_entropy, decompose, divergence
 from auditor.lab.diffusion import Diffusion, generate
 from auditor.lab.fixture import Fixture, true_phases
@@ -576,7 +577,7 @@ def trained_by_command(tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     made = call("lab", "make", "--out", root / "data", "--q", 3, "--q-eff", 3, "--depth", 3, "--n-train", 60)
     size = ("--width", 8, "--layers", 1, "--heads", 2, "--feedforward", 16, "--batch-size", 32)
-    steps = ("--steps", 30, "--first", 10, "--checkpoints", 2)
+    steps = ("--steps", 30, "--first", 10, "--checkpoints", 2, "--average", 0.1)
     trained = call("lab", "train", root / "data", "--out", root / "runs", *size, *steps)
     assert (made.status, trained.status) == (0, 0), made.err + trained.err
     return root, made.out, trained.out
@@ -614,6 +615,26 @@ def test_a_run_on_the_lab_is_an_audit_like_any_other_and_gets_its_oracle_columns
         assert table[step, "oracle_kl_0", "both"] > 0
         assert table[step, "split_kl", "both"] > 0
     assert table[30, "oracle_kl_0", "both"] < table[10, "oracle_kl_0", "both"]
+
+
+def test_the_oracle_looks_at_the_averages_that_were_audited(audited_by_command):
+    assert call("lab", "oracle", audited_by_command, "--n", 50).status == 0
+    table = pd.read_parquet(audited_by_command / "oracle.parquet").set_index(["step", "metric", "twin"]).value
+    runs = audited_by_command.parent
+    _, diffusion, grammar, _ = read(runs / "a/checkpoint-30")
+    files = {"a": "train-a", "heldout": "heldout"}
+    sets = {
+        name: oracle.noised(
+            read_sequences(runs.parent / f"data/{file}.npz", grammar)[:50], grammar, diffusion, 75, 0, name
+        )
+        for name, file in files.items()
+    }
+    found = {
+        weights: oracle.step_values({"a": read(folder_of(runs / "a", 30, weights))[0]}, sets)["oracle_kl_0", "a"]
+        for weights in ("ema", "raw")
+    }
+    assert table[30, "oracle_kl_0", "a"] == pytest.approx(float(found["ema"].mean()), rel=1e-5)
+    assert table[30, "oracle_kl_0", "a"] != pytest.approx(float(found["raw"].mean()), rel=1e-3)
 
 
 def test_the_published_figures_are_drawn_from_a_run(audited_by_command, tmp_path):
