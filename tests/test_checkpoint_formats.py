@@ -26,6 +26,7 @@ from auditor.checkpoints import (
     open_format,
     scheduler_config,
 )
+from auditor.checkpoints.lora import LoraFormat
 from auditor.checkpoints.pairing import pair
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.fixture import Fixture
@@ -427,23 +428,132 @@ def test_beside_a_lora_the_state_of_accelerate_and_the_last_file_are_no_further_
 
 @pytest.mark.parametrize(("trainer", "scale"), [("kohya", "alpha 1: scale 0.25"), ("ai-toolkit", "alpha 4: scale 1")])
 def test_a_lora_changes_the_base_by_alpha_over_rank_times_up_times_down(trainer, scale, cases):
-    from diffusers import StableDiffusionPipeline
-
     case = cases[f"lora: {trainer}"]
     case = replace(case, settings=replace(case.settings, prompts=("a cat", "a dog")))
     assert scale in model_facts(checkpoint_of("lora", case, 1), case.settings).notes[0]
-    pipeline = StableDiffusionPipeline.from_pretrained(case.settings.base, safety_checker=None)
-    tensors = load_file(checkpoint_of("lora", case, 1).path)
-    merge(tensors, {f"lora_unet_{name}": each for name, each in pipeline.unet.named_modules()})
-    encoders = {name.removeprefix("text_model."): each for name, each in pipeline.text_encoder.named_modules()}
-    merge(tensors, {f"lora_te_text_model_{name}": each for name, each in encoders.items()})
-    assert not tensors
+    pipeline = by_hand(case.settings.base, load_file(checkpoint_of("lora", case, 1).path))
     model = loaded("lora", case, 1)
     x, t = random_input(model), torch.tensor([3, 400])
     prompts, _ = pipeline.encode_prompt(["a cat", "a dog"], "cpu", 1, False)
     with torch.no_grad():
         expected = pipeline.unet(x, t, prompts).sample
         torch.testing.assert_close(model.given(np.array([0, 1]))(x, t), expected, rtol=1e-4, atol=1e-5)
+
+
+def two_alphas(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors.update({f"{one}.alpha": torch.tensor(3.0) for one in layers[::2]})
+
+
+def one_other_alpha(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors[f"{layers[-1]}.alpha"] = torch.tensor(2, dtype=torch.int64)
+
+
+def alphas_missing(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    for one in layers[1::2]:
+        del tensors[f"{one}.alpha"]
+
+
+def all_alphas_missing(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    for one in layers:
+        del tensors[f"{one}.alpha"]
+
+
+def other_ranks(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    for one in layers[::3]:
+        tensors[f"{one}.lora_down.weight"] = tensors[f"{one}.lora_down.weight"][:3].clone()
+        tensors[f"{one}.lora_up.weight"] = tensors[f"{one}.lora_up.weight"][:, :3].clone()
+
+
+def other_ranks_without_alphas(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    other_ranks(layers, tensors)
+    all_alphas_missing(layers, tensors)
+
+
+def in_bfloat16(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    other_ranks(layers, tensors)
+    two_alphas(layers, tensors)
+    tensors.update({name: one.bfloat16() for name, one in tensors.items()})
+
+
+def in_float16(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    alphas_missing(layers, tensors)
+    tensors.update({name: one.half() for name, one in tensors.items()})
+
+
+def convolutions(layers: list[str], tensors: dict[str, torch.Tensor]) -> None:
+    tensors["lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight"] = torch.randn(2, 4, 3, 3)
+    tensors["lora_unet_down_blocks_0_resnets_0_conv1.lora_up.weight"] = torch.randn(4, 2, 1, 1)
+    tensors["lora_unet_down_blocks_0_resnets_0_conv1.alpha"] = torch.tensor(5.0)
+
+
+CHANGES = (two_alphas, one_other_alpha, alphas_missing, all_alphas_missing, other_ranks, other_ranks_without_alphas)
+CHANGES += (in_bfloat16, in_float16, convolutions)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_layer_of_a_lora_is_loaded_at_the_scale_of_its_own_alpha(change, cases, tmp_path):
+    settings = cases["lora: kohya"].settings
+    tensors = load_file(FIXTURES / "kohya" / "face.safetensors")
+    of_unet, of_text = (
+        [n.removesuffix(".alpha") for n in tensors if n.startswith(one) and n.endswith(".alpha")]
+        for one in ("lora_unet_", "lora_te_")
+    )
+    for layers in (of_unet, of_text):
+        change(layers, tensors)
+    save_file(tensors, tmp_path / "face-000001.safetensors", {**KOHYA, "ss_steps": "2"})
+    case = Case(tmp_path, settings)
+    assert_merged(case, by_hand(settings.base, tensors))
+
+
+def test_without_alphas_the_settings_of_peft_in_the_header_give_the_scale(cases, tmp_path):
+    settings = cases["lora"].settings
+    (source,) = trained.lora(tmp_path / "peft", Path(settings.base), 1, (2,)).glob("*/*.safetensors")
+    (same,) = trained.lora(tmp_path / "kohya", Path(settings.base), 1, (2,), "kohya").iterdir()
+    stated = {"unet.r": 2, "unet.lora_alpha": 8, "unet.target_modules": ["to_k", "to_q", "to_v", "to_out.0"]}
+    save_file(load_file(source), source, {"lora_adapter_metadata": json.dumps(stated)})
+    case = Case(tmp_path / "peft", settings)
+    assert model_facts(checkpoint_of("lora", case), settings).notes == ("LoRA of rank 2 and alpha 8: scale 4.",)
+    of_alpha_8 = {name: torch.tensor(8.0) if name.endswith(".alpha") else one for name, one in load_file(same).items()}
+    assert_merged(case, by_hand(settings.base, of_alpha_8))
+    save_file(load_file(source), source, {"ss_network_dim": "2", "ss_network_alpha": "8"})  # which no loader follows
+    (said,) = model_facts(checkpoint_of("lora", case), settings).notes
+    assert said == "LoRA of rank 2; the file states no alpha, so its scale is taken as 1."
+    assert_merged(case, by_hand(settings.base, {name: one for name, one in of_alpha_8.items() if one.ndim}))
+
+
+LAYER = "lora_unet_mid_block_attentions_0_proj_in"
+WITHOUT_SCALE = {
+    "rank 4 and alpha nan": ({f"{LAYER}.alpha": torch.tensor(float("nan"))}, {}),
+    "rank 4 and alpha inf": ({f"{LAYER}.alpha": torch.tensor(float("inf"))}, {}),
+    "rank 0 and alpha 1.0": ({f"{LAYER}.lora_down.weight": torch.zeros(0, 8)}, {}),
+    "rank 4 and alpha NaN": ({}, {"unet.r": 4, "unet.lora_alpha": float("nan")}),
+    "rank 0 and alpha 4": ({}, {"unet.r": 0, "unet.lora_alpha": 4}),
+    "rank None and alpha 4": ({}, {"unet.lora_alpha": 4}),
+    "rank 'x' and alpha 4": ({}, {"unet.r": "x", "unet.lora_alpha": 4}),
+}
+
+
+@pytest.mark.parametrize("said", WITHOUT_SCALE)
+def test_a_lora_whose_rank_and_alpha_give_no_scale_is_left_out_and_says_so(said, cases, tmp_path):
+    more, stated = WITHOUT_SCALE[said]
+    tensors = {**load_file(FIXTURES / "kohya" / "face.safetensors"), **more}
+    if stated:
+        tensors = {name: one for name, one in tensors.items() if not name.endswith(".alpha")}
+    save_file(tensors, tmp_path / "face-000001.safetensors", {"lora_adapter_metadata": json.dumps(stated)})
+    with pytest.raises(AuditError, match=f"{said.replace('NaN', 'nan')}: no scale follows"):
+        discover(tmp_path, "a", cases["lora: kohya"].settings)
+
+
+def assert_merged(case: Case, expected: Any) -> None:
+    """Compare every weight that is loaded, with the LoRA in it, with that of a pipeline."""
+    *networks, _ = LoraFormat(case.settings)._loaded(checkpoint_of("lora", case), "cpu")
+    for network, theirs in zip(networks, (expected.unet, expected.text_encoder), strict=True):
+        found = dict(network.named_modules())
+        for name, module in theirs.named_modules():
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                mine = found[name]
+                weight = mine.weight + (mine.get_delta_weight("audited") if hasattr(mine, "lora_A") else 0)
+                torch.testing.assert_close(weight, module.weight, rtol=1e-5, atol=1e-6)
 
 
 KOHYA = {  # what its header keeps with --no_metadata
@@ -552,13 +662,25 @@ def test_prompts_skip_the_layers_and_noise_ends_as_the_header_of_kohya_says(tmp_
         loaded("lora", Case(trained.lora(tmp_path / "c", base, 1, (2,), "kohya", ss_clip_skip="5"), settings))
 
 
+def by_hand(base: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return the pipeline with the changes of a file of kohya added to its weights."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline, left = StableDiffusionPipeline.from_pretrained(base, safety_checker=None), dict(tensors)
+    merge(left, {f"lora_unet_{name}": each for name, each in pipeline.unet.named_modules()})
+    encoders = {name.removeprefix("text_model."): each for name, each in pipeline.text_encoder.named_modules()}
+    merge(left, {f"lora_te_text_model_{name}": each for name, each in encoders.items()})
+    assert not left
+    return pipeline
+
+
 def merge(tensors: dict[str, torch.Tensor], modules: dict[str, torch.nn.Module]) -> None:
     """Add the changes that a file has for these modules to their weights, and take them out of it."""
     for name, module in modules.items():
         name = name.replace(".", "_")
-        if f"{name}.alpha" in tensors:
-            parts = ("alpha", "lora_up.weight", "lora_down.weight")
-            alpha, up, down = (tensors.pop(f"{name}.{part}").float() for part in parts)
+        if f"{name}.lora_down.weight" in tensors:
+            up, down = (tensors.pop(f"{name}.lora_{part}.weight").float() for part in ("up", "down"))
+            alpha = tensors.pop(f"{name}.alpha", torch.tensor(len(down))).float()  # without: scale 1
             change = alpha / len(down) * up.flatten(1) @ down.flatten(1)
             module.weight.data += change.view_as(module.weight)
 

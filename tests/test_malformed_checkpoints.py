@@ -300,6 +300,52 @@ def test_a_malformed_file_is_excluded_or_one_clear_error_and_the_rest_goes_on(na
     assert time.monotonic() - started < 20
 
 
+def placed(offsets: str, kind: str = '"F32"') -> str:
+    """Return a header of safetensors with a LoRA layer and an alpha that lies where one says."""
+    layer = {name: {"dtype": "F32", "shape": shape, "data_offsets": at} for name, shape, at in LAYER}
+    place = f', "data_offsets": {offsets}' if offsets else ""
+    return json.dumps(layer)[:-1] + f', "x.alpha": {{"dtype": {kind}, "shape": []{place}}}}}'
+
+
+LAYER = (("x.lora_down.weight", [1, 2], [0, 8]), ("x.lora_up.weight", [2, 1], [8, 16]))
+PLACES = ("[-4, 0]", "[0, -4]", "[4, 0]", "[60, 68]", f"[{2**62}, {2**62 + 4}]", f"[{2**70}, {2**70 + 4}]", "")
+PLACES += (
+    "null",
+    "[null, 4]",
+    '["0", "4"]',
+    '"04"',
+    "[0.0, 4.0]",
+    "[false, true]",
+    "{}",
+    '{"0": 0, "4": 4}',
+    "[0, 2, 4]",
+)
+PLACES += ("[16, 16]", "[16, 18]", "4", "[[0], [4]]", "[1e999, 4]")
+HEADERS = {f"at {place or 'no place'}": placed(place) for place in PLACES}
+HEADERS |= {f"of type {kind}": placed("[16, 20]", kind) for kind in ('["F32"]', "null", "4", "{}")}
+HEADERS["of endless shape"] = placed("[16, 20]").replace('"shape": []', '"shape": [1e999]')
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_tensor_that_lies_nowhere_in_its_file_is_one_excluded_item(name, tmp_path):
+    base = trained.stable_diffusion(tmp_path / "base")
+    settings = ModelSettings(base=str(base))
+    root = tmp_path / "series"
+    root.mkdir()
+    with_header(placed("[16, 20]"))(root / "face-step00000009.safetensors")
+    path = root / "face-step00000007.safetensors"
+    with_header(HEADERS[name])(path)
+    discovery = discover(root, "a", settings)
+    assert [one.step for one in discovery.found] == [9]
+    ((excluded, reason),) = [(one.path, one.reason) for one in discovery.excluded]
+    assert excluded == path and reason.startswith(f"{path.name} is corrupt: its header is ")
+    (scanned,) = scan([root], settings)
+    assert scanned.steps == (9,) and [one["reason"] for one in scanned.excluded] == [reason]
+    path.rename(root / "face-step00000009.safetensors")
+    with pytest.raises(AuditError, match="is corrupt: its header is "):
+        scan([root], settings)
+
+
 def test_a_step_of_more_digits_than_any_training_counts_is_no_step(tmp_path):
     """A table could not hold it; of 5,000 digits Python would not even read a number."""
     torch.save(trained.TinyNet().state_dict(), tmp_path / "model_9.pt")

@@ -36,7 +36,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     storage: str = ""  # of torch: the file in the archive that holds its numbers
-    offset: int = 0  # values before the first one
+    offset: int = 0  # of the first one, in its storage: values in torch, bytes after the header in safetensors
 
     @property
     def size(self) -> int:
@@ -97,25 +97,24 @@ def _read_header(path: Path, size: int, mtime: int) -> Header:
     raise CheckpointError(f"{path.name} is no file of weights: it begins with {start[:8]!r}.", path, SAVE_AGAIN)
 
 
-# How safetensors stores single numbers; bfloat16 is the upper half of a float32.
-NUMBERS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+# How safetensors stores numbers; bfloat16 is the upper half of a float32.
+KINDS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
+NUMBERS = {name: np.dtype(kind) for name, kind in KINDS.items()}
 
 
 def scalars(path: Path, suffix: str) -> dict[str, float]:
-    """Return the single numbers of a safetensors file whose names end so; the header was read before."""
+    """Return the single numbers of a safetensors file whose names end so."""
     found = {}
+    state = tensors_in(read_header(path).content)
     with path.open("rb") as file:
         start = 8 + struct.unpack("<Q", file.read(8))[0]
-        for name, one in json.loads(file.read(start - 8)).items():
-            first, last = one["data_offsets"] if name.endswith(suffix) else (0, 0)
-            if not 0 < last - first <= 8:
-                continue
-            file.seek(start + first)
-            data, kind = file.read(last - first), one["dtype"]
-            if kind == "BF16":
-                data, kind = b"\0\0" + data, "F32"
-            if kind in NUMBERS and len(data) == np.dtype(NUMBERS[kind]).itemsize:
-                found[name] = float(np.frombuffer(data, NUMBERS[kind])[0])
+        for name, one in state.items():
+            if name.endswith(suffix) and one.size == 1 and one.dtype in NUMBERS:
+                file.seek(start + one.offset)
+                data, kind = file.read(NUMBERS[one.dtype].itemsize), NUMBERS[one.dtype]
+                if one.dtype == "BF16":
+                    data, kind = b"\0\0" + data, NUMBERS["F32"]
+                found[name] = float(np.frombuffer(data, kind)[0])
     return found
 
 
@@ -128,10 +127,22 @@ def _safetensors(file: Any, start: bytes, size: int, path: Path) -> Header:
     try:
         header = json.loads(file.read(length))
         metadata = header.pop("__metadata__", None) or {}
-        tensors = {name: Tensor(tuple(map(int, one["shape"])), str(one["dtype"])) for name, one in header.items()}
+        tensors = {name: _stored(one, size - 8 - length) for name, one in header.items()}
         return Header("safetensors", tensors, (), {str(key): str(value) for key, value in metadata.items()})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as problem:
         raise CheckpointError(f"{path.name} is corrupt: its header is {problem!r}.", path, SAVE_AGAIN) from problem
+
+
+def _stored(said: Mapping[str, Any], room: int) -> Tensor:
+    """Return a tensor as the header of a safetensors file states it, its place within the ``room`` after the header."""
+    shape, kind = tuple(map(int, said["shape"])), said["dtype"]
+    first, last = said["data_offsets"]
+    if type(kind) is not str or type(first) is not int or type(last) is not int or not 0 <= first <= last <= room:
+        raise ValueError(f"a tensor of type {kind!r:.40} from byte {first!r:.40} to {last!r:.40} of {room}")
+    tensor = Tensor(shape, kind, offset=first)
+    if kind in NUMBERS and last - first != tensor.size * NUMBERS[kind].itemsize:
+        raise ValueError(f"a tensor of {last - first} bytes for {tensor.size:.6g} numbers of type {kind}")
+    return tensor
 
 
 def _archive(file: Any, size: int, path: Path) -> Header:

@@ -32,6 +32,7 @@ from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 OF_TEXT = ("text_encoder.", "lora_te_", "lora_te1_")
+ADAPTER = "audited"  # what peft calls the LoRA
 BASE = "Give the pipeline that was fine-tuned: --base FOLDER, with unet/, vae/, text_encoder/, tokenizer/, scheduler/."
 
 
@@ -39,7 +40,7 @@ class LoraFormat:
     """Low-rank changes of a text-conditional U-Net, and of its text encoder."""
 
     name = "lora"
-    REVISION = 1
+    REVISION = 2  # each layer at the scale of its own alpha
     guide = Guide(
         "LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 and 2",
         "`checkpoint-500/pytorch_lora_weights.safetensors` (the `model.safetensors` of accelerate beside it is passed "
@@ -66,7 +67,7 @@ class LoraFormat:
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``; all are unusable without --base."""
         found, unusable = series.find(root, lambda path, header: adapters.is_adapter(header), self.settings)
-        reasons = [(one, adapters.foreign(read_header(a_path(one)))) for one in found]
+        reasons = [(one, _reason(a_path(one))) for one in found]
         unusable += [(one.step, a_path(one), reason) for one, reason in reasons if reason]
         found = [one for one, reason in reasons if not reason]
         if self.settings.base is None:
@@ -147,20 +148,36 @@ class LoraFormat:
         return network.float().eval(), encoder.eval(), sha256("".join(digests).encode()).hexdigest()
 
 
+def _reason(path: Path) -> str:
+    """Return why a file cannot be audited as a LoRA; empty where it can."""
+    header = read_header(path)
+    if reason := adapters.foreign(header):
+        return reason
+    try:
+        adapters.scale(path, header)
+    except CheckpointError as error:
+        return f"{error.what} {error.remedy}"
+    return ""
+
+
 def _insert(network: Any, encoder: Any, tensors: dict[str, Any], header: Header, path: Path) -> None:
     """Put LoRA weights into a U-Net and its text encoder; every weight must find its place."""
     from diffusers import StableDiffusionPipeline as Pipeline
 
+    weighed = adapters.folded(tensors, path)
+    # What the header says of peft is for files without alpha weights; without either, the scale is 1.
+    stated = adapters.adapter_metadata(header) if len(weighed) == len(tensors) else {}
+    of_unet, of_text = (adapters.of_part(stated, part) or None for part in adapters.PARTS)
     try:
-        state, alphas = Pipeline.lora_state_dict(dict(tensors), unet_config=network.config)
-        metadata = adapters.adapter_metadata(header) or None
-        Pipeline.load_lora_into_unet(state, alphas, network, adapter_name="audited", metadata=metadata)
+        state, _ = Pipeline.lora_state_dict(dict(weighed), unet_config=network.config)
+        Pipeline.load_lora_into_unet(state, None, network, adapter_name=ADAPTER, metadata=of_unet)
         if any(name.startswith(OF_TEXT) for name in state):
-            Pipeline.load_lora_into_text_encoder(state, alphas, encoder, adapter_name="audited", metadata=metadata)
+            Pipeline.load_lora_into_text_encoder(state, None, encoder, adapter_name=ADAPTER, metadata=of_text)
     except Exception as problem:  # diffusers and peft raise what they like for weights that do not fit
         said = str(problem).split("\n", 1)[0][:200]
         raise CheckpointError(f"The LoRA does not fit the base: {said}.", path, BASE) from problem
-    _require_placed(tensors, (network, encoder), path)
+    _require_placed(weighed, (network, encoder), path)
+    _require_scale_one([one for one, said in ((network, of_unet), (encoder, of_text)) if said is None], path)
 
 
 def _require_placed(tensors: Mapping[str, Any], networks: Collection[Any], path: Path) -> None:
@@ -173,6 +190,15 @@ def _require_placed(tensors: Mapping[str, Any], networks: Collection[Any], path:
         what = f"{(sought - placed).total()} of {sought.total()} weights of the LoRA find no place in the base"
         what += f", and {(placed - sought).total()} places in it find no weight."
         raise CheckpointError(what, path, BASE)
+
+
+def _require_scale_one(networks: Collection[Any], path: Path) -> None:
+    """Refuse a LoRA that peft would scale once more: of mixed ranks, versions of diffusers tell it different things."""
+    scalings = [getattr(one, "scaling", None) for network in networks for one in network.modules()]
+    others = {one[ADAPTER] for one in scalings if isinstance(one, dict) and ADAPTER in one} - {1}
+    if others:
+        what = f"The installed diffusers and peft load layers at {sorted(others)} times the scale that the file states."
+        raise CheckpointError(what, path, "Install newer versions of diffusers and peft.")
 
 
 def _value(tensor: Any) -> str:
