@@ -597,6 +597,13 @@ def test_of_two_files_of_kohya_at_one_step_that_named_by_the_step_is_taken_and_s
     assert [one.path.stem for one in discovery.excluded] == ["face-000001"]
 
 
+def test_files_called_like_a_state_are_read_and_folders_called_so_are_passed_over(cases, tmp_path):
+    files = {f"step-{step}-state.safetensors": {**KOHYA, "ss_steps": str(step)} for step in (100, 200)}
+    root = saved(tmp_path, {**files, "step-00000300-state/model.safetensors": {}})
+    discovery = discover(root, "a", cases["lora: kohya"].settings)
+    assert [one.step for one in discovery.found] == [100, 200] and not discovery.excluded
+
+
 @pytest.mark.parametrize(
     "name", ["emb_params", "lora_unet_x.scalar", "lora_unet_x.dora_scale", "lora_unet_x.hada_w1_a"]
 )
@@ -744,6 +751,15 @@ def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases)
         denoised = theirs(x / a, sigma)
         v = model.network(x, t)
     torch.testing.assert_close(a * x - s * v, denoised, rtol=1e-3, atol=1e-4)
+
+
+def test_of_equally_many_averages_of_edm2_those_whose_names_state_a_width_are_audited(cases, tmp_path):
+    case = cases["edm: EDM2"]
+    for path in case.root.glob("*.pkl"):
+        (tmp_path / path.name.replace("-0.100", "")).symlink_to(path)
+    discovery = discover(tmp_path, "a", case.settings)
+    assert all(one.paths["ema"].stem.endswith("-0.050") for one in discovery.found)
+    assert len(discovery.found) == len(discovery.excluded) == 2
 
 
 def test_of_two_averages_of_edm2_at_each_step_the_narrower_is_audited(cases, tmp_path):
