@@ -597,6 +597,15 @@ def test_of_two_files_of_kohya_at_one_step_that_named_by_the_step_is_taken_and_s
     assert [one.path.stem for one in discovery.excluded] == ["face-000001"]
 
 
+def test_files_called_like_a_state_are_read_and_folders_called_so_are_passed_over(cases, tmp_path):
+    files = {f"step-{step}-state.safetensors": {**KOHYA, "ss_steps": str(step)} for step in (100, 200)}
+    root = saved(tmp_path, {**files, "step-00000300-state/model.safetensors": {}})
+    discovery = discover(root, "a", cases["lora: kohya"].settings)
+    assert [one.step for one in discovery.found] == [100, 200] and not discovery.excluded
+    with pytest.raises(AuditError, match="step-100-state.safetensors and .* these may be the weights of a network"):
+        discover(root, "a", ModelSettings(format="plain"))
+
+
 @pytest.mark.parametrize(
     "name", ["emb_params", "lora_unet_x.scalar", "lora_unet_x.dora_scale", "lora_unet_x.hada_w1_a"]
 )

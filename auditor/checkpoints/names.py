@@ -31,8 +31,9 @@ COPY = re.compile(r"-v[0-9]+$")  # Lightning's second file of one name
 SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 # What trainers save beside the network.
 NO_MODEL = re.compile(
-    r"(?:optimizer|opt[0-9]*|scheduler|scaler|training_args|training[-_]state|random_states|rng_state).*|.*-state"
+    r"(?:optimizer|opt[0-9]*|scheduler|scaler|training_args|training[-_]state|random_states|rng_state).*"
 )
+STATE_FOLDER = re.compile(r".*-state")  # kohya's, of what a training needs to go on
 
 
 def progress(stem: str) -> tuple[int, str]:

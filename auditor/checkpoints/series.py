@@ -38,7 +38,7 @@ def _listed(root: Path) -> list[Path]:
         if not entry.is_dir(follow_symlinks=False):
             if path.suffix in names.WEIGHT_SUFFIXES or names.is_numbered(path.name):
                 found.append(path)
-        elif names.progress(entry.name)[0] >= 0:
+        elif names.progress(entry.name)[0] >= 0 and not names.STATE_FOLDER.fullmatch(entry.name):
             found += [path / name for name in FOLDER_WEIGHTS if (path / name).is_file()]
     return found
 
