@@ -755,6 +755,15 @@ def test_a_pickle_of_edm_is_read_only_when_trusted_and_gives_its_denoiser(cases)
     torch.testing.assert_close(a * x - s * v, denoised, rtol=1e-3, atol=1e-4)
 
 
+def test_of_equally_many_averages_of_edm2_those_whose_names_state_a_width_are_audited(cases, tmp_path):
+    case = cases["edm: EDM2"]
+    for path in case.root.glob("*.pkl"):
+        (tmp_path / path.name.replace("-0.100", "")).symlink_to(path)
+    discovery = discover(tmp_path, "a", case.settings)
+    assert all(one.paths["ema"].stem.endswith("-0.050") for one in discovery.found)
+    assert len(discovery.found) == len(discovery.excluded) == 2
+
+
 def test_of_two_averages_of_edm2_at_each_step_the_narrower_is_audited(cases, tmp_path):
     case = cases["edm: EDM2"]
     discovery = discover(case.root, "a", case.settings)

@@ -154,7 +154,7 @@ def _of_one_width(found: list[Found]) -> tuple[list[Found], list[tuple[int, Path
     counts = Counter(widths.values())
     if len(counts) < 2:
         return found, []
-    chosen = min(counts, key=lambda width: (-counts[width], width))
+    chosen = min(counts, key=lambda width: (-counts[width], not width, width))  # no width stated: last of equals
     said = f"averages of width {chosen}" if chosen else "averages whose names state no width"
     reason = f"{said} are audited; for another, put links to its files into a folder of their own"
     others = [(one.step, a_path(one), reason) for one in found if widths[id(one)] != chosen]
