@@ -49,10 +49,11 @@ class LoraFormat:
         "and the last, `NAME.safetensors`; the step is that of the header. kohya's `--no_metadata` leaves it out: then "
         "epochs count, and the last file is passed over",
         "as saved (of ai-toolkit the average, where it keeps one); rank and scale (alpha over rank) of the "
-        "layers are reported, and twins must agree in them. LoHa, LoKr, DoRA, trained scalars and embeddings are "
-        "refused",
-        "the scheduler of `--base`; in a header of kohya `modelspec.prediction_type`, `ss_zero_terminal_snr` and "
-        "`ss_clip_skip` go before it",
+        "layers are reported, and twins must agree in them (of safetensors; alphas in files of torch are followed, not "
+        "compared). Prompts are encoded with the clip skip that a header of kohya states (`ss_clip_skip`). LoHa, LoKr, "
+        "DoRA, trained scalars and embeddings are refused",
+        "the scheduler of `--base`; in a header of kohya `modelspec.prediction_type` and `ss_zero_terminal_snr` go "
+        "before it",
         "`--base PIPELINE --prompts prompts.txt`",
         "that `train_text_to_image_lora.py` wrote in a run of four steps; kohya: trained and saved by its network "
         "class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process not run. "
