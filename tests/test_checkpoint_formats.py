@@ -602,6 +602,8 @@ def test_files_called_like_a_state_are_read_and_folders_called_so_are_passed_ove
     root = saved(tmp_path, {**files, "step-00000300-state/model.safetensors": {}})
     discovery = discover(root, "a", cases["lora: kohya"].settings)
     assert [one.step for one in discovery.found] == [100, 200] and not discovery.excluded
+    with pytest.raises(AuditError, match="step-100-state.safetensors and .* these may be the weights of a network"):
+        discover(root, "a", ModelSettings(format="plain"))
 
 
 @pytest.mark.parametrize(
