@@ -448,16 +448,18 @@ def test_training_lowers_the_loss_towards_that_of_the_exact_denoiser(tmp_path):
     assert mean_of(learned) < 0.6 * mean_of(rounded)
 
 
+def stop_at_6(step, steps, loss):
+    """Interrupt a training that tells its progress."""
+    if step == 6:
+        raise KeyboardInterrupt
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path):
     data = SMALL.block(0, 40)
     train(data, SMALL, DIFFUSION, TINY, tmp_path / "whole")
 
-    def stop(step, steps, loss):
-        if step == 6:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(data, SMALL, DIFFUSION, TINY, tmp_path / "stopped", progress=stop)
+        train(data, SMALL, DIFFUSION, TINY, tmp_path / "stopped", progress=stop_at_6)
     assert not (tmp_path / "stopped" / "checkpoint-9").exists()
     train(data, SMALL, DIFFUSION, TINY, tmp_path / "stopped")
     for step in TINY.steps:
@@ -492,12 +494,8 @@ def test_an_average_leaves_the_weights_as_they_are_and_survives_a_stop(tmp_path)
     train(data, SMALL, DIFFUSION, TINY, tmp_path / "without")
     train(data, SMALL, DIFFUSION, averaged, tmp_path / "whole")
 
-    def stop(step, steps, loss):
-        if step == 6:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(data, SMALL, DIFFUSION, averaged, tmp_path / "stopped", progress=stop)
+        train(data, SMALL, DIFFUSION, averaged, tmp_path / "stopped", progress=stop_at_6)
     train(data, SMALL, DIFFUSION, averaged, tmp_path / "stopped")
     files = [tmp_path / name / "checkpoint-9/lab.safetensors" for name in ("without", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
