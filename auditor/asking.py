@@ -16,7 +16,6 @@ from auditor import (
     controls,
     denoising,
     neighbors,
-    noise,
     protocol,
     sampling,
     scales,
@@ -32,6 +31,7 @@ from auditor.records import DiffusionModel, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array
 from auditor.schedules import forward_process
 from auditor.schedules import n_times as n_times_of
+from auditor.seeds import derived_seed
 from auditor.spaces.pixel import PixelSpace
 from auditor.stages import Stages
 
@@ -176,7 +176,7 @@ class Asking(Stages):
     def _chosen(self, name: str, n: int) -> np.ndarray:
         """Return n images of a set, ascending: a function of the run seed, fewer being some of more."""
         p = self.prepared
-        rng = np.random.default_rng(noise.derived_seed("loss images", name, p.config.seed))
+        rng = np.random.default_rng(derived_seed("loss images", name, p.config.seed))
         order = rng.permutation(p.n_originals(name))
         eligible = order[p.in_pool[name][order]] if name in p.in_pool else order
         return np.sort(eligible[:n])

@@ -8,8 +8,8 @@ import numpy as np
 
 from auditor.metrics import LEAST_IN_CLASS
 from auditor.neighbors import search
-from auditor.noise import derived_seed
 from auditor.records import Features, Neighbors
+from auditor.seeds import derived_seed
 
 NO_CLASS = -1
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor.noise import derived_seed, draw, generators
+from auditor.noise import draw, generators
 from auditor.records import DiffusionModel, ImageSet
 from auditor.schedules import forward_process
+from auditor.seeds import derived_seed
 
 REVISION = 1
 N_SMOOTH = 4000  # images of the smooth reference per half

@@ -11,6 +11,7 @@ import numpy as np
 from auditor import noise, schedules
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
+from auditor.seeds import derived_seed
 
 REVISION = 1
 
@@ -47,7 +48,7 @@ def shares_of(times: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
 
 def cell_noise(run_seed: int, image_ids: Sequence[str], set_name: str, levels: int, shape: tuple[int, ...]) -> Any:
     """Return eps, float32 ``[n_images, levels, *shape]``: a function of run seed, set and image id alone."""
-    streams = noise.generators([noise.derived_seed("cell", run_seed, set_name, i) for i in image_ids])
+    streams = noise.generators([derived_seed("cell", run_seed, set_name, i) for i in image_ids])
     return noise.draw(streams, (levels, *shape))
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from auditor import groups, images, noise, preflight
+from auditor import groups, images, preflight
 from auditor.config import AuditConfig
 from auditor.errors import AuditError
 from auditor.images import mirror
 from auditor.prepared import Say
 from auditor.records import ImageSet
 from auditor.run import RunDirectory
+from auditor.seeds import derived_seed
 
 LEAST_IMAGES = 10  # of every image set
 
@@ -150,7 +151,7 @@ def pool_masks(
             "--train-a, --train-b",
             f"Give two disjoint halves of at least {LEAST_IMAGES} images.",
         )
-    chosen = {name: subsample(mask, int(size), noise.derived_seed("pool", name, seed)) for name, mask in masks.items()}
+    chosen = {name: subsample(mask, int(size), derived_seed("pool", name, seed)) for name, mask in masks.items()}
     return {name: np.tile(mask, 2) for name, mask in chosen.items()} if mirrored else chosen
 
 

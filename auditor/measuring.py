@@ -24,9 +24,9 @@ from auditor import (
 )
 from auditor.config import Budgets
 from auditor.leaning import ClassLean, LeanResult, LossLeanResult, lean_fact
-from auditor.noise import derived_seed
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory
+from auditor.seeds import derived_seed
 from auditor.series import Scope, Series, read_series
 from auditor.stats import Relabeling
 from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts

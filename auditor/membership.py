@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from auditor import stats
-from auditor.noise import derived_seed
 from auditor.records import Evidence, LossTable
+from auditor.seeds import derived_seed
 from auditor.series import Series
 
 RATES = (0.1, 0.01, 0.001)  # false-positive rates at which attacks are judged

@@ -8,7 +8,6 @@ made again in the user's own pipeline.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +30,3 @@ def draw(streams: Sequence[Any], shape: tuple[int, ...], device: str = "cpu") ->
 
     rows = [torch.randn(shape, generator=stream, dtype=torch.float32) for stream in streams]
     return torch.stack(rows).to(device)
-
-
-def derived_seed(*parts: object) -> int:
-    """Return a seed in [0, 2^63) that depends on every part and on nothing else.
-
-    Made by sha256 of the parts' text, so it is the same in every process and version of
-    Python (``hash()`` is not).
-    """
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

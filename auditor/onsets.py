@@ -10,7 +10,7 @@ import numpy as np
 from auditor import stats, verdict
 from auditor.config import Budgets
 from auditor.metrics import ABSENT_TWIN, UNPAIRED
-from auditor.noise import derived_seed
+from auditor.seeds import derived_seed
 from auditor.series import Scope
 from auditor.verdict import Lean, LossLean, StepFacts
 

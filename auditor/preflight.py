@@ -15,8 +15,8 @@ import numpy as np
 from auditor import images, nearness
 from auditor.config import N_EXCHANGEABLE
 from auditor.errors import AuditError
-from auditor.noise import derived_seed
 from auditor.records import Features, ImageSet
+from auditor.seeds import derived_seed
 
 REVISION = 1
 LOOKED_AT = 2000  # images of each set

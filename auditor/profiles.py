@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from auditor import leaning, stats
-from auditor.noise import derived_seed
 from auditor.records import LossTable
+from auditor.seeds import derived_seed
 from auditor.series import Series
 from auditor.stats import Relabeling
 

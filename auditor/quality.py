@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from auditor.neighbors import search
-from auditor.noise import derived_seed
 from auditor.records import Features
+from auditor.seeds import derived_seed
 
 K = 5  # neighbours that make a radius; Naeem et al. 2020
 MOST = 2000  # images of each set, and samples, that are compared

@@ -13,9 +13,9 @@ import numpy as np
 
 from auditor import profiles, stats
 from auditor.config import Budgets
-from auditor.noise import derived_seed
 from auditor.onsets import onset_row, risk_row
 from auditor.records import CellScales
+from auditor.seeds import derived_seed
 from auditor.series import Series
 from auditor.stats import Relabeling
 

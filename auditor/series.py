@@ -12,7 +12,6 @@ import pandas as pd
 from auditor import copying, stats, tables
 from auditor.config import HEADLINE_SPACE, SETS_SPACE
 from auditor.metrics import ABSENT_TWIN, absent
-from auditor.noise import derived_seed
 from auditor.reading import (
     EvidenceReader,
     read_agreement,
@@ -25,6 +24,7 @@ from auditor.reading import (
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory
 from auditor.scales import SCALES
+from auditor.seeds import derived_seed
 from auditor.stats import Landing, Pool
 
 NO_SEEDS, NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)

@@ -18,9 +18,9 @@ from auditor import nearness, stats
 from auditor.config import N_EXCHANGEABLE
 from auditor.evidence import nearest_of_another_group
 from auditor.images import identity
-from auditor.noise import derived_seed
 from auditor.records import Features
 from auditor.run import atomic, write_json
+from auditor.seeds import derived_seed
 from auditor.split_items import Items, Options
 from auditor.splitting import SETS, Split, grouped
 from auditor.stats import Pool

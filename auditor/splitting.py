@@ -18,8 +18,8 @@ import numpy as np
 from auditor import nearness
 from auditor.errors import AuditError
 from auditor.images import identity
-from auditor.noise import derived_seed
 from auditor.records import Features
+from auditor.seeds import derived_seed
 from auditor.split_items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
 
 SETS = ("train-a", "train-b", "heldout")

@@ -24,7 +24,7 @@ from auditor import phase, stats
 from auditor.lab import oracle
 from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_folder, read_sequences
-from auditor.noise import derived_seed
+from auditor.seeds import derived_seed
 
 PAIRS = {"split": ("a", "b"), "split, again": ("a2", "b2"), "same data": ("a", "a2"), "same data, b": ("b", "b2")}
 MINIMA = (*(f"oracle_kl_{k}" for k in range(5)), "split_kl", "split_kl_own", "cross_entropy_heldout")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from auditor.denoising import cell_noise
-from auditor.noise import derived_seed, draw, generators
+from auditor.noise import draw, generators
+from auditor.seeds import derived_seed
 
 SHAPE = (1, 8, 8)
 PINNED = 2556502550136223711  # the first 63 bits of sha256("pool\x1ftrain-a\x1f0")

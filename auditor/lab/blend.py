@@ -15,7 +15,7 @@ import numpy as np
 from auditor.lab import exact
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
-from auditor.noise import derived_seed
+from auditor.seeds import derived_seed
 
 if TYPE_CHECKING:
     import torch

@@ -22,9 +22,9 @@ from auditor.errors import AuditError
 from auditor.lab.blend import Course
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
-from auditor.noise import derived_seed
 from auditor.records import VERDICTS
 from auditor.run import RunDirectory, atomic, write_json
+from auditor.seeds import derived_seed
 from auditor.stats import clopper_pearson
 
 if TYPE_CHECKING:

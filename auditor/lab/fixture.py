@@ -17,8 +17,8 @@ from auditor.lab.checkpoints import write_blend, write_series
 from auditor.lab.data import write_images
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
-from auditor.noise import derived_seed
 from auditor.records import TWINS
+from auditor.seeds import derived_seed
 
 SETS = {"a": "train-a", "b": "train-b", "heldout": "heldout"}
 N_TRUTH = 1000  # fresh sequences behind the true loss

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.noise import derived_seed
+from auditor.seeds import derived_seed
 
 LEAST_ACCEPTED = 0.02  # share of drawn sequences that must be new for a content-disjoint set
 

@@ -16,8 +16,8 @@ from auditor.lab.data import read_sequences
 from auditor.lab.decomposition import divergence
 from auditor.lab.diffusion import Denoiser, Diffusion, reverse
 from auditor.lab.grammar import Grammar
-from auditor.noise import derived_seed
 from auditor.records import Scores
+from auditor.seeds import derived_seed
 
 if TYPE_CHECKING:
     import torch

@@ -29,8 +29,8 @@ from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.lab.transformer import Shape
 from auditor.machine import resolve_device
-from auditor.noise import derived_seed
 from auditor.run import atomic, write_json
+from auditor.seeds import derived_seed
 
 if TYPE_CHECKING:
     import torch
