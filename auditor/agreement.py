@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from auditor import empirical, scales
+from auditor import scales
+from auditor.diffusion import empirical
 
 REVISION = 2
 HALVES = ("a", "b")

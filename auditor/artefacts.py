@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor import attacks, controls, protocol, schedules, trajectories, u_turns
+from auditor import attacks, controls, protocol, trajectories, u_turns
+from auditor.diffusion import schedules
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.run import RunDirectory

@@ -14,10 +14,8 @@ from auditor import (
     attacks,
     checkpoints,
     controls,
-    denoising,
     neighbors,
     protocol,
-    sampling,
     scales,
     spaces,
     tables,
@@ -25,12 +23,13 @@ from auditor import (
     u_turns,
 )
 from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, attacked_sets, loss_counts, turned_counts
+from auditor.diffusion import denoising, sampling
+from auditor.diffusion.schedules import forward_process
+from auditor.diffusion.schedules import n_times as n_times_of
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.records import DiffusionModel, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array
-from auditor.schedules import forward_process
-from auditor.schedules import n_times as n_times_of
 from auditor.seeds import derived_seed
 from auditor.spaces.pixel import PixelSpace
 from auditor.stages import Stages

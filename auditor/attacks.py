@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from auditor import schedules
-from auditor.denoising import as_noise
+from auditor.diffusion import schedules
+from auditor.diffusion.denoising import as_noise
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from auditor.noise import draw, generators
+from auditor.diffusion.noise import draw, generators
+from auditor.diffusion.schedules import forward_process
 from auditor.records import DiffusionModel, ImageSet
-from auditor.schedules import forward_process
 from auditor.seeds import derived_seed
 
 REVISION = 1

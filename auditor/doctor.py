@@ -183,9 +183,10 @@ def cache() -> Iterator[Finding]:
 
 def self_test() -> Iterator[Finding]:
     """Yield whether a shipped checkpoint is sampled, embedded and searched, twice alike."""
-    from auditor import checkpoints, sampling
+    from auditor import checkpoints
     from auditor.checkpoints import pairing
     from auditor.demo import shipped
+    from auditor.diffusion import sampling
     from auditor.neighbors import search
     from auditor.records import Features
     from auditor.run import save_array

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor import sampling, spaces
+from auditor import spaces
 from auditor.artefacts import Task, control_size
 from auditor.asking import Asking
 from auditor.comparing import EMBEDDED_AT_ONCE
+from auditor.diffusion import sampling
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.run import RunDirectory

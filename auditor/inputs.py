@@ -6,26 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from auditor import (
-    checkpoints,
-    classwise,
-    demands,
-    given_samples,
-    image_sets,
-    images,
-    machine,
-    mirroring,
-    models,
-    spaces,
-    twins,
-)
+from auditor import checkpoints, classwise, demands, given_samples, image_sets, images, mirroring, models, spaces, twins
 from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
+from auditor.diffusion import device as machine
+from auditor.diffusion.sampling import Conditions, resolve_steps
+from auditor.diffusion.schedules import n_times
 from auditor.given_samples import GivenSamples
 from auditor.prepared import Prepared, Say
 from auditor.records import Facts, TwinPair
 from auditor.run import RunDirectory
-from auditor.sampling import Conditions, resolve_steps
-from auditor.schedules import n_times
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,8 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import (
-    agreement,
-    attacks,
-    controls,
-    denoising,
-    evidence,
-    images,
-    noise,
-    protocol,
-    sampling,
-    scales,
-    trajectories,
-    u_turns,
-)
+from auditor import agreement, attacks, controls, evidence, images, protocol, scales, trajectories, u_turns
+from auditor.diffusion import denoising, noise, sampling
 from auditor.prepared import Prepared
 from auditor.records import other_twin
 

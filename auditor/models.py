@@ -10,10 +10,10 @@ import numpy as np
 
 from auditor.checkpoints import ModelSettings, without_clipping
 from auditor.config import AuditConfig, shape_from
+from auditor.diffusion.sampling import Conditions
+from auditor.diffusion.scaling import Pixels
 from auditor.errors import AuditError
-from auditor.pixels import Pixels
 from auditor.records import TWINS, Facts, ImageSet, TwinPair
-from auditor.sampling import Conditions
 
 OWN = "own"  # --pixel-mean of each training half
 AT_ONCE = 256  # pictures summed at once

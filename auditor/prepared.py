@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from auditor import attacks, checkpoints, denoising, sampling, schedules, spaces
+from auditor import attacks, checkpoints, spaces
 from auditor.config import AuditConfig, Budgets
+from auditor.diffusion import denoising, sampling, schedules
+from auditor.diffusion.scaling import Pixels
 from auditor.given_samples import GivenSamples
 from auditor.measuring import Scope
-from auditor.pixels import Pixels
 from auditor.records import NOT_SAID, Facts, Flips, ImageSet, TwinPair
 
 Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import denoising, noise, schedules, stats, tables
+from auditor import stats, tables
 from auditor.config import HEADLINE_SPACE, AuditConfig
+from auditor.diffusion import denoising, noise, schedules
 from auditor.records import DiffusionModel, Scores
 from auditor.run import RunDirectory
 from auditor.series import Scope

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.pixels import Codec, Pixels
+from auditor.diffusion.scaling import Codec, Pixels
 
 TWINS = ("a", "b")
 # What trainers count, and what one says of it.
@@ -137,7 +137,7 @@ class DiffusionModel:
 
     ``network(x, t)`` takes float32 ``[n, c, h, w]`` in the model's own value range and
     int64 ``[n]`` diffusion times and returns what the schedule says it predicts, ``[n, c, h, w]``
-    (auditor/schedules.py). ``conditioned(numbers, guidance)`` returns such a network for rows of
+    (auditor/diffusion/schedules.py). ``conditioned(numbers, guidance)`` returns such a network for rows of
     the given condition numbers, int64 ``[n]``: a class, the row of a prompt, or -1 for none.
     """
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from auditor import images, nearness, spaces
+from auditor.diffusion.device import resolve_device
 from auditor.errors import AuditError
 from auditor.images import Reading, Source, identity, pictures, pixels
-from auditor.machine import resolve_device
 from auditor.records import Features
 
 LEAST = 40  # images that can be split at all

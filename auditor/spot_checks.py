@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import pixels, sampling
+from auditor.diffusion import sampling, scaling
 from auditor.errors import CheckpointError
 from auditor.prepared import Prepared
 from auditor.records import DiffusionModel
@@ -32,7 +32,7 @@ def ranges(p: Prepared, model: Models) -> dict[str, Any] | None:
         drawn = sampling.draw_batch(model(of), seeds, *how).cpu().numpy()
     except CheckpointError:
         return None  # the stage of samples says so
-    return pixels.compare_ranges(drawn, np.asarray(images), p.pixels["a"])
+    return scaling.compare_ranges(drawn, np.asarray(images), p.pixels["a"])
 
 
 def redrawn(p: Prepared, run: RunDirectory, model: Models) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from auditor import denoising, noise, sampling, schedules, u_turns
+from auditor import u_turns
+from auditor.diffusion import denoising, noise, sampling, schedules
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
 

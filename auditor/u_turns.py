@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import sampling, schedules
+from auditor.diffusion import sampling, schedules
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from auditor import measuring, protocol, schedules, tables, trainings
+from auditor import measuring, protocol, tables, trainings
 from auditor.config import SETS_SPACE, Budgets
+from auditor.diffusion import schedules
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured
 from auditor.run import RunDirectory, as_json, n_rows, restored

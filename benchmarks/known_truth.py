@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 
 from auditor.config import AuditConfig, Budgets
+from auditor.diffusion.sampling import sample_batch
 from auditor.lab.blend import Blend, Course
 from auditor.lab.calibration import SAMPLING_STEPS, measured
 from auditor.lab.checkpoints import as_model, schedule
@@ -36,7 +37,6 @@ from auditor.lab.exact import as_one_hot
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import letters_of
 from auditor.records import TWINS, other_twin
-from auditor.sampling import sample_batch
 from auditor.seeds import derived_seed
 from auditor.verdict import StepFacts
 

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from scipy import special
 
-from auditor import denoising, noise, sampling, stats
+from auditor import stats
+from auditor.diffusion import denoising, noise, sampling
 from auditor.lab import exact, sweeps
 from auditor.lab.blend import Course, initial_weights
 from auditor.lab.decomposition import decompose, divergence
@@ -182,7 +183,7 @@ def colliding_samples(step: int = 1390, n: int = 64) -> str:
     """Distance of the demo's twins where the first step's noise is the starting noise again, and where it is not."""
     from auditor import checkpoints, inputs
     from auditor.demo.recipe import shipped
-    from auditor.pixels import Pixels
+    from auditor.diffusion.scaling import Pixels
     from auditor.spaces import SpaceSettings
     from auditor.spaces.correlation import CorrelationSpace
 

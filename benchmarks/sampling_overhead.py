@@ -37,8 +37,8 @@ def built(size: int, widths: tuple[int, ...]):
     import torch
     from diffusers import UNet2DModel
 
+    from auditor.diffusion.schedules import DDPM
     from auditor.records import DiffusionModel
-    from auditor.schedules import DDPM
 
     depth = len(widths)
     torch.manual_seed(0)
@@ -77,8 +77,8 @@ def models() -> dict[str, Callable[[], object]]:
 
 def stage(model, n: int, batch: int, steps: int) -> Iterator[int]:
     """Sample as the pipeline does, into a run directory of its own; yields after each batch."""
+    from auditor.diffusion.sampling import sample_batch
     from auditor.run import RunDirectory
-    from auditor.sampling import sample_batch
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
@@ -90,7 +90,7 @@ def bare_calls(model, n: int, batch: int, steps: int) -> Iterator[int]:
     """Make the network calls alone; yields after each batch."""
     import torch
 
-    from auditor.sampling import batches, make_scheduler
+    from auditor.diffusion.sampling import batches, make_scheduler
 
     h, w, c = model.image_shape
     x = torch.randn(batch, c, h, w, generator=torch.Generator().manual_seed(0))
@@ -144,8 +144,8 @@ def ratios(model, n: int, batch: int, steps: int, repetitions: int) -> dict[str,
 
 def sample_zeros(n: int) -> None:
     """Sample n large images with a network that costs nothing."""
+    from auditor.diffusion.schedules import DDPM
     from auditor.records import DiffusionModel
-    from auditor.schedules import DDPM
 
     list(stage(DiffusionModel(lambda x, t: x * 0, DDPM, (64, 64, 3), 0), n, 64, 4))
 

@@ -11,11 +11,12 @@ from diffusers import UNet2DModel
 from scipy.stats import rankdata
 from test_agreement import HELDOUT, SHAPE, A, memorizer, pictures, population
 
-from auditor import attacks, reading, schedules
-from auditor.denoising import time_levels
+from auditor import attacks, reading
+from auditor.diffusion import schedules
+from auditor.diffusion.denoising import time_levels
+from auditor.diffusion.schedules import DDPM
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
-from auditor.schedules import DDPM
 
 TIMES = attacks.attack_times(time_levels(4, 1000), 1000)
 ABAR = schedules.forward_process(DDPM).alphas_cumprod.double().numpy()

@@ -16,7 +16,7 @@ import torch
 import trained
 from safetensors.torch import load_file, save_file
 
-from auditor import registry, schedules
+from auditor import registry
 from auditor.checkpoints import (
     ModelSettings,
     check_compatible,
@@ -28,6 +28,7 @@ from auditor.checkpoints import (
 )
 from auditor.checkpoints.lora import LoraFormat
 from auditor.checkpoints.pairing import pair
+from auditor.diffusion import schedules
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar

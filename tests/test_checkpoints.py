@@ -30,9 +30,9 @@ from auditor.checkpoints import (
 from auditor.checkpoints.diffusers import DiffusersFormat
 from auditor.checkpoints.networks import WEIGHTS
 from auditor.checkpoints.pairing import pair
+from auditor.diffusion.schedules import DDPM
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, Found
-from auditor.schedules import DDPM
 
 
 def tiny_unet(seed=0, channels=1, **settings):

@@ -164,7 +164,7 @@ def test_the_chatter_of_libraries_goes_to_the_log_and_not_to_the_screen(audit, a
     import logging
     import warnings
 
-    from auditor import sampling
+    from auditor.diffusion import sampling
 
     sample_batch = sampling.sample_batch
 

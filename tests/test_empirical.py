@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from auditor import empirical
+from auditor.diffusion import empirical
 
 
 def cloud(n: int, d: int, seed: int = 0) -> torch.Tensor:

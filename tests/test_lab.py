@@ -17,6 +17,7 @@ from hierarchical import brute_force, error_of, mean_of
 
 from auditor.checkpoints import discover
 from auditor.checkpoints.pairing import WEIGHTS, pair
+from auditor.diffusion.sampling import sample_batch
 from auditor.errors import AuditError
 from auditor.lab import calibration, exact, oracle, sweeps, transformer
 from auditor.lab.blend import Course
@@ -29,7 +30,6 @@ from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
 from auditor.lab.training import Recipe, batch, rate, times_from, train
 from auditor.lab.transformer import Shape
 from auditor.records import Checkpoint
-from auditor.sampling import sample_batch
 from auditor.spaces import SpaceSettings, open_space
 
 GRAMMAR, DIFFUSION = Grammar(), Diffusion()

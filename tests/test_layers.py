@@ -35,7 +35,7 @@ FILES = sorted(
 
 
 def module_of(path: Path) -> str:
-    """Return ``sampling`` for auditor/sampling.py and ``spaces`` for auditor/spaces/pixel.py."""
+    """Return ``sampling`` for auditor/diffusion/sampling.py and ``spaces`` for auditor/spaces/pixel.py."""
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 

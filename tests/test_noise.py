@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from auditor.denoising import cell_noise
-from auditor.noise import draw, generators
+from auditor.diffusion.denoising import cell_noise
+from auditor.diffusion.noise import draw, generators
 from auditor.seeds import derived_seed
 
 SHAPE = (1, 8, 8)

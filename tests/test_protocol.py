@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import FAST, STEPS, as_arguments, call, tiny_unet, write_series
 
-from auditor import denoising, noise, protocol, stats
+from auditor import protocol, stats
+from auditor.diffusion import denoising, noise
+from auditor.diffusion.sampling import draw_batch
+from auditor.diffusion.schedules import DDPM
 from auditor.records import DiffusionModel
-from auditor.sampling import draw_batch
-from auditor.schedules import DDPM
 
 T = 16  # times of the trainings here, so that all of them are few
 PAPER = {**FAST, "sampling-steps": None, "protocol": "paper"}

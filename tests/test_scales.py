@@ -9,7 +9,8 @@ import torch
 from test_agreement import ABAR, HELDOUT, A, B, flat, memorizer, population
 from test_agreement import TIMES as CELLS
 
-from auditor import agreement, denoising, scales
+from auditor import agreement, scales
+from auditor.diffusion import denoising
 from auditor.errors import AuditError
 from auditor.reports import read_report
 from auditor.reports import scales as figure

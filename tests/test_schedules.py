@@ -11,16 +11,26 @@ import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from trained import TinyNet
 
-from auditor import noise, schedules
 from auditor.checks import pixel_range
 from auditor.config import AuditConfig
-from auditor.denoising import losses, target_and_input, time_levels
+from auditor.diffusion import noise, schedules
+from auditor.diffusion.denoising import losses, target_and_input, time_levels
+from auditor.diffusion.sampling import resolve_steps, sample_batch
+from auditor.diffusion.scaling import Pixels, compare_ranges
+from auditor.diffusion.schedules import (
+    DDPM,
+    EDM,
+    FLOW,
+    as_diffusers,
+    completed,
+    convert,
+    forward_process,
+    noise_ratios,
+    problem,
+)
 from auditor.errors import AuditError
 from auditor.models import conditions, image_classes, pixels, range_from
-from auditor.pixels import Pixels, compare_ranges
 from auditor.records import DiffusionModel, Facts, ImageSet
-from auditor.sampling import resolve_steps, sample_batch
-from auditor.schedules import DDPM, EDM, FLOW, as_diffusers, completed, convert, forward_process, noise_ratios, problem
 
 SEEDS = [3, 4, 5]
 SHIFTED = FLOW | {"shift": 3.0}

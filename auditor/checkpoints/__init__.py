@@ -20,10 +20,11 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-from auditor import schedules
 from auditor.checkpoints import names
+from auditor.diffusion import schedules
+from auditor.diffusion.scaling import Codec
+from auditor.diffusion.schedules import DDPM, SCHEDULE_KEYS
 from auditor.errors import AuditError
-from auditor.pixels import Codec
 from auditor.records import (
     NOT_SAID,
     Checkpoint,
@@ -35,7 +36,6 @@ from auditor.records import (
     TwinPair,
 )
 from auditor.registry import FORMATS, lookup
-from auditor.schedules import DDPM, SCHEDULE_KEYS
 
 SHORT = Repr()
 SHORT.maxstring = 120  # characters of a value in a message
@@ -287,7 +287,7 @@ def load(
 def scheduler_config(
     checkpoint: Checkpoint, override: str | None, settings: ModelSettings | None = None
 ) -> dict[str, Any]:
-    """Return the configuration of a diffusers scheduler (auditor/schedules.py); ``override`` wins over the saved one.
+    """Return the configuration of a diffusers scheduler (auditor/diffusion/schedules.py); ``override`` wins over the saved one.
 
     Parameters
     ----------

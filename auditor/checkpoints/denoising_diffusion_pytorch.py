@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from auditor import schedules
 from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
 from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
+from auditor.diffusion import schedules
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from auditor.checkpoints import Guide, ModelSettings, absence, flips, latent, names, networks, read_json, text
 from auditor.checkpoints.networks import CONFIG, Read
+from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.pixels import Pixels
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 MODELS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from auditor import schedules
 from auditor.checkpoints import Guide, ModelSettings, latent, networks, series, weights
 from auditor.checkpoints.diffusers import by_class
 from auditor.checkpoints.headers import Header, Opaque, Tensor, read_header, tensors_in
+from auditor.diffusion import schedules
+from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.pixels import Pixels
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 HEADS = {"XL": 16, "L": 16, "B": 12, "S": 6}

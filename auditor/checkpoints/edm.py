@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import schedules
 from auditor.checkpoints import Guide, ModelSettings, a_path, flips, latent, networks, series, weights
 from auditor.checkpoints.headers import Header
+from auditor.diffusion import schedules
+from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.pixels import Pixels
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
 
 WIDTH = re.compile(r"-(0\.[0-9]{3})$")  # how far back an average of EDM2 reaches, as a share of the training

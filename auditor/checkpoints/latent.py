@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from auditor.checkpoints import networks
+from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.pixels import Pixels
 
 CLASSES = ("AutoencoderKL", "VQModel")
 FOLDERS = ("vae", "vqvae")

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import schedules
 from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
 from auditor.checkpoints.diffusers import by_class
 from auditor.checkpoints.headers import Header, tensors_in
 from auditor.checkpoints.plain import count
+from auditor.diffusion import schedules
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import schedules
 from auditor.checkpoints import Guide, absence, read_json
 from auditor.checkpoints.headers import read_header, tensors_in
+from auditor.diffusion import schedules
+from auditor.diffusion.scaling import Pixels
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.blend import Blend
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar, from_numbers
-from auditor.pixels import Pixels
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
 from auditor.run import atomic, write_json
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import noise
+from auditor.diffusion import noise
 
 if TYPE_CHECKING:
     import torch

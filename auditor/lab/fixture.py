@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from auditor.config import AuditConfig, Budgets
-from auditor.denoising import time_levels
+from auditor.diffusion.denoising import time_levels
 from auditor.errors import AuditError
 from auditor.lab import exact
 from auditor.lab.blend import Blend, Course, initial_weights

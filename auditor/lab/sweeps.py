@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import noise, stats, tables
+from auditor import stats, tables
+from auditor.diffusion import noise
 from auditor.lab import exact, oracle
 from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_sequences

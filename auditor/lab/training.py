@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor.checkpoints import read_json
+from auditor.diffusion.device import resolve_device
 from auditor.errors import AuditError
 from auditor.lab import checkpoints, transformer
 from auditor.lab.data import read_folder
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.lab.transformer import Shape
-from auditor.machine import resolve_device
 from auditor.run import atomic, write_json
 from auditor.seeds import derived_seed
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import noise, schedules
+from auditor.diffusion import noise, schedules
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
 from auditor.seeds import derived_seed
