@@ -18,7 +18,6 @@ from auditor import (
     protocol,
     scales,
     spaces,
-    tables,
     trajectories,
     u_turns,
 )
@@ -29,7 +28,7 @@ from auditor.diffusion.schedules import n_times as n_times_of
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.records import DiffusionModel, Features, other_twin
-from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array
+from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array, tables
 from auditor.seeds import derived_seed
 from auditor.spaces.pixel import PixelSpace
 from auditor.stages import Stages

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from auditor import cells, evidence, quality, spaces, tables
+from auditor import cells, evidence, quality, spaces
 from auditor.artefacts import Task
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.records import Features, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 from auditor.stages import Stages
 
 EMBEDDED_AT_ONCE = 64

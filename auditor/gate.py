@@ -18,11 +18,10 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from auditor import tables
 from auditor.config import Budgets, read_toml
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
-from auditor.run import RunDirectory, atomic
+from auditor.run import RunDirectory, atomic, tables
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 EXIT_STATUS = {PASS: 0, FAIL: 3, UNDECIDED: 4}

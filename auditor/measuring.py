@@ -8,24 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import (
-    copying,
-    leaning,
-    membership,
-    onsets,
-    phase,
-    profiles,
-    registry,
-    scale_curves,
-    stats,
-    tables,
-    trust,
-    verdict,
-)
+from auditor import copying, leaning, membership, onsets, phase, profiles, registry, scale_curves, stats, trust, verdict
 from auditor.config import Budgets
 from auditor.leaning import ClassLean, LeanResult, LossLeanResult, lean_fact
 from auditor.records import TWINS, Metric, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 from auditor.seeds import derived_seed
 from auditor.series import Scope, Series, read_series
 from auditor.stats import Relabeling

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import stats, tables
+from auditor import stats
 from auditor.config import HEADLINE_SPACE, AuditConfig
 from auditor.diffusion import denoising, noise, schedules
 from auditor.records import DiffusionModel, Scores
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 from auditor.series import Scope
 
 REVISION = 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import copying, stats, tables
+from auditor import copying, stats
 from auditor.config import HEADLINE_SPACE, SETS_SPACE
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.reading import (
@@ -22,7 +22,7 @@ from auditor.reading import (
     read_u_turns,
 )
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 from auditor.scales import SCALES
 from auditor.seeds import derived_seed
 from auditor.stats import Landing, Pool

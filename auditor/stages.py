@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from auditor import tables
 from auditor.artefacts import Task, artefact
 from auditor.keys import Keys
 from auditor.prepared import Prepared
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 
 class Stages:

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from auditor import measuring, protocol, tables, trainings
+from auditor import measuring, protocol, trainings
 from auditor.config import SETS_SPACE, Budgets
 from auditor.diffusion import schedules
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured
-from auditor.run import RunDirectory, as_json, n_rows, restored
+from auditor.run import RunDirectory, as_json, n_rows, restored, tables
 from auditor.series import Scope, control_names
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order

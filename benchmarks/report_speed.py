@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 from measuring_speed import IMAGES, SPACES, fabricate, identifiers
 
-from auditor import tables
 from auditor.config import AuditConfig, Budgets
 from auditor.measuring import Scope, measure
 from auditor.records import TWINS
-from auditor.run import RunDirectory, save_array
+from auditor.run import RunDirectory, save_array, tables
 
 
 def complete(run: RunDirectory, scope: Scope, size: int) -> None:

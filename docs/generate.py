@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from auditor import registry, tables
+from auditor import registry
 from auditor.records import VERDICTS
 from auditor.reports.json import SCHEMA_VERSION
+from auditor.run import tables
 
 HEAD = """# Metrics
 

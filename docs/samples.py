@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from auditor import registry, tables
+from auditor import registry
 from auditor.records import TWINS
 from auditor.reports import LATER_TABLES, TOP_TABLES, pictures, read_report, write_reports
 from auditor.reports.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
-from auditor.run import RunDirectory, key_path
+from auditor.run import RunDirectory, key_path, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("sample_reports")  # from the root of the repository: reports that name the run name it so

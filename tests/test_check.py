@@ -15,11 +15,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from auditor import gate, tables
+from auditor import gate
 from auditor.config import Budgets
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 NAN = float("nan")
 SERIES = {

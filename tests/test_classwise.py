@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from auditor import classwise, evidence, leaning, registry, stats, tables
+from auditor import classwise, evidence, leaning, registry, stats
 from auditor.evidence import Reference
 from auditor.metrics import LEAST_IN_CLASS
 from auditor.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 HALVES = ("train-a", "train-b")
 

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import evidence, reading, registry, stats, tables
+from auditor import evidence, reading, registry, stats
 from auditor.errors import AuditError
 from auditor.evidence import Reference
 from auditor.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 SPACE, STEP = "pixel", 300
 SEEDS = np.arange(5, 10)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from auditor import tables
+from auditor.run import tables
 
 STEPS = (90, 200, 1000)
 SCHEMA = Path(__file__).parent.parent / "docs" / "report.schema.json"

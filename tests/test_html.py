@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import pipeline, registry, tables
+from auditor import pipeline, registry
 from auditor.reports import (
     curves,
     distances,
@@ -32,7 +32,7 @@ from auditor.reports import (
 )
 from auditor.reports.charts import BLACK, COLORS, GREY, edges, ticks
 from auditor.reports.pictures import BLURRED, LEFT_OUT, png
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 
 class Page(HTMLParser):

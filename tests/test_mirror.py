@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from auditor import evidence, images, tables
+from auditor import evidence, images
 from auditor.image_sets import pool_masks
 from auditor.images import mirror
 from auditor.records import Features, ImageSet
+from auditor.run import tables
 
 
 def pictures(n: int, seed: int = 0) -> np.ndarray:

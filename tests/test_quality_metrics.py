@@ -13,12 +13,13 @@ import pytest
 from scipy import linalg
 from scipy.stats import mannwhitneyu, wasserstein_distance
 
-from auditor import cells, evidence, quality, reading, registry, stats, tables
+from auditor import cells, evidence, quality, reading, registry, stats
 from auditor.errors import AuditError
 from auditor.evidence import Reference
 from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
 from auditor.metrics.gap_tail import gap
 from auditor.records import Evidence, Features, Scores
+from auditor.run import tables
 
 K = 5
 

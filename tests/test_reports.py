@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from rich.cells import cell_len
 
-from auditor import registry, tables
+from auditor import registry
 from auditor.reports import percent, read_report
 from auditor.reports.terminal import sparkline
+from auditor.run import tables
 
 
 def rendered(root, width=80, form="terminal") -> str:

@@ -287,7 +287,7 @@ def load(
 def scheduler_config(
     checkpoint: Checkpoint, override: str | None, settings: ModelSettings | None = None
 ) -> dict[str, Any]:
-    """Return the configuration of a diffusers scheduler (auditor/diffusion/schedules.py); ``override`` wins over the saved one.
+    """Return the configuration of a diffusers scheduler (diffusion/schedules.py); ``override`` wins over the saved one.
 
     Parameters
     ----------

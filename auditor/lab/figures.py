@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from auditor import tables
 from auditor.lab import oracle, sweeps
 from auditor.reports import write_file
 from auditor.reports.charts import COLORS, DASHES, MARKERS, Chart, Curve, Panel, Style
 from auditor.reports.figures import picture
+from auditor.run import tables
 
 if TYPE_CHECKING:
     import pandas as pd

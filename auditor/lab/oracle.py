@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import stats, tables
+from auditor import stats
 from auditor.errors import AuditError
 from auditor.lab import exact
 from auditor.lab.checkpoints import folder_of, read
@@ -26,6 +26,7 @@ from auditor.lab.decomposition import decompose, divergence
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.records import Scores
+from auditor.run import tables
 from auditor.seeds import derived_seed
 
 if TYPE_CHECKING:

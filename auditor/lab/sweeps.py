@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import stats, tables
+from auditor import stats
 from auditor.diffusion import noise
 from auditor.lab import exact, oracle
 from auditor.lab.checkpoints import folder_of, read
@@ -18,6 +18,7 @@ from auditor.lab.decomposition import divergence
 from auditor.lab.diffusion import Denoiser, Diffusion, reverse
 from auditor.lab.grammar import Grammar
 from auditor.records import Scores
+from auditor.run import tables
 from auditor.seeds import derived_seed
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from auditor import checks, registry, tables
+from auditor import checks, registry
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
 from auditor.records import TWINS
 from auditor.reports.pictures import SHOWN, Album, album_of, open_album
-from auditor.run import RunDirectory, atomic
+from auditor.run import RunDirectory, atomic, tables
 from auditor.scales import SCALES
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import tables
 from auditor.config import COPY_RATIO
 from auditor.reports import Report
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
 from auditor.reports.pictures import flagged
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 N_BINS = 40
 SAMPLE_COLUMNS = ("own_id_1", "own_distance_1", "other_distance_1", "own_outside_distance")

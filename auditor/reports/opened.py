@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from auditor import gate, tables
+from auditor import gate
 from auditor.errors import AuditError
 from auditor.reports import Report, printable, read_report
 from auditor.reports.pictures import Album, refuse_pairs
 from auditor.reports.terminal import legend, table_columns
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import tables
 from auditor.config import COPY_RATIO
 from auditor.errors import AuditError
 from auditor.records import TWINS, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 
 SHOWN, BLURRED, LEFT_OUT = "shown", "blurred", "left out"  # what a report does with pictures
 BLUR_CELLS = 4  # cells per side that are left of a blurred picture, and at least this many pixels per cell

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import copying, leaning, measuring, stats, tables, verdict
+from auditor import copying, leaning, measuring, stats, verdict
 from auditor.config import Budgets
 from auditor.measuring import Scope, Series, lean_fact
 from auditor.records import TWINS, Evidence, other_twin
-from auditor.run import RunDirectory
+from auditor.run import RunDirectory, tables
 from auditor.stats import Landing, Pool, Relabeling
 from auditor.verdict import Context, LossLean, StepFacts
 from calibrating.nulls import Size
