@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from auditor import scales
 from auditor.diffusion import empirical
+from auditor.images import scales
 
 REVISION = 2
 HALVES = ("a", "b")

@@ -9,22 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from auditor import (
-    agreement,
-    attacks,
-    checkpoints,
-    controls,
-    neighbors,
-    protocol,
-    scales,
-    spaces,
-    trajectories,
-    u_turns,
-)
+from auditor import agreement, attacks, checkpoints, controls, neighbors, protocol, spaces, trajectories, u_turns
 from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, attacked_sets, loss_counts, turned_counts
 from auditor.diffusion import denoising, sampling
 from auditor.diffusion.schedules import forward_process
 from auditor.diffusion.schedules import n_times as n_times_of
+from auditor.images import scales
 from auditor.keys import Keys
 from auditor.prepared import Prepared
 from auditor.records import DiffusionModel, Features, other_twin

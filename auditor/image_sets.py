@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import groups, images, preflight
+from auditor import images, preflight
 from auditor.config import AuditConfig
 from auditor.errors import AuditError
-from auditor.images import mirror
+from auditor.images import groups, mirror
 from auditor.prepared import Say
 from auditor.records import ImageSet
 from auditor.run import RunDirectory

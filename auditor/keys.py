@@ -9,8 +9,9 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import agreement, attacks, controls, evidence, images, protocol, scales, trajectories, u_turns
+from auditor import agreement, attacks, controls, evidence, images, protocol, trajectories, u_turns
 from auditor.diffusion import denoising, noise, sampling
+from auditor.images import scales
 from auditor.prepared import Prepared
 from auditor.records import other_twin
 

@@ -12,9 +12,10 @@ from itertools import combinations
 
 import numpy as np
 
-from auditor import images, nearness
+from auditor import images
 from auditor.config import N_EXCHANGEABLE
 from auditor.errors import AuditError
+from auditor.images import near_duplicates
 from auditor.records import Features, ImageSet
 from auditor.seeds import derived_seed
 
@@ -73,7 +74,7 @@ def look(image_set: ImageSet, seed: int) -> Look:
     blank = images.is_blank(image_set)
     seen = rows[~blank[rows]]
     digests = images.digests(image_set)
-    features = nearness.of_set(image_set, seen) if len(seen) else None
+    features = near_duplicates.of_set(image_set, seen) if len(seen) else None
     return Look(
         image_set.name,
         rows,
@@ -147,11 +148,11 @@ def near_overlap(
     first, second = (looks[name] for name in names)
     if first.features is None or second.features is None:
         return
-    found = nearness.near_between(first.features, second.features, nearness.NEAR)
+    found = near_duplicates.near_between(first.features, second.features, near_duplicates.NEAR)
     pairs = [(i, int(j)) for i, j in enumerate(found) if j >= 0 and first.digests[i] != second.digests[int(j)]]
     if not pairs:
         return
-    within, _ = nearness.near_pairs(first.features, nearness.NEAR)
+    within, _ = near_duplicates.near_pairs(first.features, near_duplicates.NEAR)
     usual, (i, j) = len(np.unique(within)), pairs[0]
     said = (
         f"{len(pairs)} of {len(found)} images of {names[0]} that were looked at have a near-duplicate among "

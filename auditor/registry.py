@@ -24,11 +24,11 @@ FORMATS = {
 }
 
 SOURCES = {
-    "folder": "auditor.images.folder:KIND",
-    "archive": "auditor.images.archive:KIND",
-    "array": "auditor.images.arrays:KIND",
-    "table": "auditor.images.tabular:KIND",
-    "list": "auditor.images.manifest:KIND",
+    "folder": "auditor.images.sources.folder:KIND",
+    "archive": "auditor.images.sources.archive:KIND",
+    "array": "auditor.images.sources.arrays:KIND",
+    "table": "auditor.images.sources.tabular:KIND",
+    "list": "auditor.images.sources.manifest:KIND",
 }
 
 SPACES = {

@@ -11,6 +11,7 @@ import pandas as pd
 
 from auditor import copying, stats
 from auditor.config import HEADLINE_SPACE, SETS_SPACE
+from auditor.images.scales import SCALES
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.reading import (
     EvidenceReader,
@@ -23,7 +24,6 @@ from auditor.reading import (
 )
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
-from auditor.scales import SCALES
 from auditor.seeds import derived_seed
 from auditor.stats import Landing, Pool
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import nearness, stats
+from auditor import stats
 from auditor.config import N_EXCHANGEABLE
 from auditor.evidence import nearest_of_another_group
-from auditor.images import identity
+from auditor.images import identity, near_duplicates
 from auditor.records import Features
 from auditor.run import atomic, write_json
 from auditor.seeds import derived_seed
@@ -199,7 +199,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "",
         f"- Exact duplicates: {card['exact_duplicates']} images repeat another one.",
         f"- Near-duplicates: {card['near_duplicates']} images, at a distance below {card['near_threshold']} "
-        f"(correlation above {1 - card['near_threshold'] ** 2 / 2:.3f} at {nearness.SIDE} pixels a side); "
+        f"(correlation above {1 - card['near_threshold'] ** 2 / 2:.3f} at {near_duplicates.SIDE} pixels a side); "
         f"the nearest two that are not lie at {card['next_distance']}.",
         *clip_lines(card),
         f"- {card['user_groups']:,} groups were given." if card["user_groups"] else "- No groups were given.",

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import images, nearness, spaces
+from auditor import images, spaces
 from auditor.diffusion.device import resolve_device
 from auditor.errors import AuditError
-from auditor.images import Reading, Source, identity, pictures, pixels
+from auditor.images import Reading, Source, identity, near_duplicates, pictures, pixels
 from auditor.records import Features
 
 LEAST = 40  # images that can be split at all
@@ -31,7 +31,7 @@ class Options:
     seed: int = 0
     heldout: float = 0.2
     group_by: str | None = None
-    near: float = nearness.NEAR
+    near: float = near_duplicates.NEAR
     window: tuple[float, float] | None = None
     near_clip: float = 0.0  # none
     clip_model: str = spaces.SpaceSettings.clip_model
@@ -66,7 +66,7 @@ def read_items(options: Options, out: Path) -> Items:
     if n < LEAST:
         raise AuditError(f"{n} images are too few to split.", options.data, f"Give at least {LEAST}, better hundreds.")
     height, width, channels = images.native_shape(options.data, Reading(options.window))
-    shape = (min(height, nearness.SIDE), min(width, nearness.SIDE), channels)
+    shape = (min(height, near_duplicates.SIDE), min(width, near_duplicates.SIDE), channels)
     tally: Counter[str] = Counter()
     digests, blank, brightness = [], [], []
 
@@ -78,7 +78,7 @@ def read_items(options: Options, out: Path) -> Items:
             brightness.append(float(whole.mean()))
             yield pictures.fit(picture, shape, source.ids[row], reading, Counter())
 
-    features = nearness.likeness("data", tuple(source.ids), small(), scratch_of(out))
+    features = near_duplicates.likeness("data", tuple(source.ids), small(), scratch_of(out))
     notes = (*source.notes, *pictures.notes(tally, n, shape, reading))
     groups = groups_by(source, options.group_by)
     labels = source.column(source.label)

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from auditor import nearness
 from auditor.errors import AuditError
-from auditor.images import identity
+from auditor.images import identity, near_duplicates
 from auditor.records import Features
 from auditor.seeds import derived_seed
 from auditor.split_items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
@@ -117,7 +116,7 @@ def near_in(features: Features | None, rows: np.ndarray, threshold: float) -> tu
     if features is None or threshold <= 0 or len(rows) < 2:
         return np.empty((0, 2), np.int64), float("nan")
     some = Features(features.space, features.of, features.vectors[rows], tuple(map(str, rows)))
-    pairs, nearest = nearness.near_pairs(some, threshold)
+    pairs, nearest = near_duplicates.near_pairs(some, threshold)
     apart = nearest[np.isfinite(nearest) & (nearest >= threshold)]
     return rows[pairs], float(apart.min()) if len(apart) else float("nan")
 

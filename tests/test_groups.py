@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from conftest import smooth_images
 
-from auditor import groups, images
+from auditor import images
+from auditor.images import groups
 from auditor.records import ImageSet
 
 

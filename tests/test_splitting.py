@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auditor import images, nearness, spaces, split_card, split_items, splitting, stats
+from auditor import images, spaces, split_card, split_items, splitting, stats
 from auditor.errors import AuditError
+from auditor.images import near_duplicates
 from auditor.split_items import Options
 from auditor.splitting import SETS
 
@@ -176,8 +177,8 @@ def test_a_cluster_of_many_near_images_is_found_whole():
     vectors = films(40).reshape(40, 16, 16, 1)
     noisy = np.clip(vectors[:1] + np.random.default_rng(0).normal(0, 2, (30, 16, 16, 1)), 0, 255).astype(np.uint8)
     everyone = np.concatenate([vectors, noisy])
-    features = nearness.likeness("x", tuple(map(str, range(70))), iter(everyone))
-    pairs, nearest = nearness.near_pairs(features, 0.2)
+    features = near_duplicates.likeness("x", tuple(map(str, range(70))), iter(everyone))
+    pairs, nearest = near_duplicates.near_pairs(features, 0.2)
     cluster = {0, *range(40, 70)}
     assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {(i, j) for i in cluster for j in cluster if i < j}
     assert np.nanmin(np.delete(nearest, list(cluster))) >= 0.2

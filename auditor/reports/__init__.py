@@ -15,10 +15,10 @@ import pandas as pd
 from auditor import checks, registry
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
+from auditor.images.scales import SCALES
 from auditor.records import TWINS
 from auditor.reports.pictures import SHOWN, Album, album_of, open_album
 from auditor.run import RunDirectory, atomic, tables
-from auditor.scales import SCALES
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from auditor.images.scales import HAAR, PCA, SCALES
 from auditor.reports import Report, where
 from auditor.reports.charts import BLUE, ORANGE, VERMILLION, Bar, Chart, Panel, Style
-from auditor.scales import HAAR, PCA, SCALES
 
 ONSETS = {  # onset -> panel, look
     "scale_predictions": ("Twins' predictions most alike", Style(BLUE, "dashed", "plus")),

@@ -7,8 +7,8 @@ from hashlib import sha256
 
 import numpy as np
 
-from auditor import scales
 from auditor.errors import AuditError
+from auditor.images import scales
 from auditor.spaces import SpaceSettings
 
 

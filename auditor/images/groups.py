@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor import images, nearness
+from auditor import images
+from auditor.images import near_duplicates
 from auditor.records import ImageSet
 from auditor.splitting import same
 
@@ -57,8 +58,8 @@ def near_edges(sets: Sequence[ImageSet]) -> np.ndarray:
     kept = np.flatnonzero(~np.concatenate([images.is_blank(each) for each in sets]))
     if len(kept) < 2:
         return np.empty((0, 2), np.int64)
-    features = nearness.likeness("train", tuple(map(str, kept)), (pictures[i] for i in kept))
-    return kept[nearness.near_pairs(features, nearness.NEAR)[0]]
+    features = near_duplicates.likeness("train", tuple(map(str, kept)), (pictures[i] for i in kept))
+    return kept[near_duplicates.near_pairs(features, near_duplicates.NEAR)[0]]
 
 
 def named_edges(sets: Sequence[ImageSet]) -> list[np.ndarray]:

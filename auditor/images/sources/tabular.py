@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
 from auditor.images import Kind, Place, Reading, Source, pictures
-from auditor.images.archive import refuse_bomb, stamp
-from auditor.images.folder import holds
+from auditor.images.sources.archive import refuse_bomb, stamp
+from auditor.images.sources.folder import holds
 
 if TYPE_CHECKING:
     import pyarrow as pa

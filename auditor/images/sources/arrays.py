@@ -23,7 +23,7 @@ import numpy as np
 
 from auditor.errors import AuditError
 from auditor.images import Kind, Place, Reading, Source, pictures
-from auditor.images.archive import refuse_bomb
+from auditor.images.sources.archive import refuse_bomb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
 from auditor.images import SUFFIXES, Kind, Place, Reading, Source, pictures
-from auditor.images.folder import classes_of, holds
+from auditor.images.sources.folder import classes_of, holds
 
 if TYPE_CHECKING:
     from PIL.Image import Image
