@@ -13,13 +13,15 @@ from typing import Any
 from auditor.errors import AuditError
 
 FORMATS = {
-    "diffusers": "auditor.checkpoints.diffusers:DiffusersFormat",
-    "denoising-diffusion-pytorch": ("auditor.checkpoints.denoising_diffusion_pytorch:DenoisingDiffusionPytorchFormat"),
-    "dit": "auditor.checkpoints.dit:DitFormat",
-    "monai": "auditor.checkpoints.monai:MonaiFormat",
-    "lora": "auditor.checkpoints.lora:LoraFormat",
-    "edm": "auditor.checkpoints.edm:EdmFormat",
-    "plain": "auditor.checkpoints.plain:PlainFormat",
+    "diffusers": "auditor.checkpoints.formats.diffusers:DiffusersFormat",
+    "denoising-diffusion-pytorch": (
+        "auditor.checkpoints.formats.denoising_diffusion_pytorch:DenoisingDiffusionPytorchFormat"
+    ),
+    "dit": "auditor.checkpoints.formats.dit:DitFormat",
+    "monai": "auditor.checkpoints.formats.monai:MonaiFormat",
+    "lora": "auditor.checkpoints.formats.lora:LoraFormat",
+    "edm": "auditor.checkpoints.formats.edm:EdmFormat",
+    "plain": "auditor.checkpoints.formats.plain:PlainFormat",
     "lab": "auditor.lab.checkpoints:LabFormat",
 }
 

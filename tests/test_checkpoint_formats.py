@@ -26,7 +26,7 @@ from auditor.checkpoints import (
     open_format,
     scheduler_config,
 )
-from auditor.checkpoints.lora import LoraFormat
+from auditor.checkpoints.formats.lora import LoraFormat
 from auditor.checkpoints.pairing import pair
 from auditor.diffusion import schedules
 from auditor.errors import AuditError, CheckpointError
@@ -275,7 +275,7 @@ def test_the_network_of_denoising_diffusion_pytorch_is_its_average_with_its_own_
 def test_what_that_trainer_predicts_follows_from_its_loss_weights(objective, kind, clipped, schedule):
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
 
-    from auditor.checkpoints.denoising_diffusion_pytorch import predicted
+    from auditor.checkpoints.formats.denoising_diffusion_pytorch import predicted
 
     network = Unet(8, dim_mults=(1,), channels=1)
     options = {"objective": objective, "min_snr_loss_weight": clipped, "beta_schedule": schedule}

@@ -27,7 +27,7 @@ from auditor.checkpoints import (
     model_facts,
     scheduler_config,
 )
-from auditor.checkpoints.diffusers import DiffusersFormat
+from auditor.checkpoints.formats.diffusers import DiffusersFormat
 from auditor.checkpoints.networks import WEIGHTS
 from auditor.checkpoints.pairing import pair
 from auditor.diffusion.schedules import DDPM

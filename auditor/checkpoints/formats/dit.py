@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, latent, networks, series, weights
-from auditor.checkpoints.diffusers import by_class
+from auditor.checkpoints import Guide, ModelSettings, files, latent, networks, weights
+from auditor.checkpoints.formats.diffusers import by_class
 from auditor.checkpoints.headers import Header, Opaque, Tensor, read_header, tensors_in
 from auditor.diffusion import schedules
 from auditor.diffusion.scaling import Pixels
@@ -67,7 +67,7 @@ class DitFormat:
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``."""
-        return series.find(root, claims, self.settings)
+        return files.find(root, claims, self.settings)
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what shapes and command line say."""
@@ -103,10 +103,10 @@ class DitFormat:
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the transformer, converted."""
         config, tensors, digest = self._read(checkpoint)
-        series.require_unchanged(checkpoint, digest)
+        files.require_unchanged(checkpoint, digest)
         table = tensors.pop("pos_embed")
         network = networks.build(config, checkpoint.path, "cpu")
-        network = series.fill(network, converted(tensors, config["num_layers"]), device)
+        network = files.fill(network, converted(tensors, config["num_layers"]), device)
         network.pos_embed.pos_embed = table.float().to(device)
         for block in network.transformer_blocks:
             block.norm1.emb.time_proj.downscale_freq_shift = 0
@@ -129,10 +129,10 @@ class DitFormat:
     def _read(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], str]:
         config = config_of(read_header(checkpoint.path), checkpoint.path)
         expected = {name: one.shape for name, one in state_of(read_header(checkpoint.path)).items()}
-        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        tensors = files.chosen(checkpoint, expected, self.settings.trust_pickle)
         network = networks.build(config, checkpoint.path, "meta")
         given = converted({name: one for name, one in tensors.items() if name != "pos_embed"}, config["num_layers"])
-        problem = weights.misfit(given, series.expected_of(network))
+        problem = weights.misfit(given, files.expected_of(network))
         if problem:
             raise CheckpointError(f"The weights do not fit a transformer of DiT: {problem}.", checkpoint.path)
         digest, folder = weights.digest(tensors), self._autoencoder(config, checkpoint.path)

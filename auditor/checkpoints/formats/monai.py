@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
-from auditor.checkpoints.diffusers import by_class
+from auditor.checkpoints import Guide, ModelSettings, files, read_json, weights
+from auditor.checkpoints.formats.diffusers import by_class
+from auditor.checkpoints.formats.plain import count
 from auditor.checkpoints.headers import Header, tensors_in
-from auditor.checkpoints.plain import count
 from auditor.diffusion import schedules
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Found
@@ -49,7 +49,7 @@ class MonaiFormat:
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``."""
-        return series.find(root, claims, self.settings)
+        return files.find(root, claims, self.settings)
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the arguments of the network say; the size of the pictures is not among them."""
@@ -82,8 +82,8 @@ class MonaiFormat:
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the network."""
         network, tensors, digest = self._read(checkpoint)
-        series.require_unchanged(checkpoint, digest)
-        network = series.fill(network, tensors, device)
+        files.require_unchanged(checkpoint, digest)
+        network = files.fill(network, tensors, device)
         n_classes = network.num_class_embeds
 
         def call(x: Any, t: Any, condition: Any = None) -> Any:
@@ -97,8 +97,8 @@ class MonaiFormat:
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         arguments, _ = self._arguments(checkpoint)
-        expected = series.expected_of(_network(arguments, checkpoint.path, "meta"))
-        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        expected = files.expected_of(_network(arguments, checkpoint.path, "meta"))
+        tensors = files.chosen(checkpoint, expected, self.settings.trust_pickle)
         network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
         return network, tensors, weights.digest(tensors, sorted(arguments.items()))
 

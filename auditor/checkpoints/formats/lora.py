@@ -18,15 +18,15 @@ from auditor.checkpoints import (
     ModelSettings,
     a_path,
     adapters,
+    files,
     flips,
     latent,
     networks,
     read_json,
-    series,
     text,
     weights,
 )
-from auditor.checkpoints.diffusers import MODELS, Parts, assembled, parts_of, require_call
+from auditor.checkpoints.formats.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
@@ -67,7 +67,7 @@ class LoraFormat:
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``; all are unusable without --base."""
-        found, unusable = series.find(root, lambda path, header: adapters.is_adapter(header), self.settings)
+        found, unusable = files.find(root, lambda path, header: adapters.is_adapter(header), self.settings)
         reasons = [(one, _reason(a_path(one))) for one in found]
         unusable += [(one.step, a_path(one), reason) for one, reason in reasons if reason]
         found = [one for one, reason in reasons if not reason]
@@ -116,7 +116,7 @@ class LoraFormat:
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the base network with the LoRA in it."""
         network, encoder, digest = self._loaded(checkpoint, device)
-        series.require_unchanged(checkpoint, digest)
+        files.require_unchanged(checkpoint, digest)
         return assembled(network, self._parts(), scheduler_config, device, self.settings, encoder)
 
     def _base(self) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, files, read_json, weights
 from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.diffusion import schedules
 from auditor.errors import CheckpointError
@@ -46,7 +46,7 @@ class DenoisingDiffusionPytorchFormat:
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the steps under ``root``: the true steps are in the files, the names count milestones."""
-        return series.find(root, claims, self.settings)
+        return files.find(root, claims, self.settings)
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the model arguments and the shapes of the weights say."""
@@ -77,16 +77,16 @@ class DenoisingDiffusionPytorchFormat:
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the network."""
         network, tensors, digest = self._read(checkpoint)
-        series.require_unchanged(checkpoint, digest)
-        network = series.fill(network, tensors, device)
+        files.require_unchanged(checkpoint, digest)
+        network = files.fill(network, tensors, device)
         n_parameters = sum(one.numel() for one in network.parameters())
         shape = self.facts(checkpoint).image_shape or self.settings.image_shape
         return DiffusionModel(lambda x, t: network(x, t), dict(scheduler_config), shape, n_parameters)
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         arguments = {key: each for key, each in self._arguments(checkpoint).items() if key not in DIFFUSION}
-        expected = series.expected_of(_network(arguments, checkpoint.path, "meta"))
-        tensors = series.chosen(checkpoint, expected, self.settings.trust_pickle)
+        expected = files.expected_of(_network(arguments, checkpoint.path, "meta"))
+        tensors = files.chosen(checkpoint, expected, self.settings.trust_pickle)
         network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
         return network, tensors, weights.digest(tensors, sorted(arguments.items()))
 

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import Guide, ModelSettings, flips, names, read_json, series, weights
+from auditor.checkpoints import Guide, ModelSettings, files, flips, names, read_json, weights
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
@@ -71,8 +71,8 @@ class PlainFormat:
             bare = [path for path in bare if path.suffix in names.WEIGHT_SUFFIXES]
             reason = f"these may be the weights of a network. {HOW}"
             return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]
-        found, unusable = series.find(root, lambda path, header: True, self.settings)
-        return found, unusable or ([] if found else series.empty_steps(root))
+        found, unusable = files.find(root, lambda path, header: True, self.settings)
+        return found, unusable or ([] if found else files.empty_steps(root))
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return the number of weights; the shape of the pictures is known to the user alone."""
@@ -93,8 +93,8 @@ class PlainFormat:
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the factory's network with these weights."""
         network, tensors, digest = self._read(checkpoint)
-        series.require_unchanged(checkpoint, digest)
-        network = series.fill(network, tensors, device)
+        files.require_unchanged(checkpoint, digest)
+        network = files.fill(network, tensors, device)
 
         def call(x: Any, t: Any) -> Any:
             found = network(x, t)
@@ -111,7 +111,7 @@ class PlainFormat:
 
     def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
         network, source = made(self.settings)
-        tensors = series.chosen(checkpoint, series.expected_of(network), self.settings.trust_pickle)
+        tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
         return network, tensors, weights.digest(tensors, source)
 
 

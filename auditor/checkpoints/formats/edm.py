@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, a_path, flips, latent, networks, series, weights
+from auditor.checkpoints import Guide, ModelSettings, a_path, files, flips, latent, networks, weights
 from auditor.checkpoints.headers import Header
 from auditor.diffusion import schedules
 from auditor.diffusion.scaling import Pixels
@@ -54,7 +54,7 @@ class EdmFormat:
 
     def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
         """Return the snapshots under ``root``, of one width; without --trust-pickle, what would run in each."""
-        found, unusable = series.find(root, claims, self.settings)
+        found, unusable = files.find(root, claims, self.settings)
         # The dictionary of EDM2 is of a class of its own, whose content a header does not show.
         found, others = _of_one_width([replace(one, paths={"ema": a_path(one)}) for one in found])
         return found, [*unusable, *others]
@@ -88,7 +88,7 @@ class EdmFormat:
 
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the denoiser."""
-        series.require_unchanged(checkpoint, self._digest(checkpoint))
+        files.require_unchanged(checkpoint, self._digest(checkpoint))
         facts = self.facts(checkpoint)
         network = self._network(checkpoint).float().to(device).eval().requires_grad_(False)
         network.use_fp16 = False  # else half precision on a GPU, and another denoiser than on a CPU
@@ -188,7 +188,7 @@ def _by_class(call: Any, n_classes: int, numbers: np.ndarray, guidance: float) -
     """Return the denoiser for rows of these classes, as EDM takes them: one-hot, and zeros for none."""
     import torch
 
-    from auditor.checkpoints.diffusers import guided
+    from auditor.checkpoints.formats.diffusers import guided
 
     table = torch.cat([torch.eye(n_classes), torch.zeros(1, n_classes)])
     rows = torch.from_numpy(np.where(np.asarray(numbers) < 0, n_classes, numbers)).long()
