@@ -8,8 +8,8 @@ from typing import Any
 
 from auditor import attacks, controls, protocol, trajectories, u_turns
 from auditor.diffusion import schedules
+from auditor.inputs.prepared import Prepared
 from auditor.keys import Keys
-from auditor.prepared import Prepared
 from auditor.run import RunDirectory
 
 LOSS_IMAGES_AT_ONCE = 32  # images whose cells make one resumable batch of the loss stage

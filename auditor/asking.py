@@ -15,8 +15,8 @@ from auditor.diffusion import denoising, sampling
 from auditor.diffusion.schedules import forward_process
 from auditor.diffusion.schedules import n_times as n_times_of
 from auditor.images import scales
+from auditor.inputs.prepared import Prepared
 from auditor.keys import Keys
-from auditor.prepared import Prepared
 from auditor.records import DiffusionModel, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array, tables
 from auditor.seeds import derived_seed

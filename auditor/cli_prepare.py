@@ -35,8 +35,8 @@ def scan_command(
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="As for audit run.")] = None,
     trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="As for audit run.")] = False,
 ) -> None:
-    from auditor import scan
     from auditor.checkpoints import ModelSettings
+    from auditor.inputs import scan
 
     shape = settings.shape_from(image_shape)
     told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape, trust_pickle)

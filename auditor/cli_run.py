@@ -97,11 +97,11 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
     try:
         with Chatter() as chatter, shown() as say:
             say("loading the libraries", 0)
-            from auditor import demands
+            from auditor.inputs import required
             from auditor.run import RunDirectory
 
             chatter.quiet_libraries()
-            demands.require(config)
+            required.require(config)
             run = RunDirectory(config.out)
             carry_out = run_trainings if config.ckpts else run_twins
             if not carry_out(config, run, say, chatter, remake, dry_run):

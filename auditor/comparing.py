@@ -8,8 +8,8 @@ import numpy as np
 
 from auditor import cells, evidence, quality, spaces
 from auditor.artefacts import Task
+from auditor.inputs.prepared import Prepared
 from auditor.keys import Keys
-from auditor.prepared import Prepared
 from auditor.records import Features, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stages import Stages

@@ -9,8 +9,8 @@ from auditor.artefacts import Task
 from auditor.asking import Asking
 from auditor.comparing import Comparing
 from auditor.errors import CheckpointError
+from auditor.inputs.prepared import Prepared, Say
 from auditor.keys import Keys
-from auditor.prepared import Prepared, Say
 from auditor.records import Excluded
 from auditor.run import RunDirectory
 

@@ -16,8 +16,8 @@ from auditor.artefacts import Task, control_size
 from auditor.asking import Asking
 from auditor.comparing import EMBEDDED_AT_ONCE
 from auditor.diffusion import sampling
+from auditor.inputs.prepared import Prepared
 from auditor.keys import Keys
-from auditor.prepared import Prepared
 from auditor.run import RunDirectory
 
 QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's batch size

@@ -12,7 +12,7 @@ from typing import Any
 from auditor import agreement, attacks, controls, evidence, images, protocol, trajectories, u_turns
 from auditor.diffusion import denoising, noise, sampling
 from auditor.images import scales
-from auditor.prepared import Prepared
+from auditor.inputs.prepared import Prepared
 from auditor.records import other_twin
 
 

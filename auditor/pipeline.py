@@ -18,9 +18,9 @@ from auditor.artefacts import Task, artefact, calls_of
 from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
+from auditor.inputs.prepared import Prepared, Say
 from auditor.keys import Keys
 from auditor.measuring import Measured
-from auditor.prepared import Prepared, Say
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
 from auditor.series import Scope, control_names

@@ -9,7 +9,7 @@ import numpy as np
 
 from auditor.diffusion import sampling, scaling
 from auditor.errors import CheckpointError
-from auditor.prepared import Prepared
+from auditor.inputs.prepared import Prepared
 from auditor.records import DiffusionModel
 from auditor.run import RunDirectory
 

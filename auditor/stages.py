@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from auditor.artefacts import Task, artefact
+from auditor.inputs.prepared import Prepared
 from auditor.keys import Keys
-from auditor.prepared import Prepared
 from auditor.run import RunDirectory, tables
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from auditor import inputs, measuring, onsets, pipeline, protocol, stats, verdict
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
+from auditor.inputs.prepared import Prepared, Say
 from auditor.measuring import Measured
-from auditor.prepared import Prepared, Say
 from auditor.records import TWINS
 from auditor.run import RunDirectory, restored, tables
 from auditor.series import Scope

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from auditor import mirroring
 from auditor.checkpoints import ModelSettings, flips, flips_of
 from auditor.config import AuditConfig, from_file
+from auditor.inputs import mirroring
 from auditor.records import NOT_SAID, Checkpoint, CheckpointSeries, Flips, TwinPair
 
 FIXTURES = Path(__file__).with_name("fixtures")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from auditor import image_sets
 from auditor.errors import AuditError
+from auditor.inputs import image_sets
 from auditor.records import ImageSet
 
 

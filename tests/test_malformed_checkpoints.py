@@ -22,8 +22,8 @@ from test_checkpoint_formats import FACTORY, FIXTURES, SHAPE, Case, checkpoint_o
 from auditor.checkpoints import ModelSettings, discover, inspect, load, model_facts, names, scheduler_config
 from auditor.checkpoints.headers import read_header
 from auditor.errors import AuditError, CheckpointError
+from auditor.inputs.scan import scan
 from auditor.records import Checkpoint
-from auditor.scan import scan
 
 PLAIN = ModelSettings(model=FACTORY, image_shape=SHAPE)
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", "")

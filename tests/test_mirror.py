@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from auditor import evidence, images
-from auditor.image_sets import pool_masks
 from auditor.images import mirror
+from auditor.inputs.image_sets import pool_masks
 from auditor.records import Features, ImageSet
 from auditor.run import tables
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from auditor import preflight
 from auditor.errors import AuditError
+from auditor.inputs import preflight
 from auditor.records import ImageSet
 
 

@@ -29,7 +29,7 @@ from auditor.diffusion.schedules import (
     problem,
 )
 from auditor.errors import AuditError
-from auditor.models import conditions, image_classes, pixels, range_from
+from auditor.inputs.models import conditions, image_classes, pixels, range_from
 from auditor.records import DiffusionModel, Facts, ImageSet
 
 SEEDS = [3, 4, 5]

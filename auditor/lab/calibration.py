@@ -28,8 +28,8 @@ from auditor.seeds import derived_seed
 from auditor.stats import clopper_pearson
 
 if TYPE_CHECKING:
+    from auditor.inputs.prepared import Prepared
     from auditor.measuring import Measured
-    from auditor.prepared import Prepared
 
 TAUS = (2, 5, 8, 10, 12, 14, 17, 20)
 N_HELDOUT = 1000

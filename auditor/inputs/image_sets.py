@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from auditor import images, preflight
+from auditor import images
 from auditor.config import AuditConfig
 from auditor.errors import AuditError
 from auditor.images import groups, mirror
-from auditor.prepared import Say
+from auditor.inputs import preflight
+from auditor.inputs.prepared import Say
 from auditor.records import ImageSet
 from auditor.run import RunDirectory
 from auditor.seeds import derived_seed

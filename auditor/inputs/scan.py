@@ -17,7 +17,7 @@ from auditor import checkpoints
 from auditor.checkpoints import ModelSettings, absence
 from auditor.errors import AuditError
 from auditor.gaps import gaps
-from auditor.mirroring import as_text
+from auditor.inputs.mirroring import as_text
 from auditor.records import NOT_SAID, UNITS, Checkpoint, Facts, Flips, Found
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from auditor import checkpoints, classwise, demands, given_samples, image_sets, images, mirroring, models, spaces, twins
+from auditor import checkpoints, classwise, images, spaces
 from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
 from auditor.diffusion import device as machine
 from auditor.diffusion.sampling import Conditions, resolve_steps
 from auditor.diffusion.schedules import n_times
-from auditor.given_samples import GivenSamples
-from auditor.prepared import Prepared, Say
+from auditor.inputs import image_sets, mirroring, models, required, samples, twins
+from auditor.inputs.prepared import Prepared, Say
+from auditor.inputs.samples import GivenSamples
 from auditor.records import Facts, TwinPair
 from auditor.run import RunDirectory
 
@@ -38,7 +39,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     AuditError
         For anything that would make the audit wrong or impossible, before any sampling.
     """
-    demands.require(config)
+    required.require(config)
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
     earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
     budgets = budgets_from_file(config.budgets)
@@ -118,7 +119,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
 
 def from_samples(config: AuditConfig) -> Origin:
     """Read samples that exist already; there is no model then."""
-    given = given_samples.read(config, image_sets.reading_of(config), image_sets.scratch_of(config))
+    given = samples.read(config, image_sets.reading_of(config), image_sets.scratch_of(config))
     return Origin(given.pair, Facts(given.image_shape, "none", None), {}, 0, None, given, ())
 
 
@@ -128,6 +129,6 @@ def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings) -
     notes = twins.identical_notes(pair, config.allow_identical)
     facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
     conditions = models.conditions(config, facts)
-    demands.require_levels(config.loss_levels, n_times(scheduler))
+    required.require_levels(config.loss_levels, n_times(scheduler))
     steps = resolve_steps(config.sampler, config.sampling_steps, scheduler)
     return Origin(pair, facts, scheduler, steps, conditions, None, notes)

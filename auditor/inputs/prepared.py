@@ -12,7 +12,7 @@ from auditor import attacks, checkpoints, spaces
 from auditor.config import AuditConfig, Budgets
 from auditor.diffusion import denoising, sampling, schedules
 from auditor.diffusion.scaling import Pixels
-from auditor.given_samples import GivenSamples
+from auditor.inputs.samples import GivenSamples
 from auditor.measuring import Scope
 from auditor.records import NOT_SAID, Facts, Flips, ImageSet, TwinPair
 
