@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from auditor.artefacts import Task
-from auditor.asking import Asking
-from auditor.comparing import Comparing
 from auditor.errors import CheckpointError
 from auditor.inputs.prepared import Prepared, Say
-from auditor.keys import Keys
 from auditor.records import Excluded
 from auditor.run import RunDirectory
+from auditor.stages.bench import Asking
+from auditor.stages.features import Comparing
+from auditor.stages.keys import Keys
+from auditor.stages.task import Task
 
 
 class Executor:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor import spaces
-from auditor.artefacts import Task, control_size
-from auditor.asking import Asking
-from auditor.comparing import EMBEDDED_AT_ONCE
 from auditor.diffusion import sampling
 from auditor.inputs.prepared import Prepared
-from auditor.keys import Keys
 from auditor.run import RunDirectory
+from auditor.stages.bench import Asking
+from auditor.stages.features import EMBEDDED_AT_ONCE
+from auditor.stages.keys import Keys
+from auditor.stages.task import Task, control_size
 
 QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's batch size
 TRIAL_IMAGES = 8

@@ -57,7 +57,7 @@ class Outcome:
 def attacks_on(evidence: Evidence) -> list[Attack]:
     """Return every attack on one model, by noise level and in the mean: its loss, its twin's loss over its own, and ...
 
-    SimA, PIA and SecMI (auditor/attacks.py) where the network was asked: by their logarithm, so that
+    SimA, PIA and SecMI (auditor/stages/attack_scores.py) where the network was asked: by their logarithm, so that
     no time outweighs the others in the mean.
     """
     own, heldout = evidence.losses["own"], evidence.losses["heldout"]

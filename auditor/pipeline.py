@@ -14,16 +14,16 @@ from importlib import metadata
 from typing import Any
 
 from auditor import measuring, protocol, spot_checks
-from auditor.artefacts import Task, artefact, calls_of
 from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
 from auditor.inputs.prepared import Prepared, Say
-from auditor.keys import Keys
 from auditor.measuring import Measured
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
 from auditor.series import Scope, control_names
+from auditor.stages.keys import Keys
+from auditor.stages.task import Task, artefact, calls_of
 
 VERSIONED = ("torch", "diffusers", "open_clip_torch", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pyarrow", "auditor")
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor.agreement import MEMORIZER
 from auditor.errors import AuditError
 from auditor.metrics import closer, gap
 from auditor.records import TWINS, Agreement, CellScales, Evidence, LossTable, UTurns, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.stages.agreement import MEMORIZER
 from auditor.stats import Landing, Pool
 
 NO_STRATUM = -1

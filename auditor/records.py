@@ -291,7 +291,7 @@ class Agreement:
     """How the predictions of one model compare with its twin's and with the memorizer of its half, on one image set.
 
     float64 ``[n_images, n_levels]`` each: the cosine of both predictions, half their squared
-    difference, and numerator and denominator of the projection lambda (auditor/agreement.py).
+    difference, and numerator and denominator of the projection lambda (auditor/stages/agreement.py).
     """
 
     ids: np.ndarray  # object [n_images]

@@ -16,13 +16,13 @@ import numpy as np
 
 from auditor import stats
 from auditor.config import N_EXCHANGEABLE
-from auditor.evidence import nearest_of_another_group
 from auditor.images import identity, near_duplicates
 from auditor.records import Features
 from auditor.run import atomic, write_json
 from auditor.seeds import derived_seed
 from auditor.split_items import Items, Options
 from auditor.splitting import SETS, Split, grouped
+from auditor.stages.nearest import nearest_of_another_group
 from auditor.stats import Pool
 
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from sampling_overhead import LIMIT, models
 
-from auditor.artefacts import LOSS_IMAGES_AT_ONCE
 from auditor.diffusion import denoising, schedules
+from auditor.stages.task import LOSS_IMAGES_AT_ONCE
 
 
 def seconds(model, images: np.ndarray, levels: int, batch: int) -> tuple[float, float]:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from auditor import evidence, quality
 from auditor.config import Budgets
 from auditor.measuring import Scope, measure
 from auditor.records import TWINS
 from auditor.run import RunDirectory, tables
+from auditor.stages import nearest as evidence
+from auditor.stages import quality
 
 SPACES = ("pixel", "correlation", "clip")
 IMAGES = 1000  # per half; and half as many held-out images

@@ -126,7 +126,8 @@ class Outcome:
 
 def make_fast(patch: pytest.MonkeyPatch) -> None:
     """Leave out what costs seconds and is tested on its own: controls' size, waiting for the disk, the page."""
-    from auditor import controls, pipeline, run
+    from auditor import pipeline, run
+    from auditor.stages import controls
 
     for name, value in SMALL_CONTROLS.items():
         patch.setattr(controls, name, value)

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from auditor import agreement
-from auditor.controls import fit_vectors, linear_denoiser
 from auditor.diffusion import denoising, empirical, schedules
 from auditor.diffusion.schedules import DDPM
 from auditor.records import DiffusionModel
+from auditor.stages import agreement
+from auditor.stages.controls import fit_vectors, linear_denoiser
 
 TIMES = np.array([100, 300, 600])
 ABAR = np.asarray(schedules.forward_process(DDPM).alphas_cumprod.double())[TIMES]

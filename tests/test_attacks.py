@@ -11,14 +11,15 @@ from diffusers import UNet2DModel
 from scipy.stats import rankdata
 from test_agreement import HELDOUT, SHAPE, A, memorizer, pictures, population
 
-from auditor import attacks, reading
+from auditor import reading
 from auditor.diffusion import schedules
 from auditor.diffusion.denoising import time_levels
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
+from auditor.stages import attack_scores
 
-TIMES = attacks.attack_times(time_levels(4, 1000), 1000)
+TIMES = attack_scores.attack_times(time_levels(4, 1000), 1000)
 ABAR = schedules.forward_process(DDPM).alphas_cumprod.double().numpy()
 FORMS = {
     "epsilon": lambda x, a: (1 - a).sqrt() * x,
@@ -27,9 +28,9 @@ FORMS = {
 }
 
 
-def found(model: DiffusionModel, images: np.ndarray, times: attacks.Times = TIMES) -> pd.DataFrame:
-    scores = attacks.scores(model, images, times, 16)
-    return pd.DataFrame(scores, columns=pd.MultiIndex.from_tuples(attacks.columns(times)))
+def found(model: DiffusionModel, images: np.ndarray, times: attack_scores.Times = TIMES) -> pd.DataFrame:
+    scores = attack_scores.scores(model, images, times, 16)
+    return pd.DataFrame(scores, columns=pd.MultiIndex.from_tuples(attack_scores.columns(times)))
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> float:
@@ -66,7 +67,7 @@ def test_every_attack_tells_the_images_of_a_network_that_knows_nothing_else():
 
     SecMI only there: from any image this network's path is straight until another of its images is nearest.
     """
-    times = attacks.attack_times(time_levels(16, 1000), 1000)
+    times = attack_scores.attack_times(time_levels(16, 1000), 1000)
     members, others = (found(memorizer(A), images, times) for images in (A, HELDOUT))
     for name, (least, *_) in times.items():
         assert auc(members[name, least], others[name, least]) > 0.99, name
@@ -84,34 +85,36 @@ def test_scores_depend_on_neither_the_order_nor_the_number_of_images_in_a_call()
     unet = tiny_unet(1)
     model = DiffusionModel(lambda x, t: unet(x, t, return_dict=False)[0], DDPM, (8, 8, 1), 0)
     images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
-    scores = attacks.scores(model, images, TIMES, 4)
-    assert np.array_equal(attacks.scores(model, images, TIMES, 4), scores)
-    np.testing.assert_allclose(attacks.scores(model, images[::-1], TIMES, 4)[::-1], scores, rtol=1e-6)
-    np.testing.assert_allclose(attacks.scores(model, images[2:3], TIMES, 4)[0], scores[2], rtol=1e-6)
-    np.testing.assert_allclose(attacks.scores(model, images, TIMES, 3), scores, rtol=2e-2)  # SecMI: tiny differences
+    scores = attack_scores.scores(model, images, TIMES, 4)
+    assert np.array_equal(attack_scores.scores(model, images, TIMES, 4), scores)
+    np.testing.assert_allclose(attack_scores.scores(model, images[::-1], TIMES, 4)[::-1], scores, rtol=1e-6)
+    np.testing.assert_allclose(attack_scores.scores(model, images[2:3], TIMES, 4)[0], scores[2], rtol=1e-6)
+    np.testing.assert_allclose(
+        attack_scores.scores(model, images, TIMES, 3), scores, rtol=2e-2
+    )  # SecMI: tiny differences
     early = scores.shape[1] - len(TIMES["SecMI"])
-    np.testing.assert_allclose(attacks.scores(model, images, TIMES, 3)[:, :early], scores[:, :early], rtol=1e-4)
+    np.testing.assert_allclose(attack_scores.scores(model, images, TIMES, 3)[:, :early], scores[:, :early], rtol=1e-4)
 
 
 @pytest.mark.parametrize("with_steps", [True, False])
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 1), (7, 3), (8, 8), (3, 64)])
 def test_as_many_calls_are_made_as_are_counted_and_all_are_whole(n, batch_size, with_steps):
-    times = attacks.attack_times(time_levels(4, 1000), 1000, with_steps)
+    times = attack_scores.attack_times(time_levels(4, 1000), 1000, with_steps)
     sizes = []
 
     def network(x, t):
         sizes.append((len(x), len(t)))
         return x
 
-    found = attacks.scores(DiffusionModel(network, DDPM, SHAPE, 0), pictures(n, 0), times, batch_size)
-    assert sizes == [(batch_size, batch_size)] * attacks.n_calls(n, times, batch_size)
-    assert found.shape == (n, len(attacks.columns(times)))
+    found = attack_scores.scores(DiffusionModel(network, DDPM, SHAPE, 0), pictures(n, 0), times, batch_size)
+    assert sizes == [(batch_size, batch_size)] * attack_scores.n_calls(n, times, batch_size)
+    assert found.shape == (n, len(attack_scores.columns(times)))
 
 
 def test_the_attacks_cost_less_than_the_losses_of_a_pair_of_twins():
     """At the default of 16 levels: 28 queries of an own or held-out image, and 32 for the loss of one of three sets."""
-    times = attacks.attack_times(time_levels(16, 1000), 1000)
-    assert attacks.n_calls(64, times, 64) == 28
+    times = attack_scores.attack_times(time_levels(16, 1000), 1000)
+    assert attack_scores.n_calls(64, times, 64) == 28
     assert 2 * 28 < 0.6 * 3 * 32
 
 
@@ -127,7 +130,7 @@ def test_images_are_asked_about_under_their_own_condition():
 
     model = DiffusionModel(None, DDPM, SHAPE, 0, conditioned=conditioned)
     images = np.repeat(np.arange(3, dtype=np.uint8), 16).reshape(3, *SHAPE) * 100
-    attacks.scores(model, images, TIMES, 4, numbers=np.array([5, 6, 7]))
+    attack_scores.scores(model, images, TIMES, 4, numbers=np.array([5, 6, 7]))
     for numbers, pixel, t in asked[:1]:
         assert numbers.tolist() == [5, 6, 7, 7] and (t == 0).all()
         np.testing.assert_allclose(pixel, [-1, 100 / 127.5 - 1, 200 / 127.5 - 1, 200 / 127.5 - 1], rtol=1e-6)
@@ -136,7 +139,7 @@ def test_images_are_asked_about_under_their_own_condition():
 
 @pytest.mark.parametrize("train_steps", [2, 4, 50, 1000, 4000])
 def test_the_times_of_the_attacks_are_times_of_the_process(train_steps):
-    times = attacks.attack_times(time_levels(min(16, train_steps - 1), train_steps), train_steps)
+    times = attack_scores.attack_times(time_levels(min(16, train_steps - 1), train_steps), train_steps)
     for each in times.values():
         assert len(each) and (np.diff(each) > 0).all() and each[-1] < train_steps
     if train_steps >= 100:
@@ -146,7 +149,7 @@ def test_the_times_of_the_attacks_are_times_of_the_process(train_steps):
 def test_scores_that_are_not_finite_are_the_checkpoints_fault():
     broken = DiffusionModel(lambda x, t: x * float("nan"), DDPM, SHAPE, 0)
     with pytest.raises(CheckpointError, match="not finite"):
-        attacks.scores(broken, A[:2], TIMES, 4)
+        attack_scores.scores(broken, A[:2], TIMES, 4)
 
 
 # In a run ------------------------------------------------------------------
@@ -175,6 +178,6 @@ def test_the_scores_of_a_run_are_those_of_its_checkpoint(finished, saved_inputs)
     pictures_of_set = np.load(saved_inputs.options["heldout"])["images"]
     chosen = pictures_of_set[[int(each.removeprefix("images/")) for each in stored["SimA"]["heldout"].ids]]
     times = {name: each["heldout"].times for name, each in stored.items()}
-    anew = attacks.scores(model, chosen.reshape(-1, 8, 8, 1), times, 5)
+    anew = attack_scores.scores(model, chosen.reshape(-1, 8, 8, 1), times, 5)
     kept = np.hstack([each["heldout"].values for each in stored.values()])
     np.testing.assert_allclose(anew, kept, rtol=1e-6)

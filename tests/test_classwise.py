@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from auditor import classwise, evidence, leaning, registry, stats
-from auditor.evidence import Reference
+from auditor import leaning, registry, stats
 from auditor.metrics import LEAST_IN_CLASS
 from auditor.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.stages import classes as classwise
+from auditor.stages import nearest
+from auditor.stages.nearest import Reference
 
 HALVES = ("train-a", "train-b")
 
@@ -95,7 +97,7 @@ def test_the_nearest_of_the_class_is_that_of_all_pairs_however_few_neighbours_we
     counted[counted == 4] = -1  # a class that queries ask for and nobody is of
     numbers = np.random.default_rng(4).integers(-1, 12, 60)
     whole = Reference(features("train-a", reference), np.ones(300, dtype=bool))
-    found = evidence.nearest_images(features("samples", queries), whole, k)
+    found = nearest.nearest_images(features("samples", queries), whole, k)
     index, distance = classwise.nearest_in_class(features("samples", queries), numbers, whole.features, counted, found)
     expected = brute(queries, numbers, reference, counted)
     np.testing.assert_allclose(distance, expected, rtol=1e-6)
@@ -136,16 +138,14 @@ def write_run(root, samples: dict[str, np.ndarray], drawn: np.ndarray | None, fe
     for twin in TWINS:
         mine, twins = (features("samples", samples[t]) for t in (twin, other_twin(twin)))
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
-        rows = evidence.sample_rows(mine, twins, references, heldout, np.arange(N), classes=drawn)
+        rows = nearest.sample_rows(mine, twins, references, heldout, np.arange(N), classes=drawn)
         tables.write(run.evidence("pixel", f"{twin}/100"), tables.EVIDENCE, rows)
-        within = evidence.train_rows(halves[twin], list(map(str, numbers)), halves[twin].clusters)
+        within = nearest.train_rows(halves[twin], list(map(str, numbers)), halves[twin].clusters)
         tables.write(run.evidence("pixel", f"train-{twin}"), tables.TRAIN, within)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(numbers))) for half in TWINS}
-    tables.write(run.evidence("pixel", "pool"), tables.POOL_IMAGES, evidence.pool_rows(halves, pixels, heldout))
+    tables.write(run.evidence("pixel", "pool"), tables.POOL_IMAGES, nearest.pool_rows(halves, pixels, heldout))
     known = numbers if drawn is not None else None
-    tables.write(
-        run.evidence("pixel", "heldout"), tables.HELDOUT, evidence.heldout_rows(heldout, halves, classes=known)
-    )
+    tables.write(run.evidence("pixel", "heldout"), tables.HELDOUT, nearest.heldout_rows(heldout, halves, classes=known))
     return EvidenceReader(run, "pixel", N, with_train=True, with_heldout=True)
 
 

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import evidence, reading, registry, stats
+from auditor import reading, registry, stats
 from auditor.errors import AuditError
-from auditor.evidence import Reference
 from auditor.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.stages import nearest
+from auditor.stages.nearest import Reference
 
 SPACE, STEP = "pixel", 300
 SEEDS = np.arange(5, 10)
@@ -53,17 +54,17 @@ def write_run(root, with_train: bool = True, with_heldout: bool = True) -> RunDi
     for twin in TWINS:
         mine, twins = (features(f"samples-{t}", SAMPLES[t]) for t in (twin, other_twin(twin)))
         references = {"own": halves[twin], "other": halves[other_twin(twin)]} if with_train else {}
-        rows = evidence.sample_rows(mine, twins, references, heldout, SEEDS)
+        rows = nearest.sample_rows(mine, twins, references, heldout, SEEDS)
         tables.write(run.evidence(SPACE, f"{twin}/{STEP}"), tables.EVIDENCE, rows)
     if with_train:
         pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(TRAIN[half]))) for half in TWINS}
-        tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, evidence.pool_rows(halves, pixels, heldout))
+        tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, nearest.pool_rows(halves, pixels, heldout))
         for half, each in halves.items():
             digests = [f"{half}{cluster}" for cluster in CLUSTERS[half]]
-            rows = evidence.train_rows(each, digests, each.clusters)
+            rows = nearest.train_rows(each, digests, each.clusters)
             tables.write(run.evidence(SPACE, f"train-{half}"), tables.TRAIN, rows)
     if with_train and with_heldout:
-        tables.write(run.evidence(SPACE, "heldout"), tables.HELDOUT, evidence.heldout_rows(heldout, halves))
+        tables.write(run.evidence(SPACE, "heldout"), tables.HELDOUT, nearest.heldout_rows(heldout, halves))
     return run
 
 
@@ -228,7 +229,7 @@ def test_copies_of_own_images_read_back_as_copies(tmp_path):
     write_run(tmp_path)
     for twin in TWINS:
         copies = features("samples", (TRAIN[twin][:3] * 2)[:5])
-        rows = evidence.sample_rows(
+        rows = nearest.sample_rows(
             copies, copies, {"own": halves[twin], "other": halves[other_twin(twin)]}, None, SEEDS
         )
         tables.write(run.evidence(SPACE, f"{twin}/1"), tables.EVIDENCE, rows)
@@ -379,13 +380,13 @@ def test_a_tie_of_both_halves_lands_on_both_however_many_images_tie(tmp_path):
     far = [(90 + i, 90) for i in range(9)]
     halves["b"] = Reference(features("train-b", [circle(10)[-1], *far]), np.ones(10, bool), np.arange(10))
     for half, each in halves.items():
-        rows = evidence.train_rows(each, ["x"] * 10, np.arange(10))
+        rows = nearest.train_rows(each, ["x"] * 10, np.arange(10))
         tables.write(run.evidence(SPACE, f"train-{half}"), tables.TRAIN, rows)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(10)) for half in TWINS}
-    tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, evidence.pool_rows(halves, pixels, None))
+    tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, nearest.pool_rows(halves, pixels, None))
     for twin in TWINS:
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
-        rows = evidence.sample_rows(samples, samples, references, None, np.arange(1))
+        rows = nearest.sample_rows(samples, samples, references, None, np.arange(1))
         tables.write(run.evidence(SPACE, f"{twin}/1"), tables.EVIDENCE, rows)
         reader = EvidenceReader(run, SPACE, 1, with_train=True, with_heldout=False)
         landing = reader.read(twin, 1)[1]
@@ -416,7 +417,7 @@ def test_gaps_ignore_ranks_that_do_not_exist():
 def test_the_nearest_image_outside_a_cluster(points, clusters, expected):
     samples = Features(SPACE, "samples", np.zeros((1, 2), np.float32), ("0",))
     each = Reference(features("train-a", points), np.ones(len(points), bool), np.array(clusters))
-    rows = evidence.sample_rows(samples, samples, {"own": each, "other": each}, None, np.arange(1))
+    rows = nearest.sample_rows(samples, samples, {"own": each, "other": each}, None, np.arange(1))
     np.testing.assert_allclose(rows["own_outside_distance"], [expected])
 
 

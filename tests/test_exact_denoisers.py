@@ -6,11 +6,11 @@ import torch
 from test_agreement import HELDOUT, SHAPE, A, B, flat, memorizer, population
 
 from auditor import membership, registry
-from auditor.controls import fit_vectors, linear_denoiser
 from auditor.diffusion import denoising
 from auditor.diffusion.schedules import DDPM
 from auditor.metrics import shares_below
 from auditor.records import DiffusionModel, Evidence, LossTable
+from auditor.stages.controls import fit_vectors, linear_denoiser
 
 TIMES = np.array([5, 100, 300])
 SETS = {"a": A, "b": B, "heldout": HELDOUT}

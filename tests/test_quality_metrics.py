@@ -13,13 +13,14 @@ import pytest
 from scipy import linalg
 from scipy.stats import mannwhitneyu, wasserstein_distance
 
-from auditor import cells, evidence, quality, reading, registry, stats
+from auditor import reading, registry, stats
 from auditor.errors import AuditError
-from auditor.evidence import Reference
 from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
 from auditor.metrics.gap_tail import gap
 from auditor.records import Evidence, Features, Scores
 from auditor.run import tables
+from auditor.stages import cells, nearest, quality
+from auditor.stages.nearest import Reference
 
 K = 5
 
@@ -46,9 +47,9 @@ def measured(samples, own, heldout, twin_samples=None) -> Evidence:
     half = reference(own, cells.centers(own))
     twin = features(samples[::-1] if twin_samples is None else twin_samples)
     n = np.arange(len(samples))
-    rows = evidence.sample_rows(features(samples), twin, {"own": half, "other": half}, features(heldout), n)
-    real = evidence.heldout_rows(features(heldout), {"a": half, "b": half})
-    spacing = evidence.train_rows(half, ["x"] * len(own), half.clusters)["outside_distance"]
+    rows = nearest.sample_rows(features(samples), twin, {"own": half, "other": half}, features(heldout), n)
+    real = nearest.heldout_rows(features(heldout), {"a": half, "b": half})
+    spacing = nearest.train_rows(half, ["x"] * len(own), half.clusters)["outside_distance"]
     place = {name: i for i, name in enumerate(half.features.ids)}
     matrix = lambda data, role: np.column_stack([data[f"{role}_distance_{j}"] for j in tables.RANKS])  # noqa: E731
     return Evidence(

@@ -9,13 +9,13 @@ import torch
 from test_agreement import ABAR, HELDOUT, A, B, flat, memorizer, population
 from test_agreement import TIMES as CELLS
 
-from auditor import agreement
 from auditor.diffusion import denoising
 from auditor.errors import AuditError
 from auditor.images import scales
 from auditor.reports import read_report
 from auditor.reports import scales as figure
 from auditor.spaces import SpaceSettings, open_space
+from auditor.stages import agreement
 
 RNG = np.random.default_rng(0)
 

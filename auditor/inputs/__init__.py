@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from auditor import checkpoints, classwise, images, spaces
+from auditor import checkpoints, images, spaces
 from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
 from auditor.diffusion import device as machine
 from auditor.diffusion.sampling import Conditions, resolve_steps
@@ -16,6 +16,7 @@ from auditor.inputs.prepared import Prepared, Say
 from auditor.inputs.samples import GivenSamples
 from auditor.records import Facts, TwinPair
 from auditor.run import RunDirectory
+from auditor.stages import classes as classwise
 
 
 @dataclass(frozen=True)

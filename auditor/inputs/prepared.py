@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from auditor import attacks, checkpoints, spaces
+from auditor import checkpoints, spaces
 from auditor.config import AuditConfig, Budgets
 from auditor.diffusion import denoising, sampling, schedules
 from auditor.diffusion.scaling import Pixels
 from auditor.inputs.samples import GivenSamples
 from auditor.measuring import Scope
 from auditor.records import NOT_SAID, Facts, Flips, ImageSet, TwinPair
+from auditor.stages import attack_scores
 
 Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word
 
@@ -98,14 +99,16 @@ class Prepared:
         if not (self.with_losses and self.scope.with_train and self.scope.with_heldout):
             return False
         heldout = min(self.config.loss_images, self.n_originals("heldout"))
-        return not self.config.quick or heldout >= attacks.WORTHWHILE
+        return not self.config.quick or heldout >= attack_scores.WORTHWHILE
 
     @property
     def attack_times(self) -> dict[str, np.ndarray]:
         """Times at which membership attacks score images, by attack; none where there are none to attack."""
         if not self.with_attacks:
             return {}
-        return attacks.attack_times(self.times, schedules.n_times(self.scheduler), with_steps=not self.config.quick)
+        return attack_scores.attack_times(
+            self.times, schedules.n_times(self.scheduler), with_steps=not self.config.quick
+        )
 
     @property
     def compares_predictions(self) -> bool:

@@ -15,9 +15,10 @@ from functools import partial
 import numpy as np
 from scipy import special
 
-from auditor import leaning, phase, quality, stats
+from auditor import leaning, phase, stats
 from auditor.metrics import kid, nn_mean_shift, nn_shift, twin_distance_ratio
 from auditor.records import TWINS, Estimate, Evidence, Features, Scores
+from auditor.stages import quality
 from auditor.stats import Landing, Pool
 from calibrating.nulls import N_LOSS_IMAGES, Size, alike, audited, differing, jittering
 from calibrating.table import Row

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from auditor import controls, leaning, stats
+from auditor import leaning, stats
 from auditor.metrics import closer
 from auditor.neighbors import search
 from auditor.reading import gaps
 from auditor.records import TWINS, Evidence, Features
 from auditor.spaces import SpaceSettings, open_space
+from auditor.stages import controls
 from auditor.stats import Landing, Pool, Relabeling
 from auditor.verdict import Reference
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from auditor.artefacts import Task, artefact
 from auditor.inputs.prepared import Prepared
-from auditor.keys import Keys
 from auditor.run import RunDirectory, tables
+from auditor.stages.keys import Keys
+from auditor.stages.task import Task, artefact
 
 
 class Stages:

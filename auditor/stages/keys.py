@@ -9,11 +9,13 @@ from hashlib import sha256
 from importlib import metadata
 from typing import Any
 
-from auditor import agreement, attacks, controls, evidence, images, protocol, trajectories, u_turns
+from auditor import images, protocol
 from auditor.diffusion import denoising, noise, sampling
 from auditor.images import scales
 from auditor.inputs.prepared import Prepared
 from auditor.records import other_twin
+from auditor.stages import agreement, controls, nearest, trajectories, u_turns
+from auditor.stages import attack_scores as attacks
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Keys:
         p = self.prepared
         return {
             "stage": "evidence",
-            "revision": evidence.REVISION,
+            "revision": nearest.REVISION,
             "samples": self.features(space, self.samples(twin, step)),
             **({"twin_samples": self.samples(other_twin(twin), step)} if p.scope.with_twin and p.pairs_samples else {}),
             "n_samples": self.prepared.config.n_samples,
@@ -112,7 +114,7 @@ class Keys:
         source = self.image_set("heldout") if name.startswith("heldout") else self.control(name)
         return {
             "stage": "evidence",
-            "revision": evidence.REVISION,
+            "revision": nearest.REVISION,
             "samples": self.features(space, source),
             "of": name,
         } | {
@@ -127,7 +129,7 @@ class Keys:
 
     def set_evidence(self, space: str, name: str) -> dict[str, Any]:
         """Return what determines the table of a control set."""
-        return {"stage": "evidence", "revision": evidence.REVISION, "of": name} | {
+        return {"stage": "evidence", "revision": nearest.REVISION, "of": name} | {
             "space": self.features(space, {}),
             "n_samples": self.prepared.config.n_samples,
             **self.references,

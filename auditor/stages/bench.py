@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from auditor import agreement, attacks, checkpoints, controls, neighbors, protocol, spaces, trajectories, u_turns
-from auditor.artefacts import LOSS_IMAGES_AT_ONCE, Task, attacked_sets, loss_counts, turned_counts
+from auditor import checkpoints, neighbors, protocol, spaces
 from auditor.diffusion import denoising, sampling
 from auditor.diffusion.schedules import forward_process
 from auditor.diffusion.schedules import n_times as n_times_of
 from auditor.images import scales
 from auditor.inputs.prepared import Prepared
-from auditor.keys import Keys
 from auditor.records import DiffusionModel, Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array, tables
 from auditor.seeds import derived_seed
 from auditor.spaces.pixel import PixelSpace
-from auditor.stages import Stages
+from auditor.stages import agreement, attack_scores, controls, trajectories, u_turns
+from auditor.stages.base import Stages
+from auditor.stages.keys import Keys
+from auditor.stages.task import LOSS_IMAGES_AT_ONCE, Task, attacked_sets, loss_counts, turned_counts
 
 DRAWN_AT_ONCE = 64  # images of a control, and images that are encoded
 SEARCHED_AT_ONCE = 8192  # images that U-turns are searched among, a block at a time
@@ -218,14 +219,14 @@ class Asking(Stages):
             chosen = asked[rows.start : rows.stop]
             pictures = np.stack([p.sets[name].images[i] for name, i in chosen])
             classes = np.array([p.classes[name][i] for name, i in chosen]) if p.classes else None
-            return attacks.scores(self.model(task.of), pictures, p.attack_times, p.batch_size, p.device, classes)
+            return attack_scores.scores(self.model(task.of), pictures, p.attack_times, p.batch_size, p.device, classes)
 
         told = 0
         for done in self.run.make_parts(path, key, parts, compute):
             yield task.calls * done // len(asked) - told
             told = task.calls * done // len(asked)
         found = np.concatenate([np.load(part_path(path, start)) for start in parts])
-        scored = attacks.columns(p.attack_times)
+        scored = attack_scores.columns(p.attack_times)
         columns = {
             "set": [roles[name] for name, _ in asked for _ in scored],
             "id": [p.sets[name].ids[i] for name, i in asked for _ in scored],

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from auditor import cells
-from auditor.classwise import NO_CLASS, counted_classes, nearest_in_class
 from auditor.config import N_NEIGHBORS
 from auditor.metrics import gap_ratio_flag
 from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import paired_distance, search, shifted_distance
-from auditor.quality import subset
 from auditor.records import Features, Neighbors
 from auditor.run import tables
+from auditor.stages import cells
+from auditor.stages.classes import NO_CLASS, counted_classes, nearest_in_class
+from auditor.stages.quality import subset
 
 REVISION = 3  # 2: calibrated and cluster-aware copies, cells and spacing; sets drawn, not cut off; 3: within classes
 COVERAGE_K = 5  # statistics 6.1

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from auditor import u_turns
 from auditor.diffusion import denoising, noise, sampling, schedules
 from auditor.errors import CheckpointError
 from auditor.records import DiffusionModel
+from auditor.stages import u_turns
 
 REVISION = 1
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor import attacks, controls, protocol, trajectories, u_turns
+from auditor import protocol
 from auditor.diffusion import schedules
 from auditor.inputs.prepared import Prepared
-from auditor.keys import Keys
 from auditor.run import RunDirectory
+from auditor.stages import attack_scores, controls, trajectories, u_turns
+from auditor.stages.keys import Keys
 
 LOSS_IMAGES_AT_ONCE = 32  # images whose cells make one resumable batch of the loss stage
 
@@ -100,7 +101,7 @@ def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
     if kind == "attack-scores":
         asked = sum(loss_counts(prepared)[name] for name in attacked_sets(of))
         parts = [min(batch, asked - start) for start in range(0, asked, batch)]
-        return sum(attacks.n_calls(n, prepared.attack_times, batch) for n in parts)
+        return sum(attack_scores.n_calls(n, prepared.attack_times, batch) for n in parts)
     if kind == "u-turns":
         asked = sum(turned_counts(prepared).values())
         return sum(u_turns.n_calls(min(batch, asked - at), prepared.scheduler, batch) for at in range(0, asked, batch))
