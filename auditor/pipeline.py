@@ -13,15 +13,15 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
-from auditor import measuring, protocol, spot_checks
+from auditor import measuring, spot_checks
 from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
 from auditor.executor import Executor
 from auditor.inputs.prepared import Prepared, Say
-from auditor.measuring import Measured
+from auditor.measuring import Measured, published
+from auditor.measuring.series import Scope, control_names
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
-from auditor.series import Scope, control_names
 from auditor.stages.keys import Keys
 from auditor.stages.task import Task, artefact, calls_of
 
@@ -75,7 +75,7 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "samples", of, ""
             if prepared.with_losses:
                 yield "losses", of, ""
-            if protocol.measures_losses(prepared.config, prepared.sets):
+            if published.measures_losses(prepared.config, prepared.sets):
                 yield "published-losses", of, ""
             if prepared.with_attacks:
                 yield "attack-scores", of, ""
@@ -285,7 +285,7 @@ def audit(prepared: Prepared, run: RunDirectory, tasks: list[Task], say: Say) ->
         keep_neighbour_images(prepared, run)
     measured = measuring.measure(run, prepared.scope, prepared.budgets, lambda text: say(text, 0))
     checks |= measured.checks
-    protocol.write(run, prepared.config, prepared.scope, {prepared.scope.twins: run})
+    published.write(run, prepared.config, prepared.scope, {prepared.scope.twins: run})
     executor.seconds["measuring"] = time.perf_counter() - started
     run.write_record(record(prepared, "complete", executor.seconds, checks))
     say("drawing the report", 0)

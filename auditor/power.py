@@ -6,7 +6,7 @@ import numpy as np
 
 from auditor import stats
 from auditor.config import Budgets
-from auditor.verdict import ONE_SIDED, SETTLES
+from auditor.measuring.verdict import ONE_SIDED, SETTLES
 
 POWER = 0.9
 Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at .9 and .975

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from auditor import inputs, measuring, onsets, pipeline, protocol, stats, verdict
+from auditor import inputs, measuring, pipeline, stats
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
 from auditor.inputs.prepared import Prepared, Say
-from auditor.measuring import Measured
+from auditor.measuring import Measured, onsets, published, verdict
+from auditor.measuring.series import Scope
 from auditor.records import TWINS
 from auditor.run import RunDirectory, restored, tables
-from auditor.series import Scope
 
 LEAST = 3  # trainings; two are --ckpts-a and --ckpts-b
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -138,7 +138,7 @@ def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory
     unique = {(row["twin"], row["step"], row["path"]): row for row in rows}
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, [unique[key] for key in sorted(unique)])
     measuring.write(run, measured)
-    protocol.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
+    published.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
     facts = pipeline.record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
     facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}

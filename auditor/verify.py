@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from auditor import measuring, protocol, trainings
+from auditor import measuring, trainings
 from auditor.config import SETS_SPACE, Budgets
 from auditor.diffusion import schedules
 from auditor.errors import AuditError
-from auditor.measuring import LAYOUTS, Measured
+from auditor.measuring import LAYOUTS, Measured, published
+from auditor.measuring.series import Scope, control_names
 from auditor.run import RunDirectory, as_json, n_rows, restored, tables
-from auditor.series import Scope, control_names
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order
 ZERO = 1e-15  # absolute, for differences that cancel
@@ -154,7 +154,7 @@ def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured
         scope = restored(Scope, record["scope"], run.record)
         pairs = {tuple(pair): run.pair(*pair) for pair in record.get("pairs", [])} or {scope.twins: run}
         stored = tables.read(run.table("protocol")).to_dict("records")
-        more, differences = compare("protocol", stored, protocol.compute(run, scope, pairs))
+        more, differences = compare("protocol", stored, published.compute(run, scope, pairs))
         n, found = n + more, [*found, *differences]
     return Verification(run.root, n, (), tuple(found), tuple(changed_versions(record["versions"])))
 
@@ -293,7 +293,7 @@ def published_rows(record: Mapping[str, Any]) -> int:
     """Return how many cells of the published loss each checkpoint has; none where it was not asked for."""
     if not by_paper(record) or "heldout" not in record["sets"]:
         return 0
-    images = min(protocol.LOSS_IMAGES, record["sets"]["heldout"]["images"])
+    images = min(published.LOSS_IMAGES, record["sets"]["heldout"]["images"])
     return images * schedules.n_times(record["resolved"]["scheduler"])
 
 

@@ -36,9 +36,9 @@ from auditor.lab.checkpoints import as_model, schedule
 from auditor.lab.exact import as_one_hot
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import letters_of
+from auditor.measuring.verdict import StepFacts
 from auditor.records import TWINS, other_twin
 from auditor.seeds import derived_seed
-from auditor.verdict import StepFacts
 
 FIRST_SEED = 10**6  # the audit draws from seeds below
 BATCH = 500

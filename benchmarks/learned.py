@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import phase, stats
+from auditor import stats
 from auditor.lab import oracle
 from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_folder, read_sequences
+from auditor.measuring import phase
 from auditor.seeds import derived_seed
 
 PAIRS = {"split": ("a", "b"), "split, again": ("a2", "b2"), "same data": ("a", "a2"), "same data, b": ("b", "b2")}

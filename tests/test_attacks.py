@@ -11,11 +11,11 @@ from diffusers import UNet2DModel
 from scipy.stats import rankdata
 from test_agreement import HELDOUT, SHAPE, A, memorizer, pictures, population
 
-from auditor import reading
 from auditor.diffusion import schedules
 from auditor.diffusion.denoising import time_levels
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import CheckpointError
+from auditor.measuring import reading
 from auditor.records import DiffusionModel
 from auditor.stages import attack_scores
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from auditor import leaning, registry, stats
+from auditor import registry, stats
+from auditor.measuring import lean as leaning
+from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import LEAST_IN_CLASS
-from auditor.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stages import classes as classwise

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import copying, stats
+from auditor import stats
+from auditor.measuring import copies
 from auditor.records import Evidence
 
 
@@ -38,15 +39,15 @@ def both(n: int = 1000) -> dict[str, Evidence]:
 
 def test_the_threshold_flags_the_chosen_share_of_the_first_fold():
     found = both()
-    ratio, judged = copying.calibrated(found, 0.05, seed=3)
+    ratio, judged = copies.calibrated(found, 0.05, seed=3)
     first = np.concatenate([each.heldout_own[~judged, 0] for each in found.values()])
     assert (first < ratio).sum() == 0.05 * len(first)
 
 
 def test_the_folds_halve_the_heldout_images_and_depend_on_the_seed():
-    _, judged = copying.calibrated(both(), 0.05, seed=3)
-    _, again = copying.calibrated(both(), 0.05, seed=3)
-    _, other = copying.calibrated(both(), 0.05, seed=4)
+    _, judged = copies.calibrated(both(), 0.05, seed=3)
+    _, again = copies.calibrated(both(), 0.05, seed=3)
+    _, other = copies.calibrated(both(), 0.05, seed=4)
     assert judged.sum() == 500
     assert (judged == again).all() and (judged != other).any()
 
@@ -57,18 +58,18 @@ def test_the_rate_on_the_other_fold_is_near_the_chosen_one():
     for seed in range(200):
         rng = np.random.default_rng(seed)
         found = {twin: evidence(twin, rng.beta(5, 2, 1000)) for twin in ("a", "b")}
-        ratio, judged = copying.calibrated(found, 0.05, seed)
-        flags = copying.flags(replace(found["a"], copy_ratio=ratio, heldout_judged=judged))
+        ratio, judged = copies.calibrated(found, 0.05, seed)
+        flags = copies.flags(replace(found["a"], copy_ratio=ratio, heldout_judged=judged))
         rates.append(flags.heldout.mean())
     assert np.mean(rates) == pytest.approx(0.05, abs=4 * np.std(rates) / np.sqrt(200) + 1e-3)
 
 
 def test_samples_are_flagged_by_the_threshold_that_is_given():
     found = evidence("a", np.full(10, 0.9))
-    assert not copying.flags(found).own.any()  # 1/2 is not below 1/3
-    assert copying.flags(found).other.sum() == 4  # 1/4 is
-    assert copying.flags(replace(found, copy_ratio=0.6)).own.all()
-    assert not copying.flags(replace(found, copy_ratio=0.2)).other.any()
+    assert not copies.flags(found).own.any()  # 1/2 is not below 1/3
+    assert copies.flags(found).other.sum() == 4  # 1/4 is
+    assert copies.flags(replace(found, copy_ratio=0.6)).own.all()
+    assert not copies.flags(replace(found, copy_ratio=0.2)).other.any()
 
 
 def test_a_run_reports_the_chosen_rule_beside_the_rate_that_it_has(audit, audit_args, tmp_path):

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import reading, registry, stats
+from auditor import registry, stats
 from auditor.errors import AuditError
-from auditor.reading import EvidenceReader
+from auditor.measuring import reading
+from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stages import nearest

@@ -5,9 +5,10 @@ import pytest
 import torch
 from test_agreement import HELDOUT, SHAPE, A, B, flat, memorizer, population
 
-from auditor import membership, registry
+from auditor import registry
 from auditor.diffusion import denoising
 from auditor.diffusion.schedules import DDPM
+from auditor.measuring import membership
 from auditor.metrics import shares_below
 from auditor.records import DiffusionModel, Evidence, LossTable
 from auditor.stages.controls import fit_vectors, linear_denoiser

@@ -16,10 +16,12 @@ import pytest
 from hierarchical import TAUS, Twins, error_of, mean_of
 from scipy import stats as scipy_stats
 
-from auditor import leaning, registry, series, stats, verdict
+from auditor import registry, stats
 from auditor.config import Budgets
+from auditor.measuring import lean as leaning
+from auditor.measuring import series, verdict
+from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import Evidence, LossTable
-from auditor.verdict import Context, LossLean, StepFacts
 
 NO_GAUSSIAN = float("nan")  # the linear reference of token data: the margin is then the budget's .01 (statistics 5.2)
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
-from auditor import membership, verdict
 from auditor.config import Budgets
+from auditor.measuring import membership, verdict
+from auditor.measuring.verdict import Context, StepFacts
 from auditor.records import Evidence, LossTable
-from auditor.verdict import Context, StepFacts
 
 TIMES = np.array([10, 50, 90])
 

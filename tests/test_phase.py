@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from auditor import phase
-from auditor.measuring import without_nan
+from auditor.measuring import phase, without_nan
 from auditor.reports import terminal
 
 STEPS = [100 * (i + 1) for i in range(11)]

@@ -13,8 +13,9 @@ import pytest
 from scipy import linalg
 from scipy.stats import mannwhitneyu, wasserstein_distance
 
-from auditor import reading, registry, stats
+from auditor import registry, stats
 from auditor.errors import AuditError
+from auditor.measuring import reading
 from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
 from auditor.metrics.gap_tail import gap
 from auditor.records import Evidence, Features, Scores

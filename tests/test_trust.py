@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from auditor import trust
+from auditor.measuring import controls
 
 
 def series(n_samples: int, n_heldout: int, twins: int = 2) -> SimpleNamespace:
@@ -18,8 +18,8 @@ def series(n_samples: int, n_heldout: int, twins: int = 2) -> SimpleNamespace:
 )
 def test_two_percent_of_copies_are_asked_for_only_where_they_could_be_found(n_samples, n_heldout, asked):
     """With 100 seeds two samples of each twin are copies: four against none has p = 1/16, however many are held out."""
-    assert trust.could_be_found(series(n_samples, n_heldout), level=0.025 / 3) == asked
+    assert controls.could_be_found(series(n_samples, n_heldout), level=0.025 / 3) == asked
 
 
 def test_a_single_training_is_asked_by_its_heldout_images_alone():
-    assert trust.could_be_found(series(100, 5000, twins=1), level=0.025 / 3)
+    assert controls.could_be_found(series(100, 5000, twins=1), level=0.025 / 3)

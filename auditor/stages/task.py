@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor import protocol
 from auditor.diffusion import schedules
 from auditor.inputs.prepared import Prepared
+from auditor.measuring import published
 from auditor.run import RunDirectory
 from auditor.stages import attack_scores, controls, trajectories, u_turns
 from auditor.stages.keys import Keys
@@ -97,7 +97,7 @@ def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
             for start in range(0, n, LOSS_IMAGES_AT_ONCE)
         )
     if kind == "published-losses":
-        return protocol.n_calls(prepared.n_originals("heldout"), schedules.n_times(prepared.scheduler), batch)
+        return published.n_calls(prepared.n_originals("heldout"), schedules.n_times(prepared.scheduler), batch)
     if kind == "attack-scores":
         asked = sum(loss_counts(prepared)[name] for name in attacked_sets(of))
         parts = [min(batch, asked - start) for start in range(0, asked, batch)]

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from auditor import copying, leaning, stats, verdict
+from auditor import stats
 from auditor.config import Budgets
-from auditor.measuring import lean_fact
+from auditor.measuring import copies as copying
+from auditor.measuring import lean as leaning
+from auditor.measuring import lean_fact, verdict
+from auditor.measuring.verdict import Context, Decision, LossLean, StepFacts
 from auditor.records import TWINS, LossTable
-from auditor.verdict import Context, Decision, LossLean, StepFacts
 from calibrating.worlds import Lookup, Split, nearest_in_pool, smooth_reference
 
 SPACES = ("pixel", "correlation")

@@ -15,7 +15,9 @@ from functools import partial
 import numpy as np
 from scipy import special
 
-from auditor import leaning, phase, stats
+from auditor import stats
+from auditor.measuring import lean as leaning
+from auditor.measuring import phase
 from auditor.metrics import kid, nn_mean_shift, nn_shift, twin_distance_ratio
 from auditor.records import TWINS, Estimate, Evidence, Features, Scores
 from auditor.stages import quality

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auditor import leaning, stats
+from auditor import stats
 from auditor.config import Budgets
+from auditor.measuring import lean as leaning
 from auditor.records import TWINS
 from calibrating.audits import SPACES, Audit, Losses, halves_differ, judge, loss_tables
 from calibrating.table import Row

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from auditor import copying
 from auditor.config import Budgets
+from auditor.measuring import copies as copying
 from auditor.records import TWINS, Evidence
 from calibrating.audits import Audit, judge
 from calibrating.nulls import Size, alike, audited, differing, null_losses

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import copying, leaning, measuring, stats, verdict
+from auditor import measuring, stats
 from auditor.config import Budgets
-from auditor.measuring import Scope, Series, lean_fact
+from auditor.measuring import Scope, Series, lean, lean_fact, verdict
+from auditor.measuring import copies as copying
+from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stats import Landing, Pool, Relabeling
-from auditor.verdict import Context, LossLean, StepFacts
 from calibrating.nulls import Size
 from calibrating.table import Row
 
@@ -52,7 +53,7 @@ def rows(root: Path, size: Size) -> Iterator[Row]:
     n = size.of(500)
     dealt, drawn = stats.relabel(series.pool, 1, n), stats.relabel(series.pool, 2)
     smooth = {space: {t: series.landings["smooth", t, space] for t in TWINS} for space in scope.spaces}
-    references = {space: leaning.reference_share(lands, series.pool) for space, lands in smooth.items()}
+    references = {space: lean.reference_share(lands, series.pool) for space, lands in smooth.items()}
     counts: Counter[str] = Counter()
     for labels in dealt.labels[1:].astype(float):
         pool = replace(series.pool, labels=labels)
@@ -126,8 +127,8 @@ def alarms(
     cells = [(step, space) for step in scope.steps for space in scope.spaces]
     lands = {(c, s): {t: landing(near[c, t, s], pool) for t in TWINS} for c, s in cells}
     losses = {step: series.losses(step) for step in scope.steps if "own" in series.losses(step)["a"]}
-    leans, loss_leans = leaning.test_all(pool, relabeling, lands, losses, 1)
-    reference = leaning.reference_loss(series.linear, series.pool) if losses else 0.0
+    leans, loss_leans = lean.test_all(pool, relabeling, lands, losses, 1)
+    reference = lean.reference_loss(series.linear, series.pool) if losses else 0.0
     copies = {(c, s): {t: evidence(near[c, t, s], heldout.get(s), pool, t, c, s) for t in TWINS} for c, s in cells}
     found = copying.test_all(copies) if heldout else {}
     counts: Counter[str] = Counter()
@@ -177,6 +178,6 @@ def evidence(near: Near, heldout: Near | None, pool: Pool, twin: str, step: int,
     )
 
 
-def as_fact(result: leaning.LossLeanResult, reference: float) -> LossLean:
+def as_fact(result: lean.LossLeanResult, reference: float) -> LossLean:
     """Return what the verdict needs of the loss lean."""
     return LossLean(result.estimate.value, result.low, result.high, result.p_corrected, reference)

@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from auditor import leaning, stats
+from auditor import stats
+from auditor.measuring import lean
+from auditor.measuring.reading import gaps
+from auditor.measuring.verdict import Reference
 from auditor.metrics import closer
 from auditor.neighbors import search
-from auditor.reading import gaps
 from auditor.records import TWINS, Evidence, Features
 from auditor.spaces import SpaceSettings, open_space
 from auditor.stages import controls
 from auditor.stats import Landing, Pool, Relabeling
-from auditor.verdict import Reference
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # image sets beside the repository, where present
 N_NEAR = 320  # neighbors kept per image: so many that two groups of each half are among them
@@ -391,7 +392,7 @@ def smooth_reference(split: Split, spaces: Sequence[str]) -> dict[str, Reference
         images = gaussian_twins(split, smooth_noise(split.world.images[0].size))
         for name in missing:
             lands = {twin: nearest_halves(split, name, images[twin]) for twin in TWINS}
-            split.references[name] = leaning.reference_share(lands, split.pool)
+            split.references[name] = lean.reference_share(lands, split.pool)
     return {name: split.references[name] for name in spaces}
 
 

@@ -17,8 +17,8 @@ from make import SCHEDULER, abar
 from safetensors.torch import load_file
 from unet import make
 
-from auditor import protocol
 from auditor.config import LEVEL
+from auditor.measuring import published
 from auditor.run import RunDirectory
 
 TIMES = SCHEDULER["num_train_timesteps"]
@@ -57,7 +57,7 @@ def losses(out: Path, step: int, names: list[str]) -> str:
     """The published loss of the last checkpoints, and what another mean and time 0 do to it."""
     pixels = {name: np.load(out / "data" / f"{name}.npz")["images"].astype(float) / 255 for name in (*names, "heldout")}
     means = {name: each.mean() for name, each in pixels.items()}
-    chosen = pixels["heldout"][protocol.loss_images(len(pixels["heldout"]))]
+    chosen = pixels["heldout"][published.loss_images(len(pixels["heldout"]))]
     network, lines = make(**json.loads((out / "network.json").read_text())).eval(), []
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
         network.load_state_dict(load_file(out / "runs" / name / f"step-{step}.safetensors"))

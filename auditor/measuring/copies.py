@@ -9,8 +9,8 @@ import numpy as np
 
 from auditor import stats
 from auditor.config import COPY_RATIO
+from auditor.measuring.verdict import Copying
 from auditor.records import TWINS, Evidence
-from auditor.verdict import Copying
 
 
 def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple[float, np.ndarray]:

@@ -26,9 +26,9 @@ import pandas as pd
 from auditor import stats
 from auditor.config import HEADLINE_SPACE, AuditConfig
 from auditor.diffusion import denoising, noise, schedules
+from auditor.measuring.series import Scope
 from auditor.records import DiffusionModel, Scores
 from auditor.run import RunDirectory, tables
-from auditor.series import Scope
 
 REVISION = 1
 SEEDS = 512

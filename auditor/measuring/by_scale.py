@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from auditor import profiles, stats
+from auditor import stats
 from auditor.config import Budgets
-from auditor.onsets import onset_row, risk_row
+from auditor.measuring import by_noise
+from auditor.measuring.onsets import onset_row, risk_row
+from auditor.measuring.series import Series
 from auditor.records import CellScales
 from auditor.seeds import derived_seed
-from auditor.series import Series
 from auditor.stats import Relabeling
 
 
@@ -26,7 +27,7 @@ def rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
     if relabeling is not None and series.scales:
         losses = {step: cells.losses for step, cells in series.scales.items()}
         names = next(iter(series.scales.values())).names
-        for step, column, row in profiles.lean_by_column(losses, series, relabeling):
+        for step, column, row in by_noise.lean_by_column(losses, series, relabeling):
             found.append({"step": step, "scale": names[column], "metric": "loss_lean"} | row)
     return sorted(found, key=lambda row: (row["step"], row["scale"], row["metric"]))
 
@@ -35,7 +36,7 @@ def mean_rows(step: int, cells: CellScales) -> Iterator[dict[str, Any]]:
     """Yield the means over images at one step: losses of both models, and the variance on held-out images."""
     for metric, values in curves_of(cells).items():
         for j, scale in enumerate(cells.names):
-            row = profiles.mean_row(step, metric, "", 0, values[:, j])
+            row = by_noise.mean_row(step, metric, "", 0, values[:, j])
             yield {"scale": scale} | {name: value for name, value in row.items() if name not in ("twin", "t")}
 
 

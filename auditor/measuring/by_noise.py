@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import leaning, stats
+from auditor import stats
+from auditor.measuring import lean
+from auditor.measuring.series import Series
 from auditor.records import LossTable
 from auditor.seeds import derived_seed
-from auditor.series import Series
 from auditor.stats import Relabeling
 
 
@@ -93,10 +94,10 @@ def lean_rows(series: Series, relabeling: Relabeling) -> list[dict[str, Any]]:
 
 
 def lean_by_column(
-    losses: Mapping[int, leaning.Losses], series: Series, relabeling: Relabeling
+    losses: Mapping[int, lean.Losses], series: Series, relabeling: Relabeling
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield step, time (or scale) and loss lean with its tests, corrected over all steps and columns together."""
-    scored = {step: leaning.loss_scores(each, series.pool, by_time=True) for step, each in losses.items()}
+    scored = {step: lean.loss_scores(each, series.pool, by_time=True) for step, each in losses.items()}
     scored = {step: (columns, r) for step, (columns, r) in scored.items() if len(r) and np.isfinite(r).all()}
     if not scored:
         return

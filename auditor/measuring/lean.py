@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor import stats
+from auditor.measuring.verdict import Lean, Reference
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import Landing, Pool, Relabeling
-from auditor.verdict import Lean, Reference
 
 LEAST_LOSSES = 2  # images of each half for an interval of the loss lean
 FEW_IMAGES = 10  # statistics 2.4

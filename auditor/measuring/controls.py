@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from auditor import copying, leaning, stats
+from auditor import stats
 from auditor.config import N_EXCHANGEABLE, Budgets
+from auditor.measuring import copies as copying
+from auditor.measuring import lean as leaning
+from auditor.measuring.series import Series, control_names
+from auditor.measuring.verdict import Reference
 from auditor.records import TWINS, other_twin
-from auditor.series import Series, control_names
 from auditor.stats import Relabeling
-from auditor.verdict import Reference
 
 COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import copying, stats
+from auditor import stats
 from auditor.config import HEADLINE_SPACE, SETS_SPACE
 from auditor.images.scales import SCALES
-from auditor.metrics import ABSENT_TWIN, absent
-from auditor.reading import (
+from auditor.measuring import copies
+from auditor.measuring.reading import (
     EvidenceReader,
     read_agreement,
     read_attack_scores,
@@ -22,6 +22,7 @@ from auditor.reading import (
     read_quality,
     read_u_turns,
 )
+from auditor.metrics import ABSENT_TWIN, absent
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.seeds import derived_seed
@@ -229,7 +230,7 @@ def with_copy_ratio(evidence: dict[Any, Evidence], scope: Scope) -> dict[Any, Ev
     rules = {}
     for space in scope.spaces:
         first = {twin: evidence[scope.steps[0], twin, space] for twin in scope.twins}
-        rules[space] = copying.calibrated(first, scope.fpr, derived_seed("heldout folds", scope.seed))
+        rules[space] = copies.calibrated(first, scope.fpr, derived_seed("heldout folds", scope.seed))
     return {
         key: replace(each, copy_ratio=rules[each.space][0], heldout_judged=rules[each.space][1])
         for key, each in evidence.items()

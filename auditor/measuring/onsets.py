@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from auditor import stats, verdict
+from auditor import stats
 from auditor.config import Budgets
+from auditor.measuring import verdict
+from auditor.measuring.series import Scope
+from auditor.measuring.verdict import Lean, LossLean, StepFacts
 from auditor.metrics import ABSENT_TWIN, UNPAIRED
 from auditor.seeds import derived_seed
-from auditor.series import Scope
-from auditor.verdict import Lean, LossLean, StepFacts
 
 
 def loss_onset(scope: Scope, losses: np.ndarray) -> stats.Onset:

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from auditor import copying, leaning, membership, onsets, phase, profiles, registry, scale_curves, stats, trust, verdict
+from auditor import registry, stats
 from auditor.config import Budgets
-from auditor.leaning import ClassLean, LeanResult, LossLeanResult, lean_fact
+from auditor.measuring import by_noise, controls, copies, membership, onsets, phase, verdict
+from auditor.measuring import by_scale as scale_curves
+from auditor.measuring import lean as leaning
+from auditor.measuring.lean import ClassLean, LeanResult, LossLeanResult, lean_fact
+from auditor.measuring.series import Scope, Series, read_series
+from auditor.measuring.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.seeds import derived_seed
-from auditor.series import Scope, Series, read_series
 from auditor.stats import Relabeling
-from auditor.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts
 
 BANDED = ("twin_distance", "twin_distance_ratio", "loss_own", "loss_other", "loss_heldout")
 LAYOUTS = {
@@ -73,7 +76,7 @@ class Tests:
 
     lean: Mapping[tuple[int, str], LeanResult]
     loss: Mapping[int, LossLeanResult]
-    copying: Mapping[tuple[int, str], Copying]
+    copies: Mapping[tuple[int, str], Copying]
     in_class: Mapping[tuple[int, str], ClassLean] = field(default_factory=dict)
 
 
@@ -96,7 +99,7 @@ def family(
     scope = series.scope
     cells = [(step, space) for step in scope.steps for space in spaces]
     found = {(step, space): {t: series.evidence[step, t, space] for t in scope.twins} for step, space in cells}
-    copied = copying.test_all(found) if cells else {}
+    copied = copies.test_all(found) if cells else {}
     if relabeling is None or not (cells or losses):
         return Tests({}, {}, copied)
     lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
@@ -348,8 +351,8 @@ def compute(
         (divergence[scope.headline_space] if scope.with_samples else alike).steps,
         loss.steps,
         scope.n_samples if scope.with_samples else 0,
-        tuple(trust.failed_controls(series, relabeling, references, budgets)) if scope.with_train else (),
-        tuple(trust.differing_halves(series, relabeling)) if relabeling else (),
+        tuple(controls.failed_controls(series, relabeling, references, budgets)) if scope.with_train else (),
+        tuple(controls.differing_halves(series, relabeling)) if relabeling else (),
     )
     attacks = membership.attack_rows(series)
     facts = step_facts(series, tests, references, underfit, losses, membership.upper_limits(attacks))
@@ -380,7 +383,7 @@ def compute(
         found.append(onsets.lean_row("bias", space, evaluable, leans, budgets))
     rows, curves = estimate_rows(series, tests), Curves(losses, distances)
     images = {
-        "profiles": profiles.profile_rows(series, relabeling),
+        "profiles": by_noise.profile_rows(series, relabeling),
         "attacks": attacks,
         "exposure": membership.exposure_rows(series),
         "scales": by_scale,

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from auditor import stats
+from auditor.measuring.series import Series
 from auditor.records import Evidence, LossTable
 from auditor.seeds import derived_seed
-from auditor.series import Series
 
 RATES = (0.1, 0.01, 0.001)  # false-positive rates at which attacks are judged
 HITS = 2  # non-members that a fold must be expected to flag; else the rate is withheld
