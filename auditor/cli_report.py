@@ -161,7 +161,7 @@ def verify_command(
     from auditor.console import Chatter, shown
 
     with Chatter(), shown() as say:
-        from auditor import verify
+        from auditor.pipeline import verify
 
         found = verify.verify(run, lambda text: say(text, 0))
     if json:

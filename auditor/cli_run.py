@@ -115,7 +115,8 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
 
 def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
     """Audit two trainings, or one; return whether there is something to report."""
-    from auditor import inputs, pipeline, trainings
+    from auditor import inputs, pipeline
+    from auditor.pipeline import trainings
 
     prepared = inputs.prepare(config, run, say)
     second = trainings.prepare_same_data(config, prepared, run, say) if config.ckpts_a2 else None
@@ -139,7 +140,8 @@ def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, re
 
 def run_trainings(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
     """Audit every pair of three or more trainings; return whether there is something to report."""
-    from auditor import pipeline, trainings
+    from auditor import pipeline
+    from auditor.pipeline import trainings
 
     pairs = trainings.prepare(config, run, say)
     if dry_run:
@@ -165,7 +167,7 @@ def resume_line() -> str:
 
 def show_plan(tasks: list[Any], prepared: Any, run: Any, say: Any) -> None:
     """Print what would be done and why, one line per kind of task and reason, what it costs, and what it can find."""
-    from auditor import forecast, power
+    from auditor.pipeline import forecast, power
 
     say("timing a few network calls and embeddings", 0)
     expected = forecast.forecast(prepared, run, tasks)

@@ -7,8 +7,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from auditor import power, stats
+from auditor import stats
 from auditor.config import Budgets
+from auditor.pipeline import power
 
 BUDGETS = Budgets()
 

@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from auditor import measuring, verify
+from auditor import measuring
 from auditor.config import Budgets
 from auditor.errors import AuditError
 from auditor.measuring import Scope
+from auditor.pipeline import verify
+from auditor.pipeline.verify import same
 from auditor.run import RunDirectory, key_path
-from auditor.verify import same
 
 
 def change(path: Path, column: str, value, **where) -> None:

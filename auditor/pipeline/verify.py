@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from auditor import measuring, trainings
+from auditor import measuring
 from auditor.config import SETS_SPACE, Budgets
 from auditor.diffusion import schedules
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured, published
 from auditor.measuring.series import Scope, control_names
+from auditor.pipeline import trainings
 from auditor.run import RunDirectory, as_json, n_rows, restored, tables
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order

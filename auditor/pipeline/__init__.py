@@ -13,13 +13,14 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
-from auditor import measuring, spot_checks
+from auditor import measuring
 from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
-from auditor.executor import Executor
 from auditor.inputs.prepared import Prepared, Say
 from auditor.measuring import Measured, published
 from auditor.measuring.series import Scope, control_names
+from auditor.pipeline import spot_checks
+from auditor.pipeline.execute import Executor
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
 from auditor.stages.keys import Keys
