@@ -80,11 +80,13 @@ def split_command(
 
     limits = settings.window_from(window) if window else None
     with Chatter(), shown() as say:
-        from auditor import split_card, split_items, splitting
+        from auditor import split
+        from auditor.split import card as split_card
+        from auditor.split import items
 
         clip = (near_clip, clip_model, clip_weights, device)
-        options = split_items.Options(data, seed, heldout, group_by, near, limits, *clip)
-        done = splitting.split(options, out, lambda text: say(text, 0))
+        options = items.Options(data, seed, heldout, group_by, near, limits, *clip)
+        done = split.split(options, out, lambda text: say(text, 0))
         say("checking the halves", 0)
         card = split_card.write(done, out)
     print(split_card.as_json(card) if json else split_card.as_markdown(card))

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auditor import images, spaces, split_card, split_items, splitting, stats
+from auditor import images, spaces, split, stats
 from auditor.errors import AuditError
 from auditor.images import near_duplicates
-from auditor.split_items import Options
-from auditor.splitting import SETS
+from auditor.split import SETS, items
+from auditor.split import card as split_card
+from auditor.split.items import Options
 
 PNEUMONIA = Path(__file__).parents[2] / "shared/data/pneumoniamnist/pneumoniamnist.npz"
 
@@ -63,7 +64,7 @@ def planted(tmp_path_factory) -> Path:
 def plain(planted, tmp_path_factory):
     """A split of them, without groups: its folder and card."""
     out = tmp_path_factory.mktemp("split") / "out"
-    return out, split_card.write(splitting.split(Options(str(planted)), out), out)
+    return out, split_card.write(split.split(Options(str(planted)), out), out)
 
 
 def test_halves_are_disjoint_and_equal_and_every_image_is_in_one_set(plain, planted):
@@ -107,14 +108,14 @@ def test_lists_say_which_images_belong_together(plain):
 
 def test_the_same_seed_gives_the_same_halves_and_another_one_others(planted, plain, tmp_path):
     def drawn(seed: int) -> list[str]:
-        return splitting.split(Options(str(planted), seed), tmp_path).of.tolist()
+        return split.split(Options(str(planted), seed), tmp_path).of.tolist()
 
     assert drawn(0) == drawn(0) != drawn(1)
 
 
 @pytest.mark.parametrize(("by", "groups"), [("^(?:ill|well)/[pq]([0-9]{3})", 100), ("[pq][0-9]{2}", 13)])
 def test_groups_found_in_names_stay_together(planted, tmp_path, by, groups):
-    card = split_card.write(splitting.split(Options(str(planted), group_by=by), tmp_path / "out"), tmp_path / "out")
+    card = split_card.write(split.split(Options(str(planted), group_by=by), tmp_path / "out"), tmp_path / "out")
     assert card["user_groups"] == groups
     patients: dict[str, set[str]] = {}
     for name, place in where(sets_of(tmp_path / "out")).items():
@@ -124,7 +125,7 @@ def test_groups_found_in_names_stay_together(planted, tmp_path, by, groups):
 
 def test_a_column_of_groups_is_taken_by_name(tmp_path):
     np.savez(tmp_path / "x.npz", images=films(120), slide=np.arange(120) // 3, labels=np.arange(120) % 2)
-    done = splitting.split(Options(str(tmp_path / "x.npz"), group_by="slide"), tmp_path / "out")
+    done = split.split(Options(str(tmp_path / "x.npz"), group_by="slide"), tmp_path / "out")
     assert all(len(set(done.of[i : i + 3])) == 1 for i in range(0, 120, 3))
 
 
@@ -132,13 +133,13 @@ def test_images_inside_an_array_are_listed_by_id_and_found_again(tmp_path):
     pictures = films(150)
     np.savez(tmp_path / "x.npz", train_images=pictures[:90], val_images=pictures[90:])
     source = f"{tmp_path / 'x.npz'}:train_images+val_images"
-    split_card.write(splitting.split(Options(source), tmp_path / "deep/out"), tmp_path / "deep/out")
+    split_card.write(split.split(Options(source), tmp_path / "deep/out"), tmp_path / "deep/out")
     found = sets_of(tmp_path / "deep/out")
     whole = images.read(source, "all", (16, 16, 1))
     content = dict(zip(whole.ids, images.digests(whole), strict=True))
     for each in found.values():
         assert images.digests(each) == tuple(content[i] for i in each.ids)
-    again = splitting.split(Options(str(tmp_path / "deep/out/train-a.csv"), heldout=0), tmp_path / "again")
+    again = split.split(Options(str(tmp_path / "deep/out/train-a.csv"), heldout=0), tmp_path / "again")
     split_card.write(again, tmp_path / "again")
     assert set(sets_of(tmp_path / "again")["train-b"].ids if False else found["train-a"].ids) == set(
         again.items.source.ids
@@ -148,7 +149,7 @@ def test_images_inside_an_array_are_listed_by_id_and_found_again(tmp_path):
 def test_each_image_is_as_likely_in_either_half(tmp_path):
     sizes = np.array([1] * 60 + [2] * 20 + [5] * 7)
     clusters = np.repeat(np.arange(len(sizes)), sizes)
-    drawn = np.array([splitting.assign(clusters, (), Options("x", seed)) for seed in range(400)])
+    drawn = np.array([split.assign(clusters, (), Options("x", seed)) for seed in range(400)])
     in_a, in_b = (drawn == "train-a").mean(axis=0), (drawn == "train-b").mean(axis=0)
     assert np.abs(in_a - in_b).max() < 0.2  # four standard errors are .19
     held = (drawn == "heldout").mean(axis=0)
@@ -162,7 +163,7 @@ def test_the_relabelling_test_of_the_audit_does_not_reject_its_halves(tmp_path):
     clusters, value = np.repeat(np.arange(80), 2), rng.normal(size=160)
     rejected = 0
     for seed in range(60):
-        of = splitting.assign(clusters, (), Options("x", seed))
+        of = split.assign(clusters, (), Options("x", seed))
         rows = of != "heldout"
         pool = stats.Pool(
             tuple(("", str(i)) for i in np.flatnonzero(rows)),
@@ -187,13 +188,13 @@ def test_a_cluster_of_many_near_images_is_found_whole():
 def test_flat_pictures_are_not_near_duplicates_of_each_other(tmp_path):
     pictures = films(60)
     pictures[:10] = np.arange(10)[:, None, None] * 20  # ten different flat ones
-    done = splitting.split(Options(str(write_folder(tmp_path / "x", pictures, lambda i: f"{i}.png"))), tmp_path / "out")
+    done = split.split(Options(str(write_folder(tmp_path / "x", pictures, lambda i: f"{i}.png"))), tmp_path / "out")
     assert len(np.unique(done.clusters.of)) == 60 and done.items.blank.sum() == 10
 
 
 def refused(data: object, out: Path, **options) -> AuditError:
     with pytest.raises(AuditError) as caught:
-        splitting.split(Options(str(data), **options), out)
+        split.split(Options(str(data), **options), out)
     assert caught.value.where and caught.value.remedy
     return caught.value
 
@@ -208,13 +209,13 @@ def test_what_cannot_be_split_is_refused(planted, plain, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-CLIP = f"local-dir:{Path(splitting.__file__).parent / 'demo/shipped/clip'}"  # the small one of the demo
+CLIP = f"local-dir:{Path(split.__file__).parent / 'demo/shipped/clip'}"  # the small one of the demo
 
 
 def test_near_duplicates_in_clip_space_stay_together_and_are_told(planted, tmp_path):
     """By definition: every pair of pictures whose vectors, embedded here by hand, are nearer than the threshold."""
     options = Options(str(planted), near=0, near_clip=0.05, clip_model=CLIP, device="cpu")
-    done = splitting.split(options, tmp_path)
+    done = split.split(options, tmp_path)
     whole = images.read(planted, "all", (16, 16, 1), images.Reading(convert_color=True))
     space = spaces.open_space("clip", spaces.SpaceSettings("cpu", CLIP))
     vectors = spaces.embed(space, np.asarray(whole.images))
@@ -236,7 +237,7 @@ def test_near_duplicates_in_clip_space_stay_together_and_are_told(planted, tmp_p
 
 
 def test_pixels_and_clip_join_what_either_finds(planted, plain, tmp_path):
-    both = splitting.split(Options(str(planted), near_clip=0.05, clip_model=CLIP, device="cpu"), tmp_path)
+    both = split.split(Options(str(planted), near_clip=0.05, clip_model=CLIP, device="cpu"), tmp_path)
     assert both.clusters.near == plain[1]["near_duplicates"] and both.clusters.near_clip > 0
     assert len(np.unique(both.clusters.of)) <= plain[1]["clusters"]
     assert not {"clip", "near_clip_duplicates"} & plain[1].keys()
@@ -245,12 +246,12 @@ def test_pixels_and_clip_join_what_either_finds(planted, plain, tmp_path):
 def test_clip_embeds_a_batch_at_a_time(planted, tmp_path, monkeypatch):
     sizes, embed = [], spaces.embed
     monkeypatch.setattr(spaces, "embed", lambda space, batch, n: sizes.append(len(batch)) or embed(space, batch, n))
-    splitting.split(Options(str(planted), near_clip=0.05, clip_model=CLIP, device="cpu"), tmp_path)
-    assert sum(sizes) == 230 and max(sizes) == split_items.EMBEDDED_AT_ONCE
+    split.split(Options(str(planted), near_clip=0.05, clip_model=CLIP, device="cpu"), tmp_path)
+    assert sum(sizes) == 230 and max(sizes) == items.EMBEDDED_AT_ONCE
 
 
 def test_missing_clip_weights_are_one_error_before_any_image_is_read(planted, tmp_path, audit, monkeypatch):
-    monkeypatch.setattr(splitting, "read_items", lambda *given: pytest.fail("images are read"))
+    monkeypatch.setattr(split, "read_items", lambda *given: pytest.fail("images are read"))
     given = ("--near-clip", "0.1", "--clip-model", f"local-dir:{tmp_path}")
     outcome = audit("split", planted, "--out", tmp_path / "out", *given)
     assert outcome.status == 1 and outcome.out == "" and not (tmp_path / "out").exists()
@@ -275,7 +276,7 @@ def test_the_command_writes_lists_that_audit_run_takes(planted, tmp_path, audit)
 @pytest.mark.shared_data
 @pytest.mark.skipif(not PNEUMONIA.exists(), reason=f"the shared X-rays are not at {PNEUMONIA}")
 def test_the_copies_among_the_real_x_rays_stay_together(tmp_path):
-    done = splitting.split(Options(f"{PNEUMONIA}:train_images+val_images"), tmp_path)
+    done = split.split(Options(f"{PNEUMONIA}:train_images+val_images"), tmp_path)
     assert done.clusters.exact == 26 and len(np.unique(done.clusters.of)) == 5206
     by_digest: dict[str, set[str]] = {}
     for digest, name in zip(done.items.digests, done.of, strict=True):

@@ -28,7 +28,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # for the factory, whoever imports this file
 
-from auditor import images, splitting  # noqa: E402
+from auditor import images, split  # noqa: E402
 from auditor.config import PUBLISHED_SAMPLER  # noqa: E402
 from auditor.errors import AuditError  # noqa: E402
 from auditor.images import Reading  # noqa: E402
@@ -195,8 +195,8 @@ def prepare(experiment: Experiment, data: str, out: Path) -> None:
 def distinct(experiment: Experiment, data: str, out: Path) -> np.ndarray:
     """Return the pictures at the network's size, one of each cluster of duplicates, uint8 ``[n, h, w, c]``."""
     say(f"reading {data}")
-    items = splitting.read_items(splitting.Options(data), out)
-    clusters = splitting.find_clusters(items, splitting.Options(data).near).of
+    items = split.read_items(split.Options(data), out)
+    clusters = split.find_clusters(items, split.Options(data).near).of
     first = np.sort(np.unique(clusters, return_index=True)[1])
     whole = images.read(data, "data", experiment.shape, Reading(convert_color=True), scratch=out)
     # Some become equal when they shrink.

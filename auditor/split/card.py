@@ -20,8 +20,8 @@ from auditor.images import identity, near_duplicates
 from auditor.records import Features
 from auditor.run import atomic, write_json
 from auditor.seeds import derived_seed
-from auditor.split_items import Items, Options
-from auditor.splitting import SETS, Split, grouped
+from auditor.split import SETS, Split, grouped
+from auditor.split.items import Items, Options
 from auditor.stages.nearest import nearest_of_another_group
 from auditor.stats import Pool
 

@@ -19,7 +19,7 @@ from auditor.errors import AuditError
 from auditor.images import identity, near_duplicates
 from auditor.records import Features
 from auditor.seeds import derived_seed
-from auditor.split_items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
+from auditor.split.items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
 
 SETS = ("train-a", "train-b", "heldout")
 
