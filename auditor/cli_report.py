@@ -59,7 +59,7 @@ def report_command(
     width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
 ) -> None:
     from auditor.reports import read_report, write_reports
-    from auditor.reports.pictures import BLURRED, LEFT_OUT, SHOWN
+    from auditor.reports.album import BLURRED, LEFT_OUT, SHOWN
 
     files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
     files |= {"html": html, "figures": figures, "tensorboard": tensorboard}
@@ -102,9 +102,9 @@ def show_command(
     blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The numbers as JSON, without pictures.")] = False,
 ) -> None:
-    from auditor.reports import pictures, sheet, show, write_file
+    from auditor.reports import album, sheet, show, write_file
 
-    case = pictures.open_album(run).pick(space, twin, step, seed)
+    case = album.open_album(run).pick(space, twin, step, seed)
     case = case.blurred() if blur else case
     if out is not None:
         write_file(out, sheet.sheet(case, "Pictures are blurred." if blur else ""))
@@ -142,7 +142,7 @@ def check_command(
     json: Annotated[bool, typer.Option("--json", help="The judgement as JSON.")] = False,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML file, too.")] = None,
 ) -> None:
-    from auditor import gate
+    from auditor.reports import gate
 
     judgement = gate.check(run, policy, step)
     if junit is not None:

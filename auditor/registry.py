@@ -121,17 +121,17 @@ METRICS = {
 }
 
 REPORTS = {
-    "terminal": "auditor.reports.terminal:render",
-    "json": "auditor.reports.json:render",
-    "markdown": "auditor.reports.markdown:render",
-    "pull-request": "auditor.reports.markdown:render_body",
-    "csv": "auditor.reports.csv:render",
-    "html": "auditor.reports.html:render",
+    "terminal": "auditor.reports.formats.terminal:render",
+    "json": "auditor.reports.formats.json:render",
+    "markdown": "auditor.reports.formats.markdown:render",
+    "pull-request": "auditor.reports.formats.markdown:render_body",
+    "csv": "auditor.reports.formats.csv:render",
+    "html": "auditor.reports.formats.html:render",
 }
 
 FOLDER_REPORTS = {
-    "figures": "auditor.reports.figures:write",
-    "tensorboard": "auditor.reports.tensorboard:write",
+    "figures": "auditor.reports.formats.figures:write",
+    "tensorboard": "auditor.reports.formats.tensorboard:write",
 }
 
 TABLES = {

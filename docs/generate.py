@@ -12,7 +12,7 @@ from typing import Any
 
 from auditor import registry
 from auditor.records import VERDICTS
-from auditor.reports.json import SCHEMA_VERSION
+from auditor.reports.formats.json import SCHEMA_VERSION
 from auditor.run import tables
 
 HEAD = """# Metrics

@@ -15,14 +15,14 @@ from typing import Any
 
 from auditor import registry
 from auditor.records import TWINS
-from auditor.reports import LATER_TABLES, TOP_TABLES, pictures, read_report, write_reports
-from auditor.reports.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
+from auditor.reports import LATER_TABLES, TOP_TABLES, album, read_report, write_reports
+from auditor.reports.charts.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
 from auditor.run import RunDirectory, key_path, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("sample_reports")  # from the root of the repository: reports that name the run name it so
 TABLES = (*TOP_TABLES, *LATER_TABLES)
-KEPT = {*pictures.COLUMNS, *SAMPLE_COLUMNS}
+KEPT = {*album.COLUMNS, *SAMPLE_COLUMNS}
 NAMES = {"terminal": "report.txt", "markdown": "report.md", "pull-request": "pull-request.md"}
 
 

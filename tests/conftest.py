@@ -267,7 +267,8 @@ def hostile(saved_inputs, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def hostile_page(hostile) -> Path:
     """The page of that run, as a file."""
-    from auditor.reports import html, read_report
+    from auditor.reports import read_report
+    from auditor.reports.formats import html
 
     path = hostile.parent / "report.html"
     path.write_text(html.page(read_report(hostile)))
@@ -344,7 +345,7 @@ def spawn(tmp_path_factory):
     """
     context = get_context("forkserver")
     heavy = ["diffusers", "diffusers.models.unets.unet_2d", "faiss", "pandas", "pyarrow.parquet", "scipy.stats"]
-    context.set_forkserver_preload([*heavy, "auditor.pipeline", "auditor.reports.terminal"])
+    context.set_forkserver_preload([*heavy, "auditor.pipeline", "auditor.reports.formats.terminal"])
     logs = tmp_path_factory.mktemp("logs")
 
     def start(arguments: list[str], kill_at: int | None = None) -> Child:

@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from auditor import gate
 from auditor.config import Budgets
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
+from auditor.reports import gate
 from auditor.run import RunDirectory, tables
 
 NAN = float("nan")

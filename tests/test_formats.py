@@ -18,7 +18,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
 
 from auditor import registry
-from auditor.reports import Report, markdown, printable, read_report, text_of, write_reports
+from auditor.reports import Report, printable, read_report, text_of, write_reports
+from auditor.reports.formats import markdown
 
 DOCS = Path(__file__).parent.parent / "docs"
 RUNS = ("finished", "without_training", "single", "three_audited")

@@ -17,21 +17,10 @@ import pandas as pd
 import pytest
 
 from auditor import pipeline, registry
-from auditor.reports import (
-    curves,
-    distances,
-    divergence,
-    figures,
-    gallery,
-    html,
-    interactive,
-    networks,
-    plates,
-    read_report,
-    sections,
-)
-from auditor.reports.charts import BLACK, COLORS, GREY, edges, ticks
-from auditor.reports.pictures import BLURRED, LEFT_OUT, png
+from auditor.reports import gallery, interactive, plates, read_report, sections
+from auditor.reports.album import BLURRED, LEFT_OUT, png
+from auditor.reports.charts import BLACK, COLORS, GREY, curves, distances, divergence, edges, networks, ticks
+from auditor.reports.formats import figures, html
 from auditor.run import RunDirectory, tables
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from auditor.reports import figures, heats, html, plates, read_report
+from auditor.reports import plates, read_report
+from auditor.reports.charts import heats
+from auditor.reports.formats import figures, html
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 RUN = Path(__file__).parent.parent / "sample_reports" / "run"

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from test_html import Page, with_record
 
-from auditor.reports import heats, html, members, networks, read_report, text_of
-from auditor.reports.pictures import BLURRED, LEFT_OUT
+from auditor.reports import members, read_report, text_of
+from auditor.reports.album import BLURRED, LEFT_OUT
+from auditor.reports.charts import heats, networks
+from auditor.reports.formats import html
 
 RUN = Path(__file__).parent.parent / "sample_reports" / "run"
 SETS_COMPARED = ["images of half a", "images of half b", "held-out images"]

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 import auditor
-from auditor import AuditError, gate
+from auditor import AuditError
+from auditor.reports import gate
 
 PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
 RECIPES = dict(re.findall(r"^## (\d\. .*?)\n.*?```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))

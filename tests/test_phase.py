@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from auditor.measuring import phase, without_nan
-from auditor.reports import terminal
+from auditor.reports.formats import terminal
 
 STEPS = [100 * (i + 1) for i in range(11)]
 SEEDS = (1, 2)

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from auditor.errors import AuditError
-from auditor.reports import pictures, read_report
-from auditor.reports.pictures import open_album
+from auditor.reports import album as pictures
+from auditor.reports import read_report
+from auditor.reports.album import open_album
 
 
 def evidence(root, space, twin, step):

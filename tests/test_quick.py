@@ -11,7 +11,8 @@ import pytest
 from conftest import FAST, as_arguments, call
 
 from auditor import registry
-from auditor.reports import html, read_report, text_of
+from auditor.reports import read_report, text_of
+from auditor.reports.formats import html
 
 
 def arguments(inputs, out, **changes):

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from auditor import registry
 from auditor.reports import percent, read_report
-from auditor.reports.terminal import sparkline
+from auditor.reports.formats.terminal import sparkline
 from auditor.run import tables
 
 

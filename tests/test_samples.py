@@ -13,7 +13,7 @@ import pytest
 
 from auditor import registry
 from auditor.reports import read_report
-from auditor.reports.pictures import open_album
+from auditor.reports.album import open_album
 
 ROOT = Path(__file__).parent.parent
 RUN = Path("sample_reports") / "run"  # as make samples names it, from the root of the repository

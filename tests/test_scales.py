@@ -13,7 +13,7 @@ from auditor.diffusion import denoising
 from auditor.errors import AuditError
 from auditor.images import scales
 from auditor.reports import read_report
-from auditor.reports import scales as figure
+from auditor.reports.charts import scales as figure
 from auditor.spaces import SpaceSettings, open_space
 from auditor.stages import agreement
 

@@ -119,8 +119,8 @@ def test_the_report_of_a_pruned_series_says_what_cannot_be_ruled_out(run_copy, a
     record = json.loads(path.read_text())
     record["scope"]["steps"] = [600, 650, 700]
     record["resolved"]["unit"] = "epoch"
-    from auditor.checks import series_limits
     from auditor.reports import read_report
+    from auditor.reports.caveats import series_limits
 
     found = " ".join(series_limits(record, read_report(run_copy).tables))
     assert "starts at 600 of 700 epochs" in found and "neither ruled in nor ruled out" in found

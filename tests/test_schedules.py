@@ -11,7 +11,6 @@ import torch
 from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from trained import TinyNet
 
-from auditor.checks import pixel_range
 from auditor.config import AuditConfig
 from auditor.diffusion import noise, schedules
 from auditor.diffusion.denoising import losses, target_and_input, time_levels
@@ -31,6 +30,7 @@ from auditor.diffusion.schedules import (
 from auditor.errors import AuditError
 from auditor.inputs.models import conditions, image_classes, pixels, range_from
 from auditor.records import DiffusionModel, Facts, ImageSet
+from auditor.reports.caveats import pixel_range
 
 SEEDS = [3, 4, 5]
 SHIFTED = FLOW | {"shift": 3.0}

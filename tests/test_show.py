@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from auditor.reports import printable, sheet, shortened, show
-from auditor.reports.pictures import Picture, open_album
+from auditor.reports.album import Picture, open_album
 
 HOSTILE = "<script>alert(1)</script>\n\x1b[2J\u202e|'\" 图片/" + "long" * 100
 

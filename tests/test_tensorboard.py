@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from auditor.reports import read_report
-from auditor.reports.pictures import BLURRED, LEFT_OUT, open_album
-from auditor.reports.tensorboard import FILE, RUNS, gallery, write
+from auditor.reports.album import BLURRED, LEFT_OUT, open_album
+from auditor.reports.formats.tensorboard import FILE, RUNS, gallery, write
 
 
 def opened(folder) -> EventAccumulator:

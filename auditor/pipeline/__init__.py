@@ -14,7 +14,6 @@ from importlib import metadata
 from typing import Any
 
 from auditor import measuring
-from auditor.checks import pixel_range
 from auditor.errors import AuditError, RunExists
 from auditor.inputs.prepared import Prepared, Say
 from auditor.measuring import Measured, published
@@ -22,6 +21,7 @@ from auditor.measuring.series import Scope, control_names
 from auditor.pipeline import spot_checks
 from auditor.pipeline.execute import Executor
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
+from auditor.reports.caveats import pixel_range
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
 from auditor.stages.keys import Keys
 from auditor.stages.task import Task, artefact, calls_of

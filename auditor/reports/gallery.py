@@ -10,7 +10,7 @@ import numpy as np
 
 from auditor.records import other_twin
 from auditor.reports import Report, printable, shortened
-from auditor.reports.pictures import Case, Picture, Side, png
+from auditor.reports.album import Case, Picture, Side, png
 
 ROWS = 8  # samples shown per step
 FILMS = 3  # seeds shown through training

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from auditor import gate
 from auditor.errors import AuditError
-from auditor.reports import Report, printable, read_report
-from auditor.reports.pictures import Album, refuse_pairs
-from auditor.reports.terminal import legend, table_columns
+from auditor.reports import Report, gate, printable, read_report
+from auditor.reports.album import Album, refuse_pairs
+from auditor.reports.formats.terminal import legend, table_columns
 from auditor.run import RunDirectory, tables
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class OpenedRun:
         """
         import matplotlib
 
-        from auditor.reports.figures import LOOK, draw
+        from auditor.reports.formats.figures import LOOK, draw
 
         charts = {chart.key: chart for chart in self._charts()}
         require("figure", [figure], list(charts), self.path)
@@ -182,7 +181,7 @@ class OpenedRun:
             return draw(charts[figure])
 
     def _charts(self) -> list:
-        from auditor.reports import curves, networks
+        from auditor.reports.charts import curves, networks
 
         return [*curves.charts(self.report), *networks.charts(self.report)]
 
@@ -201,7 +200,7 @@ class OpenedRun:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{text(legend(self.report))}</p>"
 
     def _figure(self) -> str:
-        from auditor.reports.figures import picture
+        from auditor.reports.formats.figures import picture
 
         chart = self._charts()[0]
         data = base64.b64encode(picture(chart, "png")).decode()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from auditor.reports import Report, printable, shortened
+from auditor.reports.album import LEFT_OUT, Case, Picture
 from auditor.reports.gallery import FILMS, chosen, number, ratio
-from auditor.reports.pictures import LEFT_OUT, Case, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

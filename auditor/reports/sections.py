@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from auditor import config
-from auditor.reports import Report, distances, percent, printable, where
-from auditor.reports.charts import distinct
-from auditor.reports.curves import copy_rule
-from auditor.reports.divergence import OF_TWINS
+from auditor.reports import Report, percent, printable, where
+from auditor.reports.charts import distances, distinct
+from auditor.reports.charts.curves import copy_rule
+from auditor.reports.charts.divergence import OF_TWINS
 
 ONSET_NAMES = {
     "divergence": "least twin distance (τ_div)",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from auditor.reports import printable, shortened
-from auditor.reports.pictures import Case, Picture, Side, png_pixels
+from auditor.reports.album import Case, Picture, Side, png_pixels
 from auditor.reports.show import labels, number, sentence, sides, title
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor.reports import printable
-from auditor.reports.json import plain
-from auditor.reports.pictures import Case, Picture, Side, png_pixels
+from auditor.reports.album import Case, Picture, Side, png_pixels
+from auditor.reports.formats.json import plain
 
 RAMP = " .:-=+*#%@"  # dark to light on a dark terminal; what logs and pipes get
 PICTURE_COLUMNS = 24  # three pictures beside each other fit into 80 columns

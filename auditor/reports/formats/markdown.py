@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from auditor.reports import Report, members, printable
-from auditor.reports.terminal import ONSET_NAMES, legend, phase, table_columns, where
+from auditor.reports.formats.terminal import ONSET_NAMES, legend, phase, table_columns, where
 
 TASK = "unconditional-image-generation"
 ACTIVE = re.compile(  # what Markdown, or GitHub on top of it, takes for more than a letter

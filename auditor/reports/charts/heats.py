@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from auditor.reports import Report, networks
-from auditor.reports.charts import BLACK, Heat
+from auditor.reports import Report
+from auditor.reports.charts import BLACK, Heat, networks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from auditor.reports import Report, where
 from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Bar, Chart, Curve, Mark, Panel, Span, Style
-from auditor.reports.traces import course, curve, is_drawn, space_style
+from auditor.reports.charts.traces import course, curve, is_drawn, space_style
 
 OF_TWINS = ("divergence", "predictions")  # onsets that a single training has not
 DISTANCES = {

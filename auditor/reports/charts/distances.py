@@ -12,8 +12,8 @@ import numpy as np
 
 from auditor.config import COPY_RATIO
 from auditor.reports import Report
+from auditor.reports.album import flagged
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
-from auditor.reports.pictures import flagged
 from auditor.run import RunDirectory, tables
 
 N_BINS = 40

@@ -10,8 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.reports import Report, curves, distances, heats, networks, plates, write_file
-from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, edges, mixed, padded, ticks
+from auditor.reports import Report, plates, write_file
+from auditor.reports.charts import (
+    BLACK,
+    GREY,
+    Bar,
+    Chart,
+    Curve,
+    Panel,
+    curves,
+    distances,
+    edges,
+    heats,
+    mixed,
+    networks,
+    padded,
+    ticks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from auditor.reports import Report, regions, scales, shortened
-from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, signed
-from auditor.reports.traces import text
+from auditor.reports import Report, shortened
+from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, regions, scales, signed
+from auditor.reports.charts.traces import text
 
 SETS = {  # metric, what the images are, and their look
     "loss_own": ("own images", Style(BLUE, "solid", "circle")),

@@ -10,21 +10,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
-from auditor.reports import (
-    Report,
-    curves,
-    distances,
-    figures,
-    gallery,
-    interactive,
-    members,
-    networks,
-    percent,
-    printable,
-    sections,
-)
-from auditor.reports.charts import Chart, Curve, Style, distinct
-from auditor.reports.pictures import BLURRED, LEFT_OUT
+from auditor.reports import Report, gallery, interactive, members, percent, printable, sections
+from auditor.reports.album import BLURRED, LEFT_OUT
+from auditor.reports.charts import Chart, Curve, Style, curves, distances, distinct, networks
+from auditor.reports.formats import figures
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -17,9 +17,9 @@ import pandas as pd
 
 from auditor.errors import AuditError
 from auditor.reports import Report, write_file
-from auditor.reports.csv import series
-from auditor.reports.markdown import escaped
-from auditor.reports.pictures import Case, Picture, png, png_pixels
+from auditor.reports.album import Case, Picture, png, png_pixels
+from auditor.reports.formats.csv import series
+from auditor.reports.formats.markdown import escaped
 
 RUNS = {"audit": "value", "audit-low": "low", "audit-high": "high"}
 FILE = "events.out.tfevents.0.audit"  # TensorBoard looks for "tfevents"; no time and no host, so the bytes stay
