@@ -9,7 +9,8 @@ from importlib import metadata
 import numpy as np
 import pytest
 
-from auditor import doctor, neighbors
+from auditor import neighbors
+from auditor.cli import doctor
 from auditor.spaces import SpaceSettings
 
 

@@ -76,7 +76,7 @@ def split_command(
     device: Annotated[str, typer.Option("--device", help="Of CLIP: cpu, cuda, cuda:1 or auto.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     limits = settings.window_from(window) if window else None
     with Chatter(), shown() as say:
@@ -104,12 +104,12 @@ def doctor_command(
     clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = CLIP[1],
     json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
     with Chatter(), shown() as say:
         say("looking at this machine", 0)
-        from auditor import doctor
+        from auditor.cli import doctor
         from auditor.spaces import SpaceSettings
 
         findings = doctor.examine(SpaceSettings("cpu", clip_model, clip_weights), Path.cwd())

@@ -79,7 +79,7 @@ def train_command(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto.")] = "auto",
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in that type; weights stay float32.")] = False,
 ) -> None:
-    from auditor.console import shown
+    from auditor.cli.console import shown
     from auditor.lab.training import Recipe, log_spaced, times_from, train_all
     from auditor.lab.transformer import Shape
 
@@ -102,7 +102,7 @@ def oracle_command(
     n: Annotated[int, typer.Option("--n", help="Sequences of each set.", min=2)] = 1000,
     seed: Seed = 0,
 ) -> None:
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     with interruptible(), Chatter(), shown() as say:
         from auditor.lab import oracle
@@ -119,7 +119,7 @@ def figures_command(
     n: Annotated[int, typer.Option("--n", help="Sequences of each set.", min=2)] = 300,
     seed: Seed = 0,
 ) -> None:
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     with interruptible(), Chatter(), shown() as say:
         from auditor.lab import figures
@@ -173,7 +173,7 @@ def calibrate_command(
     report: Annotated[Path | None, typer.Option("--report", help="Write the table to this page.")] = None,
     seeds: Annotated[int, typer.Option("--n-samples", help="Samples per checkpoint.", min=2)] = 1000,
 ) -> None:
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     with interruptible(), Chatter(), shown() as say:
         from auditor.lab import calibration

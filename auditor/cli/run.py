@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from auditor import cli_report
 from auditor import config as settings
+from auditor.cli import report
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -89,7 +89,7 @@ def run_command(
 
 def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool = False) -> None:
     """Prepare, plan, execute, and show the report; stopping leaves a run that resumes."""
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     signal.signal(signal.SIGTERM, stop)
     # Read when torch starts: OpenMP threads that spin while they wait make an audit ten times slower beside other work.
@@ -109,7 +109,7 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
     except KeyboardInterrupt:
         print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
         sys.exit(130)
-    cli_report.show_report(run.root)
+    report.show_report(run.root)
     print(f"wrote {run.report}", file=sys.stderr)
 
 
@@ -197,7 +197,7 @@ def demo_command(
     out: Annotated[Path, typer.Option("--out", help="Where to write it.")] = Path("audit-demo"),
     retrain: Annotated[bool, typer.Option("--retrain", help="Train the twins anew, there, before auditing.")] = False,
 ) -> None:
-    from auditor.console import shown
+    from auditor.cli.console import shown
     from auditor.demo import demo_config
 
     with shown() as say:

@@ -158,7 +158,7 @@ def verify_command(
     run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
     json: Annotated[bool, typer.Option("--json", help="Every difference, as JSON.")] = False,
 ) -> None:
-    from auditor.console import Chatter, shown
+    from auditor.cli.console import Chatter, shown
 
     with Chatter(), shown() as say:
         from auditor.pipeline import verify

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from auditor import cli_lab, cli_prepare, cli_report, cli_run
+from auditor.cli import lab, prepare, report, run
 from auditor.errors import AuditError
 
 app = typer.Typer(
@@ -17,9 +17,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for verbs in (cli_run, cli_report, cli_prepare):
+for verbs in (run, report, prepare):
     app.add_typer(verbs.app)
-app.add_typer(cli_lab.app, name="lab")
+app.add_typer(lab.app, name="lab")
 
 
 def main() -> None:
