@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-
-from auditor.diffusion.scaling import Codec, Pixels
 
 TWINS = ("a", "b")
 # What trainers count, and what one says of it.
@@ -129,34 +126,6 @@ class TwinPair:
     def series(self, twin: str) -> CheckpointSeries:
         """Return the series of twin ``a`` or ``b``."""
         return {"a": self.a, "b": self.b}[twin]
-
-
-@dataclass(frozen=True)
-class DiffusionModel:
-    """A loaded network with what is needed to sample from it and to measure its loss.
-
-    ``network(x, t)`` takes float32 ``[n, c, h, w]`` in the model's own value range and
-    int64 ``[n]`` diffusion times and returns what the schedule says it predicts, ``[n, c, h, w]``
-    (auditor/diffusion/schedules.py). ``conditioned(numbers, guidance)`` returns such a network for rows of
-    the given condition numbers, int64 ``[n]``: a class, the row of a prompt, or -1 for none.
-    """
-
-    network: Callable[[Any, Any], Any]
-    scheduler: Mapping[str, Any]  # configuration of a diffusers scheduler; see schedules.py
-    image_shape: tuple[int, int, int]  # (h, w, c) of pictures
-    n_parameters: int
-    codec: Codec = field(default_factory=Pixels)  # from pictures to x_0, and back
-    latent_shape: tuple[int, int, int] | None = None  # (h, w, c) of x_0 where it is no picture
-    conditioned: Callable[[np.ndarray, float], Callable[[Any, Any], Any]] | None = None
-
-    @property
-    def x_shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of what is diffused."""
-        return self.latent_shape or self.image_shape
-
-    def given(self, numbers: np.ndarray | None, guidance: float = 1.0) -> Callable[[Any, Any], Any]:
-        """Return the network for rows of these conditions, or the unconditional one."""
-        return self.network if self.conditioned is None or numbers is None else self.conditioned(numbers, guidance)
 
 
 @dataclass(frozen=True)

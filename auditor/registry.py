@@ -33,19 +33,22 @@ SOURCES = {
     "list": "auditor.images.sources.manifest:KIND",
 }
 
+HAAR = tuple(f"haar-{level}" for level in range(4))  # bands of the Haar wavelet, coarse to fine
+PCA = tuple(f"pca-{level}" for level in range(4))  # principal subspaces of the training images, leading to rest
+SCALES = (*HAAR, *PCA)
+
 SPACES = {
     "pixel": "auditor.spaces.pixel:PixelSpace",
     "correlation": "auditor.spaces.correlation:CorrelationSpace",
     "clip": "auditor.spaces.clip:ClipSpace",
-    **{f"haar-{level}": f"auditor.spaces.scale:haar_{level}" for level in range(4)},
-    **{f"pca-{level}": f"auditor.spaces.scale:pca_{level}" for level in range(4)},
+    **{name: f"auditor.spaces.scale:{name.replace('-', '_')}" for name in SCALES},
     "onehot": "auditor.lab.spaces:OneHotSpace",
     "level-1": "auditor.lab.spaces:level_1",
     "level-2": "auditor.lab.spaces:level_2",
     "level-3": "auditor.lab.spaces:level_3",
 }
 
-SPACE_GROUPS = {"scales": tuple(name for name in SPACES if name.startswith(("haar-", "pca-")))}  # one name for several
+SPACE_GROUPS = {"scales": SCALES}  # one name for several
 
 METRICS = {
     "twin_distance": "auditor.metrics.twin_distance:METRIC",

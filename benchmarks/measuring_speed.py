@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import Scope, measure
+from auditor.measuring import measure
 from auditor.records import TWINS
 from auditor.run import RunDirectory, tables
+from auditor.scope import Scope
 from auditor.stages import nearest as evidence
 from auditor.stages import quality
 

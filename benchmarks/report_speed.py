@@ -20,9 +20,10 @@ import numpy as np
 from measuring_speed import IMAGES, SPACES, fabricate, identifiers
 
 from auditor.config import AuditConfig, Budgets
-from auditor.measuring import Scope, measure
+from auditor.measuring import measure
 from auditor.records import TWINS
 from auditor.run import RunDirectory, save_array, tables
+from auditor.scope import Scope
 
 
 def complete(run: RunDirectory, scope: Scope, size: int) -> None:

@@ -37,8 +37,8 @@ def built(size: int, widths: tuple[int, ...]):
     import torch
     from diffusers import UNet2DModel
 
+    from auditor.diffusion.model import DiffusionModel
     from auditor.diffusion.schedules import DDPM
-    from auditor.records import DiffusionModel
 
     depth = len(widths)
     torch.manual_seed(0)
@@ -144,8 +144,8 @@ def ratios(model, n: int, batch: int, steps: int, repetitions: int) -> dict[str,
 
 def sample_zeros(n: int) -> None:
     """Sample n large images with a network that costs nothing."""
+    from auditor.diffusion.model import DiffusionModel
     from auditor.diffusion.schedules import DDPM
-    from auditor.records import DiffusionModel
 
     list(stage(DiffusionModel(lambda x, t: x * 0, DDPM, (64, 64, 3), 0), n, 64, 4))
 

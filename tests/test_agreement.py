@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from auditor.diffusion import denoising, empirical, schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
-from auditor.records import DiffusionModel
 from auditor.stages import agreement
 from auditor.stages.controls import fit_vectors, linear_denoiser
 

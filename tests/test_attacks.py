@@ -13,10 +13,10 @@ from test_agreement import HELDOUT, SHAPE, A, memorizer, pictures, population
 
 from auditor.diffusion import schedules
 from auditor.diffusion.denoising import time_levels
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import CheckpointError
 from auditor.measuring import reading
-from auditor.records import DiffusionModel
 from auditor.stages import attack_scores
 
 TIMES = attack_scores.attack_times(time_levels(4, 1000), 1000)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from auditor import registry, stats
+from auditor.inputs.classes import class_pools, pool_notes
 from auditor.measuring import lean as leaning
 from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import LEAST_IN_CLASS
@@ -52,14 +53,14 @@ def counts(masks: dict, classes: dict) -> list[list[int]]:
 
 def test_of_each_class_as_many_images_of_either_half_take_part():
     pools, classes = pools_of([30, 12, 20], [25, 18, 20])
-    assert counts(classwise.class_pools(pools, classes, seed=0), classes) == [[25, 12, 20], [25, 12, 20]]
+    assert counts(class_pools(pools, classes, seed=0), classes) == [[25, 12, 20], [25, 12, 20]]
 
 
 def test_a_class_with_too_few_images_in_a_half_takes_no_part_and_is_named():
     pools, classes = pools_of([30, LEAST_IN_CLASS - 1, 20], [25, 18, 20])
-    masks = classwise.class_pools(pools, classes, seed=0)
+    masks = class_pools(pools, classes, seed=0)
     assert counts(masks, classes) == [[25, 0, 20], [25, 0, 20]]
-    assert classwise.pool_notes(masks, classes, 3) == [
+    assert pool_notes(masks, classes, 3) == [
         "Classes with fewer than 10 images in a half (1) are left out of comparisons within classes."
     ]
 
@@ -67,14 +68,14 @@ def test_a_class_with_too_few_images_in_a_half_takes_no_part_and_is_named():
 def test_images_outside_the_pool_take_no_part_within_classes_either():
     outside = np.arange(40) >= 5
     pools, classes = pools_of([20, 20], [20, 20], **{"train-a": outside})
-    masks = classwise.class_pools(pools, classes, seed=0)
+    masks = class_pools(pools, classes, seed=0)
     assert not masks["train-a"][:5].any() and masks["train-a"].sum() == masks["train-b"].sum() == 35
 
 
 def test_mirror_images_go_with_their_originals():
     pools, classes = pools_of([20, 14], [16, 20])
     twice = lambda values: {name: np.tile(each, 2) for name, each in values.items()}  # noqa: E731
-    masks = classwise.class_pools(twice(pools), twice(classes), seed=0, mirrored=True)
+    masks = class_pools(twice(pools), twice(classes), seed=0, mirrored=True)
     for mask in masks.values():
         np.testing.assert_array_equal(*mask.reshape(2, -1))
         assert mask.sum() == 2 * (16 + 14)
@@ -82,8 +83,8 @@ def test_mirror_images_go_with_their_originals():
 
 def test_without_the_classes_of_a_half_nobody_takes_part():
     pools, classes = pools_of([20], [20])
-    assert classwise.class_pools(pools, {"train-a": classes["train-a"]}, seed=0) == {}
-    assert classwise.class_pools({"train-a": pools["train-a"]}, classes, seed=0) == {}
+    assert class_pools(pools, {"train-a": classes["train-a"]}, seed=0) == {}
+    assert class_pools({"train-a": pools["train-a"]}, classes, seed=0) == {}
 
 
 # ---------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def write_run(root, samples: dict[str, np.ndarray], drawn: np.ndarray | None, fe
     pools = {name: np.ones(len(numbers), dtype=bool) for name in HALVES}
     if few:  # of class 2, all but three images of half a are blank
         pools["train-a"][-17:] = False
-    masks = classwise.class_pools(pools, dict.fromkeys(HALVES, numbers), seed=0)
+    masks = class_pools(pools, dict.fromkeys(HALVES, numbers), seed=0)
     halves = {
         twin: Reference(
             features(f"train-{twin}", class_points(i, numbers)),

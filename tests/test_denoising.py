@@ -10,8 +10,8 @@ from diffusers import DDPMScheduler
 
 from auditor.diffusion import schedules
 from auditor.diffusion.denoising import cell_noise, losses, shares_of, snr_levels, target_and_input, time_levels
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM, forward_process
-from auditor.records import DiffusionModel
 
 IMAGES = smooth_images(3, 0)[..., None]  # uint8 [3, 8, 8, 1]
 X0 = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 127.5 - 1

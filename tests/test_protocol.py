@@ -13,10 +13,10 @@ from conftest import FAST, STEPS, as_arguments, call, tiny_unet, write_series
 
 from auditor import stats
 from auditor.diffusion import denoising, noise
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import draw_batch
 from auditor.diffusion.schedules import DDPM
-from auditor.measuring import published
-from auditor.records import DiffusionModel
+from auditor.stages import published_losses
 
 T = 16  # times of the trainings here, so that all of them are few
 PAPER = {**FAST, "sampling-steps": None, "protocol": "paper"}
@@ -91,7 +91,7 @@ def test_a_schedule_with_an_offset_is_sampled_over_all_of_its_own_times(sampler)
 
 def test_the_loss_is_the_plain_mean_over_50_images_and_all_times():
     model, images = unet_model(), np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
-    found = published.losses(model, images, np.arange(T), 7)
+    found = published_losses.losses(model, images, np.arange(T), 7)
     assert found.shape == (T, 3)
     eps = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(4))
     x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -99,13 +99,13 @@ def test_the_loss_is_the_plain_mean_over_50_images_and_all_times():
     with torch.inference_mode():
         said = model.network(kept.sqrt() * x0 + (1 - kept).sqrt() * eps, torch.full((3,), 4))
     np.testing.assert_allclose(found[4], (said - eps).square().flatten(1).mean(1).numpy(), rtol=1e-4)
-    assert len(published.loss_images(700)) == len(set(published.loss_images(700))) == 50
-    assert list(published.loss_images(20)) == list(range(20))
+    assert len(published_losses.loss_images(700)) == len(set(published_losses.loss_images(700))) == 50
+    assert list(published_losses.loss_images(20)) == list(range(20))
 
 
 def test_no_time_is_left_out_as_the_tools_own_levels_do():
     assert 0 not in denoising.time_levels(16, T)
-    assert published.n_calls(50, 30, 64) == 16 + 8  # 20 and 10 times of 50 images
+    assert published_losses.n_calls(50, 30, 64) == 16 + 8  # 20 and 10 times of 50 images
 
 
 # Two trainings ------------------------------------------------------------

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import tiny_unet
 
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import SAMPLERS, batches, make_scheduler, resolve_steps, sample_batch
 from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import AuditError
-from auditor.records import DiffusionModel
 
 SEEDS = [3, 4, 5, 6, 7]
 STEPS = {"ddim": 5, "ddpm": 20, "published": 20, "dpm++": 5}

@@ -12,6 +12,7 @@ from test_agreement import TIMES as CELLS
 from auditor.diffusion import denoising
 from auditor.errors import AuditError
 from auditor.images import scales
+from auditor.registry import HAAR, PCA, SCALES
 from auditor.reports import read_report
 from auditor.reports.charts import scales as figure
 from auditor.spaces import SpaceSettings, open_space
@@ -25,7 +26,7 @@ def test_the_bands_of_a_picture_keep_its_sum_of_squares():
     bands = scales.haar_bands(x)
     np.testing.assert_allclose(sum(np.square(b).sum(axis=1) for b in bands.values()), np.square(x).sum(axis=(1, 2, 3)))
     assert {name: band.shape[1] for name, band in bands.items()} == dict(
-        zip(scales.HAAR, [3 * 6, 3 * 18, 3 * 72, 3 * 288], strict=True)
+        zip(HAAR, [3 * 6, 3 * 18, 3 * 72, 3 * 288], strict=True)
     )
 
 
@@ -60,20 +61,20 @@ def test_principal_subspaces_keep_the_sum_of_squares_and_are_ordered_by_variance
     total = np.square(images - images.mean(axis=0)).sum()
     assert sum(np.square(part).sum() for part in parts) == pytest.approx(total)
     widths = scales.dimensions((1, 4, 5), axes)
-    assert [widths[name] for name in scales.PCA] == [1, 1, 8, 10]
-    each = [np.square(part).sum() / widths[name] for name, part in zip(scales.PCA, parts, strict=True)]
+    assert [widths[name] for name in PCA] == [1, 1, 8, 10]
+    each = [np.square(part).sum() / widths[name] for name, part in zip(PCA, parts, strict=True)]
     assert each == sorted(each, reverse=True)
 
 
 def test_few_images_span_no_subspaces():
     assert scales.principal_axes(RNG.normal(size=(8, 50))) is None
-    assert set(scales.dimensions((1, 8, 8), None)) == set(scales.HAAR)
+    assert set(scales.dimensions((1, 8, 8), None)) == set(HAAR)
 
 
 def test_energies_are_means_over_the_dimensions_of_a_scale():
     x = RNG.normal(size=(2000, 64))  # white noise has the same in each
     found = scales.energies(x, (1, 8, 8), scales.principal_axes(RNG.normal(size=(200, 64))))
-    assert set(found) == set(scales.SCALES)
+    assert set(found) == set(SCALES)
     for name, values in found.items():
         assert values.mean() == pytest.approx(1, abs=0.1), name
 
@@ -121,7 +122,7 @@ def test_errors_in_subspaces_weighted_by_their_dimensions_are_the_error_of_all()
     found, whole, axes = columns(memorizer(A), population(), A)
     wide = scales.dimensions((1, 4, 4), axes)
     for column, of_all in (("loss_a", "noise_loss_a"), ("loss_b", "noise_loss_b"), ("half_squared", "half_squared")):
-        total = sum(found[column][name] * wide[name] for name in scales.PCA) / 16
+        total = sum(found[column][name] * wide[name] for name in PCA) / 16
         np.testing.assert_allclose(total, whole[of_all].mean(axis=1))
 
 
@@ -141,7 +142,7 @@ def test_a_memorizer_denoises_its_own_images_better_at_every_scale():
 
 def test_a_run_tells_losses_lean_and_disagreement_by_scale(finished):
     table = pd.read_parquet(finished / "scales.parquet")
-    assert set(table.scale) == set(scales.SCALES)
+    assert set(table.scale) == set(SCALES)
     assert set(table.metric) == {"loss_own", "loss_other", "loss_heldout", "loss_lean", "prediction_variance"}
     assert table.groupby(["step", "scale"]).size().eq(5).all()
     leans = table[table.metric == "loss_lean"]
@@ -151,7 +152,7 @@ def test_a_run_tells_losses_lean_and_disagreement_by_scale(finished):
 
 def test_every_scale_has_a_minimum_of_its_own(finished):
     rows = pd.read_parquet(finished / "onsets.parquet")
-    assert set(rows[rows.onset == "scale_loss"].space) == set(scales.SCALES)
+    assert set(rows[rows.onset == "scale_loss"].space) == set(SCALES)
     assert not rows.duplicated(["onset", "space"]).any()
 
 
@@ -160,10 +161,10 @@ def test_the_figure_shows_the_onsets_of_scales_from_coarse_to_fine(finished):
     none = report.tables["onsets"].iloc[:0]
     assert figure.charts(replace(report, tables={**report.tables, "onsets": none})) == []
     row = report.tables["onsets"].iloc[0].to_dict() | {"status": "found", "step": 90, "low": 90, "high": 200}
-    found = [row | {"onset": onset, "space": name} for onset in ("scale_loss_bias", "bias") for name in scales.SCALES]
+    found = [row | {"onset": onset, "space": name} for onset in ("scale_loss_bias", "bias") for name in SCALES]
     changed = replace(report, tables={**report.tables, "onsets": pd.DataFrame(found)[::-1]})
     (chart,) = figure.charts(changed)
-    assert [[bar.space for bar in panel.bars] for panel in chart.panels] == [list(scales.SCALES)] * 2
+    assert [[bar.space for bar in panel.bars] for panel in chart.panels] == [list(SCALES)] * 2
     assert "in haar-0" in chart.words and "in pca-3" in chart.words
 
 
@@ -171,8 +172,8 @@ def test_scales_as_spaces_are_asked_of_the_samples_by_one_name(audit, audit_args
     outcome = audit(*audit_args(spaces="pixel,scales"))
     assert outcome.status == 0, outcome.err
     rows = pd.read_parquet(tmp_path / "run" / "measurements.parquet")
-    known = rows[(rows.metric == "twin_distance") & rows.space.isin(scales.SCALES)]
-    assert set(known.space) == set(scales.SCALES) and (known.value > 0).all()
+    known = rows[(rows.metric == "twin_distance") & rows.space.isin(SCALES)]
+    assert set(known.space) == set(SCALES) and (known.value > 0).all()
     onsets = pd.read_parquet(tmp_path / "run" / "onsets.parquet")
     assert set(onsets[onsets.onset == "copying"].space) == {"pixel"}
     table = outcome.out.split("twin distance:")[0]  # scales make no verdict, and would leave no room for what does

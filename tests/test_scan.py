@@ -11,7 +11,7 @@ import pytest
 import trained
 from test_checkpoint_formats import FIXTURES, copied
 
-from auditor.gaps import gaps
+from auditor.scope import gaps
 
 
 @pytest.fixture(scope="module")

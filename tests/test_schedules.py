@@ -14,6 +14,7 @@ from trained import TinyNet
 from auditor.config import AuditConfig
 from auditor.diffusion import noise, schedules
 from auditor.diffusion.denoising import losses, target_and_input, time_levels
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import resolve_steps, sample_batch
 from auditor.diffusion.scaling import Pixels, compare_ranges
 from auditor.diffusion.schedules import (
@@ -29,7 +30,7 @@ from auditor.diffusion.schedules import (
 )
 from auditor.errors import AuditError
 from auditor.inputs.models import conditions, image_classes, pixels, range_from
-from auditor.records import DiffusionModel, Facts, ImageSet
+from auditor.records import Facts, ImageSet
 from auditor.reports.caveats import pixel_range
 
 SEEDS = [3, 4, 5]

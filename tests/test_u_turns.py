@@ -7,10 +7,11 @@ import torch
 from test_agreement import SHAPE, flat, memorizer, population
 
 from auditor.diffusion import sampling, schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import CheckpointError
 from auditor.metrics import u_turn
-from auditor.records import DiffusionModel, Evidence, UTurns
+from auditor.records import Evidence, UTurns
 from auditor.stages import agreement, trajectories, u_turns
 
 A, B = np.random.default_rng(1).integers(0, 256, (2, 40, *SHAPE), dtype=np.uint8)  # far from one another

@@ -16,10 +16,10 @@ import pytest
 from auditor import measuring
 from auditor.config import Budgets
 from auditor.errors import AuditError
-from auditor.measuring import Scope
 from auditor.pipeline import verify
 from auditor.pipeline.verify import same
 from auditor.run import RunDirectory, key_path
+from auditor.scope import Scope
 
 
 def change(path: Path, column: str, value, **where) -> None:

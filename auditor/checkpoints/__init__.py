@@ -22,19 +22,11 @@ from typing import Any
 
 from auditor.checkpoints import names
 from auditor.diffusion import schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Codec
 from auditor.diffusion.schedules import DDPM, SCHEDULE_KEYS
 from auditor.errors import AuditError
-from auditor.records import (
-    NOT_SAID,
-    Checkpoint,
-    DiffusionModel,
-    Excluded,
-    Facts,
-    Flips,
-    Found,
-    TwinPair,
-)
+from auditor.records import NOT_SAID, Checkpoint, Excluded, Facts, Flips, Found, TwinPair
 from auditor.registry import FORMATS, lookup
 
 SHORT = Repr()

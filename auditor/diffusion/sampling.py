@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from auditor.diffusion import noise, schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import AuditError, CheckpointError
-from auditor.records import DiffusionModel
 
 REVISION = 1
 

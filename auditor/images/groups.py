@@ -13,8 +13,8 @@ import numpy as np
 
 from auditor import images
 from auditor.images import near_duplicates
+from auditor.images.near_duplicates import same
 from auditor.records import ImageSet
-from auditor.split import same
 
 SOUGHT = (
     50_000  # images of all sets together among which near-duplicates are sought; the search grows with their square

@@ -83,3 +83,9 @@ def near_between(queries: Features, reference: Features, threshold: float) -> np
     """Return which reference image each query is a near-duplicate of, int64 ``[n]``; -1 for none."""
     found = search(queries, reference, 1)
     return np.where(found.distances[:, 0] < threshold, found.indices[:, 0], -1)
+
+
+def same(groups: np.ndarray) -> np.ndarray:
+    """Return edges int64 ``[m, 2]`` from each member of a group to its first."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return np.column_stack([np.arange(len(groups)), first[inverse]])

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from auditor.registry import HAAR, PCA
+
 REVISION = 1
-HALVINGS = 3
 FITTED = 1024  # training images that the principal axes are fitted to at most, spread evenly
 SHARES = (1 / 32, 1 / 8, 1 / 2)  # of the axes: where a principal subspace ends and the next begins
 LEAST_AXES = 8
-
-HAAR = tuple(f"haar-{level}" for level in range(HALVINGS + 1))
-PCA = tuple(f"pca-{level}" for level in range(len(SHARES) + 1))
-SCALES = (*HAAR, *PCA)
 
 
 def haar_bands(pictures: np.ndarray) -> dict[str, np.ndarray]:

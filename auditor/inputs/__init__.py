@@ -11,12 +11,12 @@ from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
 from auditor.diffusion import device as machine
 from auditor.diffusion.sampling import Conditions, resolve_steps
 from auditor.diffusion.schedules import n_times
+from auditor.inputs import classes as within_classes
 from auditor.inputs import image_sets, mirroring, models, required, samples, twins
 from auditor.inputs.prepared import Prepared, Say
 from auditor.inputs.samples import GivenSamples
 from auditor.records import Facts, TwinPair
 from auditor.run import RunDirectory
-from auditor.stages import classes as classwise
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pools = image_sets.pool_masks(sets, left_out, config.seed, mirrored)
     pixels = models.pixels(config, facts, sets, origin.pair.twins)
     classes = models.image_classes(facts, sets)
-    class_pools = classwise.class_pools(pools, classes, config.seed, mirrored)
+    class_pools = within_classes.class_pools(pools, classes, config.seed, mirrored)
     notes = (
         *(origin.given.notes if origin.given is not None else ()),
         *models.schedule_notes(origin.pair, config),
@@ -88,7 +88,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         *image_sets.duplicate_notes(digests),
         *grouped.notes,
         *image_sets.pool_notes(pools),
-        *classwise.pool_notes(class_pools, classes, facts.n_classes or 0),
+        *within_classes.pool_notes(class_pools, classes, facts.n_classes or 0),
         *(mirroring.notes(flips, config.flip_train) if "train-a" in sets else []),
     )
     return Prepared(

@@ -13,8 +13,8 @@ from auditor.config import AuditConfig, Budgets
 from auditor.diffusion import denoising, sampling, schedules
 from auditor.diffusion.scaling import Pixels
 from auditor.inputs.samples import GivenSamples
-from auditor.measuring import Scope
 from auditor.records import NOT_SAID, Facts, Flips, ImageSet, TwinPair
+from auditor.scope import Scope
 from auditor.stages import attack_scores
 
 Say = Callable[[str, int], None]  # what is being done; network calls finished since the last word

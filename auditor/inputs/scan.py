@@ -16,9 +16,9 @@ from rich.text import Text
 from auditor import checkpoints
 from auditor.checkpoints import ModelSettings, absence
 from auditor.errors import AuditError
-from auditor.gaps import gaps
 from auditor.inputs.mirroring import as_text
 from auditor.records import NOT_SAID, UNITS, Checkpoint, Facts, Flips, Found
+from auditor.scope import gaps
 
 
 @dataclass(frozen=True)

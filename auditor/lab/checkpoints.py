@@ -20,12 +20,13 @@ import numpy as np
 from auditor.checkpoints import Guide, absence, read_json
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.diffusion import schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.blend import Blend
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar, from_numbers
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, Facts, Found
 from auditor.run import atomic, write_json
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ from auditor.measuring import by_noise, controls, copies, membership, onsets, ph
 from auditor.measuring import by_scale as scale_curves
 from auditor.measuring import lean as leaning
 from auditor.measuring.lean import ClassLean, LeanResult, LossLeanResult, lean_fact
-from auditor.measuring.series import Scope, Series, read_series
+from auditor.measuring.series import Series, read_series
 from auditor.measuring.verdict import Context, Copying, Decision, LossLean, Recommendation, Reference, StepFacts
 from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.scope import Scope
 from auditor.seeds import derived_seed
 from auditor.stats import Relabeling
 

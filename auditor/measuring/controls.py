@@ -11,9 +11,10 @@ from auditor import stats
 from auditor.config import N_EXCHANGEABLE, Budgets
 from auditor.measuring import copies as copying
 from auditor.measuring import lean as leaning
-from auditor.measuring.series import Series, control_names
+from auditor.measuring.series import Series
 from auditor.measuring.verdict import Reference
 from auditor.records import TWINS, other_twin
+from auditor.scope import control_names
 from auditor.stats import Relabeling
 
 COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control

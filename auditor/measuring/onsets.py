@@ -10,9 +10,9 @@ import numpy as np
 from auditor import stats
 from auditor.config import Budgets
 from auditor.measuring import verdict
-from auditor.measuring.series import Scope
 from auditor.measuring.verdict import Lean, LossLean, StepFacts
 from auditor.metrics import ABSENT_TWIN, UNPAIRED
+from auditor.scope import Scope
 from auditor.seeds import derived_seed
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from auditor import stats
-from auditor.config import HEADLINE_SPACE, SETS_SPACE
-from auditor.images.scales import SCALES
+from auditor.config import SETS_SPACE
 from auditor.measuring import copies
 from auditor.measuring.reading import (
     EvidenceReader,
@@ -25,75 +24,11 @@ from auditor.measuring.reading import (
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
 from auditor.stats import Landing, Pool
 
 NO_SEEDS, NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What a run was asked to look at: the axes of every table."""
-
-    steps: tuple[int, ...]
-    spaces: tuple[str, ...]
-    n_samples: int
-    seed: int
-    with_train: bool
-    with_heldout: bool
-    fpr: float | None = None  # false-positive rate that the copying rule is set to; None: the ratio 1/3
-    twins: tuple[str, ...] = TWINS  # a alone for a single training
-    same_data: bool = False  # whether a second training on half a was audited, too
-
-    @property
-    def with_twin(self) -> bool:
-        """Whether there are two trainings to compare."""
-        return len(self.twins) > 1
-
-    @property
-    def with_lean(self) -> bool:
-        """Whether samples can be asked which half they lean on."""
-        return self.with_train and self.with_twin
-
-    @property
-    def with_images(self) -> bool:
-        """Whether there is any image set to compare samples with."""
-        return self.with_train or self.with_heldout
-
-    @property
-    def with_samples(self) -> bool:
-        """Whether samples were drawn or given; a quick audit has none, and then no spaces."""
-        return bool(self.spaces)
-
-    @property
-    def judged_spaces(self) -> tuple[str, ...]:
-        """The spaces that verdicts rest on: all but those of one scale, which say where in a picture, not whether."""
-        return tuple(space for space in self.spaces if space not in SCALES)
-
-    @property
-    def scale_spaces(self) -> tuple[str, ...]:
-        """The spaces of one scale each."""
-        return tuple(space for space in self.spaces if space in SCALES)
-
-    @property
-    def first_space(self) -> str:
-        """The first space; the empty name where there is none."""
-        return self.spaces[0] if self.spaces else ""
-
-    @property
-    def headline_space(self) -> str:
-        """Where tau_div is taken: correlation, else the first space."""
-        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.first_space
-
-    @property
-    def picture_space(self) -> str:
-        """Where underfit is judged: pixel, else the first space."""
-        return "pixel" if "pixel" in self.spaces else self.first_space
-
-    @property
-    def quality_space(self) -> str:
-        """Where KID decides between checkpoints: clip, else pixel, else the first space."""
-        return "clip" if "clip" in self.spaces else self.picture_space
 
 
 @dataclass(frozen=True)
@@ -235,13 +170,6 @@ def with_copy_ratio(evidence: dict[Any, Evidence], scope: Scope) -> dict[Any, Ev
         key: replace(each, copy_ratio=rules[each.space][0], heldout_judged=rules[each.space][1])
         for key, each in evidence.items()
     }
-
-
-def control_names(scope: Scope) -> tuple[str, ...]:
-    """Return the controls of a run that stand for a twin."""
-    if not scope.with_train or not scope.with_samples:
-        return ()
-    return (*(("smooth",) if scope.with_twin else ()), "copier", *(("heldout",) if scope.with_heldout else ()))
 
 
 def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.ndarray]:

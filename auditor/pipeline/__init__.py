@@ -17,12 +17,13 @@ from auditor import measuring
 from auditor.errors import AuditError, RunExists
 from auditor.inputs.prepared import Prepared, Say
 from auditor.measuring import Measured, published
-from auditor.measuring.series import Scope, control_names
 from auditor.pipeline import spot_checks
 from auditor.pipeline.execute import Executor
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.reports.caveats import pixel_range
 from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
+from auditor.scope import Scope, control_names
+from auditor.stages import published_losses
 from auditor.stages.keys import Keys
 from auditor.stages.task import Task, artefact, calls_of
 
@@ -76,7 +77,7 @@ def checkpoint_artefacts(prepared: Prepared) -> Iterator[tuple[str, str, str]]:
                 yield "samples", of, ""
             if prepared.with_losses:
                 yield "losses", of, ""
-            if published.measures_losses(prepared.config, prepared.sets):
+            if published_losses.measures_losses(prepared.config, prepared.sets):
                 yield "published-losses", of, ""
             if prepared.with_attacks:
                 yield "attack-scores", of, ""

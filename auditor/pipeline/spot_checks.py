@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from auditor.diffusion import sampling, scaling
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
 from auditor.inputs.prepared import Prepared
-from auditor.records import DiffusionModel
 from auditor.run import RunDirectory
 
 Models = Callable[[str], DiffusionModel]  # the model of ``twin/step``

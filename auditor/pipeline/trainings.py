@@ -20,9 +20,9 @@ from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
 from auditor.inputs.prepared import Prepared, Say
 from auditor.measuring import Measured, onsets, published, verdict
-from auditor.measuring.series import Scope
 from auditor.records import TWINS
 from auditor.run import RunDirectory, restored, tables
+from auditor.scope import Scope
 
 LEAST = 3  # trainings; two are --ckpts-a and --ckpts-b
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

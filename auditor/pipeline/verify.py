@@ -23,9 +23,10 @@ from auditor.config import SETS_SPACE, Budgets
 from auditor.diffusion import schedules
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured, published
-from auditor.measuring.series import Scope, control_names
 from auditor.pipeline import trainings
 from auditor.run import RunDirectory, as_json, n_rows, restored, tables
+from auditor.scope import Scope, control_names
+from auditor.stages import published_losses
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order
 ZERO = 1e-15  # absolute, for differences that cancel
@@ -294,7 +295,7 @@ def published_rows(record: Mapping[str, Any]) -> int:
     """Return how many cells of the published loss each checkpoint has; none where it was not asked for."""
     if not by_paper(record) or "heldout" not in record["sets"]:
         return 0
-    images = min(published.LOSS_IMAGES, record["sets"]["heldout"]["images"])
+    images = min(published_losses.LOSS_IMAGES, record["sets"]["heldout"]["images"])
     return images * schedules.n_times(record["resolved"]["scheduler"])
 
 

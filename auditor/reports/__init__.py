@@ -15,8 +15,8 @@ import pandas as pd
 from auditor import registry
 from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
-from auditor.images.scales import SCALES
 from auditor.records import TWINS
+from auditor.registry import SCALES
 from auditor.reports import caveats as checks
 from auditor.reports.album import SHOWN, Album, album_of, open_album
 from auditor.run import RunDirectory, atomic, tables

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from auditor.config import Budgets
-from auditor.gaps import gaps
+from auditor.scope import gaps
 
 IDENTITY_FAILS = 0.25  # share of cells whose 95 % interval leaves out 0, from which an exact identity is said to fail
 MIN_SERIES = 8  # checkpoints from which iterate noise can be told from a trend

@@ -17,6 +17,7 @@ import numpy as np
 
 from auditor.errors import AuditError
 from auditor.images import identity, near_duplicates
+from auditor.images.near_duplicates import same
 from auditor.records import Features
 from auditor.seeds import derived_seed
 from auditor.split.items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
@@ -119,12 +120,6 @@ def near_in(features: Features | None, rows: np.ndarray, threshold: float) -> tu
     pairs, nearest = near_duplicates.near_pairs(some, threshold)
     apart = nearest[np.isfinite(nearest) & (nearest >= threshold)]
     return rows[pairs], float(apart.min()) if len(apart) else float("nan")
-
-
-def same(groups: np.ndarray) -> np.ndarray:
-    """Return edges int64 ``[m, 2]`` from each member of a group to its first."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    return np.column_stack([np.arange(len(groups)), first[inverse]])
 
 
 # Who goes where

@@ -24,8 +24,8 @@ import numpy as np
 
 from auditor.diffusion import schedules
 from auditor.diffusion.denoising import as_noise
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import DiffusionModel
 
 REVISION = 1
 POWER = 4  # of the norms of SimA and PIA, as published

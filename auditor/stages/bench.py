@@ -11,16 +11,16 @@ import numpy as np
 
 from auditor import checkpoints, neighbors, spaces
 from auditor.diffusion import denoising, sampling
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import forward_process
 from auditor.diffusion.schedules import n_times as n_times_of
 from auditor.images import scales
 from auditor.inputs.prepared import Prepared
-from auditor.measuring import published
-from auditor.records import DiffusionModel, Features, other_twin
+from auditor.records import Features, other_twin
 from auditor.run import RunDirectory, drop_parts, key_path, part_path, save_array, tables
 from auditor.seeds import derived_seed
 from auditor.spaces.pixel import PixelSpace
-from auditor.stages import agreement, attack_scores, controls, trajectories, u_turns
+from auditor.stages import agreement, attack_scores, controls, published_losses, trajectories, u_turns
 from auditor.stages.base import Stages
 from auditor.stages.keys import Keys
 from auditor.stages.task import LOSS_IMAGES_AT_ONCE, Task, attacked_sets, loss_counts, turned_counts
@@ -188,14 +188,14 @@ class Asking(Stages):
         """Measure the held-out loss of one checkpoint by the published protocol; some times are a resumable part."""
         path, key, _ = self.target(task)
         p = self.prepared
-        n_times, chosen = n_times_of(p.scheduler), published.loss_images(p.n_originals("heldout"))
+        n_times, chosen = n_times_of(p.scheduler), published_losses.loss_images(p.n_originals("heldout"))
         pictures = p.sets["heldout"].images[chosen]
         classes = p.classes["heldout"][chosen] if "heldout" in p.classes else None
-        parts, told = range(0, n_times, published.TIMES_AT_ONCE), 0
+        parts, told = range(0, n_times, published_losses.TIMES_AT_ONCE), 0
 
         def compute(rows: range) -> np.ndarray:
             times = np.arange(rows.start, min(rows.stop, n_times))
-            return published.losses(self.model(task.of), pictures, times, p.batch_size, p.device, classes)
+            return published_losses.losses(self.model(task.of), pictures, times, p.batch_size, p.device, classes)
 
         for done in self.run.make_parts(path, key, parts, compute):
             yield task.calls * done // n_times - told

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.noise import draw, generators
 from auditor.diffusion.schedules import forward_process
-from auditor.records import DiffusionModel, ImageSet
+from auditor.records import ImageSet
 from auditor.seeds import derived_seed
 
 REVISION = 1

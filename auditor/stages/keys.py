@@ -13,9 +13,8 @@ from auditor import images
 from auditor.diffusion import denoising, noise, sampling
 from auditor.images import scales
 from auditor.inputs.prepared import Prepared
-from auditor.measuring import published
 from auditor.records import other_twin
-from auditor.stages import agreement, controls, nearest, trajectories, u_turns
+from auditor.stages import agreement, controls, nearest, published_losses, trajectories, u_turns
 from auditor.stages import attack_scores as attacks
 
 
@@ -152,7 +151,7 @@ class Keys:
         losses = self.losses(twin, step)
         kept = {name: losses[name] for name in losses if name not in ("images", "times", "seed", "sets", "classes")}
         classes = {"classes": losses["classes"]["heldout"]} if "classes" in losses else {}
-        own = {"stage": "published losses", "revision": [denoising.REVISION, published.REVISION]}
+        own = {"stage": "published losses", "revision": [denoising.REVISION, published_losses.REVISION]}
         return kept | own | classes | {"images": self.loss_images("heldout")}
 
     def attack_scores(self, twin: str, step: int) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from auditor.diffusion import schedules
 from auditor.inputs.prepared import Prepared
-from auditor.measuring import published
 from auditor.run import RunDirectory
-from auditor.stages import attack_scores, controls, trajectories, u_turns
+from auditor.stages import attack_scores, controls, published_losses, trajectories, u_turns
 from auditor.stages.keys import Keys
 
 LOSS_IMAGES_AT_ONCE = 32  # images whose cells make one resumable batch of the loss stage
@@ -97,7 +96,7 @@ def calls_of(prepared: Prepared, kind: str, of: str, have: int) -> int:
             for start in range(0, n, LOSS_IMAGES_AT_ONCE)
         )
     if kind == "published-losses":
-        return published.n_calls(prepared.n_originals("heldout"), schedules.n_times(prepared.scheduler), batch)
+        return published_losses.n_calls(prepared.n_originals("heldout"), schedules.n_times(prepared.scheduler), batch)
     if kind == "attack-scores":
         asked = sum(loss_counts(prepared)[name] for name in attacked_sets(of))
         parts = [min(batch, asked - start) for start in range(0, asked, batch)]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from auditor.diffusion import denoising, noise, sampling, schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import DiffusionModel
 from auditor.stages import u_turns
 
 REVISION = 1

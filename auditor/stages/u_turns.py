@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from auditor.diffusion import sampling, schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import DiffusionModel
 
 REVISION = 1
 SAMPLER = "ddim"  # without noise: what comes back depends on the image and one noise alone

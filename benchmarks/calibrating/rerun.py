@@ -19,11 +19,12 @@ import pandas as pd
 
 from auditor import measuring, stats
 from auditor.config import Budgets
-from auditor.measuring import Scope, Series, lean, lean_fact, verdict
+from auditor.measuring import Series, lean, lean_fact, verdict
 from auditor.measuring import copies as copying
 from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.scope import Scope
 from auditor.stats import Landing, Pool, Relabeling
 from calibrating.nulls import Size
 from calibrating.table import Row

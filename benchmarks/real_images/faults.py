@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from unet import make
 
 from auditor.config import LEVEL
-from auditor.measuring import published
 from auditor.run import RunDirectory
+from auditor.stages import published_losses
 
 TIMES = SCHEDULER["num_train_timesteps"]
 EVERY = 10  # one time in so many stands for its neighbors; time 0 stands for itself
@@ -57,7 +57,7 @@ def losses(out: Path, step: int, names: list[str]) -> str:
     """The published loss of the last checkpoints, and what another mean and time 0 do to it."""
     pixels = {name: np.load(out / "data" / f"{name}.npz")["images"].astype(float) / 255 for name in (*names, "heldout")}
     means = {name: each.mean() for name, each in pixels.items()}
-    chosen = pixels["heldout"][published.loss_images(len(pixels["heldout"]))]
+    chosen = pixels["heldout"][published_losses.loss_images(len(pixels["heldout"]))]
     network, lines = make(**json.loads((out / "network.json").read_text())).eval(), []
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
         network.load_state_dict(load_file(out / "runs" / name / f"step-{step}.safetensors"))

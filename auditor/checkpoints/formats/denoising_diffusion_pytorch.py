@@ -16,8 +16,9 @@ import numpy as np
 from auditor.checkpoints import Guide, ModelSettings, files, read_json, weights
 from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.diffusion import schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips, Found
 
 BUFFERS = ("betas", "alphas_cumprod", "loss_weight")
 UNET, DIFFUSION = "model.", ("image_size", "auto_normalize", "min_snr_loss_weight", "objective", "beta_schedule")

@@ -22,9 +22,10 @@ import numpy as np
 
 from auditor.checkpoints import Guide, ModelSettings, absence, flips, latent, names, networks, read_json, text
 from auditor.checkpoints.networks import CONFIG, Read
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips, Found
 
 MODELS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
 COMPONENTS = {"raw": ("unet", "transformer"), "ema": ("unet_ema", "transformer_ema")}

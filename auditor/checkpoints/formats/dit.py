@@ -22,9 +22,10 @@ from auditor.checkpoints import Guide, ModelSettings, files, latent, networks, w
 from auditor.checkpoints.formats.diffusers import by_class
 from auditor.checkpoints.headers import Header, Opaque, Tensor, read_header, tensors_in
 from auditor.diffusion import schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips, Found
 
 HEADS = {"XL": 16, "L": 16, "B": 12, "S": 6}
 CLAIMED = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight", "pos_embed")

@@ -22,9 +22,10 @@ import numpy as np
 from auditor.checkpoints import Guide, ModelSettings, a_path, files, flips, latent, networks, weights
 from auditor.checkpoints.headers import Header
 from auditor.diffusion import schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips, Found
 
 WIDTH = re.compile(r"-(0\.[0-9]{3})$")  # how far back an average of EDM2 reaches, as a share of the training
 

@@ -28,8 +28,9 @@ from auditor.checkpoints import (
 )
 from auditor.checkpoints.formats.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips, Found
 
 OF_TEXT = ("text_encoder.", "lora_te_", "lora_te1_")
 ADAPTER = "audited"  # what peft calls the LoRA

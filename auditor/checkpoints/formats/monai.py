@@ -20,8 +20,9 @@ from auditor.checkpoints.formats.diffusers import by_class
 from auditor.checkpoints.formats.plain import count
 from auditor.checkpoints.headers import Header, tensors_in
 from auditor.diffusion import schedules
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Found
+from auditor.records import Checkpoint, Facts, Found
 
 CLAIMED = ("conv_in.conv.weight", "time_embed.0.weight", "out.2.conv.weight")
 BESIDE = "network.json"

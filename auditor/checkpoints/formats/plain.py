@@ -17,8 +17,9 @@ from typing import Any
 
 from auditor.checkpoints import Guide, ModelSettings, files, flips, names, read_json, weights
 from auditor.checkpoints.headers import read_header, tensors_in
+from auditor.diffusion.model import DiffusionModel
 from auditor.errors import AuditError, CheckpointError
-from auditor.records import Checkpoint, DiffusionModel, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips, Found
 
 MAKE = "--model mypackage.networks:make"
 HOW = "Give --model MODULE:FACTORY, a function in your code that returns the network (an nn.Module)."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from auditor.images.scales import HAAR, PCA, SCALES
+from auditor.registry import HAAR, PCA, SCALES
 from auditor.reports import Report, where
 from auditor.reports.charts import BLUE, ORANGE, VERMILLION, Bar, Chart, Panel, Style
 

@@ -1,0 +1,114 @@
+"""What a run compares: twins, steps, spaces; and what a pruned series of checkpoints leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from auditor.config import HEADLINE_SPACE
+from auditor.records import TWINS, UNITS
+from auditor.registry import SCALES
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a run was asked to look at: the axes of every table."""
+
+    steps: tuple[int, ...]
+    spaces: tuple[str, ...]
+    n_samples: int
+    seed: int
+    with_train: bool
+    with_heldout: bool
+    fpr: float | None = None  # false-positive rate that the copying rule is set to; None: the ratio 1/3
+    twins: tuple[str, ...] = TWINS  # a alone for a single training
+    same_data: bool = False  # whether a second training on half a was audited, too
+
+    @property
+    def with_twin(self) -> bool:
+        """Whether there are two trainings to compare."""
+        return len(self.twins) > 1
+
+    @property
+    def with_lean(self) -> bool:
+        """Whether samples can be asked which half they lean on."""
+        return self.with_train and self.with_twin
+
+    @property
+    def with_images(self) -> bool:
+        """Whether there is any image set to compare samples with."""
+        return self.with_train or self.with_heldout
+
+    @property
+    def with_samples(self) -> bool:
+        """Whether samples were drawn or given; a quick audit has none, and then no spaces."""
+        return bool(self.spaces)
+
+    @property
+    def judged_spaces(self) -> tuple[str, ...]:
+        """The spaces that verdicts rest on: all but those of one scale, which say where in a picture, not whether."""
+        return tuple(space for space in self.spaces if space not in SCALES)
+
+    @property
+    def scale_spaces(self) -> tuple[str, ...]:
+        """The spaces of one scale each."""
+        return tuple(space for space in self.spaces if space in SCALES)
+
+    @property
+    def first_space(self) -> str:
+        """The first space; the empty name where there is none."""
+        return self.spaces[0] if self.spaces else ""
+
+    @property
+    def headline_space(self) -> str:
+        """Where tau_div is taken: correlation, else the first space."""
+        return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.first_space
+
+    @property
+    def picture_space(self) -> str:
+        """Where underfit is judged: pixel, else the first space."""
+        return "pixel" if "pixel" in self.spaces else self.first_space
+
+    @property
+    def quality_space(self) -> str:
+        """Where KID decides between checkpoints: clip, else pixel, else the first space."""
+        return "clip" if "clip" in self.spaces else self.picture_space
+
+
+def control_names(scope: Scope) -> tuple[str, ...]:
+    """Return the controls of a run that stand for a twin."""
+    if not scope.with_train or not scope.with_samples:
+        return ()
+    return (*(("smooth",) if scope.with_twin else ()), "copier", *(("heldout",) if scope.with_heldout else ()))
+
+
+def gaps(steps: Sequence[int], unit: str) -> list[str]:
+    """Return what a series that starts late or has holes leaves open.
+
+    It starts late where the first step is more than 1.5 times the median distance between steps; a hole is a distance
+    of at least 1.9 times both of its neighbours, or, at the end of an even series, 1.9 times all others.
+    """
+    steps = sorted(set(steps))  # a scan also shows series in which a step is there twice
+    if len(steps) < 3:
+        return []
+    between = [late - early for early, late in pairwise(steps)]
+    lines, counted = [], UNITS.get(unit, unit)
+    if steps[0] > 1.5 * median(between):
+        share = round(100 * steps[0] / steps[-1])
+        lines.append(
+            f"The series starts at {steps[0]:,} of {steps[-1]:,} {counted} ({share} %); earlier checkpoints were not "
+            "saved, or were deleted: an earlier onset, and an earlier safe step, can be neither ruled in nor ruled out."
+        )
+    for i, width in enumerate(between):
+        last = i + 1 == len(between)
+        beside = between[:i] if last else between[i - 1 : i] + between[i + 1 : i + 2]
+        if last and (len(beside) < 2 or max(beside) > 1.5 * min(beside)):
+            continue  # the distances grow: nothing tells what the last one should be
+        if i and width >= 1.9 * max(beside):
+            lines.append(
+                f"There is no checkpoint between {steps[i]:,} and {steps[i + 1]:,} {counted}, a hole of "
+                f"{width / max(beside):.1f} times the usual distance: an onset inside it cannot be placed more exactly."
+            )
+    return lines
