@@ -77,7 +77,7 @@ class Tests:
 
     lean: Mapping[tuple[int, str], LeanResult]
     loss: Mapping[int, LossLeanResult]
-    copies: Mapping[tuple[int, str], Copying]
+    copying: Mapping[tuple[int, str], Copying]
     in_class: Mapping[tuple[int, str], ClassLean] = field(default_factory=dict)
 
 
