@@ -22,7 +22,8 @@ from measuring_speed import IMAGES, SPACES, fabricate, identifiers
 from auditor.config import AuditConfig, Budgets
 from auditor.measuring import measure
 from auditor.records import TWINS
-from auditor.run import RunDirectory, save_array, tables
+from auditor.run import RunDirectory, tables
+from auditor.run.files import save_array
 from auditor.scope import Scope
 
 

@@ -17,7 +17,8 @@ from auditor import registry
 from auditor.records import TWINS
 from auditor.reports import LATER_TABLES, TOP_TABLES, album, read_report, write_reports
 from auditor.reports.charts.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
-from auditor.run import RunDirectory, key_path, tables
+from auditor.run import RunDirectory, tables
+from auditor.run.files import key_path
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("sample_reports")  # from the root of the repository: reports that name the run name it so

@@ -15,7 +15,8 @@ import pytest
 
 from auditor import run as run_module
 from auditor.errors import AuditError
-from auditor.run import FORMAT_VERSION, RunDirectory, atomic, differences, part_path, parts_folder
+from auditor.run import FORMAT_VERSION, RunDirectory
+from auditor.run.files import atomic, differences, part_path, parts_folder
 
 KEY = {"stage": "samples", "steps": 50, "sizes": (8, 8)}
 OTHER_KEY = {**KEY, "steps": 100}

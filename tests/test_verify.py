@@ -18,7 +18,8 @@ from auditor.config import Budgets
 from auditor.errors import AuditError
 from auditor.pipeline import verify
 from auditor.pipeline.verify import same
-from auditor.run import RunDirectory, key_path
+from auditor.run import RunDirectory
+from auditor.run.files import key_path
 from auditor.scope import Scope
 
 

@@ -189,7 +189,7 @@ def self_test() -> Iterator[Finding]:
     from auditor.diffusion import sampling
     from auditor.neighbors import search
     from auditor.records import Features
-    from auditor.run import save_array
+    from auditor.run.files import save_array
 
     started = time.perf_counter()
     found = [checkpoints.discover(shipped() / "twins" / twin, twin) for twin in "ab"]

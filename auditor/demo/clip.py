@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from auditor.demo.trainer import LOG, Progress, Record
-from auditor.run import atomic
+from auditor.run.files import atomic
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auditor.run import atomic
+from auditor.run.files import atomic
 
 SHUFFLE_SEED = 20260303
 # The last part takes the rest. ``clip`` is a fourth of the 1797 digits, seen by no diffusion model.

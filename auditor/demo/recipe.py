@@ -13,7 +13,7 @@ from auditor.demo import clip, digits, trainer
 from auditor.demo.trainer import LOG
 from auditor.errors import AuditError
 from auditor.records import TWINS
-from auditor.run import atomic
+from auditor.run.files import atomic
 
 STEPS = (120, 240, 430, 770, 1390, 2500, 4500, 8000, 14000, 18000)
 # Twins share the recipe and differ in images and in seed, as two real trainings do.

@@ -41,3 +41,10 @@ def resolve_batch_size(config: AuditConfig, device: str, earlier: Mapping[str, A
         return int(config.batch_size)
     many = device != "cpu" or (config.quick and math.prod(facts.image_shape) <= SMALL)
     return int(earlier.get("batch_size") or (256 if many else 64))
+
+
+def threads() -> int:
+    """Return how many threads a network has on a CPU."""
+    import torch
+
+    return int(torch.get_num_threads())

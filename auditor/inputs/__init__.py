@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from auditor import checkpoints, images, spaces
 from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
-from auditor.diffusion import device as machine
+from auditor.diffusion import device as devices
 from auditor.diffusion.sampling import Conditions, resolve_steps
+from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import n_times
+from auditor.errors import AuditError
 from auditor.inputs import classes as within_classes
 from auditor.inputs import image_sets, mirroring, models, required, samples, twins
-from auditor.inputs.prepared import Prepared, Say
+from auditor.inputs.asked import Asked, SpaceFacts, digest_of, set_facts
+from auditor.inputs.loaded import Loaded, Say
 from auditor.inputs.samples import GivenSamples
-from auditor.records import Facts, TwinPair
+from auditor.records import Facts, Flips, ImageSet, TwinPair
 from auditor.run import RunDirectory
+from auditor.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,21 @@ class Origin:
     notes: tuple[str, ...]  # what had to be assumed to get there
 
 
-def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, calls: None) -> Prepared:
+@dataclass(frozen=True)
+class Pictures:
+    """The image sets of an audit, and what of them takes part in which statistic."""
+
+    sets: Mapping[str, ImageSet]
+    digests: Mapping[str, tuple[str, ...]]
+    in_pool: Mapping[str, np.ndarray]
+    groups: Mapping[str, np.ndarray]
+    classes: Mapping[str, np.ndarray]
+    class_pools: Mapping[str, np.ndarray]
+    preflight: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, calls: None) -> Loaded:
     """Read and check checkpoints, images and feature weights.
 
     Raises
@@ -44,23 +65,86 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
     earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
     budgets = budgets_from_file(config.budgets)
-    device = machine.resolve_device(config.device, earlier)
+    device = devices.resolve_device(config.device, earlier)
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
-    training = (lambda: image_sets.trained(sets)) if config.train_a is not None else None  # read below, used later
+    pictures: Pictures | None = None
+    training = None if config.train_a is None else lambda: image_sets.trained(pictures.sets)  # read below, used later
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
     opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
     settings = models.settings(config)
-    if config.samples_a is not None:
-        say("reading the samples", 0)
-        origin = from_samples(config)
+    say(f"reading the {'checkpoints' if config.samples_a is None else 'samples'}", 0)
+    origin = from_checkpoints(config, settings) if config.samples_a is None else from_samples(config)
+    if origin.given is not None:
         config = replace(config, n_samples=origin.given.n, seed=origin.given.first_seed)
-    else:
-        say("reading the checkpoints", 0)
-        origin = from_checkpoints(config, settings)
-    facts = origin.facts
     flips = mirroring.resolve(config.flip_train, origin.pair, None if origin.given is not None else settings)
-    mirrored = bool(flips.mirrored)
     say("reading the images", 0)
+    pictures = read_pictures(config, origin.facts, run, bool(flips.mirrored), say)
+    pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
+    asked = Asked(
+        config=config,
+        scope=scope_of(config, origin.pair, pictures.sets),
+        budgets=budgets,
+        device=device,
+        batch_size=devices.resolve_batch_size(config, device, earlier, origin.facts),
+        threads=devices.threads(),
+        sampling_steps=origin.sampling_steps,
+        image_shape=origin.facts.image_shape,
+        scheduler=models.fitting_schedule(origin.scheduler, pixels),
+        checkpoints=checkpoint_digests(origin.pair),
+        sets=facts_of_sets(pictures, bool(flips.mirrored)),
+        spaces={
+            name: SpaceFacts(each.revision, int(getattr(each, "dim", 0) or math.prod(origin.facts.image_shape)))
+            for name, each in opened.items()
+        },
+        scaling={twin: scaling(each) for twin, each in pixels.items() if not each.is_standard},
+        conditions=conditions(origin.conditions, settings),
+        with_model=origin.given is None,
+        pairs_samples=origin.given is None or origin.given.paired,
+        sees_alike=len({each.text for each in pixels.values()}) == 1,
+        mirrored=bool(flips.mirrored),
+    )
+    return Loaded(
+        asked=asked,
+        pair=origin.pair,
+        facts=origin.facts,
+        settings=settings,
+        sets=pictures.sets,
+        digests=pictures.digests,
+        in_pool=pictures.in_pool,
+        notes=all_notes(config, origin, pictures, pixels, flips),
+        spaces=opened,
+        pixels=pixels,
+        conditions=origin.conditions,
+        groups=pictures.groups,
+        given=origin.given,
+        classes=pictures.classes,
+        preflight=pictures.preflight,
+        class_pools=pictures.class_pools,
+        flips=flips,
+    )
+
+
+def load(asked: Asked, run: RunDirectory, say: Say = lambda text, calls: None) -> Loaded:
+    """Read again what a run was asked for: what another process needs to make a part of it.
+
+    Raises
+    ------
+    AuditError
+        If checkpoints, images, feature weights or resolved settings are no longer those of the run.
+    """
+    found = prepare(asked.config, run, say)
+    for name in ("checkpoints", "sets", "spaces", "scheduler", "device", "batch_size"):
+        if getattr(found.asked, name) != getattr(asked, name):
+            raise AuditError(
+                f"The {name.replace('_', ' ')} are not those that the run was asked for.",
+                run.record,
+                "Give the audit run command again, or put back the files that it read.",
+            )
+    return replace(found, asked=asked)
+
+
+def read_pictures(config: AuditConfig, facts: Facts, run: RunDirectory, mirrored: bool, say: Say) -> Pictures:
+    """Read the image sets, compare them with one another, and say what of them takes part in which statistic."""
     sets = image_sets.read(config, facts.image_shape)
     plain = sets
     if mirrored:
@@ -74,54 +158,101 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     grouped = image_sets.grouped_with_mirrors(plain, digests, mirrored)
     left_out = {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}
     pools = image_sets.pool_masks(sets, left_out, config.seed, mirrored)
-    pixels = models.pixels(config, facts, sets, origin.pair.twins)
     classes = models.image_classes(facts, sets)
     class_pools = within_classes.class_pools(pools, classes, config.seed, mirrored)
-    notes = (
-        *(origin.given.notes if origin.given is not None else ()),
-        *models.schedule_notes(origin.pair, config),
-        *models.notes(config, facts, pixels, classes),
-        *origin.notes,
-        *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
-        *overlap_notes,
-        *looked["notes"],
-        *image_sets.duplicate_notes(digests),
-        *grouped.notes,
-        *image_sets.pool_notes(pools),
-        *within_classes.pool_notes(class_pools, classes, facts.n_classes or 0),
-        *(mirroring.notes(flips, config.flip_train) if "train-a" in sets else []),
-    )
-    return Prepared(
-        config=config,
-        pair=origin.pair,
-        facts=facts,
-        settings=settings,
-        scheduler=models.fitting_schedule(origin.scheduler, pixels),
+    return Pictures(
         sets=sets,
         digests=digests,
-        set_digests={name: images.set_digest(each) for name, each in sets.items()},
         in_pool=pools,
-        notes=notes,
-        device=device,
-        batch_size=machine.resolve_batch_size(config, device, earlier, facts),
-        sampling_steps=origin.sampling_steps,
-        spaces=opened,
-        budgets=budgets,
-        pixels=pixels,
-        conditions=origin.conditions,
         groups=grouped.numbers,
-        given=origin.given,
         classes=classes,
-        preflight=looked,
         class_pools=class_pools,
-        flips=flips,
+        preflight=looked,
+        notes=(
+            *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
+            *overlap_notes,
+            *looked["notes"],
+            *image_sets.duplicate_notes(digests),
+            *grouped.notes,
+            *image_sets.pool_notes(pools),
+            *within_classes.pool_notes(class_pools, classes, facts.n_classes or 0),
+        ),
     )
+
+
+def all_notes(
+    config: AuditConfig, origin: Origin, pictures: Pictures, pixels: Mapping[str, Pixels], flips: Flips
+) -> tuple[str, ...]:
+    """Return what had to be assumed or left out, in sentences."""
+    return (
+        *(origin.given.notes if origin.given is not None else ()),
+        *models.schedule_notes(origin.pair, config),
+        *models.notes(config, origin.facts, pixels, pictures.classes),
+        *origin.notes,
+        *pictures.notes,
+        *(mirroring.notes(flips, config.flip_train) if "train-a" in pictures.sets else []),
+    )
+
+
+def scope_of(config: AuditConfig, pair: TwinPair, sets: Mapping[str, ImageSet]) -> Scope:
+    """Return the axes of the run's tables."""
+    return Scope(
+        steps=pair.steps,
+        spaces=() if config.quick else config.space_names,
+        n_samples=0 if config.quick else config.n_samples,
+        seed=config.seed,
+        with_train="train-a" in sets,
+        with_heldout="heldout" in sets,
+        fpr=config.fpr,
+        twins=pair.twins,
+        same_data=config.ckpts_a2 is not None,
+    )
+
+
+def checkpoint_digests(pair: TwinPair) -> dict[str, str]:
+    """Return the digest of every checkpoint, by twin/step."""
+    return {f"{twin}/{c.step}": c.digest for twin in pair.twins for c in pair.series(twin).checkpoints}
+
+
+def facts_of_sets(pictures: Pictures, mirrored: bool) -> dict[str, Any]:
+    """Return what is known of every set without its pictures."""
+    return {
+        name: set_facts(
+            each,
+            originals=len(each) // 2 if mirrored and name.startswith("train-") else len(each),
+            in_pool=pictures.in_pool.get(name),
+            groups=pictures.groups.get(name),
+            classes=pictures.classes.get(name),
+        )
+        for name, each in pictures.sets.items()
+    }
+
+
+def scaling(pixels: Pixels) -> list[Any]:
+    """Return how pictures are scaled for a network, as plain data: range, and mean or its digest."""
+    return [pixels.low, pixels.high, pixels.mean if isinstance(pixels.mean, float) else digest_of(pixels.mean)]
+
+
+def conditions(drawn: Conditions | None, settings: checkpoints.ModelSettings) -> dict[str, Any]:
+    """Return under what samples are drawn, as plain data; nothing where the models are not conditional."""
+    if drawn is None:
+        return {}
+    prompts = {"prompts": list(settings.prompts)} if settings.prompts else {}
+    return {"conditions": list(drawn.numbers), "guidance_scale": drawn.guidance, **prompts}
 
 
 def from_samples(config: AuditConfig) -> Origin:
     """Read samples that exist already; there is no model then."""
     given = samples.read(config, image_sets.reading_of(config), image_sets.scratch_of(config))
-    return Origin(given.pair, Facts(given.image_shape, "none", None), {}, 0, None, given, ())
+    return Origin(
+        pair=given.pair,
+        facts=Facts(given.image_shape, "none", None),
+        scheduler={},
+        sampling_steps=0,
+        conditions=None,
+        given=given,
+        notes=(),
+    )
 
 
 def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings) -> Origin:
@@ -131,5 +262,12 @@ def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings) -
     facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
     conditions = models.conditions(config, facts)
     required.require_levels(config.loss_levels, n_times(scheduler))
-    steps = resolve_steps(config.sampler, config.sampling_steps, scheduler)
-    return Origin(pair, facts, scheduler, steps, conditions, None, notes)
+    return Origin(
+        pair=pair,
+        facts=facts,
+        scheduler=scheduler,
+        sampling_steps=resolve_steps(config.sampler, config.sampling_steps, scheduler),
+        conditions=conditions,
+        given=None,
+        notes=notes,
+    )

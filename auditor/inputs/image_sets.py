@@ -14,7 +14,7 @@ from auditor.config import AuditConfig
 from auditor.errors import AuditError
 from auditor.images import groups, mirror
 from auditor.inputs import preflight
-from auditor.inputs.prepared import Say
+from auditor.inputs.loaded import Say
 from auditor.records import ImageSet
 from auditor.run import RunDirectory
 from auditor.seeds import derived_seed

@@ -23,7 +23,8 @@ from auditor.lab.blend import Course
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
 from auditor.records import VERDICTS
-from auditor.run import RunDirectory, atomic, write_json
+from auditor.run import RunDirectory
+from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
 from auditor.stats import clopper_pearson
 

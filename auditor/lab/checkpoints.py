@@ -27,7 +27,7 @@ from auditor.lab.blend import Blend
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar, from_numbers
 from auditor.records import Checkpoint, Facts, Found
-from auditor.run import atomic, write_json
+from auditor.run.files import atomic, write_json
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ import numpy as np
 
 from auditor.errors import AuditError
 from auditor.lab.grammar import Grammar, as_images, letters_of, read_grammar
-from auditor.run import atomic, write_json
+from auditor.run.files import atomic, write_json
 
 GRAMMAR, HELDOUT, RECORD = "grammar.json", "heldout.npz", "data.json"
 

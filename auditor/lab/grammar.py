@@ -166,7 +166,7 @@ class Grammar:
 
     def write(self, path: Path) -> None:
         """Write the five numbers as JSON."""
-        from auditor.run import write_json
+        from auditor.run.files import write_json
 
         write_json(path, asdict(self))
 

@@ -29,7 +29,7 @@ from auditor.lab.data import read_folder
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.lab.transformer import Shape
-from auditor.run import atomic, write_json
+from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
 
 if TYPE_CHECKING:

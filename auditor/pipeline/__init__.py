@@ -21,7 +21,8 @@ from auditor.pipeline import spot_checks
 from auditor.pipeline.execute import Executor
 from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair, other_twin
 from auditor.reports.caveats import pixel_range
-from auditor.run import RunDirectory, as_json, differences, n_rows, save_array, tables
+from auditor.run import RunDirectory, tables
+from auditor.run.files import as_json, differences, n_rows, save_array
 from auditor.scope import Scope, control_names
 from auditor.stages import published_losses
 from auditor.stages.keys import Keys

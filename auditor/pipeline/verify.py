@@ -24,7 +24,8 @@ from auditor.diffusion import schedules
 from auditor.errors import AuditError
 from auditor.measuring import LAYOUTS, Measured, published
 from auditor.pipeline import trainings
-from auditor.run import RunDirectory, as_json, n_rows, restored, tables
+from auditor.run import RunDirectory, restored, tables
+from auditor.run.files import as_json, n_rows
 from auditor.scope import Scope, control_names
 from auditor.stages import published_losses
 

@@ -19,7 +19,8 @@ from auditor.records import TWINS
 from auditor.registry import SCALES
 from auditor.reports import caveats as checks
 from auditor.reports.album import SHOWN, Album, album_of, open_album
-from auditor.run import RunDirectory, atomic, tables
+from auditor.run import RunDirectory, tables
+from auditor.run.files import atomic
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {

@@ -21,7 +21,8 @@ import pandas as pd
 from auditor.config import Budgets, read_toml
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
-from auditor.run import RunDirectory, atomic, tables
+from auditor.run import RunDirectory, tables
+from auditor.run.files import atomic
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 EXIT_STATUS = {PASS: 0, FAIL: 3, UNDECIDED: 4}

@@ -1,25 +1,44 @@
 """The run directory: names, keys, atomic writes, resume, lock. It knows files, not their meaning.
 
-A finished artefact ``X.npy`` has its key beside it, ``X.npy.key.json``: readable JSON of
-everything that changes its bytes. The key is written before the artefact appears, so an
-artefact without a matching key is never taken for finished.
+Beside a finished artefact ``X.npy`` lies ``X.npy.key.json``: everything that changes its bytes
+(the key), their sha256 and size, and the files of the run that it was made of, with their
+sha256. It is written before the artefact appears, so an artefact without a matching key is
+never taken for finished.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from auditor.errors import AuditError
+from auditor.run.files import (
+    Beside,
+    as_json,
+    atomic,
+    drop_parts,
+    header,
+    n_rows,
+    part_path,
+    parts_folder,
+    prepare_parts,
+    read_beside,
+    read_key,
+    save_array,
+    sha256_of,
+    write_beside,
+    write_json,
+)
+from auditor.run.places import Place
 
 T = TypeVar("T")
 FORMAT_VERSION = 1  # of the run directory; raised when an older auditor could misread a newer run
@@ -183,19 +202,45 @@ class RunDirectory:
 
     def key(self, path: Path) -> dict[str, Any] | None:
         """Return the key of a finished artefact, or None where there is none."""
-        return read_key(key_path(path)) if path.exists() else None
+        beside = read_beside(path) if path.exists() else None
+        return None if beside is None else beside.key
+
+    def digests(self, files: Iterable[str]) -> dict[str, str]:
+        """Return the sha256 of these files of the run as recorded beside them, or else as they are; none of absent ones."""
+        found = {}
+        for name in files:
+            path = self.root / name
+            if path.is_file():
+                beside = read_beside(path)
+                found[name] = beside.sha256 if beside is not None and beside.sha256 else sha256_of(path)
+        return found
 
     @contextmanager
-    def artefact(self, path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
-        """Yield a temporary path to write; afterwards it becomes the artefact, with its key."""
+    def artefact(self, path: Path, key: Mapping[str, Any], made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Yield a temporary path to write; afterwards it becomes the artefact, with what proves it beside it.
+
+        ``made_of`` holds the files of the run that it was made from, with their sha256.
+        """
         with atomic(path) as temporary:
             yield temporary
-            if self.key(path) != as_json(key):
+            beside = Beside(as_json(key), sha256_of(temporary), temporary.stat().st_size, dict(made_of or {}))
+            old = read_beside(path) if path.exists() else None
+            if old is not None and old.key == beside.key:
+                # a longer one: whatever moment a kill picks, the bytes are those of one of both digests
+                write_beside(path, replace(old, becoming=beside.sha256))
+            else:
                 path.unlink(missing_ok=True)  # so that no moment pairs the old bytes with the new key
-                write_json(key_path(path), key)
+                write_beside(path, beside)
+        write_beside(path, beside)
 
     def build(
-        self, path: Path, key: Mapping[str, Any], n: int, batch_size: int, compute: Callable[[range], np.ndarray]
+        self,
+        path: Path,
+        key: Mapping[str, Any],
+        n: int,
+        batch_size: int,
+        compute: Callable[[range], np.ndarray],
+        made_of: Mapping[str, str] | None = None,
     ) -> Iterator[int]:
         """Make an array artefact of ``n`` rows in batches; resume, or extend a shorter one.
 
@@ -204,7 +249,7 @@ class RunDirectory:
         """
         have = self._reusable_rows(path, key, batch_size)
         yield from self.make_parts(path, key, range(have, n, batch_size), compute)
-        self._assemble(path, key, have, n, batch_size)
+        self._assemble(path, key, range(have, n, batch_size), made_of)
 
     def make_parts(
         self, path: Path, key: Mapping[str, Any], starts: range, compute: Callable[[range], np.ndarray]
@@ -221,17 +266,21 @@ class RunDirectory:
                     save_array(temporary, rows)
             yield min(start + starts.step, starts.stop)
 
-    def adopt(self, path: Path, source: Path) -> None:
+    def adopt(self, path: Path, source: Path, made_of: Mapping[str, str] | None = None) -> None:
         """Take over a finished array of another run that differs or is longer: a hard link, or else a copy."""
-        key = read_key(key_path(source)) if source.exists() else None
-        if key is None or (self.key(path) == key and n_rows(path) >= n_rows(source)):
+        beside = read_beside(source) if source.exists() else None
+        if beside is None or (self.key(path) == beside.key and n_rows(path) >= n_rows(source)):
             return
-        with self.artefact(path, key) as temporary:
+        with self.artefact(path, beside.key, made_of) as temporary:
             temporary.unlink(missing_ok=True)
             try:
                 os.link(source, temporary)
             except OSError:  # another file system
                 shutil.copyfile(source, temporary)
+
+    def place(self, place: Place, of: str, space: str = "") -> Path:
+        """Return where the file of an image set, a control, or twin/step lies, in a space where there are any."""
+        return self.root / place.file(of, space)
 
     def sweep(self) -> None:
         """Remove batches that outlived their artefact: a kill can come between its renaming and their removal.
@@ -252,16 +301,17 @@ class RunDirectory:
             return 0
         return n_rows(path) // batch_size * batch_size
 
-    def _assemble(self, path: Path, key: Mapping[str, Any], have: int, n: int, batch_size: int) -> None:
-        """Join the kept rows and the parts into the artefact, a batch at a time."""
+    def _assemble(self, path: Path, key: Mapping[str, Any], starts: range, made_of: Mapping[str, str] | None) -> None:
+        """Join the rows that are kept, those before ``starts``, and the parts into the artefact, a batch at a time."""
+        have, n, batch_size = starts.start, starts.stop, starts.step
         old = np.load(path, mmap_mode="r")[:have] if have else None
         like = old if old is not None else np.load(part_path(path, have), mmap_mode="r")
         # Written in order and not through a memory map, which on a full disk ends the process by SIGBUS.
-        with self.artefact(path, key) as temporary, open(temporary, "wb") as handle:
+        with self.artefact(path, key, made_of) as temporary, open(temporary, "wb") as handle:
             np.lib.format.write_array_header_1_0(handle, header(like.dtype, (n, *like.shape[1:])))
             for start in range(0, have, batch_size):
                 handle.write(old[start : start + batch_size].tobytes())
-            for start in range(have, n, batch_size):
+            for start in starts:
                 handle.write(np.load(part_path(path, start))[: n - start].tobytes())
         drop_parts(path)
 
@@ -282,121 +332,3 @@ def restored(kind: type[T], values: Mapping[str, Any], where: Path) -> T:
             where,
             "Use the version of auditor that made the run; run.json names it.",
         ) from None
-
-
-def parts_folder(path: Path) -> Path:
-    """Return the folder that holds the finished batches of an artefact in the making."""
-    return path.with_name(path.stem + ".partial")
-
-
-def part_path(path: Path, start: int) -> Path:
-    """Return where the batch that begins at row ``start`` lies."""
-    return parts_folder(path) / f"{start:08d}.npy"
-
-
-def drop_parts(path: Path) -> None:
-    """Remove the batches of an artefact that is finished."""
-    shutil.rmtree(parts_folder(path), ignore_errors=True)
-
-
-def key_path(path: Path) -> Path:
-    """Return where the key of an artefact lies."""
-    return path.with_name(path.name + ".key.json")
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as it reads back from JSON (tuples become lists)."""
-    return json.loads(json.dumps(value))
-
-
-def n_rows(path: Path) -> int:
-    """Return the number of rows of an ``.npy`` file, from its header; 0 where it is missing or damaged."""
-    try:
-        return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):
-        return 0
-
-
-def header(dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the header of an ``.npy`` file in C order."""
-    return {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-
-
-def read_key(path: Path) -> dict[str, Any] | None:
-    """Return a key as it was written, or None where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def prepare_parts(parts: Path, key: Mapping[str, Any]) -> None:
-    """Make the folder of finished batches, emptied if it was begun under another key."""
-    key_file = parts / "key.json"
-    if parts.exists() and read_key(key_file) != as_json(key):
-        shutil.rmtree(parts)
-    parts.mkdir(parents=True, exist_ok=True)
-    write_json(key_file, key)
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an ``.npy`` under exactly this name (``np.save`` would append a suffix).
-
-    Not by ``np.save``: on a full disk numpy 2.4 raises an OSError without an errno.
-    """
-    with open(path, "wb") as handle:
-        np.lib.format.write_array_header_1_0(handle, header(array.dtype, array.shape))
-        handle.write(array.tobytes())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: sorted keys, two spaces, a final newline."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and renamed, else removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise AuditError(
-                "The disk is full.", path, "Free some space and give the same command: the run resumes."
-            ) from error
-        raise
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Return what differs between two keys, as ``path: old -> new`` lines."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        lines = []
-        for name in sorted({*old, *new}):
-            lines += differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
-        return lines
-    return [] if old == new else [f"{prefix}: {shorten(old)} -> {shorten(new)}"]
-
-
-def shorten(value: Any) -> str:
-    """Return a value as text; long digests are cut."""
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "..."

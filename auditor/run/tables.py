@@ -17,7 +17,7 @@ import numpy as np
 
 from auditor.config import N_NEIGHBORS
 from auditor.errors import AuditError
-from auditor.run import atomic
+from auditor.run.files import atomic
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from auditor import stats
 from auditor.config import N_EXCHANGEABLE
 from auditor.images import identity, near_duplicates
 from auditor.records import Features
-from auditor.run import atomic, write_json
+from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
 from auditor.split import SETS, Split, grouped
 from auditor.split.items import Items, Options

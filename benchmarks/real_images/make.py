@@ -42,7 +42,7 @@ from auditor.lab.training import (  # noqa: E402
     require_same,
     save_state,
 )
-from auditor.run import atomic, write_json  # noqa: E402
+from auditor.run.files import atomic, write_json  # noqa: E402
 from auditor.seeds import derived_seed  # noqa: E402
 
 VERBS = ("plan", "prepare", "train", "audit", "figure", "all")

@@ -1,0 +1,57 @@
+"""Which images networks are asked about: a function of the run's seed, fewer being some of more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from auditor.inputs.asked import Asked
+from auditor.inputs.loaded import Loaded
+from auditor.seeds import derived_seed
+
+
+def counts(asked: Asked, n: int) -> dict[str, int]:
+    """Return how many images of each set are taken where ``n`` are asked for: no mirrored, shared or blank ones."""
+    return {
+        name: min(n, each.originals if each.pooled_originals is None else each.pooled_originals)
+        for name, each in asked.sets.items()
+    }
+
+
+def loss_counts(asked: Asked) -> dict[str, int]:
+    """Return on how many images of each set the loss is measured."""
+    return counts(asked, asked.config.loss_images)
+
+
+def rows_of(loaded: Loaded, name: str, n: int) -> np.ndarray:
+    """Return which ``n`` images of a set are asked about, int64, ascending."""
+    rng = np.random.default_rng(derived_seed("loss images", name, loaded.asked.config.seed))
+    order = rng.permutation(loaded.asked.sets[name].originals)
+    eligible = order[loaded.in_pool[name][order]] if name in loaded.in_pool else order
+    return np.sort(eligible[:n])
+
+
+def loss_rows(loaded: Loaded, name: str) -> np.ndarray:
+    """Return on which images of a set the loss is measured, int64, ascending."""
+    return rows_of(loaded, name, loss_counts(loaded.asked)[name])
+
+
+def each_of(loaded: Loaded, counted: dict[str, int]) -> list[tuple[str, int]]:
+    """Return set and row of every image that is asked about, ``counted`` saying how many of each set."""
+    return [(name, int(i)) for name, n in counted.items() for i in rows_of(loaded, name, n)]
+
+
+def pictures_of(loaded: Loaded, images: Sequence[tuple[str, int]]) -> np.ndarray:
+    """Return the pictures of images by set and row, uint8 ``[n, h, w, c]``."""
+    return np.stack([loaded.sets[name].images[i] for name, i in images])
+
+
+def classes_of(loaded: Loaded, images: Sequence[tuple[str, int]]) -> np.ndarray | None:
+    """Return their class numbers, int64 ``[n]``; None where the models have no classes."""
+    return np.array([loaded.classes[name][i] for name, i in images]) if loaded.classes else None
+
+
+def ids_of(loaded: Loaded, images: Sequence[tuple[str, int]]) -> list[str]:
+    """Return their ids."""
+    return [loaded.sets[name].ids[i] for name, i in images]
