@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import trained
+from repository import FIXTURES
 from safetensors.torch import load_file, save_file
 
 from auditor import registry
@@ -34,7 +35,6 @@ from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
 from auditor.records import Checkpoint
 
-FIXTURES = Path(__file__).with_name("fixtures")
 FACTORY = "trained:TinyNet"
 SHAPE = (8, 8, 1)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from repository import SHARED
 
 from auditor import images
 from auditor.errors import AuditError
@@ -18,7 +19,7 @@ from auditor.records import ImageSet
 GRAY = (8, 8, 1)
 CONVERT = images.Reading(convert_color=True)
 COLOR = (8, 8, 3)
-PNEUMONIA = Path(__file__).parents[2] / "shared/data/pneumoniamnist/pneumoniamnist.npz"
+PNEUMONIA = SHARED / "data/pneumoniamnist/pneumoniamnist.npz"
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

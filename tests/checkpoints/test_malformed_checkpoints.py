@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 import trained
+from repository import FIXTURES
 from safetensors.torch import save_file
-from test_checkpoint_formats import FACTORY, FIXTURES, SHAPE, Case, checkpoint_of, copied
+from test_checkpoint_formats import FACTORY, SHAPE, Case, checkpoint_of, copied
 
 from auditor.checkpoints import ModelSettings, discover, inspect, load, model_facts, names, scheduler_config
 from auditor.checkpoints.headers import read_header

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import sys
-from pathlib import Path
 
 import jsonschema
 import pandas as pd
@@ -16,12 +15,12 @@ import pytest
 import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
+from repository import DOCS
 
 from auditor import registry
 from auditor.reports import Report, printable, read_report, text_of, write_reports
 from auditor.reports.formats import markdown
 
-DOCS = Path(__file__).parent.parent / "docs"
 RUNS = ("finished", "without_training", "single", "three_audited")
 HOSTILE = (
     "<script>alert(1)</script>",

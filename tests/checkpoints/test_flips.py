@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from repository import FIXTURES
 from safetensors.torch import save_file
 
 from auditor.checkpoints import ModelSettings, flips, flips_of
 from auditor.config import AuditConfig, from_file
 from auditor.inputs import mirroring
 from auditor.records import NOT_SAID, Checkpoint, CheckpointSeries, Flips, TwinPair
-
-FIXTURES = Path(__file__).with_name("fixtures")
 
 
 def checkpoint(name: str, path: Path, twin: str = "a") -> Checkpoint:

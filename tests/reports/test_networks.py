@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from repository import SAMPLE_RUN
 from test_html import Page, with_record
 
 from auditor.reports import members, read_report, text_of
@@ -14,14 +14,13 @@ from auditor.reports.album import BLURRED, LEFT_OUT
 from auditor.reports.charts import heats, networks
 from auditor.reports.formats import html
 
-RUN = Path(__file__).parent.parent / "sample_reports" / "run"
 SETS_COMPARED = ["images of half a", "images of half b", "held-out images"]
 
 
 @pytest.fixture(scope="module")
 def report():
     """The demo's report."""
-    return read_report(RUN)
+    return read_report(SAMPLE_RUN)
 
 
 def section(report) -> str:

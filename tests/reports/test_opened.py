@@ -7,18 +7,18 @@ import io
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from repository import DOCS
 
 import auditor
 from auditor import AuditError
 from auditor.reports import gate
 
-PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
+PAGE = (DOCS / "python.md").read_text()
 RECIPES = dict(re.findall(r"^## (\d\. .*?)\n.*?```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
 
 

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 import trained
-from test_checkpoint_formats import FIXTURES, copied
+from repository import FIXTURES
+from test_checkpoint_formats import copied
 
 from auditor.scope import gaps
 

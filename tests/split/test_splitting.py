@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from repository import SHARED
 
 from auditor import images, spaces, split, stats
 from auditor.errors import AuditError
@@ -17,7 +18,7 @@ from auditor.split import SETS, items
 from auditor.split import card as split_card
 from auditor.split.items import Options
 
-PNEUMONIA = Path(__file__).parents[2] / "shared/data/pneumoniamnist/pneumoniamnist.npz"
+PNEUMONIA = SHARED / "data/pneumoniamnist/pneumoniamnist.npz"
 
 
 def films(n: int, seed: int = 0) -> np.ndarray:

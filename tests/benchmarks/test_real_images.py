@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import faults
+import figure
+import make
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import unet
 from conftest import make_fast, smooth_images
+from safetensors.torch import load_file
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "real_images"
-sys.path.insert(0, str(FOLDER))
-
-import faults  # noqa: E402
-import figure  # noqa: E402
-import make  # noqa: E402
-import unet  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-
-from auditor.errors import AuditError  # noqa: E402
-from auditor.run import RunDirectory  # noqa: E402
+from auditor.errors import AuditError
+from auditor.run import RunDirectory
 
 TOY = make.Experiment(8, 8, 40, 32, 16, 1e-3, (3, 6), 12, "ddim", 2, 6, 2, 0.1, trainings=3)
 

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from repository import SAMPLE_RUN
 
 from auditor.reports import plates, read_report
 from auditor.reports.charts import heats
 from auditor.reports.formats import figures, html
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-RUN = Path(__file__).parent.parent / "sample_reports" / "run"
 WIDTHS = (390, 1024, 1600)
 
 pytestmark = [
@@ -69,7 +69,7 @@ def overlaps(boxes: list[dict]) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def report():
     """The demo's report."""
-    return read_report(RUN)
+    return read_report(SAMPLE_RUN)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from repository import DOCS
 
 from auditor.run import tables
 
 STEPS = (90, 200, 1000)
-SCHEMA = Path(__file__).parent.parent / "docs" / "report.schema.json"
+SCHEMA = DOCS / "report.schema.json"
 
 
 def as_folders(run: Path, root: Path) -> Path:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import calibration
+import numpy as np
+import pytest
 from calibrating import audits, nulls, power, table, worlds
 
 from auditor import stats
