@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from auditor import checkpoints, neighbors, spaces
-from auditor.diffusion import denoising, sampling
+from auditor.diffusion import denoising, gaussian, sampling
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import forward_process
 from auditor.diffusion.schedules import n_times as n_times_of
@@ -46,7 +46,7 @@ class Asking(Stages):
             "trajectories": self._trajectories,
         }
         self._model: tuple[str, DiffusionModel] | None = None
-        self._gaussians: dict[str, controls.Gaussian] = {}
+        self._gaussians: dict[str, gaussian.Gaussian] = {}
         self._encoded: dict[str, Any] = {}  # by training set
 
     def model(self, of: str) -> DiffusionModel:
@@ -67,20 +67,20 @@ class Asking(Stages):
         p = self.prepared
         training = p.sets[f"train-{twin}"].images
         if not p.facts.autoencoder and p.pixels[twin].is_standard:
-            return controls.linear_denoiser(self._gaussian(twin), p.image_shape, p.scheduler)
+            return gaussian.linear_denoiser(self._gaussian(twin), p.image_shape, p.scheduler)
         like = self.model(f"{twin}/{p.pair.steps[0]}")
         encoded = [
             like.codec.encode(training[start : start + DRAWN_AT_ONCE], p.device).permute(0, 2, 3, 1).cpu().numpy()
             for start in range(0, len(training), DRAWN_AT_ONCE)
         ]
         vectors = np.concatenate(encoded).reshape(len(training), -1).astype(np.float64)
-        linear = controls.linear_denoiser(controls.fit_vectors(vectors), like.x_shape, p.scheduler)
+        linear = gaussian.linear_denoiser(gaussian.fit_vectors(vectors), like.x_shape, p.scheduler)
         return replace(linear, image_shape=p.image_shape, codec=like.codec, latent_shape=like.latent_shape)
 
-    def _gaussian(self, twin: str) -> controls.Gaussian:
+    def _gaussian(self, twin: str) -> gaussian.Gaussian:
         """Return the Gaussian of one half, fitted once."""
         if twin not in self._gaussians:
-            self._gaussians[twin] = controls.fit(self.prepared.sets[f"train-{twin}"].images)
+            self._gaussians[twin] = gaussian.fit(self.prepared.sets[f"train-{twin}"].images)
         return self._gaussians[twin]
 
     def _control(self, task: Task) -> Iterator[int]:
