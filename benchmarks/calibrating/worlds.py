@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from auditor.diffusion import gaussian
 from auditor.measuring import lean
 from auditor.measuring.reading import gaps
 from auditor.measuring.verdict import Reference
@@ -380,7 +381,7 @@ def gaussian_twins(split: Split, eps: np.ndarray) -> dict[str, np.ndarray]:
     found = {}
     for twin, sign in (("a", 1), ("b", -1)):
         half = split.world.images[split.images[split.pool.labels == sign]]
-        x = controls.sample(controls.fit(half), eps)
+        x = gaussian.sample(gaussian.fit(half), eps)
         found[twin] = as_images((x + 1) * 127.5).reshape(len(eps), *half.shape[1:])
     return found
 

@@ -7,12 +7,12 @@ from test_agreement import HELDOUT, SHAPE, A, B, flat, memorizer, population
 
 from auditor import registry
 from auditor.diffusion import denoising
+from auditor.diffusion.gaussian import fit_vectors, linear_denoiser
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.measuring import membership
 from auditor.metrics import shares_below
 from auditor.records import Evidence, LossTable
-from auditor.stages.controls import fit_vectors, linear_denoiser
 
 TIMES = np.array([5, 100, 300])
 SETS = {"a": A, "b": B, "heldout": HELDOUT}

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from auditor.diffusion import denoising, empirical, schedules
+from auditor.diffusion.gaussian import fit_vectors, linear_denoiser
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.stages import agreement
-from auditor.stages.controls import fit_vectors, linear_denoiser
 
 TIMES = np.array([100, 300, 600])
 ABAR = np.asarray(schedules.forward_process(DDPM).alphas_cumprod.double())[TIMES]
