@@ -50,6 +50,27 @@ SPACES = {
 
 SPACE_GROUPS = {"scales": SCALES}  # one name for several
 
+STAGES = {  # what a run is made of, in the order of making where needs leave it open
+    "controls": "auditor.stages.controls:STAGE",
+    "control_losses": "auditor.stages.losses:CONTROL",
+    "features": "auditor.stages.features:STAGE",
+    "sets": "auditor.stages.sets:STAGE",
+    "control_evidence": "auditor.stages.nearest:CONTROL",
+    "samples": "auditor.stages.samples:STAGE",
+    "losses": "auditor.stages.losses:STAGE",
+    "published_losses": "auditor.stages.published_losses:STAGE",
+    "attack_scores": "auditor.stages.attack_scores:STAGE",
+    "stepped_scores": "auditor.stages.attack_scores:STEPPED",
+    "u_turns": "auditor.stages.u_turns:STAGE",
+    "agreement": "auditor.stages.agreement:STAGE",
+    "trajectories": "auditor.stages.trajectories:STAGE",
+    "sample_features": "auditor.stages.features:SAMPLES",
+    "evidence": "auditor.stages.nearest:STAGE",
+    "coverage": "auditor.stages.coverage:STAGE",
+    "quality": "auditor.stages.quality:STAGE",
+    "images": "auditor.stages.images:STAGE",
+}
+
 METRICS = {
     "twin_distance": "auditor.metrics.twin_distance:METRIC",
     "twin_distance_ratio": "auditor.metrics.twin_distance_ratio:METRIC",
@@ -141,6 +162,7 @@ TABLES = {
     "format": FORMATS,
     "source": SOURCES,
     "space": SPACES,
+    "stage": STAGES,
     "metric": METRICS,
     "report": REPORTS,
     "folder report": FOLDER_REPORTS,

@@ -18,7 +18,7 @@ import torch
 from sampling_overhead import LIMIT, models
 
 from auditor.diffusion import denoising, schedules
-from auditor.stages.task import LOSS_IMAGES_AT_ONCE
+from auditor.stages.losses import IMAGES_AT_ONCE as LOSS_IMAGES_AT_ONCE
 
 
 def seconds(model, images: np.ndarray, levels: int, batch: int) -> tuple[float, float]:

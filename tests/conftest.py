@@ -126,12 +126,13 @@ class Outcome:
 
 def make_fast(patch: pytest.MonkeyPatch) -> None:
     """Leave out what costs seconds and is tested on its own: controls' size, waiting for the disk, the page."""
-    from auditor import pipeline, run
+    from auditor import pipeline
+    from auditor.run import files
     from auditor.stages import controls
 
     for name, value in SMALL_CONTROLS.items():
         patch.setattr(controls, name, value)
-    patch.setattr(run, "sync", lambda path: None)  # a killed process loses nothing that it has written
+    patch.setattr(files, "sync", lambda path: None)  # a killed process loses nothing that it has written
     patch.setattr(pipeline, "write_page", lambda run: None)  # test_html.py writes it at the end of a run
 
 

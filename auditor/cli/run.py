@@ -117,41 +117,42 @@ def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, re
     """Audit two trainings, or one; return whether there is something to report."""
     from auditor import inputs, pipeline
     from auditor.pipeline import trainings
+    from auditor.pipeline.plan import plan, refuse_loss_of_work
 
-    prepared = inputs.prepare(config, run, say)
-    second = trainings.prepare_same_data(config, prepared, run, say) if config.ckpts_a2 else None
-    tasks = pipeline.plan(prepared, run)
+    loaded = inputs.prepare(config, run, say)
+    second = trainings.prepare_same_data(config, loaded, run, say) if config.ckpts_a2 else None
+    tasks = plan(loaded.asked, run)
     if dry_run:
-        show_plan(tasks, prepared, run, say)
+        show_plan(tasks, loaded, run, say)
         if second is not None:
             print("second training on half a:")
-            show_plan(pipeline.plan(second, run.same_data), second, run.same_data, say)
+            show_plan(plan(second.asked, run.same_data), second, run.same_data, say)
         return False
-    pipeline.refuse_loss_of_work(tasks, run, remake)
+    refuse_loss_of_work(tasks, run, remake)
     with run.locked():
         chatter.open_file(run.log)
         if second is not None:
-            trainings.audit_same_data(second, run, say, remake)
-            tasks = pipeline.plan(prepared, run)
+            trainings.audit_same_data(second, run, say, say.expect, remake)
+            tasks = plan(loaded.asked, run)
         say.expect(sum(task.calls for task in tasks))
-        pipeline.audit(prepared, run, tasks, say)
+        pipeline.audit(loaded, run, tasks, say)
     return True
 
 
 def run_trainings(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
     """Audit every pair of three or more trainings; return whether there is something to report."""
-    from auditor import pipeline
     from auditor.pipeline import trainings
+    from auditor.pipeline.plan import plan
 
     pairs = trainings.prepare(config, run, say)
     if dry_run:
-        for pair, prepared in pairs.items():
+        for pair, loaded in pairs.items():
             print(f"{trainings.label(pair)}: (samples of a training are shared by its pairs)")
-            show_plan(pipeline.plan(prepared, run.pair(*pair)), prepared, run.pair(*pair), say)
+            show_plan(plan(loaded.asked, run.pair(*pair)), loaded, run.pair(*pair), say)
         return False
     with run.locked():
         chatter.open_file(run.log)
-        trainings.audit(config, pairs, run, say, remake)
+        trainings.audit(config, pairs, run, say, say.expect, remake)
     return True
 
 
@@ -165,28 +166,29 @@ def resume_line() -> str:
     return shlex.join(["audit", *sys.argv[1:]])
 
 
-def show_plan(tasks: list[Any], prepared: Any, run: Any, say: Any) -> None:
+def show_plan(tasks: list[Any], loaded: Any, run: Any, say: Any) -> None:
     """Print what would be done and why, one line per kind of task and reason, what it costs, and what it can find."""
     from auditor.pipeline import forecast, power
 
     say("timing a few network calls and embeddings", 0)
-    expected = forecast.forecast(prepared, run, tasks)
+    expected = forecast.forecast(loaded, run, tasks)
     say.close()
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for task in tasks:
-        groups.setdefault((task.kind, task.action, task.reason), []).append(task)
-    for (kind, action, reason), members in groups.items():
+        groups.setdefault((task.word, task.action, task.reason), []).append(task)
+    for (word, action, reason), members in groups.items():
         calls = sum(task.calls for task in members)
         cost = f", {calls:,} network calls" if calls else ""
-        print(f"{action:7} {len(members):5} x {kind.replace('-', ' ')}: {reason}{cost}")
+        print(f"{action:7} {len(members):5} x {word.replace('-', ' ')}: {reason}{cost}")
     calls = sum(task.calls for task in tasks)
-    print(f"total {calls:,} network calls of {prepared.batch_size} images on {prepared.device}")
+    asked = loaded.asked
+    print(f"total {calls:,} network calls of {asked.batch_size} images on {asked.device}")
     print("\n".join(expected.sentences))
-    scope = prepared.scope
-    n_heldout, n_tests = len(prepared.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
-    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, prepared.budgets):
+    scope = asked.scope
+    n_heldout, n_tests = len(loaded.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
+    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, asked.budgets):
         print(f"power: {line}")
-    for note in prepared.notes:
+    for note in loaded.notes:
         print(f"note: {note}")
 
 

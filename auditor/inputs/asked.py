@@ -1,7 +1,7 @@
 """What a run was asked for, as plain data: every setting, every resolved value, and digests of what was read.
 
-It needs neither pictures nor networks. Plans, keys, forecasts and `verify` are made from it alone; run.json holds it, and
-a process that is to make something builds `Loaded` from the same settings and compares the digests.
+It needs neither pictures nor networks. Plans, keys, forecasts and `verify` are made from it alone; run.json holds it,
+and a process that is to make something builds `Loaded` from the same settings and compares the digests.
 """
 
 from __future__ import annotations

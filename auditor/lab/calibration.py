@@ -29,7 +29,7 @@ from auditor.seeds import derived_seed
 from auditor.stats.counts import clopper_pearson
 
 if TYPE_CHECKING:
-    from auditor.inputs.prepared import Prepared
+    from auditor.inputs.asked import Asked
     from auditor.measuring import Measured
 
 TAUS = (2, 5, 8, 10, 12, 14, 17, 20)
@@ -81,9 +81,10 @@ def calibrate(
     return results
 
 
-def measured(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> tuple[Measured, Prepared]:
+def measured(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> tuple[Measured, Asked]:
     """Audit a fixture by every stage of ``audit run``; return what was measured, and from what."""
     from auditor import inputs, pipeline
+    from auditor.pipeline.plan import plan
 
     shutil.rmtree(work, ignore_errors=True)
     config = AuditConfig(
@@ -94,18 +95,18 @@ def measured(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> t
         **{"spaces": "onehot", "sampling_steps": SAMPLING_STEPS, "batch_size": "256", "device": "cpu"} | settings,
     )
     run = RunDirectory(config.out)
-    prepared = inputs.prepare(config, run)
+    loaded = inputs.prepare(config, run)
     with run.locked():
-        found = pipeline.audit(prepared, run, pipeline.plan(prepared, run), lambda text, calls: None)
+        found = pipeline.audit(loaded, run, plan(loaded.asked, run), lambda text, calls: None)
     shutil.rmtree(work)
-    return found, prepared
+    return found, loaded.asked
 
 
 def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Result:
     """Return truth and verdict of every checkpoint of a fixture, and what was recommended."""
-    found, prepared = measured(fixture, work, n_samples, **settings)
+    found, asked = measured(fixture, work, n_samples, **settings)
     memory = [fixture.course.memory_at(tau) for tau in fixture.taus]
-    truths = fixture.phases(prepared.times + 1, prepared.budgets)
+    truths = fixture.phases(asked.times + 1, asked.budgets)
     rows = [
         {"tau": d.step, "memory": m, "truth": truth, "verdict": d.verdict}
         for d, m, truth in zip(found.decisions, memory, truths, strict=True)

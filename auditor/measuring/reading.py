@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,8 @@ import pandas as pd
 
 from auditor.errors import AuditError
 from auditor.metrics import closer, gap
-from auditor.records import TWINS, Agreement, CellScales, Evidence, LossTable, UTurns, other_twin
+from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
-from auditor.stages.agreement import MEMORIZER
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
 
@@ -267,113 +264,3 @@ def gaps(distances: np.ndarray, groups: np.ndarray) -> np.ndarray:
     position = np.where(other_group.any(axis=1), other_group.argmax(axis=1), (~np.isnan(distances)).sum(axis=1) - 1)
     second = np.take_along_axis(distances, position[:, None], axis=1)[:, 0]
     return gap(nearest, second)
-
-
-def read_quality(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return the Evidence fields of one checkpoint's quality: own_quality, other_quality, heldout_quality."""
-    data = tables.arrays(path, ["set", "statistic", "score"])
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for rows, name, statistic in runs_of(data["set"], data["statistic"]):
-        found.setdefault(f"{name}_quality", {})[statistic] = data["score"][rows]
-    return found
-
-
-def runs_of(*columns: tables.Categories) -> Iterator[tuple[Any, ...]]:
-    """Yield the slices of consecutive rows in which all columns stay the same, and what they are there."""
-    codes = np.column_stack([column.codes for column in columns])
-    ends = [*(np.flatnonzero((codes[1:] != codes[:-1]).any(axis=1)) + 1).tolist(), len(codes)]
-    for start, end in pairwise([0, *ends]):
-        yield slice(start, end), *(str(column.names[column.codes[start]]) for column in columns)
-
-
-def read_agreement(path: Path, twin: str) -> dict[str, Agreement]:
-    """Return how one model's predictions compare, by role: own, other, heldout, ...; nothing where they were not."""
-    if not path.exists():
-        return {}
-    data = tables.arrays(path)
-    plain = {name: name for name in ("cosine", "half_squared")}
-    columns = plain | {name: f"{name}_{twin}" for name in MEMORIZER}
-    found = {}
-    for rows, name in runs_of(data["set"]):
-        if role_of(name, twin) in (f"trajectory-{other_twin(twin)}", f"samples-{other_twin(twin)}"):
-            continue
-        times = np.unique(data["t"][rows])
-        values = {
-            field: data[column][rows].reshape(-1, len(times)) for field, column in columns.items() if column in data
-        }
-        unknown = np.full(values["cosine"].shape, np.nan)  # of columns that earlier versions did not write
-        values |= {field: unknown for field in columns if field not in values}
-        found[role_of(name, twin)] = Agreement(data["id"].values[rows][:: len(times)], times, **values)
-    return found
-
-
-def read_attack_scores(path: Path) -> dict[str, dict[str, LossTable]]:
-    """Return what membership attacks say of own and held-out images, by attack; nothing where they were not made."""
-    if not path.exists():
-        return {}
-    data = tables.arrays(path)
-    found: dict[str, dict[str, LossTable]] = {}
-    for attack in dict.fromkeys(data["attack"].values):
-        for role in ("own", "heldout"):
-            rows = (data["attack"].values == attack) & (data["set"].values == role)
-            times = np.unique(data["t"][rows])
-            values = data["score"][rows].reshape(-1, len(times))
-            found.setdefault(attack, {})[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
-    return found
-
-
-def read_losses(path: Path) -> dict[str, LossTable]:
-    """Return the losses of one checkpoint by role: own, other, heldout, as far as measured."""
-    if not path.exists():
-        return {}
-    data = tables.arrays(path)
-    found = {}
-    for rows, role in runs_of(data["set"]):
-        times = np.unique(data["t"][rows])
-        values = data["loss"][rows].reshape(-1, len(times))
-        shares = data["share"][rows][: len(times)] if "share" in data else np.ones(1)  # earlier runs have no column
-        unequal = shares if np.ptp(shares) > 0 else None
-        found[role] = LossTable(data["id"].values[rows][:: len(times)], times, values, unequal)
-    return found
-
-
-def read_cell_scales(path: Path) -> CellScales | None:
-    """Return what the twins' predictions are at each scale of the pictures; None where they were not compared."""
-    if not path.exists():
-        return None
-    data = tables.arrays(path)
-    parts: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # by set, scale and column
-    ids: dict[str, np.ndarray] = {}
-    for rows, name, scale in runs_of(data["set"], data["scale"]):
-        found = parts.setdefault(name, {}).setdefault(scale, {})
-        for column in ("loss_a", "loss_b", "half_squared", "id"):
-            values = data[column].values if column == "id" else data[column]
-            found[column] = np.concatenate([found[column], values[rows]]) if column in found else values[rows]
-        ids[name] = found["id"]
-    names = tuple(next(iter(parts.values())))
-
-    def table(name: str, column: str) -> LossTable:
-        values = np.column_stack([parts[name][scale][column] for scale in names])
-        return LossTable(ids[name], np.arange(len(names)), values)
-
-    losses = {twin: {role_of(name, twin): table(name, f"loss_{twin}") for name in parts} for twin in TWINS}
-    return CellScales(names, losses, {name: table(name, "half_squared") for name in parts})
-
-
-def role_of(name: str, twin: str) -> str:
-    """Return what an image set is to a model: own, other or heldout; trajectory and samples where they are its own."""
-    own = {f"train-{twin}": "own", f"trajectory-{twin}": "trajectory", f"samples-{twin}": "samples"}
-    return (own | {f"train-{other_twin(twin)}": "other"}).get(name, name)
-
-
-def read_u_turns(path: Path) -> dict[str, UTurns]:
-    """Return the U-turns of one checkpoint by role; nothing where none were made."""
-    if not path.exists():
-        return {}
-    data = tables.arrays(path)
-    found = {}
-    for rows, role in runs_of(data["set"]):
-        times = np.unique(data["t"][rows])
-        distance, returned = (data[name][rows].reshape(-1, len(times)) for name in ("distance", "returned"))
-        found[role] = UTurns(data["id"].values[rows][:: len(times)], times, distance, returned.astype(bool))
-    return found

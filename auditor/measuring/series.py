@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,18 @@ import pandas as pd
 
 from auditor.config import SETS_SPACE
 from auditor.measuring import copies
-from auditor.measuring.reading import (
-    EvidenceReader,
-    read_agreement,
-    read_attack_scores,
-    read_cell_scales,
-    read_losses,
-    read_quality,
-    read_u_turns,
-)
+from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
+from auditor.stages import agreement, losses, stages
 from auditor.stats import intervals
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
 
+KNOWN = {each.name for each in fields(Evidence)}
 NO_SEEDS, NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)
 
 
@@ -90,7 +84,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
         for space in scope.spaces or (SETS_SPACE,)
     }
-    scales = {step: read_cell_scales(run.cell_scales(step)) for step in (scope.steps if scope.with_twin else ())}
+    scales = {step: agreement.read_cell_scales(run, step) for step in (scope.steps if scope.with_twin else ())}
     networks = read_networks(run, scope)
     for (step, twin), said in networks.items() if not scope.with_samples else ():
         evidence[step, twin, ""] = Evidence(twin, step, "", NO_SEEDS, NO_VALUES, NO_VALUES, **said)
@@ -101,8 +95,8 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
                 found, landing = reader.read(twin, step)
                 if scope.same_data:
                     found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
-                seen = read_quality(run.evidence(space, f"{twin}/{step}.quality")) if scope.with_images else {}
-                evidence[step, twin, space] = replace(found, **networks[step, twin], **seen)
+                seen = read_stages(run, twin, step, space)
+                evidence[step, twin, space] = replace(found, **networks[step, twin] | seen)
                 if landing is not None:
                     landings[step, twin, space] = landing
         for name in control_names(scope):
@@ -125,7 +119,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
             for step in (scope.steps if scope.with_samples else ())
             for t in scope.twins
         },
-        {twin: read_losses(run.control_losses(f"linear-{twin}")) for twin in TWINS} if scope.with_lean else {},
+        {twin: losses.read_reference(run, twin) for twin in TWINS} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
         next((reader.strata for reader in trained.values()), None),
     )
@@ -133,23 +127,29 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
 
 def read_networks(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], dict[str, Any]]:
     """Return by step and twin the fields of Evidence that come from networks alone, the twin's beside its own."""
-    mine = {}
-    for step in scope.steps:
-        for twin in scope.twins:
-            agreement = read_agreement(run.agreement(step), twin) | read_agreement(run.trajectories(step), twin)
-            mine[step, twin] = {
-                "losses": read_losses(run.losses(twin, step)),
-                "agreement": agreement,
-                "u_turns": read_u_turns(run.u_turns(twin, step)),
-            }
+    mine = {(step, twin): read_stages(run, twin, step) for step in scope.steps for twin in scope.twins}
     found = {}
     for (step, twin), each in mine.items():
         twins = mine.get((step, other_twin(twin)), {name: {} for name in each})
-        again = read_agreement(run.same_data.agreement(step), "a") if scope.same_data else {}
-        each["same_data_agreement"] = again.get("heldout")
-        attacked = {"attack_scores": read_attack_scores(run.attack_scores(twin, step))}
-        beside = {f"twin_{name}": value for name, value in twins.items() if name != "same_data_agreement"}
-        found[step, twin] = each | attacked | beside
+        beside = {f"twin_{name}": value for name, value in twins.items() if f"twin_{name}" in KNOWN}
+        found[step, twin] = each | beside
+        if scope.same_data:
+            again = agreement.STAGE.read(run.same_data, "a", step, "")["agreement"]
+            found[step, twin]["same_data_agreement"] = again.get("heldout")
+    return found
+
+
+def read_stages(run: RunDirectory, twin: str, step: int, space: str = "") -> dict[str, Any]:
+    """Return the fields of Evidence that the stages of one checkpoint give: those in this space, or those in none."""
+    found: dict[str, Any] = {}
+    for name, each in stages().items():
+        if each.by_space != bool(space):
+            continue
+        for field, value in each.read(run, twin, step, space).items():
+            if field in KNOWN:
+                found[field] = found.get(field, {}) | value if isinstance(value, dict) else value
+            else:
+                found.setdefault("more", {}).setdefault(name, {})[field] = value
     return found
 
 

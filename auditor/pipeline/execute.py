@@ -1,47 +1,69 @@
-"""Carries out the tasks of a plan in its order: those that ask networks, and those that compare features."""
+"""Carries out the tasks of a plan in its order."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from auditor.errors import CheckpointError
-from auditor.inputs.prepared import Prepared, Say
-from auditor.records import Excluded
-from auditor.run import RunDirectory
-from auditor.stages.bench import Asking
-from auditor.stages.features import Comparing
-from auditor.stages.keys import Keys
-from auditor.stages.task import Task
+from auditor.errors import AuditError, CheckpointError
+from auditor.inputs import checkpoint_digests
+from auditor.inputs.loaded import Loaded, Say
+from auditor.records import TWINS, CheckpointSeries, Excluded, TwinPair
+from auditor.stages import Task, stage
+from auditor.stages.bench import Bench
 
 
 class Executor:
-    """Carries out the tasks of a plan; knows how long each kind took, and which checkpoints failed."""
+    """Carries out the tasks of a plan; knows how long each kind took. A checkpoint that fails leaves the audit."""
 
-    def __init__(self, prepared: Prepared, run: RunDirectory, say: Say) -> None:
-        self.prepared, self.say = prepared, say
-        keys = Keys(prepared)
-        self.asking, self.comparing = Asking(prepared, run, keys), Comparing(prepared, run, keys)
+    def __init__(self, bench: Bench, say: Say) -> None:
+        self.bench, self.say = bench, say
         self.seconds: dict[str, float] = {}
-        self.failed: dict[int, Excluded] = {}  # checkpoints that turned out unusable, by step
 
-    def execute(self, tasks: list[Task]) -> None:
+    def execute(self, tasks: Sequence[Task]) -> None:
         """Do what is not up to date, in the order given; a checkpoint that fails is left out, the rest goes on."""
-        work = self.asking.work | self.comparing.work
         todo = [task for task in tasks if task.action != "reuse"]
         for number, task in enumerate(todo, 1):
-            if "/" in task.of and task.step in self.failed:
+            if "/" in task.of and task.step not in self.bench.asked.scope.steps:
                 continue
             where = f"{task.of} in {task.space}" if task.space else task.of
-            label = f"{task.kind.replace('-', ' ')} of {where} ({number} of {len(todo)})"
+            label = f"{task.word.replace('-', ' ')} of {where} ({number} of {len(todo)})"
             self.say(label, 0)
             started = time.perf_counter()
             try:
-                for calls in work[task.kind](task):
+                for calls in stage(task.item.stage).make(self.bench, task):
                     self.say(label, calls)
             except CheckpointError as error:
-                self.failed[task.step] = Excluded(task.twin, task.step, self._path(task), error.what)
-            self.seconds[task.kind] = self.seconds.get(task.kind, 0.0) + time.perf_counter() - started
+                failed = Excluded(task.twin, task.step, self._path(task), error.what)
+                self.bench.loaded = without(self.bench.loaded, failed)
+            self.seconds[task.word] = self.seconds.get(task.word, 0.0) + time.perf_counter() - started
 
     def _path(self, task: Task) -> Path:
-        return self.prepared.pair.series(task.twin).at(task.step).path
+        return self.bench.loaded.pair.series(task.twin).at(task.step).path
+
+
+def without(loaded: Loaded, failed: Excluded) -> Loaded:
+    """Return the audit without the step at which a checkpoint failed in use, in both twins, with the reasons.
+
+    Raises
+    ------
+    AuditError
+        If no step is left.
+    """
+    pair, series, excluded = loaded.pair, [], [*loaded.pair.excluded, failed]
+    for twin in TWINS:
+        kept = tuple(c for c in pair.series(twin).checkpoints if c.step != failed.step)
+        series.append(CheckpointSeries(twin, kept))
+        excluded += [
+            Excluded(twin, c.step, c.path, "the twin's checkpoint of this step is not usable")
+            for c in pair.series(twin).checkpoints
+            if c.step == failed.step and twin != failed.twin
+        ]
+    if not series[0].checkpoints:
+        raise AuditError(f"No checkpoint can be audited: {failed.reason}.", failed.path, "Look at the training.")
+    left = TwinPair(*series, excluded=tuple(excluded))
+    scope = replace(loaded.asked.scope, steps=left.steps)
+    asked = replace(loaded.asked, scope=scope, checkpoints=checkpoint_digests(left))
+    return replace(loaded, pair=left, asked=asked)

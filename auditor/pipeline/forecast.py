@@ -13,18 +13,16 @@ import numpy as np
 
 from auditor import spaces
 from auditor.diffusion import sampling
-from auditor.inputs.prepared import Prepared
+from auditor.inputs.loaded import Loaded
 from auditor.run import RunDirectory
-from auditor.stages.bench import Asking
+from auditor.stages import Task
+from auditor.stages.bench import Bench
 from auditor.stages.features import EMBEDDED_AT_ONCE
-from auditor.stages.keys import Keys
-from auditor.stages.task import Task, control_size
 
 QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's batch size
 TRIAL_IMAGES = 8
 TRIAL_SECONDS, TRIAL_STEPS = 2.0, 5
 FAST = 10_000  # images per second: more is told as this
-EVIDENCE_ROW = 400  # bytes of a compressed row of evidence, measured on the demo
 SHARE_OF_TABLES = 0.1  # of the time: searches, tables and tests, measured on the demo
 
 
@@ -51,54 +49,54 @@ class Forecast:
         ]
 
 
-def forecast(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task]) -> Forecast:
+def forecast(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task]) -> Forecast:
     """Return the expected cost of a plan, after timing a few network calls and embeddings."""
     calls = sum(task.calls for task in tasks)
-    per_call = seconds_per_call(prepared, run, tasks) if calls else math.nan
-    rows = {name: 0 for name in prepared.config.space_names}
+    per_call = seconds_per_call(loaded, run, tasks) if calls else math.nan
+    rows = {name: 0 for name in loaded.asked.config.space_names}
     for task in tasks:
-        if task.action != "reuse" and task.kind in ("features", "sample-features"):
-            rows[task.space] += rows_of(prepared, task)
-    per_image = {name: seconds_per_image(prepared, name) for name, n in rows.items() if n}
+        if task.space:
+            rows[task.space] += task.cost.embedded
+    per_image = {name: seconds_per_image(loaded, name) for name, n in rows.items() if n}
     work = (calls * per_call if calls else 0) + sum(rows[name] * each for name, each in per_image.items())
     folder = next(each for each in (run.root.absolute(), *run.root.absolute().parents) if each.is_dir())
     return Forecast(
-        per_call,
-        per_image,
-        work / (1 - SHARE_OF_TABLES),
-        disk(prepared, tasks),
-        shutil.disk_usage(folder).free,
-        memory(prepared, run, tasks),
+        seconds_per_call=per_call,
+        seconds_per_image=per_image,
+        seconds=work / (1 - SHARE_OF_TABLES),
+        disk=disk(tasks),
+        disk_free=shutil.disk_usage(folder).free,
+        memory=memory(loaded),
     )
 
 
-def seconds_per_call(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task]) -> float:
+def seconds_per_call(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task]) -> float:
     """Return the time of one network call at the run's batch size, the larger of batches scaled up."""
-    p = prepared
+    asked = loaded.asked
     of = next(task.of for task in tasks if task.calls and "/" in task.of)
-    model = Asking(p, run, Keys(p)).model(of)
+    model = Bench(loaded, run).network(of)
 
     def timed(n: int, steps: int) -> float:
-        seeds = [p.config.seed + i for i in range(n)]
+        seeds = [asked.config.seed + i for i in range(n)]
         started = time.perf_counter()
-        sampling.sample_batch(model, seeds, p.config.sampler, steps, p.device, p.conditions)
+        sampling.sample_batch(model, seeds, asked.config.sampler, steps, asked.device, loaded.conditions)
         return (time.perf_counter() - started) / steps
 
-    few = min(p.batch_size, TRIAL_IMAGES)
+    few = min(asked.batch_size, TRIAL_IMAGES)
     timed(few, 1)  # the first call is slower than those to come
     first = timed(few, 1)
     if first > QUICK:
-        return first * p.batch_size / few
-    end, found = time.perf_counter() + TRIAL_SECONDS, [timed(p.batch_size, TRIAL_STEPS)]
+        return first * asked.batch_size / few
+    end, found = time.perf_counter() + TRIAL_SECONDS, [timed(asked.batch_size, TRIAL_STEPS)]
     while time.perf_counter() < end:
-        found.append(timed(p.batch_size, TRIAL_STEPS))
+        found.append(timed(asked.batch_size, TRIAL_STEPS))
     return float(np.median(found))
 
 
-def seconds_per_image(prepared: Prepared, name: str) -> float:
+def seconds_per_image(loaded: Loaded, name: str) -> float:
     """Return the time to embed one image."""
-    noise = np.random.default_rng(0).integers(0, 256, (EMBEDDED_AT_ONCE, *prepared.image_shape), dtype=np.uint8)
-    space = prepared.spaces[name]
+    shape, space = loaded.asked.image_shape, loaded.spaces[name]
+    noise = np.random.default_rng(0).integers(0, 256, (EMBEDDED_AT_ONCE, *shape), dtype=np.uint8)
     spaces.embed(space, noise[:2], 2)
     few = noise[:TRIAL_IMAGES]
     started = time.perf_counter()
@@ -111,41 +109,20 @@ def seconds_per_image(prepared: Prepared, name: str) -> float:
     return (time.perf_counter() - started) / len(noise)
 
 
-def rows_of(prepared: Prepared, task: Task) -> int:
-    """Return how many rows an array has, or a table about a set."""
-    if "/" in task.of:
-        return prepared.config.n_samples
-    return len(prepared.sets[task.of]) if task.of in prepared.sets else control_size(task.of)
-
-
-def disk(prepared: Prepared, tasks: Sequence[Task]) -> int:
-    """Return about how many bytes will be written."""
-    total = 0
+def disk(tasks: Sequence[Task]) -> int:
+    """Return about how many bytes will be on the disk at most: what stays, and what is dropped within a step."""
+    scratch: dict[str, int] = {}
     for task in tasks:
-        if task.action == "reuse":
-            continue
-        if task.kind in ("samples", "control"):
-            total += rows_of(prepared, task) * math.prod(prepared.image_shape)
-        elif task.kind in ("features", "sample-features"):
-            total += rows_of(prepared, task) * 4 * dimension(prepared, task.space)
-        elif task.kind == "evidence":
-            total += prepared.config.n_samples * EVIDENCE_ROW
-        elif task.kind == "set-evidence" and task.of in prepared.sets:
-            total += len(prepared.sets[task.of]) * EVIDENCE_ROW
-    return total
+        step = task.of.split("/")[-1]
+        scratch[step] = scratch.get(step, 0) + task.cost.scratch
+    return sum(task.cost.bytes for task in tasks) + max(scratch.values(), default=0)
 
 
-def dimension(prepared: Prepared, space: str) -> int:
-    """Return the length of a feature vector."""
-    return int(getattr(prepared.spaces[space], "dim", 0) or math.prod(prepared.image_shape))
-
-
-def memory(prepared: Prepared, run: RunDirectory, tasks: Sequence[Task]) -> int:
+def memory(loaded: Loaded) -> int:
     """Return about how many bytes the run will hold: what this process held at most, and the features of one space."""
     here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    images = sum(map(len, prepared.sets.values())) + 2 * prepared.config.n_samples
-    largest = max(dimension(prepared, space) for space in prepared.config.space_names)
-    return here + images * largest * 4
+    images = sum(map(len, loaded.sets.values())) + 2 * loaded.asked.n_samples
+    return here + images * max(each.dim for each in loaded.asked.spaces.values()) * 4
 
 
 def rate(seconds_per_image: float) -> str:

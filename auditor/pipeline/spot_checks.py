@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from auditor.diffusion import sampling, scaling
-from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.inputs.prepared import Prepared
-from auditor.run import RunDirectory
+from auditor.run.places import SAMPLES
+from auditor.stages.bench import Bench
 
-Models = Callable[[str], DiffusionModel]  # the model of ``twin/step``
 RANGED = 16  # samples, and pictures, whose ranges are compared
 REDRAWN = 4  # seeds drawn again at another batch size
 
 
-def ranges(p: Prepared, model: Models) -> dict[str, Any] | None:
+def ranges(bench: Bench) -> dict[str, Any] | None:
     """Compare the range of a few samples of the last checkpoint with that of the training images, as scaled.
 
     None where there is nothing to compare: no images, no model, or an autoencoder between.
     """
-    if not p.sets or p.given is not None or p.facts.autoencoder:
+    loaded, asked = bench.loaded, bench.asked
+    if not loaded.sets or loaded.given is not None or loaded.facts.autoencoder:
         return None
-    of, images = f"a/{p.pair.steps[-1]}", next(iter(p.sets.values())).images[:RANGED]
-    seeds = [p.config.seed + i for i in range(RANGED)]
+    images = next(iter(loaded.sets.values())).images[:RANGED]
+    seeds, how = [asked.config.seed + i for i in range(RANGED)], (asked.config.sampler, asked.sampling_steps)
     try:
-        how = (p.config.sampler, p.sampling_steps, p.device, p.conditions)
-        drawn = sampling.draw_batch(model(of), seeds, *how).cpu().numpy()
+        model = bench.network(f"a/{asked.scope.steps[-1]}")
+        drawn = sampling.draw_batch(model, seeds, *how, asked.device, loaded.conditions).cpu().numpy()
     except CheckpointError:
         return None  # the stage of samples says so
-    return scaling.compare_ranges(drawn, np.asarray(images), p.pixels["a"])
+    return scaling.compare_ranges(drawn, np.asarray(images), loaded.pixels["a"])
 
 
-def redrawn(p: Prepared, run: RunDirectory, model: Models) -> dict[str, Any]:
+def redrawn(bench: Bench) -> dict[str, Any]:
     """Draw a few seeds again at another batch size; return how far they are from the run's samples."""
-    of = f"a/{p.pair.steps[-1]}"
-    n = min(REDRAWN, p.config.n_samples)
-    seeds = [p.config.seed + i for i in range(n)]
-    how = (p.config.sampler, p.sampling_steps, p.device, p.conditions)
-    again = sampling.sample_batch(model(of), seeds, *how)
-    drawn = np.load(run.samples("a", p.pair.steps[-1]), mmap_mode="r")[:n]
+    asked, of = bench.asked, f"a/{bench.asked.scope.steps[-1]}"
+    n = min(REDRAWN, asked.n_samples)
+    seeds, how = [asked.config.seed + i for i in range(n)], (asked.config.sampler, asked.sampling_steps)
+    again = sampling.sample_batch(bench.network(of), seeds, *how, asked.device, bench.loaded.conditions)
+    drawn = np.load(bench.run.place(SAMPLES, of), mmap_mode="r")[:n]
     deviation = np.abs(again.astype(int) - drawn.astype(int))
     return {
         "of": of,

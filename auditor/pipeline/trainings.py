@@ -18,11 +18,15 @@ import numpy as np
 from auditor import inputs, measuring, pipeline
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
-from auditor.inputs.prepared import Prepared, Say
+from auditor.inputs.asked import Asked
+from auditor.inputs.loaded import Loaded, Say
 from auditor.measuring import Measured, onsets, published, verdict
+from auditor.pipeline.plan import in_order, plan, refuse_loss_of_work
+from auditor.pipeline.record import checkpoint_rows, record
 from auditor.records import TWINS
 from auditor.run import RunDirectory, restored, tables
 from auditor.scope import Scope
+from auditor.stages import made_of, stage, step_of
 from auditor.stats import intervals
 
 LEAST = 3  # trainings; two are --ckpts-a and --ckpts-b
@@ -30,6 +34,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESERVED = ("both",)  # of the column `twin`
 
 Pair = tuple[str, str]
+Expect = Callable[[int], None]  # told how many network calls the next part takes
 
 
 @dataclass(frozen=True)
@@ -101,18 +106,19 @@ def label(pair: Pair) -> str:
 # ---------------------------------------------------------------------------
 
 
-def prepare(config: AuditConfig, run: RunDirectory, say: Say) -> dict[Pair, Prepared]:
+def prepare(config: AuditConfig, run: RunDirectory, say: Say) -> dict[Pair, Loaded]:
     """Read and check every pair before the first network call; alpha is shared among the pairs."""
     found = trainings_of(config)
     pairs = {}
     for pair in combinations(found, 2):
         folder = run.pair(*pair)
-        prepared = inputs.prepare(pair_config(config, *(found[n] for n in pair), str(folder.root)), folder, say)
-        shared = replace(prepared.budgets, alpha=prepared.budgets.alpha * 2 / (len(found) * (len(found) - 1)))
-        pairs[pair] = replace(prepared, budgets=shared)
+        loaded = inputs.prepare(pair_config(config, *(found[n] for n in pair), str(folder.root)), folder, say)
+        alpha = loaded.asked.budgets.alpha * 2 / (len(found) * (len(found) - 1))
+        shared = replace(loaded.asked, budgets=replace(loaded.asked.budgets, alpha=alpha))
+        pairs[pair] = replace(loaded, asked=shared)
     first = next(iter(pairs.values()))
-    for pair, prepared in pairs.items():
-        if prepared.pair.steps != first.pair.steps:
+    for pair, loaded in pairs.items():
+        if loaded.pair.steps != first.pair.steps:
             raise AuditError(
                 f"The trainings {label(pair)} have other steps in common than the first pair.",
                 run.root,
@@ -121,17 +127,14 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say) -> dict[Pair, Prep
     return pairs
 
 
-def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory, say: Say, remake: bool) -> None:
+def audit(
+    config: AuditConfig, pairs: Mapping[Pair, Loaded], run: RunDirectory, say: Say, expect: Expect, remake: bool
+) -> None:
     """Audit every pair, then write the tables of all. The caller holds the lock of ``run``."""
     done: dict[Pair, Measured] = {}
-    for pair, prepared in pairs.items():
-        folder = run.pair(*pair)
-        share(run, pair, list(done), prepared)
-        tasks = pipeline.plan(prepared, folder)
-        pipeline.refuse_loss_of_work(tasks, folder, remake)
-        with folder.locked():
-            say.expect(sum(task.calls for task in tasks))
-            done[pair] = pipeline.audit(prepared, folder, tasks, lambda text, n, p=pair: say(f"{label(p)}: {text}", n))
+    for pair, loaded in pairs.items():
+        share(run, pair, list(done), loaded.asked)
+        done[pair] = audit_part(loaded, run.pair(*pair), label(pair), say=say, expect=expect, remake=remake)
     first = next(iter(pairs.values()))
     scope, budgets = whole_scope(pairs), budgets_from_file(config.budgets)
     measured = combine(done, scope, budgets)
@@ -140,36 +143,50 @@ def audit(config: AuditConfig, pairs: Mapping[Pair, Prepared], run: RunDirectory
     tables.write(run.table("checkpoints"), tables.CHECKPOINTS, [unique[key] for key in sorted(unique)])
     measuring.write(run, measured)
     published.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
-    facts = pipeline.record(first, "complete", {}, measured.checks)
+    facts = record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
     facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}
     run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
     pipeline.write_page(run)
 
 
-def share(run: RunDirectory, pair: Pair, done: Sequence[Pair], prepared: Prepared) -> None:
-    """Give a pair the samples and features that an earlier pair made of the same training."""
-    target = run.pair(*pair)
+def audit_part(loaded: Loaded, folder: RunDirectory, name: str, *, say: Say, expect: Expect, remake: bool) -> Measured:
+    """Audit one pair of several in its own folder; ``name`` stands before what is said."""
+    tasks = plan(loaded.asked, folder)
+    refuse_loss_of_work(tasks, folder, remake)
+    with folder.locked():
+        expect(sum(task.calls for task in tasks))
+        return pipeline.audit(loaded, folder, tasks, lambda text, calls: say(f"{name}: {text}", calls))
+
+
+def share(run: RunDirectory, pair: Pair, done: Sequence[Pair], asked: Asked) -> None:
+    """Give a pair what an earlier pair made of the same training."""
     for twin, name in zip(TWINS, pair, strict=True):
         for earlier in (each for each in done if name in each):
-            source, letter = run.pair(*earlier), TWINS[earlier.index(name)]
-            for step in prepared.pair.steps:
-                target.adopt(target.samples(twin, step), source.samples(letter, step))
-                target.adopt(target.published_losses(twin, step), source.published_losses(letter, step))
-                for space in prepared.config.space_names:
-                    target.adopt(target.features(space, f"{twin}/{step}"), source.features(space, f"{letter}/{step}"))
+            adopt(run.pair(*pair), twin, run.pair(*earlier), TWINS[earlier.index(name)], asked)
 
 
-def whole_scope(pairs: Mapping[Pair, Prepared]) -> Scope:
+def adopt(target: RunDirectory, twin: str, source: RunDirectory, letter: str, asked: Asked) -> None:
+    """Take over what another run made of one training alone, which is ``letter`` there and ``twin`` here."""
+    for item in in_order(asked):
+        kind = stage(item.stage)
+        if kind.alone and item.of.startswith(f"{twin}/"):
+            names = kind.files(item.of, item.space)
+            theirs = kind.files(f"{letter}/{step_of(item.of)}", item.space)
+            for mine, other in zip(names, theirs, strict=True):
+                target.adopt(target.root / mine, source.root / other, made_of(target, asked, item))
+
+
+def whole_scope(pairs: Mapping[Pair, Loaded]) -> Scope:
     """Return the axes of the tables of all trainings."""
     names = tuple(dict.fromkeys(name for pair in pairs for name in pair))
-    return replace(next(iter(pairs.values())).scope, twins=names)
+    return replace(next(iter(pairs.values())).asked.scope, twins=names)
 
 
-def named_checkpoints(pair: Pair, prepared: Prepared) -> list[dict[str, Any]]:
+def named_checkpoints(pair: Pair, loaded: Loaded) -> list[dict[str, Any]]:
     """Return the rows of checkpoints.parquet with the trainings' names for a and b."""
     names = dict(zip(TWINS, pair, strict=True))
-    return [row | {"twin": names[row["twin"]]} for row in pipeline.checkpoint_rows(prepared)]
+    return [row | {"twin": names[row["twin"]]} for row in checkpoint_rows(loaded)]
 
 
 # ---------------------------------------------------------------------------
@@ -177,13 +194,13 @@ def named_checkpoints(pair: Pair, prepared: Prepared) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------
 
 
-def prepare_same_data(config: AuditConfig, prepared: Prepared, run: RunDirectory, say: Say) -> Prepared:
+def prepare_same_data(config: AuditConfig, loaded: Loaded, run: RunDirectory, say: Say) -> Loaded:
     """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
     alone = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")} | {"u_turns": 0, "trajectories": 0}
-    steps = ",".join(map(str, prepared.pair.steps))
+    steps = ",".join(map(str, loaded.pair.steps))
     plain = replace(config, **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
     found = inputs.prepare(plain, run.same_data, say)
-    missing = sorted(set(prepared.pair.steps) - set(found.pair.steps))
+    missing = sorted(set(loaded.pair.steps) - set(found.pair.steps))
     if missing:
         raise AuditError(
             f"The second training on half a has no usable checkpoint at steps {', '.join(map(str, missing))}.",
@@ -193,20 +210,14 @@ def prepare_same_data(config: AuditConfig, prepared: Prepared, run: RunDirectory
     return found
 
 
-def audit_same_data(prepared: Prepared, run: RunDirectory, say: Say, remake: bool) -> None:
+def audit_same_data(loaded: Loaded, run: RunDirectory, say: Say, expect: Expect, remake: bool) -> None:
     """Audit the two trainings on half a, and give their samples of twin a to the run that they belong to."""
-    folder = run.same_data
-    for step in prepared.pair.steps:
-        folder.adopt(folder.samples("a", step), run.samples("a", step))
-    tasks = pipeline.plan(prepared, folder)
-    pipeline.refuse_loss_of_work(tasks, folder, remake)
-    with folder.locked():
-        say.expect(sum(task.calls for task in tasks))
-        pipeline.audit(prepared, folder, tasks, lambda text, calls: say(f"same data: {text}", calls))
-    for step in prepared.pair.steps:
-        run.adopt(run.samples("a", step), folder.samples("a", step))
-        for space in prepared.config.space_names:
-            run.adopt(run.features(space, f"a/{step}"), folder.features(space, f"a/{step}"))
+    folder, samples = run.same_data, stage("samples")
+    for of in (f"a/{step}" for step in loaded.pair.steps):
+        (name,) = samples.files(of)
+        folder.adopt(folder.root / name, run.root / name)
+    audit_part(loaded, folder, "same data", say=say, expect=expect, remake=remake)
+    adopt(run, "a", folder, "a", loaded.asked)
 
 
 # ---------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,21 @@ from typing import Any
 import numpy as np
 
 from auditor import measuring
-from auditor.config import SETS_SPACE, Budgets
-from auditor.diffusion import schedules
+from auditor.config import Budgets
 from auditor.errors import AuditError
+from auditor.inputs.asked import Asked, from_record
 from auditor.measuring import LAYOUTS, Measured, published
 from auditor.pipeline import trainings
+from auditor.pipeline.plan import in_order
 from auditor.run import RunDirectory, restored, tables
-from auditor.run.files import as_json, n_rows
-from auditor.scope import Scope, control_names
-from auditor.stages import published_losses
+from auditor.run.files import as_json, differences, n_rows, sha256_of
+from auditor.scope import Scope
+from auditor.stages import Item, expected_key, stage
 
 ROUNDING = 1e-12  # relative; another BLAS sums in another order
 ZERO = 1e-15  # absolute, for differences that cancel
 SHOWN = 10  # differences that the error tells
+TOLD = 3  # differences of two keys
 BRIEF = 60  # characters of a sentence that is told
 SCHEMA_VERSION = 1  # of the JSON
 KEYS = {
@@ -79,6 +81,7 @@ class Verification:
     problems: tuple[str, ...] = ()  # missing or foreign artefacts; then nothing is recomputed
     differences: tuple[Difference, ...] = ()
     versions: tuple[str, ...] = ()  # packages that are not those of the run
+    unproven: int = 0  # files of earlier versions, beside which there is no digest
 
     @property
     def agrees(self) -> bool:
@@ -88,7 +91,13 @@ class Verification:
     @property
     def sentence(self) -> str:
         """What a verified run is told."""
-        return f"{self.values:,} values in {len(LAYOUTS)} tables and run.json agree with the evidence."
+        said = f"{self.values:,} values in {len(LAYOUTS)} tables and run.json agree with the evidence."
+        if not self.unproven:
+            return said
+        return (
+            f"{said} {self.unproven:,} files were made by an earlier version, which left no digest beside them: that "
+            "they are there, their keys and their sizes were looked at, not their bytes."
+        )
 
     def require(self) -> None:
         """Raise an AuditError that tells the first problems or differences, if there are any."""
@@ -138,12 +147,12 @@ def verify(root: str | Path, say: Callable[[str], None] = lambda text: None) -> 
     if "pairs" in record:
         return verify_pairs(run, record, say)
     scope, budgets = restored(Scope, record["scope"], run.record), restored(Budgets, record["budgets"], run.record)
-    problems = tuple(problems_of(run, record, scope))
+    problems = tuple(problems_of(run, record))
     if problems:
         return Verification(run.root, 0, problems)
     measured = measuring.compute(run, scope, budgets, say)
     say("comparing")
-    return compare_run(run, record, measured)
+    return replace(compare_run(run, record, measured), unproven=unproven(run, asked_of(run, record)))
 
 
 def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured) -> Verification:
@@ -175,6 +184,7 @@ def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[st
         (),
         tuple(difference for each in found for difference in each.differences),
         found[-1].versions,
+        sum(each.unproven for each in found),
     )
 
 
@@ -183,132 +193,100 @@ def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[st
 # ---------------------------------------------------------------------------
 
 
-def problems_of(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> Iterator[str]:
-    """Yield what is missing, too short, or made from something else."""
-    digests = checkpoint_digests(run)
-    losses = loss_rows(record)
-    if scope.same_data:
-        for space in scope.spaces:
-            for step in scope.steps:
-                yield from missing(run, run.same_data.evidence(space, f"a/{step}"))
-    for path in set_artefacts(run, record, scope):
-        yield from missing(run, path)
-    for step in scope.steps:
-        for twin in scope.twins:
-            yield from sample_problems(run, twin, step, scope, digests.get((twin, step)))
-            if losses:
-                yield from cell_problems(run, run.losses(twin, step), losses, digests.get((twin, step)))
-            if cells := published_rows(record):
-                yield from cell_problems(run, run.published_losses(twin, step), cells, digests.get((twin, step)))
-            if scores := attack_rows(record, twin):
-                yield from cell_problems(run, run.attack_scores(twin, step), scores, digests.get((twin, step)))
+def asked_of(run: RunDirectory, record: Mapping[str, Any]) -> Asked:
+    """Return what a run was asked for, from what it says of itself."""
+    return from_record(run, record, checkpoint_digests(run))
 
 
-def missing(run: RunDirectory, path: Path) -> list[str]:
-    """Return that an artefact or its key is not there."""
-    name = path.relative_to(run.root).as_posix()
-    if not path.is_file():
-        return [f"{name} is missing"]
-    return [] if run.key(path) is not None else [f"{name} has no readable key beside it"]
-
-
-def set_artefacts(run: RunDirectory, record: Mapping[str, Any], scope: Scope) -> Iterator[Path]:
-    """Yield what is made once per run: features and tables of the image sets and the controls."""
-    sets = list(record["sets"])
-    controls = [f"{name}-{twin}" for name in control_names(scope) for twin in scope.twins]
-    for space in scope.spaces or ((SETS_SPACE,) if scope.with_train else ()):
-        yield from (run.features(space, name) for name in (*sets, *controls) if not name.startswith("heldout-"))
-        if scope.with_train:
-            yield from (run.evidence(space, name) for name in (*sets, "pool", *controls))
-    if scope.with_lean:
-        yield from (run.control_losses(f"linear-{twin}") for twin in scope.twins if loss_rows(record))
-
-
-def sample_problems(run: RunDirectory, twin: str, step: int, scope: Scope, digest: str | None) -> Iterator[str]:
-    """Yield what is wrong with the samples of one checkpoint and what was made from them."""
-    if not scope.with_samples:
-        return
-    of = f"{twin}/{step}"
-    yield from artefact_problems(run, run.samples(twin, step), digest) or short(
-        run, run.samples(twin, step), scope.n_samples
-    )
-    for space in scope.spaces:
-        features, evidence = run.features(space, of), run.evidence(space, of)
-        gone = [*missing(run, features), *missing(run, evidence)]
-        gone += missing(run, run.evidence(space, f"{of}.coverage")) if scope.with_heldout else []
-        yield from gone
-        if not gone:
-            yield from short(run, features, scope.n_samples)
-            yield from evidence_problems(run, space, twin, step, scope)
-
-
-def evidence_problems(run: RunDirectory, space: str, twin: str, step: int, scope: Scope) -> Iterator[str]:
-    """Yield where one evidence table is not of these seeds, these features, these samples."""
-    path, of = run.evidence(space, f"{twin}/{step}"), f"{twin}/{step}"
-    name = path.relative_to(run.root).as_posix()
-    seeds = tables.read(path, ["seed"]).seed.to_numpy()
-    if not np.array_equal(seeds, scope.seed + np.arange(scope.n_samples)):
-        yield f"{name} has {len(seeds)} seeds, not {scope.n_samples} from {scope.seed} on"
-    features, samples = run.key(run.features(space, of)), run.key(run.samples(twin, step))
-    if run.key(path).get("samples") != features or (samples is not None and features.get("of") != samples):
-        yield f"{name} was made from other samples or features than those on disk"
-
-
-def cell_problems(run: RunDirectory, path: Path, rows: int, digest: str | None) -> Iterator[str]:
-    """Yield what is wrong with the losses of one checkpoint, or with its attack scores."""
-    gone = artefact_problems(run, path, digest)
-    yield from gone
-    if not gone and (found := len(tables.read(path, ["t"]))) != rows:
-        yield f"{path.relative_to(run.root).as_posix()} has {found} of {rows} cells"
-
-
-def short(run: RunDirectory, path: Path, rows: int) -> list[str]:
-    """Return that an array has fewer rows than there are seeds."""
-    found = n_rows(path)
-    return [] if found >= rows else [f"{path.relative_to(run.root).as_posix()} has {found} of {rows} rows"]
-
-
-def checkpoint_digests(run: RunDirectory) -> dict[tuple[str, int], str]:
-    """Return the digest of every audited checkpoint by twin and step."""
+def checkpoint_digests(run: RunDirectory) -> dict[str, str]:
+    """Return the digest of every audited checkpoint by twin/step."""
     frame = tables.read(run.table("checkpoints"))
-    return {(row.twin, row.step): row.digest for row in frame[frame.audited].itertuples()}
+    return {f"{row.twin}/{row.step}": row.digest for row in frame[frame.audited].itertuples()}
 
 
-def artefact_problems(run: RunDirectory, path: Path, digest: str | None) -> list[str]:
-    """Return that what a checkpoint gave is missing, or was given by another checkpoint."""
-    gone = missing(run, path)
-    if gone or run.key(path).get("checkpoint") == digest:
-        return gone
-    return [f"{path.relative_to(run.root).as_posix()} is of another checkpoint than checkpoints.parquet names"]
+def problems_of(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is missing, too short, of other bytes or another key, or made from something else."""
+    asked, digests = asked_of(run, record), checkpoint_digests(run)
+    if asked.scope.same_data:
+        within = problems_of(run.same_data, run.same_data.read_record())
+        yield from (f"{run.same_data.root.name}/{each}" for each in within)
+    wanted = in_order(asked)
+    dropped = {p.file(x.of, x.space) for x in wanted for p in stage(x.stage).transient}
+    for item in wanted:
+        yield from missing_files(run, asked, item) or wrong_files(run, asked, item, digests, dropped)
 
 
-def loss_rows(record: Mapping[str, Any]) -> int:
-    """Return how many loss cells each checkpoint has."""
-    return measured_images(record, record["sets"]) * len(record["resolved"]["loss_times"])
+def missing_files(run: RunDirectory, asked: Asked, item: Item) -> list[str]:
+    """Return that a file of an artefact, or what lies beside it, is not there."""
+    if stage(item.stage).found(run, asked, item.of, item.space) is None:
+        names = stage(item.stage).files(item.of, item.space)
+    else:  # which may be an earlier layout of its files
+        names = tuple(n for n in stage(item.stage).files(item.of, item.space)[1:])
+    found = []
+    for name in names:
+        if not (run.root / name).is_file():
+            found.append(f"{name} is missing")
+        elif run.beside(run.root / name) is None:
+            found.append(f"{name} has no readable key beside it")
+    return found
+
+
+def wrong_files(
+    run: RunDirectory, asked: Asked, item: Item, digests: Mapping[str, str], dropped: Collection[str]
+) -> Iterator[str]:
+    """Yield what is wrong with an artefact that is there."""
+    kind, names = stage(item.stage), stage(item.stage).files(item.of, item.space)
+    key = kind.found(run, asked, item.of, item.space) or {}
+    if "checkpoint" in key and key["checkpoint"] != digests.get(item.of, key["checkpoint"]):
+        yield f"{names[0]} is of another checkpoint than checkpoints.parquet names"
+    elif asked.whole and key != expected_key(asked, item):
+        yield f"{names[0]} was made of something else: {'; '.join(differences(key, expected_key(asked, item))[:TOLD])}"
+    elif of_other_needs(run, asked, item, key):
+        yield f"{names[0]} was made from other samples or features than those on disk"
+    rows, first = kind.rows(asked, item.of), run.root / names[0]
+    if rows is not None and first.is_file() and (there := n_rows(first)) < rows:
+        yield f"{names[0]} has {there} of {rows} {'rows' if first.suffix == '.npy' else 'cells'}"
+    for name in names:
+        beside = run.beside(run.root / name)
+        if beside is None or not beside.sha256:
+            continue
+        if sha256_of(run.root / name) not in (beside.sha256, beside.becoming):
+            yield f"{name} has other bytes than when it was made"
+        for source, sha256 in beside.made_of.items():
+            now = run.digests([source]).get(source)
+            if now != sha256 and not (now is None and source in dropped):
+                yield f"{name} was made from another {source} than is there"
+
+
+def of_other_needs(run: RunDirectory, asked: Asked, item: Item, key: Mapping[str, Any]) -> bool:
+    """Tell whether a key names another version of something that it needs of the same checkpoint, set or control."""
+    for need in stage(item.stage).needs(asked, item.of, item.space):
+        needed = stage(need.stage).found(run, asked, need.of, need.space)
+        named = list(keys_within(key, (needed or {}).get("stage")))
+        if need.of == item.of and needed is not None and named and needed not in named:
+            return True
+    return False
+
+
+def keys_within(key: Any, kind: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the keys of one kind within a key."""
+    for value in key.values() if isinstance(key, Mapping) else ():
+        if isinstance(value, Mapping):
+            if kind is not None and value.get("stage") == kind and value.get("of") != {}:  # {}: the space alone
+                yield dict(value)
+            yield from keys_within(value, kind)
+
+
+def unproven(run: RunDirectory, asked: Asked) -> int:
+    """Return how many files have no digest beside them, as runs of earlier versions had none."""
+    names = [name for item in in_order(asked) for name in stage(item.stage).files(item.of, item.space)]
+    found = (run.beside(run.root / name) for name in names)
+    return sum(each is not None and not each.sha256 for each in found)
 
 
 def by_paper(record: Mapping[str, Any]) -> bool:
     """Tell whether a run also says what the published protocol would have."""
     return record["given"].get("protocol") == "paper"
-
-
-def published_rows(record: Mapping[str, Any]) -> int:
-    """Return how many cells of the published loss each checkpoint has; none where it was not asked for."""
-    if not by_paper(record) or "heldout" not in record["sets"]:
-        return 0
-    images = min(published_losses.LOSS_IMAGES, record["sets"]["heldout"]["images"])
-    return images * schedules.n_times(record["resolved"]["scheduler"])
-
-
-def attack_rows(record: Mapping[str, Any], twin: str) -> int:
-    """Return how many attack scores a checkpoint has: none in runs without non-members, and in older ones."""
-    columns = sum(map(len, record["resolved"].get("attack_times", {}).values()))
-    return columns and columns * measured_images(record, (f"train-{twin}", "heldout"))
-
-
-def measured_images(record: Mapping[str, Any], names: Iterable[str]) -> int:
-    """Return on how many images of these sets the losses are measured."""
-    return sum(min(record["given"]["loss_images"], record["sets"][name]["images"]) for name in names)
 
 
 # ---------------------------------------------------------------------------

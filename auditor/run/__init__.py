@@ -27,6 +27,7 @@ from auditor.run.files import (
     atomic,
     drop_parts,
     header,
+    key_path,
     n_rows,
     part_path,
     parts_folder,
@@ -200,13 +201,17 @@ class RunDirectory:
 
     # keys ------------------------------------------------------------------
 
+    def beside(self, path: Path) -> Beside | None:
+        """Return what lies beside a finished artefact, or None where there is none."""
+        return read_beside(path) if path.exists() else None
+
     def key(self, path: Path) -> dict[str, Any] | None:
         """Return the key of a finished artefact, or None where there is none."""
-        beside = read_beside(path) if path.exists() else None
+        beside = self.beside(path)
         return None if beside is None else beside.key
 
     def digests(self, files: Iterable[str]) -> dict[str, str]:
-        """Return the sha256 of these files of the run as recorded beside them, or else as they are; none of absent ones."""
+        """Return the sha256 of these files of the run, as recorded beside them or as they are; not of absent ones."""
         found = {}
         for name in files:
             path = self.root / name
@@ -224,7 +229,7 @@ class RunDirectory:
         with atomic(path) as temporary:
             yield temporary
             beside = Beside(as_json(key), sha256_of(temporary), temporary.stat().st_size, dict(made_of or {}))
-            old = read_beside(path) if path.exists() else None
+            old = self.beside(path)
             if old is not None and old.key == beside.key:
                 # a longer one: whatever moment a kill picks, the bytes are those of one of both digests
                 write_beside(path, replace(old, becoming=beside.sha256))
@@ -278,16 +283,22 @@ class RunDirectory:
             except OSError:  # another file system
                 shutil.copyfile(source, temporary)
 
+    def drop(self, path: Path) -> None:
+        """Remove an artefact that is not needed any more, and what lies beside it."""
+        path.unlink(missing_ok=True)
+        key_path(path).unlink(missing_ok=True)
+
     def place(self, place: Place, of: str, space: str = "") -> Path:
         """Return where the file of an image set, a control, or twin/step lies, in a space where there are any."""
         return self.root / place.file(of, space)
 
-    def sweep(self) -> None:
+    def sweep(self, transient: Iterable[str] = ()) -> None:
         """Remove batches that outlived their artefact: a kill can come between its renaming and their removal.
 
-        Predictions that were not compared until now never will be.
+        What lies in the ``transient`` folders and was not needed until now never will be.
         """
-        shutil.rmtree(self.root / "predictions", ignore_errors=True)
+        for name in transient:
+            shutil.rmtree(self.root / name, ignore_errors=True)
         for folder in list(self.root.rglob("*.partial")):
             key = read_key(folder / "key.json")
             for suffix in (".npy", ".parquet"):

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -482,6 +483,14 @@ def arrays(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
         names = shared.chunk(0).dictionary.to_numpy(zero_copy_only=False)
         found |= {name: Categories(plain(shared.chunk(i).indices), names) for i, name in enumerate(named)}
     return found
+
+
+def runs_of(*columns: Categories) -> Iterator[tuple[Any, ...]]:
+    """Yield the slices of consecutive rows in which all columns stay the same, and what they are there."""
+    codes = np.column_stack([column.codes for column in columns])
+    ends = [*(np.flatnonzero((codes[1:] != codes[:-1]).any(axis=1)) + 1).tolist(), len(codes)]
+    for start, end in pairwise([0, *ends]):
+        yield slice(start, end), *(str(column.names[column.codes[start]]) for column in columns)
 
 
 def plain(column: pa.Array) -> np.ndarray:

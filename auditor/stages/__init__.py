@@ -4,8 +4,8 @@ A stage says where its files lie, what it needs, what changes their bytes and wh
 parts, and reads them back. The plan, the executor, the forecast, the reader, ``verify`` and the refusal to lose work go
 through the registry and know no stage by name.
 
-``of`` is an image set (``train-a``, ``heldout``), a control (``smooth-a``), or twin/step (``a/500``); stages that are made
-once for both twins of a step have ``a/step``.
+``of`` is an image set (``train-a``, ``heldout``), a control (``smooth-a``), or twin/step (``a/500``); stages that are
+made once for both twins of a step have ``a/step``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class Stage(ABC):
     places: ClassVar[tuple[Place, ...]]  # of its files, the one whose key counts first
     columns: ClassVar[tuple[Column, ...]] = ()  # of its table; none where it writes an array
     transient: ClassVar[tuple[Place, ...]] = ()  # files that need not exist once all that needs them is up to date
+    by_space: ClassVar[bool] = False  # its files lie in a folder per space
     network: ClassVar[bool] = False  # asks the network of one checkpoint
+    alone: ClassVar[bool] = False  # depends on one training, so that the pairs of three or more share it
+    follows: ClassVar[bool] = False  # the key does not say all: it is made again whenever what it needs was
 
     @abstractmethod
     def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
@@ -62,7 +65,7 @@ class Stage(ABC):
 
     @abstractmethod
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
-        """Return everything that changes the bytes, readable as JSON; counts by which an array can grow are not in it."""
+        """Return everything that changes the bytes, readable as JSON, but the count by which an array can grow."""
 
     @abstractmethod
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
@@ -77,7 +80,7 @@ class Stage(ABC):
         return iter(())
 
     def rows(self, asked: Asked, of: str) -> int | None:
-        """Return how many rows it has to have: an array with fewer is extended. None: the key says all."""
+        """Return how many rows it has to have, None where only the key says; an array with fewer is extended."""
         return None
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
@@ -89,7 +92,14 @@ class Stage(ABC):
         return run.key(run.root / self.files(of, space)[0])
 
     def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
-        """Return what its files say of one twin at one step: fields of ``records.Evidence``; nothing where they are not."""
+        """Return what its files say of one twin at one step, as fields of ``records.Evidence``; nothing without files.
+
+        What Evidence has no field for, it holds in ``more`` by the name of the stage.
+        """
+        return {}
+
+    def resolved(self, asked: Asked) -> dict[str, Any]:
+        """Return what run.json tells of its settings beside what was given."""
         return {}
 
 

@@ -8,16 +8,28 @@ network that only memorized it would predict. Sources: arXiv 2603.03469, Fig. 2 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor.diffusion import empirical
+from auditor.diffusion import denoising, empirical
+from auditor.diffusion.model import DiffusionModel
+from auditor.diffusion.schedules import forward_process
 from auditor.images import scales
+from auditor.inputs.asked import Asked
+from auditor.records import TWINS, Agreement, CellScales, LossTable, other_twin
+from auditor.run import RunDirectory, tables
+from auditor.run.places import Place
+from auditor.stages import Cost, Item, Stage, Task, chosen, keys, losses, per_step, step_of
+from auditor.stages.bench import Bench
 
 REVISION = 2
 HALVES = ("a", "b")
+ENCODED_AT_ONCE = 64
+ROW = 140  # bytes of a compressed row of the table, measured on the demo
+SCALES = Place("agreement", part=".scales", by_step=True)  # one row per image and scale
 MEMORIZER = ("noise_loss", "error", "along", "reach", "spread", "sharing", "largest", "shell")
 COLUMNS = (
     "cosine",
@@ -117,3 +129,165 @@ def memorizer_columns(
         for name, each in values.items():
             found[name][:, j] = each.reshape(shape[0], shape[2])
     return {name: values.mean(axis=2) for name, values in found.items()}
+
+
+class AgreementStage(Stage):
+    """One row per image and noise level, and beside it one per image and scale of the pictures."""
+
+    name, word, per = "agreement", "agreement", "step"
+    places = (Place("agreement", by_step=True), SCALES)
+    columns = tables.AGREEMENT
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every step, where the networks of both twins see pictures alike."""
+        if asked.compares_predictions:
+            yield from ((of, "") for of in per_step(asked))
+
+    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
+        """Yield the losses of both twins, whose predictions are compared."""
+        yield from (Item("losses", f"{twin}/{step_of(of)}") for twin in asked.scope.twins)
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines how the twins' predictions compare."""
+        trained = {name: keys.image_set(asked, name) for name, each in asked.sets.items() if each.pooled is not None}
+        mirrored = {"halves": trained} if asked.mirrored else {}  # else the losses' key has them
+        return {
+            "stage": "agreement",
+            "revision": [REVISION, scales.REVISION],
+            "losses": losses_of_both(asked, of),
+            **mirrored,
+        }
+
+    def rows(self, asked: Asked, of: str) -> int | None:
+        """Return the number of images and noise levels."""
+        return sum(chosen.loss_counts(asked).values()) * len(asked.times)
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the tables: no network is called."""
+        n = sum(chosen.loss_counts(asked).values())
+        return Cost(bytes=n * ROW * (len(asked.times) + len(scales.HAAR) + len(scales.PCA)))
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Compare the twins' predictions at every cell, and drop them."""
+        asked, loaded, twins = bench.asked, bench.loaded, bench.asked.scope.twins
+        places = {twin: bench.run.place(losses.PREDICTIONS, f"{twin}/{task.step}") for twin in twins}
+        stored = {twin: np.load(each, mmap_mode="r") for twin, each in places.items()}
+        model = bench.network(f"{twins[-1]}/{task.step}")  # at hand; both see pictures alike
+        halves = {twin: seen(bench, f"train-{twin}", model) for twin in twins if f"train-{twin}" in loaded.sets}
+        abar = np.asarray(forward_process(asked.scheduler).alphas_cumprod.double())[asked.times]
+        h, w, c = model.x_shape
+        axes = scales.principal_axes(np.concatenate([each.numpy() for each in halves.values()])) if halves else None
+        columns: dict[str, Any] = {name: [] for name in ("set", "id", "t", *COLUMNS)}
+        by_scale: dict[str, Any] = {column.name: [] for column in tables.CELL_SCALES}
+        at, n_levels = 0, len(asked.times)
+        for name, start in losses.part_list(asked):
+            pictures, ids, eps = losses.cell_inputs(loaded, name, start, model)
+            rows = slice(at, at := at + len(ids))
+            noise_of = {twin: each[rows].reshape(len(ids), n_levels, 2, -1) for twin, each in stored.items()}
+            x_t = denoising.noised(model, pictures, eps, asked.times, asked.device)
+            flat = eps.flatten(2).double().numpy()
+            in_scales = scale_columns(noise_of, flat, (c, h, w), axes)
+            for scale in in_scales["loss_a"]:
+                add_rows(by_scale, name, ids, [scale], {key: values[scale] for key, values in in_scales.items()})
+            add_rows(columns, name, ids, asked.times.tolist(), cell_columns(noise_of, flat, x_t, halves, abar))
+        bench.write(task, joined(columns), joined(by_scale), columns=[tables.AGREEMENT, tables.CELL_SCALES])
+        for place in places.values():
+            bench.run.drop(place)
+        yield 0
+
+    def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
+        """Return how one model's predictions compare, by role: own, other, heldout."""
+        return {"agreement": read_agreement(run.place(self.places[0], f"a/{step}"), twin)}
+
+
+def losses_of_both(asked: Asked, of: str) -> dict[str, Any]:
+    """Return what determines the losses of both twins at the step of ``of``."""
+    return {twin: keys.network(asked, f"{twin}/{step_of(of)}") for twin in asked.scope.twins}
+
+
+def seen(bench: Bench, name: str, model: DiffusionModel) -> Any:
+    """Return a training set as the network sees it, tensor ``[n, d]``; encoded once per set."""
+    import torch
+
+    def encoded() -> Any:
+        pictures = bench.loaded.sets[name].images
+        parts = [
+            model.codec.encode(pictures[i : i + ENCODED_AT_ONCE], bench.asked.device).flatten(1).cpu()
+            for i in range(0, len(pictures), ENCODED_AT_ONCE)
+        ]
+        return torch.cat(parts)
+
+    return bench.once("encoded", name, make=encoded)
+
+
+def add_rows(
+    columns: dict[str, Any], name: str, ids: list[str], along: list[Any], found: Mapping[str, np.ndarray]
+) -> None:
+    """Add the rows of some images at some times or scales; ``found`` are ``[n_images, n_along]`` by column."""
+    columns["set"] += [name] * (len(ids) * len(along))
+    columns["id"] += [each for each in ids for _ in along]
+    columns["scale" if "scale" in columns else "t"] += along * len(ids)
+    for each, values in found.items():
+        columns[each].append(values.ravel())
+
+
+def joined(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns with their parts joined; those of names and times are whole."""
+    return {
+        name: np.concatenate(values) if len(values) and isinstance(values[0], np.ndarray) else values
+        for name, values in columns.items()
+    }
+
+
+def role_of(name: str, twin: str) -> str:
+    """Return what an image set is to a model: own, other or heldout; trajectory and samples where they are its own."""
+    own = {f"train-{twin}": "own", f"trajectory-{twin}": "trajectory", f"samples-{twin}": "samples"}
+    return (own | {f"train-{other_twin(twin)}": "other"}).get(name, name)
+
+
+def read_agreement(path: Path, twin: str) -> dict[str, Agreement]:
+    """Return how one model's predictions compare, by role: own, other, heldout, ...; nothing where they were not."""
+    if not path.exists():
+        return {}
+    data = tables.arrays(path)
+    plain = {name: name for name in ("cosine", "half_squared")}
+    columns = plain | {name: f"{name}_{twin}" for name in MEMORIZER}
+    found = {}
+    for rows, name in tables.runs_of(data["set"]):
+        if role_of(name, twin) in (f"trajectory-{other_twin(twin)}", f"samples-{other_twin(twin)}"):
+            continue
+        times = np.unique(data["t"][rows])
+        values = {
+            field: data[column][rows].reshape(-1, len(times)) for field, column in columns.items() if column in data
+        }
+        unknown = np.full(values["cosine"].shape, np.nan)  # of columns that earlier versions did not write
+        values |= {field: unknown for field in columns if field not in values}
+        found[role_of(name, twin)] = Agreement(data["id"].values[rows][:: len(times)], times, **values)
+    return found
+
+
+def read_cell_scales(run: RunDirectory, step: int) -> CellScales | None:
+    """Return what the twins' predictions are at each scale of the pictures; None where they were not compared."""
+    path = run.place(SCALES, f"a/{step}")
+    if not path.exists():
+        return None
+    data = tables.arrays(path)
+    parts: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # by set, scale and column
+    ids: dict[str, np.ndarray] = {}
+    for rows, name, scale in tables.runs_of(data["set"], data["scale"]):
+        found = parts.setdefault(name, {}).setdefault(scale, {})
+        for column in ("loss_a", "loss_b", "half_squared", "id"):
+            values = data[column].values if column == "id" else data[column]
+            found[column] = np.concatenate([found[column], values[rows]]) if column in found else values[rows]
+        ids[name] = found["id"]
+    names = tuple(next(iter(parts.values())))
+
+    def table(name: str, column: str) -> LossTable:
+        values = np.column_stack([parts[name][scale][column] for scale in names])
+        return LossTable(ids[name], np.arange(len(names)), values)
+
+    losses = {twin: {role_of(name, twin): table(name, f"loss_{twin}") for name in parts} for twin in TWINS}
+    return CellScales(names, losses, {name: table(name, "half_squared") for name in parts})
+
+
+STAGE = AgreementStage()

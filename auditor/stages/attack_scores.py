@@ -17,17 +17,26 @@ The published scores are sums or norms in place of means, hence of the same orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor.diffusion import schedules
+from auditor.diffusion import noise, schedules
 from auditor.diffusion.denoising import as_noise
 from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
+from auditor.inputs.asked import Asked
+from auditor.records import LossTable
+from auditor.run import RunDirectory, tables
+from auditor.run.files import as_json
+from auditor.run.places import Place
+from auditor.stages import Cost, Stage, Task, chosen, keys, per_checkpoint
+from auditor.stages.bench import Bench
 
 REVISION = 1
+ROW = 12  # bytes of a compressed row of the table, measured on the demo
 POWER = 4  # of the norms of SimA and PIA, as published
 ERRORS = 11  # t-errors of SecMI: at 0, 1, ..., 10 hundredths of the process, as published for 1,000 times
 ENCODED_AT_ONCE = 32
@@ -63,9 +72,8 @@ def columns(times: Times) -> list[tuple[str, int]]:
 def n_calls(n_images: int, times: Times, batch_size: int) -> int:
     """Return how many network calls the scores of some images take: at t = 0, of SimA and PIA, of SecMI."""
     batches = -(-n_images // batch_size)
-    return batches * (1 + len(times.get("SecMI", ()))) - (
-        -n_images * (len(times["SimA"]) + len(times["PIA"])) // batch_size
-    )
+    apart = sum(len(each) for name, each in times.items() if name != "SecMI")
+    return batches * (1 + len(times.get("SecMI", ()))) - (-n_images * apart // batch_size)
 
 
 def scores(
@@ -97,9 +105,8 @@ def scores(
         ask = questions(model, batch_size, device, np.full(len(images), -1) if numbers is None else numbers)
         everyone = np.arange(len(images))
         first = ask(x0, everyone, np.zeros(len(images), dtype=np.int64))
-        found = image_scores(ask, model, x0, first, times, batch_size)
-        if "SecMI" in times:
-            found = np.hstack([found, step_errors(ask, model, x0, first)])
+        parts = [image_scores(ask, model, x0, first, times, batch_size)] if "SimA" in times else []
+        found = np.hstack([*parts, step_errors(ask, model, x0, first)] if "SecMI" in times else parts)
     if not np.isfinite(found).all():
         raise CheckpointError("a membership score is not finite", "membership attacks", "Leave it out.")
     return found
@@ -170,3 +177,141 @@ def across(values: Any) -> Any:
     import torch
 
     return torch.as_tensor(values).view(-1, 1, 1, 1)
+
+
+class AttackScores(Stage):
+    """One row per image, attack and time, of own and held-out images: SimA and PIA."""
+
+    name, word, per = "attack_scores", "attack-scores", "checkpoint"
+    places = (Place("attack-scores"),)
+    columns = tables.ATTACK_SCORES
+    network = True
+    attacks = ("SimA", "PIA")
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint, where there are members and others; in a quick audit only where that can tell 1 %."""
+        if self.times(asked):
+            yield from ((of, "") for of in per_checkpoint(asked))
+
+    def times(self, asked: Asked) -> dict[str, np.ndarray]:
+        """Return the times of these attacks, by attack."""
+        return {name: each for name, each in all_times(asked).items() if name in self.attacks}
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines the scores: what determines the losses, at times of their own."""
+        return scores_key(asked, of, self.times(asked))
+
+    def rows(self, asked: Asked, of: str) -> int | None:
+        """Return the number of images, attacks and times; a table of earlier versions has more."""
+        return sum(attacked(asked, of).values()) * len(columns(self.times(asked)))
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the calls for all images, a batch at a time."""
+        n, batch, times = sum(attacked(asked, of).values()), asked.batch_size, self.times(asked)
+        return Cost(
+            calls=sum(n_calls(min(batch, n - start), times, batch) for start in range(0, n, batch)),
+            bytes=(self.rows(asked, of) or 0) * ROW,
+        )
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Ask one checkpoint about the own and held-out images of its losses; a batch of images is a resumable part."""
+        asked, loaded, times = bench.asked, bench.loaded, self.times(bench.asked)
+        images = chosen.each_of(loaded, attacked(asked, task.of))
+
+        def compute(rows: range) -> np.ndarray:
+            some = images[rows.start : rows.stop]
+            return scores(
+                bench.network(task.of),
+                chosen.pictures_of(loaded, some),
+                times,
+                asked.batch_size,
+                device=asked.device,
+                numbers=chosen.classes_of(loaded, some),
+            )
+
+        found = yield from bench.in_parts(task, range(0, len(images), asked.batch_size), compute)
+        roles, scored = loaded.roles(task.twin), columns(times)
+        bench.write(
+            task,
+            {
+                "set": [roles[name] for name, _ in images for _ in scored],
+                "id": [each for each in chosen.ids_of(loaded, images) for _ in scored],
+                "attack": [attack for _ in images for attack, _ in scored],
+                "t": [t for _ in images for _, t in scored],
+                "score": np.concatenate(found).ravel(),
+            },
+        )
+
+    def found(self, run: RunDirectory, asked: Asked, of: str, space: str) -> dict[str, Any] | None:
+        """Return the key on disk; a table of earlier versions, which holds all attacks, is one of each stage."""
+        key = super().found(run, asked, of, space)
+        together = as_json(scores_key(asked, of, attack_times_of(asked, with_steps=True)))
+        if run.key(run.place(STAGE.places[0], of)) == together:
+            return as_json(self.key(asked, of, space))
+        return key
+
+    def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
+        """Return the scores by attack and role."""
+        return {"attack_scores": read_scores(run.place(self.places[0], f"{twin}/{step}"))}
+
+    def resolved(self, asked: Asked) -> dict[str, Any]:
+        """Return the times of all attacks."""
+        return {"attack_times": {name: each.tolist() for name, each in all_times(asked).items()}}
+
+
+class SteppedScores(AttackScores):
+    """The same for SecMI, whose calls wait for one another: a quick audit leaves it out, and a full one adds it."""
+
+    name, word = "stepped_scores", "stepped-scores"
+    places = (Place("attack-scores", part=".stepped"),)
+    attacks = ("SecMI",)
+
+    def resolved(self, asked: Asked) -> dict[str, Any]:
+        """Return nothing: the other stage tells all times."""
+        return {}
+
+
+def scores_key(asked: Asked, of: str, times: Times) -> dict[str, Any]:
+    """Return what determines scores at these times."""
+    losses = {name: value for name, value in keys.network(asked, of).items() if name != "times"}
+    told = {name: each.tolist() for name, each in times.items()}
+    return losses | {"stage": "attack scores", "revision": [noise.REVISION, REVISION], "attack_times": told}
+
+
+def all_times(asked: Asked) -> dict[str, np.ndarray]:
+    """Return at which times images are scored, by attack; none where there are none to attack."""
+    if not (asked.with_losses and asked.scope.with_train and asked.scope.with_heldout):
+        return {}
+    quick = asked.config.quick
+    if quick and min(asked.config.loss_images, asked.sets["heldout"].originals) < WORTHWHILE:
+        return {}
+    return attack_times_of(asked, with_steps=not quick)
+
+
+def attack_times_of(asked: Asked, with_steps: bool) -> dict[str, np.ndarray]:
+    """Return the times for the losses' levels and the models' process."""
+    return attack_times(asked.times, schedules.n_times(asked.scheduler), with_steps)
+
+
+def attacked(asked: Asked, of: str) -> dict[str, int]:
+    """Return how many images of each set are scored: the model's own are members, held-out ones are not."""
+    counted = chosen.loss_counts(asked)
+    return {name: counted[name] for name in (f"train-{of.split('/')[0]}", "heldout")}
+
+
+def read_scores(path: Path) -> dict[str, dict[str, LossTable]]:
+    """Return what membership attacks say of own and held-out images, by attack; nothing where they were not made."""
+    if not path.exists():
+        return {}
+    data = tables.arrays(path)
+    found: dict[str, dict[str, LossTable]] = {}
+    for attack in dict.fromkeys(data["attack"].values):
+        for role in ("own", "heldout"):
+            rows = (data["attack"].values == attack) & (data["set"].values == role)
+            times = np.unique(data["t"][rows])
+            values = data["score"][rows].reshape(-1, len(times))
+            found.setdefault(attack, {})[role] = LossTable(data["id"].values[rows][:: len(times)], times, values)
+    return found
+
+
+STAGE, STEPPED = AttackScores(), SteppedScores()

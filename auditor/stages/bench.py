@@ -80,7 +80,7 @@ class Bench:
         return [np.load(part_path(path, start), mmap_mode="r") for start in parts]
 
     def write(self, task: Task, *data: Mapping[str, Any], columns: Sequence[Sequence[tables.Column]] = ()) -> None:
-        """Write the tables of an artefact, ``data`` in the order of its files; the first one last, then drop its parts."""
+        """Write the tables of an artefact, ``data`` in the order of its files, the first one last; drop its parts."""
         made, key = made_of(self.run, self.asked, task.item), expected_key(self.asked, task.item)
         kind = stage(task.item.stage)
         layouts = columns or [kind.columns] * len(data)

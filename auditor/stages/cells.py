@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from auditor.stages.quality import drawn
+from auditor.stages.features import drawn
 
 N_CELLS = 3
 FITTED_TO = 10_000  # images

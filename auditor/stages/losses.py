@@ -1,7 +1,7 @@
 """Denoising losses of one checkpoint on every image set, at fixed cells; the same of the linear reference of a half.
 
-A cell is an image, a noise level and a noise with its negative. Where the twins' predictions are to be compared, those of
-every cell are kept until `agreement` has them.
+A cell is an image, a noise level and a noise with its negative. Where the twins' predictions are to be compared, those
+of every cell are kept until `agreement` has them.
 """
 
 from __future__ import annotations
@@ -49,15 +49,19 @@ class Losses(Stage):
         """Return what determines the losses of a checkpoint."""
         return keys.network(asked, of)
 
+    def rows(self, asked: Asked, of: str) -> int | None:
+        """Return the number of images and noise levels."""
+        return sum(chosen.loss_counts(asked).values()) * len(asked.times)
+
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return the calls for all cells; predictions lie on the disk twice while they are put together."""
+        """Return the calls for all cells; predictions lie on the disk beside the parts they are put together from."""
         parts = [min(IMAGES_AT_ONCE, n - at) for n in chosen.loss_counts(asked).values() for at in part_starts(n)]
         cells = sum(parts) * len(asked.times)
         d = int(np.prod(asked.image_shape))
         return Cost(
             calls=sum(-(-n * len(asked.times) * 2 // asked.batch_size) for n in parts),
             bytes=cells * ROW,
-            scratch=cells * 2 * d * 4 * (1 + 2 * asked.compares_predictions),
+            scratch=cells * ((1 + 2 * d) * 8 + 2 * d * 4 * asked.compares_predictions),
         )
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from auditor.config import AuditConfig
 from auditor.diffusion import denoising, noise, schedules
 from auditor.diffusion.model import DiffusionModel
+from auditor.inputs.asked import Asked
+from auditor.run import tables
+from auditor.run.places import Place
+from auditor.stages import Cost, Stage, Task, keys, per_checkpoint
+from auditor.stages.bench import Bench
 
 REVISION = 1
 LOSS_IMAGES = 50
 SUBSET_SEED = 1
 TIMES_AT_ONCE = 20  # one resumable part of the losses
-
-
-def measures_losses(config: AuditConfig, sets: Iterable[str]) -> bool:
-    """Tell whether the published loss is asked for and there are images to measure it on."""
-    return config.protocol == "paper" and "heldout" in sets
+ROW = 10  # bytes of a compressed row of the table, measured on the demo
+NOT_ASKED = ("images", "times", "seed", "sets", "classes")  # of the losses' key: what this protocol settles itself
 
 
 def loss_images(n_heldout: int) -> np.ndarray:
@@ -64,3 +66,63 @@ def losses(
             error = (model.given(given)(x_t, t) - target).double().square().flatten(1).mean(1)
             found[start : start + batch_size] = error[: len(eps) - start].cpu().numpy()
     return found.reshape(len(times), n) * weights[:, None]
+
+
+class PublishedLosses(Stage):
+    """One row per held-out image and time."""
+
+    name, word, per = "published_losses", "published-losses", "checkpoint"
+    alone = True
+    places = (Place("losses", part=".published"),)
+    columns = tables.PUBLISHED_LOSSES
+    network = True
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint, where this protocol is asked for and there are images to measure it on."""
+        if asked.config.protocol == "paper" and asked.scope.with_heldout and asked.with_model:
+            yield from ((of, "") for of in per_checkpoint(asked))
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines the losses of one checkpoint by this protocol."""
+        losses = keys.network(asked, of)
+        kept = {name: losses[name] for name in losses if name not in NOT_ASKED}
+        classes = {"classes": losses["classes"]["heldout"]} if "classes" in losses else {}
+        own = {"stage": "published losses", "revision": [denoising.REVISION, REVISION]}
+        return kept | own | classes | keys.asked_images(asked, "heldout")
+
+    def rows(self, asked: Asked, of: str) -> int | None:
+        """Return the number of images and times."""
+        return min(LOSS_IMAGES, asked.sets["heldout"].originals) * schedules.n_times(asked.scheduler)
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the calls for all times."""
+        n, n_times = asked.sets["heldout"].originals, schedules.n_times(asked.scheduler)
+        return Cost(
+            calls=n_calls(n, n_times, asked.batch_size),
+            bytes=(self.rows(asked, of) or 0) * ROW,
+        )
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Measure the held-out loss of one checkpoint; some times are a resumable part."""
+        asked, heldout = bench.asked, bench.loaded.sets["heldout"]
+        n_times = schedules.n_times(asked.scheduler)
+        rows_of = loss_images(asked.sets["heldout"].originals)
+        pictures = heldout.images[rows_of]
+        classes = bench.loaded.classes["heldout"][rows_of] if "heldout" in bench.loaded.classes else None
+
+        def compute(rows: range) -> np.ndarray:
+            times = np.arange(rows.start, min(rows.stop, n_times))
+            return losses(bench.network(task.of), pictures, times, asked.batch_size, asked.device, classes)
+
+        found = yield from bench.in_parts(task, range(0, n_times, TIMES_AT_ONCE), compute)
+        bench.write(
+            task,
+            {
+                "id": [heldout.ids[i] for _ in range(n_times) for i in rows_of],
+                "t": np.repeat(np.arange(n_times), len(rows_of)),
+                "loss": np.concatenate(found).ravel(),
+            },
+        )
+
+
+STAGE = PublishedLosses()

@@ -6,19 +6,25 @@ what is stored can be given an interval without the features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
-from auditor.seeds import derived_seed
+from auditor.run import RunDirectory, tables
+from auditor.run.places import Place
+from auditor.stages import Cost, Item, Stage, Task, features, halves, per_checkpoint, stage
+from auditor.stages.bench import Bench
+from auditor.stages.features import drawn
 
 K = 5  # neighbours that make a radius; Naeem et al. 2020
 MOST = 2000  # images of each set, and samples, that are compared
 N_BLOCKS = 20  # blocks of seeds that are left out in turn
+ROW = 16  # bytes of a compressed row of the table
 LOOKED_AT = 32  # neighbours among which the radius without a block is found
 STATISTICS = ("precision", "recall", "density", "coverage")
 
@@ -35,19 +41,6 @@ class Target:
     def vectors(self) -> np.ndarray:
         """The vectors of the images, float32 ``[n, d]``."""
         return np.asarray(self.features.vectors[self.rows])
-
-
-def drawn(n: int, most: int) -> np.ndarray:
-    """Return at most ``most`` of n row numbers at random, the same in every run: folders may be sorted by class."""
-    return np.random.default_rng(derived_seed("subset", n)).permutation(n)[:most]
-
-
-def subset(features: Features, most: int) -> Features:
-    """Return at most ``most`` images of a set, all of them in their order where that suffices."""
-    if len(features.ids) <= most:
-        return features
-    rows = np.sort(drawn(len(features.ids), most))
-    return Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
 
 
 def targets(sets: Mapping[str, Features]) -> dict[str, Target]:
@@ -187,3 +180,59 @@ def rows(samples: Features, against: Mapping[str, Target], heldout: Features | N
             columns["block"] += range(len(scores))
             columns["score"] += scores.tolist()
     return columns
+
+
+class Quality(Stage):
+    """One row per image set, statistic and block of seeds."""
+
+    name, word, per = "quality", "quality", "checkpoint"
+    places = (Place("evidence", part=".quality"),)
+    by_space = True
+    columns = tables.QUALITY
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint in every space, where there is a set to compare with."""
+        if asked.sets:
+            yield from ((of, space) for of in per_checkpoint(asked) for space in asked.scope.spaces)
+
+    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
+        """Yield the features of the samples and of every set."""
+        yield Item("sample_features", of, space)
+        yield from (Item("features", name, space) for name in asked.sets)
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines the table: the same as the evidence of these samples."""
+        return stage("evidence").key(asked, of, space)
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the table."""
+        return Cost(bytes=ROW * len(asked.sets) * len(STATISTICS) * N_BLOCKS)
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Compare the samples of one checkpoint with every set."""
+        roles, heldout = bench.loaded.roles(task.twin), features.of_heldout(bench, task.space)
+        known = bench.once("targets", task.space, make=lambda: set_targets(bench, task.space))
+        against = {roles[name]: each for name, each in known.items()}
+        yield from bench.write_rows(task, rows(features.of_samples(bench, task.space, task.of), against, heldout))
+
+    def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
+        """Return by role the scores per block of every statistic: own_quality, other_quality, heldout_quality."""
+        path = run.place(self.places[0], f"{twin}/{step}", space)
+        if not path.exists():
+            return {}
+        data = tables.arrays(path, ["set", "statistic", "score"])
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for where, name, statistic in tables.runs_of(data["set"], data["statistic"]):
+            found.setdefault(f"{name}_quality", {})[statistic] = data["score"][where]
+        return found
+
+
+def set_targets(bench: Bench, space: str) -> dict[str, Target]:
+    """Return the image sets of one space with their radii."""
+    trained = [name for name in bench.asked.sets if name != "heldout"]
+    sets = {name: halves.of_half(bench, space, name).pool for name in trained}
+    heldout = features.of_heldout(bench, space)
+    return targets(sets if heldout is None else sets | {"heldout": heldout})
+
+
+STAGE = Quality()

@@ -7,7 +7,7 @@ lie where noised images would, and tell location from the kind of noise (arXiv 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,11 @@ import numpy as np
 from auditor.diffusion import denoising, noise, sampling, schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.stages import u_turns
+from auditor.inputs.asked import Asked
+from auditor.run import RunDirectory, tables
+from auditor.run.places import Place
+from auditor.stages import Cost, Stage, Task, agreement, per_step, u_turns
+from auditor.stages.bench import Bench
 
 REVISION = 1
 
@@ -98,3 +102,82 @@ def answers(
             output = model.given(numbers[rows])(x, t)
             said.append(denoising.as_noise(forward, output, x, t).flatten(1).float().cpu())
     return torch.cat(said).numpy().reshape(len(states), len(times), 1, -1)
+
+
+class TrajectoryStage(Stage):
+    """One row per seed and time: how predictions compare along trajectories and on samples noised again."""
+
+    name, word, per = "trajectories", "trajectories", "step"
+    places = (Place("trajectories", by_step=True),)
+    columns = tables.AGREEMENT
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every step, where it is asked for, predictions can be compared, and what memorizing says is known."""
+        if asked.compares_predictions and asked.scope.with_train and asked.config.trajectories > 0:
+            yield from ((of, "") for of in per_step(asked))
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines how the twins' predictions compare where samples come from."""
+        return {
+            "stage": "trajectories",
+            "revision": [noise.REVISION, agreement.REVISION, REVISION],
+            "losses": agreement.losses_of_both(asked, of),
+            "seeds": [asked.config.seed, asked.config.trajectories],
+            **asked.conditions,
+        }
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the calls of both networks."""
+        n = asked.config.trajectories
+        rows = 2 * n * (len(state_times(asked.times, asked.scheduler)) + len(asked.times))
+        return Cost(calls=n_calls(n, asked.times, asked.scheduler, asked.batch_size), bytes=rows * agreement.ROW)
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Compare both networks' predictions along the trajectories of both, and on their samples noised again."""
+        asked, twins, drawn_as = bench.asked, bench.asked.scope.twins, bench.loaded.conditions
+        seeds = [asked.config.seed + i for i in range(asked.config.trajectories)]
+        numbers = drawn_as.of(seeds) if drawn_as else np.full(len(seeds), -1)
+        times = state_times(asked.times, asked.scheduler)
+        abar = np.asarray(schedules.forward_process(asked.scheduler).alphas_cumprod.double())
+        followed = {
+            twin: follow(
+                bench.network(f"{twin}/{task.step}"),
+                seeds,
+                times,
+                asked.batch_size,
+                device=asked.device,
+                conditions=drawn_as,
+            )
+            for twin in twins
+        }
+        model = bench.network(f"{twins[-1]}/{task.step}")
+        h, w, c = model.x_shape
+        eps = denoising.cell_noise(asked.config.seed, list(map(str, seeds)), "samples", len(asked.times), (c, h, w))
+        on_the_way, again = {}, {}
+        for twin in reversed(twins):  # the last one is loaded
+            network, how = bench.network(f"{twin}/{task.step}"), (asked.batch_size, asked.device, numbers)
+            for of, each in followed.items():
+                on_the_way[of, twin] = answers(network, each.states, times, *how)
+                again[of, twin] = denoising.predict(network, each.samples, eps, asked.times, *how).noise
+        columns: dict[str, Any] = {name: [] for name in ("set", "id", "t", *agreement.COLUMNS)}
+        ids = list(map(str, seeds))
+        for twin, each in followed.items():
+            halves = {twin: agreement.seen(bench, f"train-{twin}", model)}
+            states = each.states.flatten(2).double()[:, :, None]
+            x_t = denoising.noised(model, each.samples, eps, asked.times, asked.device)
+            for name, said, noise_of, z, at in (
+                ("trajectory", on_the_way, None, states, times),
+                ("samples", again, eps.flatten(2).double().numpy(), x_t, asked.times),
+            ):
+                predictions = {other: said[twin, other] for other in twins}
+                found = agreement.cell_columns(predictions, noise_of, z, halves, abar[at])
+                agreement.add_rows(columns, f"{name}-{twin}", ids, at.tolist(), found)
+        bench.write(task, agreement.joined(columns))
+        yield task.calls
+
+    def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
+        """Return how one model's predictions compare on its own trajectories and samples."""
+        return {"agreement": agreement.read_agreement(run.place(self.places[0], f"a/{step}"), twin)}
+
+
+STAGE = TrajectoryStage()

@@ -7,17 +7,27 @@ samples (arXiv 2603.03469, Fig. 5; on-shell return rate of arXiv 2510.01378).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from auditor.diffusion import sampling, schedules
+from auditor import neighbors, spaces
+from auditor.diffusion import denoising, noise, sampling, schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
+from auditor.inputs.asked import Asked
+from auditor.records import Features, UTurns
+from auditor.run import RunDirectory, tables
+from auditor.run.places import Place
+from auditor.spaces.pixel import PixelSpace
+from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys, per_checkpoint
+from auditor.stages.bench import Bench
 
 REVISION = 1
 SAMPLER = "ddim"  # without noise: what comes back depends on the image and one noise alone
+SEARCHED_AT_ONCE = 8192  # images that what comes back is searched among, a block at a time
+ROW = 16  # bytes of a compressed row of the table, measured on the demo
 SHARES = (0.1, 0.2, 0.4, 0.6)  # of the process, at which images turn
 
 
@@ -98,3 +108,110 @@ def distances(images: np.ndarray, returned: np.ndarray) -> np.ndarray:
     """Return the mean squared difference of images and what came back, float64 ``[n, n_times]``, pixels in [0, 1]."""
     difference = returned.astype(np.float64) - images[:, None]
     return np.square(difference / 255).reshape(*returned.shape[:2], -1).mean(axis=2)
+
+
+class UTurnStage(Stage):
+    """One row per image and time: what comes back when it is noised and denoised again."""
+
+    name, word, per = "u_turns", "u-turns", "checkpoint"
+    places = (Place("u-turns"),)
+    columns = tables.U_TURNS
+    network = True
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint, where it is asked for."""
+        if asked.with_losses and asked.config.u_turns > 0:
+            yield from ((of, "") for of in per_checkpoint(asked))
+
+    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
+        """Yield the features of the sets in pixels, where there are any; else they are embedded here."""
+        if PixelSpace.name in features.set_spaces(asked):
+            yield from (Item("features", name, PixelSpace.name) for name in asked.sets)
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines the U-turns of one checkpoint."""
+        losses = keys.network(asked, of)
+        kept = {name: losses[name] for name in losses if name not in ("times", "images")}
+        searched = {name: keys.image_set(asked, name) for name in asked.sets}
+        own = {"stage": "u-turns", "revision": [noise.REVISION, REVISION], "searched": searched}
+        return kept | own | {"images": asked.config.u_turns}
+
+    def rows(self, asked: Asked, of: str) -> int | None:
+        """Return the number of images and times."""
+        return sum(chosen.counts(asked, asked.config.u_turns).values()) * len(turning_times(asked.scheduler))
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the calls for all images, a batch at a time."""
+        n, batch = sum(chosen.counts(asked, asked.config.u_turns).values()), asked.batch_size
+        return Cost(
+            calls=sum(n_calls(min(batch, n - at), asked.scheduler, batch) for at in range(0, n, batch)),
+            bytes=(self.rows(asked, of) or 0) * ROW,
+        )
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Noise images of every set and denoise them again by one checkpoint; a batch is a resumable part."""
+        asked, loaded = bench.asked, bench.loaded
+        images = chosen.each_of(loaded, chosen.counts(asked, asked.config.u_turns))
+        times, (h, w, c) = turning_times(asked.scheduler), bench.network(task.of).x_shape
+
+        def compute(rows: range) -> np.ndarray:
+            some = images[rows.start : rows.stop]
+            pictures = chosen.pictures_of(loaded, some)
+            names = [f"{name}/{loaded.sets[name].ids[i]}" for name, i in some]
+            eps = denoising.cell_noise(asked.config.seed, names, "u-turn", len(times), (c, h, w))
+            back = come_back(
+                bench.network(task.of),
+                pictures,
+                eps,
+                asked.batch_size,
+                device=asked.device,
+                numbers=chosen.classes_of(loaded, some),
+            )
+            return np.stack([distances(pictures, back), is_nearest(bench, pictures, back)], axis=2)
+
+        parts = yield from bench.in_parts(task, range(0, len(images), asked.batch_size), compute)
+        found, roles = np.concatenate(parts), loaded.roles(task.twin)
+        bench.write(
+            task,
+            {
+                "set": [roles[name] for name, _ in images for _ in times],
+                "id": [each for each in chosen.ids_of(loaded, images) for _ in times],
+                "t": times.tolist() * len(images),
+                "distance": found[..., 0].ravel(),
+                "returned": found[..., 1].ravel() > 0,
+            },
+        )
+
+    def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
+        """Return the U-turns by role: own, other, heldout."""
+        path = run.place(self.places[0], f"{twin}/{step}")
+        if not path.exists():
+            return {"u_turns": {}}
+        data, found = tables.arrays(path), {}
+        for rows, role in tables.runs_of(data["set"]):
+            times = np.unique(data["t"][rows])
+            distance, returned = (data[name][rows].reshape(-1, len(times)) for name in ("distance", "returned"))
+            found[role] = UTurns(data["id"].values[rows][:: len(times)], times, distance, returned.astype(bool))
+        return {"u_turns": found}
+
+
+def is_nearest(bench: Bench, images: np.ndarray, returned: np.ndarray) -> np.ndarray:
+    """Return whether no image of any set is nearer to what came back than its source, bool ``[n, n_times]``."""
+    space, n_times = PixelSpace(spaces.SpaceSettings()), returned.shape[1]
+    vectors = spaces.embed(space, returned.reshape(-1, *images.shape[1:]))
+    mine = Features(space.name, "u-turns", vectors, tuple(map(str, range(len(vectors)))))
+    source = neighbors.paired_distance(vectors, np.repeat(spaces.embed(space, images), n_times, axis=0))
+    nearest = np.full(len(vectors), np.inf)
+    known = space.name in features.set_spaces(bench.asked)
+    for name, each in bench.loaded.sets.items():
+        embedded = bench.array(Item("features", name, space.name)) if known else None
+        for start in range(0, len(each), SEARCHED_AT_ONCE):
+            rows = slice(start, start + SEARCHED_AT_ONCE)
+            block = spaces.embed(space, np.asarray(each.images[rows])) if embedded is None else embedded[rows]
+            found = neighbors.search(mine, Features(space.name, name, block, each.ids[rows]), 1)
+            nearest = np.minimum(nearest, found.distances[:, 0])
+    near = source <= nearest * (1 + np.finfo(np.float32).eps)  # a duplicate of the source is the source
+    return near.reshape(len(images), n_times)
+
+
+STAGE = UTurnStage()

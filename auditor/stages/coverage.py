@@ -1,0 +1,62 @@
+"""How near samples come to each held-out image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from auditor.inputs.asked import Asked
+from auditor.neighbors import search
+from auditor.records import Features
+from auditor.run import tables
+from auditor.run.places import Place
+from auditor.stages import Cost, Item, Stage, Task, features, nearest, per_checkpoint
+from auditor.stages.bench import Bench
+
+ROW = 8  # bytes of a compressed row of the table
+
+
+def first(features: Features, n: int) -> Features:
+    """Return the first ``n`` rows of features."""
+    return Features(features.space, features.of, features.vectors[:n], features.ids[:n])
+
+
+def coverage_rows(heldout: Features, samples: Features, n: int) -> dict[str, Any]:
+    """Return how near the first ``n`` samples come to each held-out image."""
+    return {"id": list(heldout.ids), "distance": search(heldout, first(samples, n), 1).distances[:, 0]}
+
+
+class Coverage(Stage):
+    """One row per held-out image."""
+
+    name, word, per = "coverage", "coverage", "checkpoint"
+    places = (Place("evidence", part=".coverage"),)
+    by_space = True
+    columns = tables.COVERAGE
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint in every space, where there are held-out images."""
+        if asked.scope.with_heldout:
+            yield from ((of, space) for of in per_checkpoint(asked) for space in asked.scope.spaces)
+
+    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
+        """Yield the features of the samples and of the held-out images."""
+        yield from (Item("sample_features", of, space), Item("features", "heldout", space))
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines the table: the same as the evidence of these samples."""
+        return nearest.STAGE.key(asked, of, space)
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the table."""
+        return Cost(bytes=ROW * asked.sets["heldout"].images)
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Search the nearest sample of each held-out image, among no more samples than a half has images."""
+        size = min((int(mask.sum()) for mask in bench.loaded.in_pool.values()), default=bench.asked.n_samples)
+        n = min(bench.asked.n_samples, size)
+        samples = features.of_samples(bench, task.space, task.of, n)
+        yield from bench.write_rows(task, coverage_rows(features.of_set(bench, task.space, "heldout"), samples, n))
+
+
+STAGE = Coverage()

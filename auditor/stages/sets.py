@@ -1,0 +1,165 @@
+"""Tables of the image sets: held-out images, each training half, and the pool of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from auditor.config import N_NEIGHBORS
+from auditor.inputs.asked import Asked
+from auditor.neighbors import search
+from auditor.records import Features
+from auditor.run import places, tables
+from auditor.stages import Cost, Item, Stage, Task, cells, features, halves, keys, nearest
+from auditor.stages.bench import Bench
+from auditor.stages.halves import (
+    MEAN_OVER,
+    Reference,
+    in_pool,
+    nearest_images,
+    nearest_of_another_group,
+    of_class,
+    outside_distance,
+)
+from auditor.stages.nearest import blank, class_column, neighbour_columns
+
+COVERAGE_K = 5  # statistics 6.1
+MANY = 10**9
+POOL = "pool"
+
+
+def heldout_rows(
+    heldout: Features,
+    references: Mapping[str, Reference],
+    n_samples: int = MANY,
+    classes: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
+    data: dict[str, Any] = blank(tables.HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
+    data["class"] = class_column(classes, len(heldout.ids))
+    for twin, reference in references.items():
+        full = nearest_images(heldout, reference, MEAN_OVER)
+        data |= neighbour_columns(twin, full)
+        data[f"pool_{twin}_distance"] = in_pool(heldout, reference, full).distances[:, 0]
+        data[f"{twin}_mean_distance_{MEAN_OVER}"] = full.distances.mean(axis=1)
+        data[f"{twin}_outside_distance"] = outside_distance(heldout, reference, full)
+        data[f"{twin}_cell"] = cells.assign(heldout.vectors, reference.centers)
+        data[f"{twin}_class_distance"] = of_class(heldout, classes, reference, full)[1]
+        data[f"cover_{twin}_distance"] = search(heldout, features.subset(reference.pool, n_samples), 1).distances[:, 0]
+    within = search(heldout, heldout, COVERAGE_K, exclude_self=True)
+    return data | {f"within_distance_{COVERAGE_K}": within.distances[:, COVERAGE_K - 1]}
+
+
+def pool_rows(
+    references: Mapping[str, Reference], pixels: Mapping[str, Mapping[str, np.ndarray]], heldout: Features | None
+) -> dict[str, Any]:
+    """Return the pool of both halves with each image's nearest image of another group.
+
+    ``pixels`` holds per half and column (``brightness``, ``saturated``) one number per image.
+    """
+    parts = [each.pool for each in references.values()]
+    kept = {half: np.flatnonzero(each.in_pool) for half, each in references.items()}
+    halves = np.repeat(list(references), [len(part.ids) for part in parts])
+    groups = pool_groups([each.clusters[kept[half]] for half, each in references.items()])
+    vectors = np.concatenate([part.vectors for part in parts])
+    everyone = Features(parts[0].space, "pool", vectors, tuple(map(str, range(len(vectors)))))
+    nearest, distance = nearest_of_another_group(everyone, groups)
+    ids = np.asarray([i for part in parts for i in part.ids], dtype=object)
+    unknown = np.full(len(ids), np.nan)
+    return {
+        "half": list(halves),
+        "id": list(ids),
+        "group": groups,
+        "class": np.concatenate(
+            [class_column(each.classes, len(each.in_pool))[kept[h]] for h, each in references.items()]
+        ),
+        "in_class_pool": np.concatenate([in_class_pool(each)[kept[h]] for h, each in references.items()]),
+        **{name: np.concatenate([pixels[half][name][kept[half]] for half in references]) for name in pixels["a"]},
+        "nearest_half": [halves[i] if i >= 0 else "" for i in nearest],
+        "nearest_id": [ids[i] if i >= 0 else "" for i in nearest],
+        "nearest_distance": distance,
+        "heldout_distance": unknown if heldout is None else search(everyone, heldout, 1).distances[:, 0],
+    }
+
+
+def in_class_pool(reference: Reference) -> np.ndarray:
+    """Return which images of a half take part in comparisons within classes, bool ``[n]``."""
+    none = np.zeros(len(reference.in_pool), dtype=bool)
+    return none if reference.in_class_pool is None else reference.in_class_pool
+
+
+def pool_groups(clusters: Sequence[np.ndarray]) -> np.ndarray:
+    """Return group numbers over both halves; groups never span halves, since shared images are not in the pool."""
+    offsets = np.cumsum([0, *(int(each.max(initial=-1)) + 1 for each in clusters)])
+    return np.concatenate([each + offset for each, offset in zip(clusters, offsets, strict=False)])
+
+
+def train_rows(reference: Reference, digests: Sequence[str], clusters: np.ndarray) -> dict[str, Any]:
+    """Return the columns of one half's table: identity, clusters of equal images, neighbours within the half."""
+    features = reference.features
+    within = nearest_images(features, reference, N_NEIGHBORS, exclude_self=True)
+    _, outside = nearest_of_another_group(features, clusters)
+    identity = {"id": list(features.ids), "digest": list(digests), "cluster": clusters, "in_pool": reference.in_pool}
+    return identity | neighbour_columns("own", within) | {"outside_distance": outside}
+
+
+def pixel_facts(pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Return mean brightness (0 to 255) and the share of saturated pixels of each image."""
+    return {
+        "brightness": np.array([float(picture.mean()) for picture in pictures]),
+        "saturated": nearest.saturated(pictures),
+    }
+
+
+class SetEvidence(Stage):
+    """One row per image: of held-out images, of a training half, or of the pool of both."""
+
+    name, word, per = "sets", "set-evidence", "set"
+    places = (places.EVIDENCE,)
+    by_space = True
+
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every set and the pool in every space, where there are training images."""
+        if asked.scope.with_train:
+            yield from ((name, space) for space in features.set_spaces(asked) for name in (*asked.sets, POOL))
+
+    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
+        """Yield the features of every set."""
+        yield from (Item("features", name, space) for name in asked.sets)
+
+    def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
+        """Return what determines the table."""
+        return {
+            "stage": "evidence",
+            "revision": nearest.REVISION,
+            "of": of,
+            "space": keys.features(asked, space, {}),
+            "n_samples": asked.n_samples,
+            **keys.references(asked),
+        }
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the table."""
+        pooled = sum(each.pooled or 0 for each in asked.sets.values())
+        return Cost(bytes=nearest.ROW * (asked.sets[of].images if of in asked.sets else pooled))
+
+    def make(self, bench: Bench, task: Task) -> Iterator[int]:
+        """Write the table of one set, or of the pool."""
+        loaded, references = bench.loaded, halves.by_half(bench, task.space)
+        heldout = features.of_heldout(bench, task.space)
+        if task.of == "heldout":
+            n = min(bench.asked.n_samples, len(references["a"].pool.ids))
+            columns, data = tables.HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"))
+        elif task.of == POOL:
+            pixels = {twin: pixel_facts(loaded.sets[f"train-{twin}"].images) for twin in references}
+            columns, data = tables.POOL_IMAGES, pool_rows(references, pixels, heldout)
+        else:
+            half = references[task.of[-1]]
+            columns, data = tables.TRAIN, train_rows(half, loaded.digests[task.of], half.clusters)
+        bench.write(task, data, columns=[columns])
+        yield 0
+
+
+STAGE = SetEvidence()
