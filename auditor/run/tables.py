@@ -247,7 +247,7 @@ U_TURNS = (
 CELL_SCALES = (
     Column("set", "category", "train-a, train-b or heldout"),
     Column("id", "category", "image"),
-    Column("scale", "category", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine; auditor/images/scales.py"),
+    Column("scale", "category", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine; auditor/scales.py"),
     Column("loss_a", "float64", "squared error of the noise prediction of twin a in this scale, per dimension"),
     Column("loss_b", "float64", "that of twin b"),
     Column("half_squared", "float64", "half the squared difference of the twins' predictions in it, per dimension"),

@@ -30,7 +30,6 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
-from auditor.run.files import as_json
 from auditor.run.places import Place
 from auditor.stages import Cost, Stage, Task, chosen, keys, per_checkpoint
 from auditor.stages.bench import Bench
@@ -244,11 +243,11 @@ class AttackScores(Stage):
 
     def found(self, run: RunDirectory, asked: Asked, of: str, space: str) -> dict[str, Any] | None:
         """Return the key on disk; a table of earlier versions, which holds all attacks, is one of each stage."""
-        key = super().found(run, asked, of, space)
-        together = as_json(scores_key(asked, of, attack_times_of(asked, with_steps=True)))
-        if run.key(run.place(STAGE.places[0], of)) == together:
-            return as_json(self.key(asked, of, space))
-        return key
+        together = run.key(run.place(STAGE.places[0], of)) or {}
+        times = together.get("attack_times", {})
+        if "SecMI" in times:
+            return together | {"attack_times": {name: times[name] for name in self.attacks if name in times}}
+        return super().found(run, asked, of, space)
 
     def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
         """Return the scores by attack and role."""

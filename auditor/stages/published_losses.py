@@ -88,7 +88,7 @@ class PublishedLosses(Stage):
         kept = {name: losses[name] for name in losses if name not in NOT_ASKED}
         classes = {"classes": losses["classes"]["heldout"]} if "classes" in losses else {}
         own = {"stage": "published losses", "revision": [denoising.REVISION, REVISION]}
-        return kept | own | classes | keys.asked_images(asked, "heldout")
+        return kept | own | classes | {"images": keys.asked_images(asked, "heldout")}
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of images and times."""
