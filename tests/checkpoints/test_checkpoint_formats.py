@@ -6,7 +6,7 @@ import json
 import pickle
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import trained
 from repository import FIXTURES
 from safetensors.torch import load_file, save_file
+from series import FACTORY, SHAPE, Case, checkpoint_of, copied
 
 from auditor import registry
 from auditor.checkpoints import (
@@ -33,23 +34,6 @@ from auditor.diffusion import schedules
 from auditor.errors import AuditError, CheckpointError
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
-from auditor.records import Checkpoint
-
-FACTORY = "trained:TinyNet"
-SHAPE = (8, 8, 1)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One format: a series that its trainer wrote, and what a user must say of it."""
-
-    root: Path
-    settings: ModelSettings = field(default_factory=ModelSettings)
-    scheduler: str | None = None
-    steps: tuple[int, ...] = (2, 4)
-    unit: str = "step"
-    kinds: tuple[str, ...] = ("raw",)
-    shape: tuple[int, int, int] = SHAPE
 
 
 @pytest.fixture(scope="session")
@@ -105,21 +89,11 @@ def blends(root: Path) -> Path:
     return root / "a"
 
 
-def copied(source: Path, to: Path) -> Path:
-    return Path(shutil.copytree(source, to))
-
-
 @pytest.fixture
 def case(request, cases, tmp_path) -> Case:
     """A copy of a format's series that a test may damage."""
     found = cases[request.param]
     return replace(found, root=copied(found.root, tmp_path / "series"))
-
-
-def checkpoint_of(name: str, case: Case, at: int = 0, kind: str | None = None) -> Checkpoint:
-    found = discover(case.root, "a", case.settings).found[at]
-    kind = kind or next(iter(found.paths))
-    return Checkpoint("a", found.step, found.paths[kind], name, kind, found.scheduler, unit=found.unit)
 
 
 def loaded(name: str, case: Case, at: int = 0, kind: str | None = None):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pickle
 import shutil
 import struct
@@ -15,6 +14,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
+from hostile import Hostile
 from safetensors.torch import load_file, save_file
 
 from auditor import registry
@@ -255,13 +255,6 @@ def test_a_step_folder_without_a_model_is_listed(training):
     assert found["a", 700] == "no unet/ and no config.json in it"
     assert found["a", 800] == "it is a symbolic link that leads nowhere"
     assert found["a", 900] == "it is a file, not a folder"
-
-
-class Hostile:
-    """Unpickling it writes a file into the working folder."""
-
-    def __reduce__(self):
-        return (os.mkdir, ("executed",))
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", WEIGHTS])

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 import trained
+from edits import edit_json
+from hostile import Hostile
 from repository import FIXTURES
 from safetensors.torch import save_file
-from test_checkpoint_formats import FACTORY, SHAPE, Case, checkpoint_of, copied
+from series import FACTORY, SHAPE, Case, checkpoint_of, copied
 
 from auditor.checkpoints import ModelSettings, discover, inspect, load, model_facts, names, scheduler_config
 from auditor.checkpoints.headers import read_header
@@ -28,13 +30,6 @@ from auditor.records import Checkpoint
 
 PLAIN = ModelSettings(model=FACTORY, image_shape=SHAPE)
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".safetensors", "")
-
-
-class Hostile:
-    """Unpickling it makes a folder where the process works."""
-
-    def __reduce__(self):
-        return (os.mkdir, ("executed",))
 
 
 class HostileState:
@@ -425,8 +420,7 @@ def shards(unet: Path, table: object) -> None:
 
 
 def edit(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    edit_json(folder / "config.json", **changes)
 
 
 FOLDERS: dict[str, tuple[Callable[[Path, Path], object], str]] = {

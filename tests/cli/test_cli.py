@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL_CONTROLS, Inputs, Outcome, as_arguments, smooth_images, tiny_unet
+from edits import edit_json
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -31,10 +32,6 @@ def assert_refused(outcome: Outcome, *parts: str) -> None:
     assert what.startswith("error: ") and where.startswith("where: ") and remedy.startswith("to do: "), outcome.err
     for part in parts:
         assert part in "\n".join((what, where, remedy))
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def make_huge(weights: Path) -> None:

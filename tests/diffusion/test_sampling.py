@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_unet
+from denoisers import unet_model
 
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import SAMPLERS, batches, make_scheduler, resolve_steps, sample_batch
@@ -19,15 +20,6 @@ STEPS = {"ddim": 5, "ddpm": 20, "published": 20, "dpm++": 5}
 # Float rounding moves a pixel by some 1e-6 of its range; where it then crosses a rounding border it is one gray level.
 ONE_GRAY_LEVEL = 1
 BATCH_SHAPE = (len(SEEDS), 8, 8, 1)
-
-
-def unet_model(unet=None, **schedule) -> DiffusionModel:
-    unet = unet or tiny_unet(1)
-
-    def network(x, t):
-        return unet(x, t, return_dict=False)[0]
-
-    return DiffusionModel(network, {**DDPM, **schedule}, (8, 8, 1), 0)
 
 
 def largest_difference(one: np.ndarray, other: np.ndarray) -> int:

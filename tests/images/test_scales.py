@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_agreement import ABAR, HELDOUT, A, B, flat, memorizer, population
-from test_agreement import TIMES as CELLS
+from denoisers import ABAR, HELDOUT, A, B, flat, memorizer, population
+from denoisers import TIMES as CELLS
 
 from auditor.diffusion import denoising
 from auditor.errors import AuditError

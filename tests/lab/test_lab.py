@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import FAST, call, make_fast
 from diffusers import DDPMScheduler
+from edits import edit_json
 from hierarchical import brute_force, error_of, mean_of
 
 from auditor.checkpoints import discover
@@ -382,6 +383,10 @@ def test_a_checkpoint_of_the_lab_is_the_denoiser_that_was_written(tmp_path):
         torch.testing.assert_close(denoiser(x, t), fixture.model("a", tau)(x, t))
 
 
+def edit(folder, **changes):
+    edit_json(folder / "lab.json", **changes)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -405,11 +410,6 @@ def test_a_broken_checkpoint_of_the_lab_is_left_out_with_its_reason(tmp_path, ch
             LabFormat().inspect(Checkpoint("a", 18, folder, "lab", "raw", None))
     else:
         assert reason in unusable[0][2]
-
-
-def edit(folder, **changes):
-    path = folder / "lab.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 # ---------------------------------------------------------------------------

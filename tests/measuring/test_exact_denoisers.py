@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_agreement import HELDOUT, SHAPE, A, B, flat, memorizer, population
+from denoisers import HELDOUT, SHAPE, A, B, flat, memorizer, population
 
 from auditor import registry
 from auditor.diffusion import denoising

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import FAST, STEPS, as_arguments, call, tiny_unet, write_series
+from conftest import FAST, STEPS, as_arguments, call, write_series
+from denoisers import unet_model
 
 from auditor.diffusion import denoising, noise
-from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import draw_batch
 from auditor.diffusion.schedules import DDPM
 from auditor.stages import published_losses
@@ -20,12 +20,6 @@ from auditor.stats import intervals
 
 T = 16  # times of the trainings here, so that all of them are few
 PAPER = {**FAST, "sampling-steps": None, "protocol": "paper"}
-
-
-def unet_model(**schedule) -> DiffusionModel:
-    unet = tiny_unet(1)
-    config = {**DDPM, "num_train_timesteps": T, **schedule}
-    return DiffusionModel(lambda x, t: unet(x, t, return_dict=False)[0], config, (8, 8, 1), 0)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, wasserstein_distance
+from vectors import distances
 
 from auditor import registry
 from auditor.metrics import kid
@@ -24,11 +25,6 @@ K = 8
 
 def metric(name: str) -> Metric:
     return registry.lookup("metric", name)
-
-
-def distances(queries, reference) -> np.ndarray:
-    """All distances, float64 [n queries, n reference]."""
-    return np.linalg.norm(np.asarray(queries, float)[:, None] - np.asarray(reference, float)[None], axis=2)
 
 
 def nearest(queries, reference) -> np.ndarray:

@@ -12,24 +12,20 @@ import pandas as pd
 import pytest
 from scipy import linalg, special
 from scipy.stats import mannwhitneyu, wasserstein_distance
+from vectors import distances, features
 
 from auditor import registry
 from auditor.errors import AuditError
 from auditor.measuring import reading
 from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
 from auditor.metrics.gap_tail import gap
-from auditor.records import Evidence, Features, Scores
+from auditor.records import Evidence, Scores
 from auditor.run import tables
 from auditor.stages import cells, nearest, quality
 from auditor.stages.nearest import Reference
 from auditor.stats import counts, intervals
 
 K = 5
-
-
-def features(vectors, of: str = "set") -> Features:
-    vectors = np.asarray(vectors, dtype=np.float32)
-    return Features("pixel", of, vectors, tuple(f"{i:04d}.png" for i in range(len(vectors))))
 
 
 def normal(seed: int, n: int, dim: int = 8, scale: float = 1.0) -> np.ndarray:
@@ -91,10 +87,6 @@ def value(name: str, known: Evidence) -> float:
 def fidelity(samples, target) -> dict[str, float]:
     found = quality.fidelity(features(samples), quality.targets({"own": features(target)}))["own"]
     return {name: each.mean() for name, each in found.items()}
-
-
-def distances(x, y) -> np.ndarray:
-    return np.linalg.norm(np.asarray(x, float)[:, None] - np.asarray(y, float)[None], axis=2)
 
 
 # ---------------------------------------------------------------------------

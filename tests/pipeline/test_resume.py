@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FAST, as_arguments, call
+from conftest import FAST, arguments_of_run, audited
 from PIL import Image
 
 from auditor import run as run_module
@@ -37,21 +37,13 @@ def assert_same_run(root: Path, expected: Path) -> None:
 @pytest.fixture
 def audit_args(saved_inputs, tmp_path):
     """The arguments of an even smaller run than that of the other tests: one step, one space."""
-
-    def build(inputs=saved_inputs, **changes: object) -> list[str]:
-        plain = {name.replace("_", "-"): None if value is None else str(value) for name, value in changes.items()}
-        return ["run", *as_arguments({**inputs.options, "out": str(tmp_path / "run"), **SMALL, **plain})]
-
-    return build
+    return arguments_of_run(saved_inputs, tmp_path / "run", SMALL)
 
 
 @pytest.fixture(scope="module")
 def finished(saved_inputs, tmp_path_factory) -> Path:
     """Such a run, never disturbed; read it only."""
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    outcome = call("run", *as_arguments({**saved_inputs.options, "out": str(out), **SMALL}))
-    assert outcome.status == 0, outcome.err
-    return out
+    return audited({**saved_inputs.options, **SMALL}, tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 @pytest.fixture

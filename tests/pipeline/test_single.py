@@ -4,12 +4,9 @@ import json
 
 import pandas as pd
 import pytest
+from conftest import measurements
 
 TWINLESS = {"own_share", "gap_lean", "twin_distance", "twin_distance_ratio", "loss_other", "nearest_other"}
-
-
-def measurements(run) -> pd.DataFrame:
-    return pd.read_parquet(run / "measurements.parquet")
 
 
 def test_what_needs_a_twin_has_no_value_and_says_why(single):

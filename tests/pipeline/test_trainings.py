@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FAST, as_arguments, call
+from conftest import FAST, as_arguments, call, measurements
 
 from auditor.stats import intervals
 
@@ -20,10 +20,6 @@ PREDICTION_PARTS = ("prediction_variance_seed", "prediction_variance_data")
 def audited(three_audited):
     """A finished audit of three trainings."""
     return three_audited
-
-
-def measurements(run) -> pd.DataFrame:
-    return pd.read_parquet(run / "measurements.parquet")
 
 
 def test_every_pair_is_a_whole_audit_of_its_own(audit, audited):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from edits import change_json
 
 from auditor import measuring
 from auditor.config import Budgets
@@ -44,12 +45,6 @@ def is_category(field: pa.Field) -> bool:
 def keep(path: Path, rows) -> None:
     """Keep these rows of a table, in this order."""
     pq.write_table(pq.read_table(path).take(list(rows)), path)
-
-
-def edit_json(path: Path, edit) -> None:
-    value = json.loads(path.read_text())
-    edit(value)
-    path.write_text(json.dumps(value))
 
 
 def stamps(root: Path) -> dict[str, tuple[int, int]]:
@@ -95,7 +90,7 @@ def test_a_run_without_training_images_agrees(without_training, audit):
 
 
 def test_runs_from_before_attacks_asked_the_network_agree(same_evidence):
-    edit_json(same_evidence.record, lambda record: record["resolved"].pop("attack_times"))
+    change_json(same_evidence.record, lambda record: record["resolved"].pop("attack_times"))
     shutil.rmtree(same_evidence.root / "attack-scores")
     assert verify.verify(same_evidence.root).agrees
 
@@ -173,13 +168,13 @@ def test_a_value_changed_beyond_rounding_is_found_and_one_within_is_not(same_evi
 
 @pytest.mark.parametrize("column", ["sentence", "step"])
 def test_a_changed_recommendation_in_run_json_is_named(same_evidence, column):
-    edit_json(same_evidence.record, lambda record: record["checks"]["recommendation"].update({column: 200}))
+    change_json(same_evidence.record, lambda record: record["checks"]["recommendation"].update({column: 200}))
     (found,) = verify.verify(same_evidence.root).differences
     assert (found.table, found.column, found.stored) == ("run.json", f"checks.recommendation.{column}", 200)
 
 
 def test_a_control_that_was_talked_away_is_named(same_evidence):
-    edit_json(same_evidence.record, lambda record: record["checks"].update(distrust=["Control failed: by hand."]))
+    change_json(same_evidence.record, lambda record: record["checks"].update(distrust=["Control failed: by hand."]))
     assert not verify.verify(same_evidence.root).agrees
 
 
@@ -292,13 +287,13 @@ def test_arrays_shorter_than_the_seeds_are_named(disk, of):
 
 
 def test_evidence_of_other_samples_than_those_on_disk_is_named(disk):
-    edit_json(key_path(disk.root / EVIDENCE), lambda key: key["samples"]["of"].update(first_seed=7))
+    change_json(key_path(disk.root / EVIDENCE), lambda key: key["samples"]["of"].update(first_seed=7))
     assert problems(disk) == f"{EVIDENCE} was made from other samples or features than those on disk"
 
 
 @pytest.mark.parametrize("path", ["samples/a/200.npy", "losses/a/200.parquet"])
 def test_what_another_checkpoint_gave_is_named(disk, path):
-    edit_json(key_path(disk.root / path), lambda key: key.update(checkpoint="0" * 64))
+    change_json(key_path(disk.root / path), lambda key: key.update(checkpoint="0" * 64))
     assert f"{path} is of another checkpoint than checkpoints.parquet names" in problems(disk)
 
 
@@ -314,13 +309,13 @@ def test_the_command_says_how_many_problems_there_are(disk, audit):
 
 
 def test_a_run_that_is_not_finished_is_an_error(disk):
-    edit_json(disk.record, lambda record: record.update(status="started"))
+    change_json(disk.record, lambda record: record.update(status="started"))
     with pytest.raises(AuditError, match="not finished"):
         verify.verify(disk.root)
 
 
 def test_a_budget_of_another_version_is_an_error_that_says_so(disk):
-    edit_json(disk.record, lambda record: record["budgets"].update(lean_tomorrow=1))
+    change_json(disk.record, lambda record: record["budgets"].update(lean_tomorrow=1))
     with pytest.raises(AuditError, match="lean_tomorrow") as caught:
         verify.verify(disk.root)
     assert "version of auditor" in caught.value.remedy
@@ -333,7 +328,7 @@ def test_a_torn_table_is_an_error_that_names_it(disk, audit):
 
 
 def test_differing_versions_are_told_beside_the_differences(same_evidence):
-    edit_json(same_evidence.record, lambda record: record["versions"].update(numpy="1.0"))
+    change_json(same_evidence.record, lambda record: record["versions"].update(numpy="1.0"))
     change(same_evidence.table("measurements"), "value", 0.126, **ROW)
     with pytest.raises(AuditError) as caught:
         verify.verify(same_evidence.root).require()

@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from edits import edit_json
+from page import Page
 
 from auditor import pipeline, registry
 from auditor.reports import gallery, interactive, plates, read_report, sections
@@ -22,35 +23,6 @@ from auditor.reports.album import BLURRED, LEFT_OUT, png
 from auditor.reports.charts import BLACK, COLORS, GREY, curves, distances, divergence, edges, networks, ticks
 from auditor.reports.formats import figures, html
 from auditor.run import RunDirectory, tables
-
-
-class Page(HTMLParser):
-    """What a browser without script makes of a page: its words, its elements, its attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.words, self.elements, self._within = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self._within.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in self._within:
-            while self._within.pop() != tag:
-                pass
-
-    def handle_data(self, data):
-        if not {"script", "style"} & set(self._within):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def of(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +34,6 @@ def text(finished) -> str:
 @pytest.fixture(scope="module")
 def page(text) -> Page:
     return Page(text)
-
-
-def with_record(run, **changes):
-    record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(record | changes))
 
 
 def sentences(text: str) -> str:
@@ -214,7 +181,7 @@ def test_without_training_images_the_page_says_what_is_not_known(without_trainin
 def test_an_unfinished_run_of_one_space_and_one_checkpoint_says_so_first(audit_args, audit, tmp_path):
     outcome = audit(*audit_args(spaces="pixel", steps="200"))
     assert outcome.status == 0, outcome.err
-    with_record(tmp_path / "run", status="started", checks={})
+    edit_json(tmp_path / "run" / "run.json", status="started", checks={})
     page = Page(html.page(read_report(tmp_path / "run")))
     front = page.text.split("The verdict on every checkpoint")[0]
     assert "This audit is not finished" in front and "Controls not known" in front
@@ -248,7 +215,10 @@ def test_a_page_that_cannot_be_written_is_one_error(finished, audit, tmp_path):
 
 
 def test_a_run_that_is_not_to_be_trusted_says_so_first(run_copy):
-    with_record(run_copy, checks={"distrust": ["Control failed: copies are not found."], "not_exchangeable": ["Site."]})
+    edit_json(
+        run_copy / "run.json",
+        checks={"distrust": ["Control failed: copies are not found."], "not_exchangeable": ["Site."]},
+    )
     report = read_report(run_copy)
     assert "not to be trusted: a control failed. Control failed: copies" in sections.warnings(report)[0]
     assert "Site." in sections.warnings(report)

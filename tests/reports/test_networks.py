@@ -6,8 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from edits import edit_json
+from page import Page
 from repository import SAMPLE_RUN
-from test_html import Page, with_record
 
 from auditor.reports import members, read_report, text_of
 from auditor.reports.album import BLURRED, LEFT_OUT
@@ -157,6 +158,6 @@ def test_what_a_run_cannot_know_of_its_networks_has_its_reason(without_training,
     assert "on held-out images" in alone and "Where do the losses lean" not in alone
     assert "The page of each pair shows what its networks tell." in section(read_report(three_audited))
     record = json.loads((run_copy / "run.json").read_text())
-    with_record(run_copy, resolved={**record["resolved"], "weights": ""})
+    edit_json(run_copy / "run.json", resolved={**record["resolved"], "weights": ""})
     (run_copy / "profiles.parquet").unlink()
     assert "Samples were given, and no networks that could be asked." in section(read_report(run_copy))

@@ -4,52 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import planned_calls
+from denoisers import ABAR, HELDOUT, SHAPE, TIMES, A, B, flat, memorizer, population
 
-from auditor.diffusion import denoising, empirical, schedules
+from auditor.diffusion import denoising
 from auditor.diffusion.gaussian import fit_vectors, linear_denoiser
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.stages import agreement
-
-TIMES = np.array([100, 300, 600])
-ABAR = np.asarray(schedules.forward_process(DDPM).alphas_cumprod.double())[TIMES]
-SHAPE = (4, 4, 1)
-
-
-def pictures(n: int, seed: int) -> np.ndarray:
-    """Smooth random pictures, uint8 [n, 4, 4, 1]: images of one population."""
-    rng = np.random.default_rng(seed)
-    mixing = np.random.default_rng(99).normal(size=(16, 5))
-    return np.clip(128 + 25 * rng.normal(size=(n, 5)) @ mixing.T, 0, 255).astype(np.uint8).reshape(n, *SHAPE)
-
-
-def flat(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images.reshape(len(images), -1) / 127.5 - 1)
-
-
-def memorizer(images: np.ndarray) -> DiffusionModel:
-    """The empirical denoiser of these images as a network that predicts noise."""
-    known = flat(images)
-
-    def network(x, t):
-        out = torch.empty_like(x)
-        for i, each in enumerate(t.tolist()):
-            abar = float(schedules.forward_process(DDPM).alphas_cumprod[each])
-            signal, sigma = abar**0.5, (1 - abar) ** 0.5
-            z = x[i].double().flatten()[None]
-            mean = empirical.posterior(z, signal, sigma, known).mean
-            out[i] = empirical.noise_prediction(z, mean, signal, sigma).reshape(x[i].shape).to(x)
-        return out
-
-    return DiffusionModel(network, dict(DDPM), SHAPE, 0)
-
-
-def population() -> DiffusionModel:
-    """The exact denoiser of a Gaussian population: it knows no image."""
-    return linear_denoiser(fit_vectors(flat(pictures(3000, 1000)).numpy()), SHAPE, DDPM)
-
-
-A, B, HELDOUT = pictures(60, 1), pictures(60, 2), pictures(60, 3)
 
 
 def compared(a: DiffusionModel, b: DiffusionModel, images: np.ndarray = A) -> dict[str, np.ndarray]:
@@ -133,23 +95,12 @@ def test_losses_of_the_cells_agree_with_the_loss_tables(finished):
     np.testing.assert_allclose(cells.noise_loss_a.loc[keys].to_numpy(), losses.loss, rtol=1e-5)
 
 
-def test_comparing_predictions_costs_no_network_call(audit, audit_args, monkeypatch):
+def test_comparing_predictions_costs_no_network_call(audit, audit_args, network_calls):
     """The networks are called as often as the plan says, which counts samples and losses alone."""
-    from diffusers import UNet2DModel
-
-    calls = []
-    forward = UNet2DModel.forward
-
-    def counted(self, x, *more, **settings):
-        calls.append(len(x))
-        return forward(self, x, *more, **settings)
-
-    monkeypatch.setattr(UNet2DModel, "forward", counted)
-    planned = audit(*audit_args(), "--dry-run").out
-    total = int(next(line for line in planned.splitlines() if line.startswith("total")).split()[1].replace(",", ""))
-    calls.clear()
+    total = planned_calls(audit(*audit_args(), "--dry-run"))
+    network_calls.clear()
     assert audit(*audit_args()).status == 0
-    assert sum(n == 5 for n in calls) == total  # the others are trial calls and seeds that are drawn again
+    assert sum(n == 5 for n in network_calls) == total  # the others are trial calls and seeds that are drawn again
 
 
 def test_a_comparison_that_is_lost_is_made_again_from_losses_made_again(audit, audit_args, run_copy):

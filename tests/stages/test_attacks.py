@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_unet
+from denoisers import HELDOUT, SHAPE, A, memorizer, pictures, population
 from diffusers import UNet2DModel
 from scipy.stats import rankdata
-from test_agreement import HELDOUT, SHAPE, A, memorizer, pictures, population
 
 from auditor.diffusion import schedules
 from auditor.diffusion.denoising import time_levels

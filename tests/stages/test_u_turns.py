@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_agreement import SHAPE, flat, memorizer, population
+from conftest import planned_calls
+from denoisers import SHAPE, flat, memorizer, population
 
 from auditor.diffusion import sampling, schedules
 from auditor.diffusion.model import DiffusionModel
@@ -150,26 +151,15 @@ def test_on_its_own_trajectories_a_memorizer_is_one_on_the_way_and_a_population_
     assert of_memorizer["largest_a"][:, 0].mean() > 0.99
 
 
-def test_as_many_calls_are_made_for_trajectories_as_are_counted(audit, audit_args, monkeypatch, tmp_path):
+def test_as_many_calls_are_made_for_trajectories_as_are_counted(audit, audit_args, network_calls, tmp_path):
     """The whole run: U-turns, trajectories and what is asked at them, by the plan of the dry run."""
-    from diffusers import UNet2DModel
-
-    calls = []
-    forward = UNet2DModel.forward
-
-    def counted(self, x, *more, **settings):
-        calls.append(len(x))
-        return forward(self, x, *more, **settings)
-
-    monkeypatch.setattr(UNet2DModel, "forward", counted)
     more = {"u_turns": 3, "trajectories": 3}
-    planned = audit(*audit_args(**more), "--dry-run").out
-    total = int(next(line for line in planned.splitlines() if line.startswith("total")).split()[1].replace(",", ""))
-    calls.clear()
+    total = planned_calls(audit(*audit_args(**more), "--dry-run"))
+    network_calls.clear()
     outcome = audit(*audit_args(**more))
     assert outcome.status == 0, outcome.err
     beside = 50 + 2 * 2 * 50  # the check of ranges, and samples that are drawn again
-    assert total <= len(calls) <= total + beside
+    assert total <= len(network_calls) <= total + beside
     known = pd.read_parquet(tmp_path / "run" / "measurements.parquet").set_index("metric")
     assert known.loc[["u_turn_lean", "return_rate", "memorizer_share_trajectory", "collapse_time"]].value.notna().all()
     again = pd.read_parquet(tmp_path / "run" / "trajectories" / "90.parquet")
