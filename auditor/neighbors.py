@@ -1,4 +1,4 @@
-"""Exact nearest neighbors, and distances between paired rows.
+"""Exact nearest neighbors, distances between paired rows, and the rule of a copy.
 
 faiss finds candidates in float32; every distance that is returned is the norm of a
 difference in float64. The choice of neighbors is exact too: a bound on the float32 error
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from auditor.config import COPY_RATIO
 from auditor.records import Features, Neighbors
 
 EXTRA_CANDIDATES = 32  # beyond k: enough to be certain for nearly every query outside large clusters of duplicates
@@ -67,6 +69,26 @@ def paired_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     assert first.shape == second.shape, f"{first.shape} and {second.shape} cannot be paired"
     rows = np.arange(len(first))
     return _distances(first, rows, second, rows)
+
+
+def is_copy(nearest: ArrayLike, second: ArrayLike, ratio: float | None = None) -> np.ndarray:
+    """Return where a picture is a copy of its nearest image: d1 = 0 or d1 < c d2 (docs/statistics.md 4.1).
+
+    Parameters
+    ----------
+    nearest, second
+        d1 and d2, float ``[n]`` or numbers, in the units of one space: distances to the nearest image and to the
+        second nearest, or to the nearest that is no duplicate of it.
+    ratio
+        c in [0, 1]; None for 1/3, the gap ratio of Yoon et al. 2023 and Gu et al. 2023 (arXiv 2310.02664).
+
+    Returns
+    -------
+    np.ndarray
+        bool of the shape of ``nearest``. False where d1 is NaN, and where d2 is unless d1 is 0.
+    """
+    d1, d2 = np.asarray(nearest), np.asarray(second)
+    return np.asarray((d1 == 0) | (d1 < (COPY_RATIO if ratio is None else ratio) * d2))
 
 
 def shifted_distance(first: np.ndarray, second: np.ndarray, n_shifts: int = 16) -> np.ndarray:

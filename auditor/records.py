@@ -359,7 +359,7 @@ class Evidence:
 class Metric:
     """A metric: what it asks, how to read it, and its scores.
 
-    ``interval`` names how stats.py makes the Estimate: a key of ``stats.INTERVALS``, where
+    ``interval`` names how the Estimate is made: a key of ``stats.intervals.INTERVALS``, where
     ``lean`` and ``loss_lean`` stand for the tests by relabelling (docs/statistics.md 2 to 5).
     ``twins`` lists what is reported; ``both`` beside ``a`` and ``b`` is their average.
     """

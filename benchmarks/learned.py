@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import stats
 from auditor.lab import oracle
 from auditor.lab.checkpoints import folder_of, read
 from auditor.lab.data import read_folder, read_sequences
 from auditor.measuring import phase
 from auditor.seeds import derived_seed
+from auditor.stats import minima
 
 PAIRS = {"split": ("a", "b"), "split, again": ("a2", "b2"), "same data": ("a", "a2"), "same data, b": ("b", "b2")}
 MINIMA = (*(f"oracle_kl_{k}" for k in range(5)), "split_kl", "split_kl_own", "cross_entropy_heldout")
@@ -82,8 +82,8 @@ def main() -> None:
 
 def onset_row(pair: str, metric: str, values: np.ndarray, steps: list[int]) -> dict[str, object]:
     """Return where a curve may have its minimum; ``values`` are ``[steps, sequences]``."""
-    draws = stats.resamples(values.shape[1], derived_seed("learned", pair))
-    found = stats.locate_minimum(values, steps, draws, derived_seed("learned", pair, metric))
+    draws = minima.resamples(values.shape[1], derived_seed("learned", pair))
+    found = minima.locate_minimum(values, steps, draws, derived_seed("learned", pair, metric))
     ends = {"step": found.step, "low": min(found.steps, default=-1), "high": max(found.steps, default=-1)}
     return {"pair": pair, "metric": metric, "status": found.status} | ends | {"note": found.note}
 
@@ -92,7 +92,7 @@ def order_row(pair: str, split: list[np.ndarray], oracle_kl: list[np.ndarray], s
     """Return whether the twins part before the exact denoiser is nearest, with and without jitter of the weights."""
     curves, seeds = (np.array(split), np.array(oracle_kl)), derived_seed("learned", "order", pair)
     found = phase.find(*curves, steps, (seeds, seeds + 1), seeds + 2)
-    jitters = [stats.jitter_of(each) or stats.NO_JITTER for each in curves]
+    jitters = [minima.jitter_of(each) or minima.NO_JITTER for each in curves]
     return {
         "pair": pair,
         "claimed": found.claimed,

@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from scipy import special
 
-from auditor import stats
 from auditor.diffusion import denoising, noise, sampling
 from auditor.lab import exact, sweeps
 from auditor.lab.blend import Course, initial_weights
 from auditor.lab.decomposition import decompose, divergence
 from auditor.lab.diffusion import Diffusion
 from auditor.lab.grammar import Grammar
+from auditor.stats import intervals, minima
 
 GRAMMAR, DIFFUSION, T = Grammar(), Diffusion(), 75
 
@@ -55,7 +55,7 @@ def pair_error(k: int = 15, repeats: int = 2000) -> str:
         pairs = (model[first] + model[second]) / 2 + 0.3 * rng.normal(size=len(first)) / 2
         half = 1.96 * pairs.std(ddof=1) / np.sqrt(len(pairs))
         keyed = {(names[i], names[j]): value for i, j, value in zip(first, second, pairs, strict=True)}
-        jackknife = stats.node_jackknife(keyed, names)
+        jackknife = intervals.node_jackknife(keyed, names)
         hits += [abs(pairs.mean()) <= half, jackknife.low <= 0 <= jackknife.high]
     over_pairs, over_nodes = hits / repeats
     return f"{k} trainings: a 95 % interval covers {over_pairs:.0%} over pairs, {over_nodes:.0%} by the node jackknife"
@@ -66,10 +66,10 @@ def argmin_alone(repeats: int = 300) -> str:
     steps = np.arange(20)
     truth = 0.002 * (steps - 9) ** 2 / 10
     rng, single, within, size = np.random.default_rng(0), 0, 0, []
-    draws = stats.resamples(200, 0, 500)
+    draws = minima.resamples(200, 0, 500)
     for _ in range(repeats):
         curve = truth[:, None] + 0.1 * rng.normal(size=200) + 0.05 * rng.normal(size=(20, 200))
-        inside = stats.argmin_set(curve, draws, 1)
+        inside = minima.argmin_set(curve, draws, 1)
         single += int(curve.mean(axis=1).argmin() == 9)
         within += bool(inside[9])
         size.append(int(inside.sum()))

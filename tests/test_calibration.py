@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import calibration
 from calibrating import audits, nulls, power, table, worlds
 
-from auditor import stats
+from auditor.stats import landing
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_the_two_way_variance_of_gap_lean_is_that_of_own_share_where_all_gaps_ar
     lookup = worlds.look_up_variants(split, "pixel", ("plain",))
     images = nulls.alike(split, np.random.default_rng(6), 1, 500, True)
     a, b = (replace(lookup.landing(images[t][0]), gap=np.ones(500)) for t in ("a", "b"))
-    _, v_seed, v_hub = stats.own_share_both(a, b, split.pool)
-    assert stats.gap_variance(a, b, split.pool) == pytest.approx(4 * (v_seed + v_hub))
+    _, v_seed, v_hub = landing.own_share_both(a, b, split.pool)
+    assert landing.gap_variance(a, b, split.pool) == pytest.approx(4 * (v_seed + v_hub))
 
 
 def test_planted_copies_are_found(world):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from auditor import registry, stats
+from auditor import registry
 from auditor.inputs.classes import class_pools, pool_notes
 from auditor.measuring import lean as leaning
 from auditor.measuring.reading import EvidenceReader
@@ -15,6 +15,7 @@ from auditor.run import RunDirectory, tables
 from auditor.stages import classes as classwise
 from auditor.stages import nearest
 from auditor.stages.nearest import Reference
+from auditor.stats.relabeling import Pool, relabel
 
 HALVES = ("train-a", "train-b")
 
@@ -216,8 +217,8 @@ def test_without_classes_there_is_a_reason_and_no_number(tmp_path):
 
 
 def test_labels_are_permuted_within_classes_alone():
-    pool = stats.Pool(tuple(("a", str(i)) for i in range(8)), np.repeat([1.0, -1.0, 1.0, -1.0], 2), np.arange(8))
-    relabeling = stats.relabel(pool, 0, 50, strata=np.repeat([0, 1], 4))
+    pool = Pool(tuple(("a", str(i)) for i in range(8)), np.repeat([1.0, -1.0, 1.0, -1.0], 2), np.arange(8))
+    relabeling = relabel(pool, 0, 50, strata=np.repeat([0, 1], 4))
     assert (relabeling.labels[:, :4].sum(axis=1) == 0).all() and (relabeling.labels[:, 4:].sum(axis=1) == 0).all()
-    whole = stats.relabel(pool, 0, 50)
+    whole = relabel(pool, 0, 50)
     assert (whole.labels[:, :4].sum(axis=1) != 0).any()

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import stats
 from auditor.measuring import copies
 from auditor.records import Evidence
+from auditor.stats import counts
 
 
 def evidence(twin: str, ratios: np.ndarray) -> Evidence:
@@ -104,4 +104,4 @@ def test_a_rate_out_of_range_is_refused(audit, audit_args, rate):
 
 # Fisher's test is what the counts go through; the hand-worked case pins its direction.
 def test_more_flagged_samples_than_heldout_images_are_unlikely_by_chance():
-    assert stats.more_hits(5, 5, 0, 5) == pytest.approx(1 / 252)
+    assert counts.more_hits(5, 5, 0, 5) == pytest.approx(1 / 252)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import registry, stats
+from auditor import registry
 from auditor.errors import AuditError
 from auditor.measuring import reading
 from auditor.measuring.reading import EvidenceReader
@@ -24,6 +24,7 @@ from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stages import nearest
 from auditor.stages.nearest import Reference
+from auditor.stats.landing import own_share_both, own_share_one
 
 SPACE, STEP = "pixel", 300
 SEEDS = np.arange(5, 10)
@@ -208,10 +209,10 @@ def test_shares_of_either_twin_are_those_of_the_drawing(written, name, a, b):
 
 
 def test_the_lean_of_both_twins_is_the_average_of_theirs(written):
-    both = stats.own_share_both(written.landings["a"], written.landings["b"], written.reader.pool)[0]
+    both = own_share_both(written.landings["a"], written.landings["b"], written.reader.pool)[0]
     assert both.value == pytest.approx((0.6 + 0.7) / 2)
     for twin, sign, share in (("a", 1.0, 0.6), ("b", -1.0, 0.7)):
-        assert stats.own_share_one(written.landings[twin], written.reader.pool, sign, 0.1).value == pytest.approx(share)
+        assert own_share_one(written.landings[twin], written.reader.pool, sign, 0.1).value == pytest.approx(share)
 
 
 def test_the_relabelled_statistic_is_the_lean_that_is_reported(written):
@@ -245,7 +246,7 @@ def test_copies_of_own_images_read_back_as_copies(tmp_path):
         assert value["nearest_other"] > 0
         np.testing.assert_array_equal(landing.in_a, 1.0 if twin == "a" else 0.0)
         np.testing.assert_array_equal(landing.gap, 1)
-    assert stats.own_share_both(read["a"][1], read["b"][1], reader.pool)[0].value == 1
+    assert own_share_both(read["a"][1], read["b"][1], reader.pool)[0].value == 1
 
 
 # ---------------------------------------------------------------------------

@@ -16,12 +16,14 @@ import pytest
 from hierarchical import TAUS, Twins, error_of, mean_of
 from scipy import stats as scipy_stats
 
-from auditor import registry, stats
+from auditor import registry
 from auditor.config import Budgets
 from auditor.measuring import lean as leaning
 from auditor.measuring import series, verdict
 from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import Evidence, LossTable
+from auditor.stats import intervals, minima
+from auditor.stats.relabeling import Pool, RelabelingTest, half_difference_test, relabel, step_down_max_t
 
 NO_GAUSSIAN = float("nan")  # the linear reference of token data: the margin is then the budget's .01 (statistics 5.2)
 
@@ -81,12 +83,12 @@ class Audit:
         return np.array([series.average([scores(self.evidence[t, twin]) for twin in "ab"]).values for t in TAUS])
 
     @cached_property
-    def pool(self) -> stats.Pool:
+    def pool(self) -> Pool:
         """The training sequences whose loss was measured; equal ones are a group."""
         ids = [(half, str(each)) for half in "ab" for each in self.evidence[0, half].losses["own"].ids]
         sequences = np.concatenate([self.twins.measured[half] for half in self.halves])
         _, groups = np.unique(sequences, axis=0, return_inverse=True)
-        return stats.Pool(tuple(ids), np.repeat([1.0, -1.0], self.twins.n_measured), groups.ravel())
+        return Pool(tuple(ids), np.repeat([1.0, -1.0], self.twins.n_measured), groups.ravel())
 
     @cached_property
     def r(self) -> np.ndarray:
@@ -97,15 +99,15 @@ class Audit:
         return np.array(r)
 
     @cached_property
-    def tests(self) -> list[stats.RelabelingTest]:
+    def tests(self) -> list[RelabelingTest]:
         """The relabelling test of the loss lean at every tau."""
-        relabeling = stats.relabel(self.pool, 1)
-        return [stats.half_difference_test(relabeling, np.arange(len(self.pool.labels)), r) for r in self.r]
+        relabeling = relabel(self.pool, 1)
+        return [half_difference_test(relabeling, np.arange(len(self.pool.labels)), r) for r in self.r]
 
     @cached_property
     def p_corrected(self) -> np.ndarray:
         """Its p values, corrected over the series."""
-        return stats.step_down_max_t(np.hstack([each.z for each in self.tests]))
+        return step_down_max_t(np.hstack([each.z for each in self.tests]))
 
     @cached_property
     def leans(self) -> list[LossLean]:
@@ -117,20 +119,20 @@ class Audit:
         return found
 
     @cached_property
-    def loss(self) -> stats.Onset:
+    def loss(self) -> minima.Onset:
         """tau_loss and its set."""
-        return stats.locate_minimum(self.heldout_loss, TAUS, self.draws, 3, last_is_none=True)
+        return minima.locate_minimum(self.heldout_loss, TAUS, self.draws, 3, last_is_none=True)
 
     @cached_property
-    def divergence(self) -> stats.Onset:
+    def divergence(self) -> minima.Onset:
         """tau_div and its set, over the taus that are not underfit."""
         evaluable = [tau for tau in TAUS if not self.underfit(tau)]
-        return stats.locate_minimum(self.distance[evaluable], evaluable, self.draws, 4, last_is_none=True)
+        return minima.locate_minimum(self.distance[evaluable], evaluable, self.draws, 4, last_is_none=True)
 
     @cached_property
     def draws(self) -> np.ndarray:
         """Resamples of the held-out sequences, shared by both curves."""
-        return stats.resamples(self.twins.n_measured, 5)
+        return minima.resamples(self.twins.n_measured, 5)
 
     def underfit(self, tau: int) -> bool:
         """Return whether the loss alone calls it underfit (statistics 6.1 i)."""
@@ -145,7 +147,7 @@ class Audit:
             tau,
             loss=self.leans[tau],
             underfit=("Underfit by its loss.",) if self.underfit(tau) else (),
-            loss_rise=stats.paired_lower(losses[tau], least) / least.mean(),
+            loss_rise=intervals.paired_lower(losses[tau], least) / least.mean(),
         )
 
     def verdicts(self, divergence: tuple[int, ...], loss: tuple[int, ...], budgets: Budgets) -> list[str]:
@@ -264,7 +266,7 @@ def test_twins_whose_loss_rises_are_called_overfit(audit, tau):
 def test_without_iterate_noise_and_rise_margin_each_verdict_is_the_truth(audit):
     """Exact denoisers have no weights that jitter (v = 0), and here any certain rise of the loss counts."""
     sets = [
-        tuple(np.flatnonzero(stats.argmin_set(curve, audit.draws, 0)).tolist())
+        tuple(np.flatnonzero(minima.argmin_set(curve, audit.draws, 0)).tolist())
         for curve in (audit.distance, audit.heldout_loss)
     ]
     found = audit.verdicts(*sets, Budgets(overfit_rise=0.0))
@@ -321,8 +323,8 @@ def test_p_is_uniform_once_the_labels_of_the_halves_are_permuted(audit):
     """At tau = 20, where the lean is largest: 200 permuted pools of 99 relabelings each, in ten bins of ten values."""
     columns, r = np.arange(len(audit.pool.labels)), audit.r[20]
     p = [
-        stats.half_difference_test(stats.relabel(replace(audit.pool, labels=labels), seed, 99), columns, r).p[0]
-        for seed, labels in enumerate(stats.relabel(audit.pool, 6, 200).labels[1:])
+        half_difference_test(relabel(replace(audit.pool, labels=labels), seed, 99), columns, r).p[0]
+        for seed, labels in enumerate(relabel(audit.pool, 6, 200).labels[1:])
     ]
     counts, _ = np.histogram(p, np.arange(11) / 10 + 0.005)
     assert counts.sum() == 200

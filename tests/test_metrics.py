@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, wasserstein_distance
 
-from auditor import registry, stats
+from auditor import registry
 from auditor.metrics import kid
 from auditor.records import TWINS, Agreement, Estimate, Evidence, LossTable, Metric, Scores, UTurns
+from auditor.stats import intervals
 
 NAMES = tuple(registry.METRICS)
 K = 8
@@ -242,7 +243,7 @@ def mapped(evidence: Evidence, change) -> Evidence:
 
 
 def estimate(metric: Metric, scores: Scores) -> Estimate:
-    return stats.INTERVALS[metric.interval](scores)
+    return intervals.INTERVALS[metric.interval](scores)
 
 
 def value(name: str, evidence: Evidence) -> float:
@@ -263,7 +264,7 @@ def test_a_metric_says_what_it_is(name):
     assert one.unit and one.reference
     assert 0 <= one.k <= 50
     assert set(one.twins) <= {*TWINS, "both"} and one.twins
-    assert one.interval in stats.INTERVALS
+    assert one.interval in intervals.INTERVALS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -421,7 +422,7 @@ SWAPPED = {
     "nn_kl_paper": lambda before: histogram_divergence(to(SAMPLES, OTHER), to(HELDOUT, OTHER)),
     "c_t": lambda before: mann_whitney_z(SAMPLES[cell(SAMPLES) == 0], HELDOUT[cell(HELDOUT) == 0], OTHER),
     "split_identification": lambda before: 1 - before["split_identification"],
-    "split_information": lambda before: stats.fano(1 - before["split_identification"]),
+    "split_information": lambda before: intervals.fano(1 - before["split_identification"]),
     "twin_variance": lambda before: before["twin_variance"],
     "twin_variance_seed": lambda before: before["twin_variance"] / 4,  # half as far, so a quarter of the variance
     "twin_variance_data": lambda before: before["twin_variance"] * 3 / 4,
@@ -677,7 +678,7 @@ def test_kid_agrees_with_the_unbiased_estimate_written_out():
 def test_kid_of_the_same_distribution_is_about_zero_and_of_a_shifted_one_is_not():
     heldout = points(10, 500)
     same, shifted = (
-        stats.mean_interval(Scores("seed", np.arange(500), kid.seed_scores(x, heldout)))
+        intervals.mean_interval(Scores("seed", np.arange(500), kid.seed_scores(x, heldout)))
         for x in (points(11, 500), points(11, 500, 0.5))
     )
     assert abs(same.value) < 0.1 * shifted.value

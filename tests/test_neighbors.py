@@ -206,3 +206,17 @@ def test_shifted_distance_never_compares_a_seed_with_itself(n):
 
 def test_a_single_seed_has_no_different_seed():
     assert np.isnan(shifted_distance(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))).all()
+
+
+def test_a_copy_is_nearer_than_a_third_of_the_second_or_at_distance_zero():
+    assert neighbors.is_copy([0.0, 0.9, 1.0, 1.1], [0.0, 3.0, 3.0, 3.0]).tolist() == [True, True, False, False]
+    assert neighbors.is_copy([1.4, 1.6], [3.0, 3.0], ratio=0.5).tolist() == [True, False]
+    assert neighbors.is_copy(0.9, 3.0) and not neighbors.is_copy(1.0, 3.0)
+
+
+def test_a_ratio_of_zero_flags_identical_images_alone():
+    assert neighbors.is_copy([0.0, 0.1], [3.0, 3.0], ratio=0.0).tolist() == [True, False]
+
+
+def test_what_is_not_known_is_no_copy_unless_the_nearest_image_is_identical():
+    assert neighbors.is_copy([np.nan, 1.0, 0.0], [3.0, np.nan, np.nan]).tolist() == [False, False, True]

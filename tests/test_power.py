@@ -7,9 +7,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from auditor import stats
 from auditor.config import Budgets
 from auditor.pipeline import power
+from auditor.stats import counts
 
 BUDGETS = Budgets()
 
@@ -18,7 +18,7 @@ def test_copies_at_the_stated_rate_are_found_in_nine_of_ten_audits():
     n_seeds, n_heldout, n_tests = 1000, 500, 48
     rate = power.detectable_copies(n_seeds, n_heldout, n_tests, BUDGETS)
     hits = np.random.default_rng(0).binomial(2 * n_seeds, rate, 400)
-    p = [max(stats.more_hits(int(h), 2 * n_seeds, 0, 2 * n_heldout), stats.paired_hits(int(h), 0)) for h in hits]
+    p = [max(counts.more_hits(int(h), 2 * n_seeds, 0, 2 * n_heldout), counts.paired_hits(int(h), 0)) for h in hits]
     found = np.mean(np.array(p) <= BUDGETS.alpha / n_tests)
     assert 0.87 <= found <= 0.96  # the number of hits is whole, so a little above .9
 

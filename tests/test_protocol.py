@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import FAST, STEPS, as_arguments, call, tiny_unet, write_series
 
-from auditor import stats
 from auditor.diffusion import denoising, noise
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import draw_batch
 from auditor.diffusion.schedules import DDPM
 from auditor.stages import published_losses
+from auditor.stats import intervals
 
 T = 16  # times of the trainings here, so that all of them are few
 PAPER = {**FAST, "sampling-steps": None, "protocol": "paper"}
@@ -211,7 +211,7 @@ def test_pairs_are_units_as_published_and_trainings_are_here(three_by_paper):
         x = np.array(list(values.values()))
         assert whole.published[step] == pytest.approx(np.median(x))
         assert whole.published_error[step] == pytest.approx(x.std(ddof=1) / np.sqrt(3))
-        own = stats.node_jackknife(values, "xyz")
+        own = intervals.node_jackknife(values, "xyz")
         assert (whole.own[step], whole.own_high[step]) == pytest.approx((own.value, own.high))
     assert set(whole.error_over) == {"pairs"}
     assert set(rows_of(three_by_paper, "loss").error_over) == {"trainings"}

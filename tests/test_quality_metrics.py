@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import linalg
+from scipy import linalg, special
 from scipy.stats import mannwhitneyu, wasserstein_distance
 
-from auditor import registry, stats
+from auditor import registry
 from auditor.errors import AuditError
 from auditor.measuring import reading
 from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
@@ -22,6 +22,7 @@ from auditor.records import Evidence, Features, Scores
 from auditor.run import tables
 from auditor.stages import cells, nearest, quality
 from auditor.stages.nearest import Reference
+from auditor.stats import counts, intervals
 
 K = 5
 
@@ -80,7 +81,7 @@ def scores(name: str, known: Evidence) -> Scores:
 
 
 def estimate(name: str, known: Evidence):
-    return stats.INTERVALS[registry.lookup("metric", name).interval](scores(name, known))
+    return intervals.INTERVALS[registry.lookup("metric", name).interval](scores(name, known))
 
 
 def value(name: str, known: Evidence) -> float:
@@ -161,7 +162,7 @@ def test_z_of_one_cell_agrees_with_scipy_with_ties():
     q, p = rng.integers(8, size=40).astype(float), rng.integers(1, 9, size=33).astype(float)
     test = mannwhitneyu(q, p, use_continuity=False, alternative="less", method="asymptotic")
     z = c_t.cell_scores(q, p).sum()
-    assert stats.special.ndtr(z) == pytest.approx(test.pvalue)
+    assert special.ndtr(z) == pytest.approx(test.pvalue)
 
 
 # ---------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_a_handful_of_seeds_has_no_recall():
 
 def test_a_statistic_that_no_block_changes_has_no_interval():
     """Fault: an interval of no width claims certainty."""
-    found = stats.jackknife_share(Scores("block of seeds", np.arange(20), np.ones(20)))
+    found = intervals.jackknife_share(Scores("block of seeds", np.arange(20), np.ones(20)))
     assert found.value == 1 and np.isnan([found.low, found.high]).all() and "no interval" in found.note
 
 
@@ -336,7 +337,7 @@ def test_the_auc_is_that_of_all_pairs_with_ties_and_its_variance_is_delongs():
     psi = (d[:, None] < h) + (d[:, None] == h) / 2
     given = Scores("seed", np.arange(30), psi.mean(axis=1), "", psi.mean(axis=0))
     expected = np.sqrt(psi.mean(axis=1).var(ddof=1) / 30 + psi.mean(axis=0).var(ddof=1) / 23)
-    assert stats.standard_error(given) == pytest.approx(expected)
+    assert intervals.standard_error(given) == pytest.approx(expected)
     known = measured(normal(53, 30), normal(54, 60), normal(55, 23))
     shaped = replace(known, own=np.tile(d[:, None], 8), heldout_own=np.tile(h[:, None], 8))
     found = scores("nn_shift", shaped)
@@ -350,14 +351,14 @@ def test_the_auc_interval_holds_one_half_in_95_of_100_cases():
     for _ in range(400):
         d, h = rng.gamma(3, size=60), rng.gamma(3, size=45)
         psi = d[:, None] < h
-        found = stats.auc(Scores("seed", np.arange(60), psi.mean(axis=1), "", psi.mean(axis=0)))
+        found = intervals.auc(Scores("seed", np.arange(60), psi.mean(axis=1), "", psi.mean(axis=0)))
         covered += found.low <= 0.5 <= found.high
     assert covered / 400 == pytest.approx(0.95, abs=0.044)
 
 
 def test_samples_that_are_all_nearer_are_not_certainly_so():
     """Fault: DeLong's variance is 0 where the sets do not overlap, and the interval is [1, 1]."""
-    found = stats.auc(Scores("seed", np.arange(50), np.ones(50), "", np.ones(20)))
+    found = intervals.auc(Scores("seed", np.arange(50), np.ones(50), "", np.ones(20)))
     assert found.value == found.high == 1 and found.low == pytest.approx(0.025 ** (1 / 20))
 
 
@@ -453,9 +454,9 @@ def test_duplicates_do_not_make_everything_authentic():
 
 
 def test_percentages_keep_the_exact_interval_of_their_share():
-    found = stats.percent(Scores("seed", np.arange(20), np.repeat([0.0, 100.0], [20, 0])))
+    found = intervals.percent(Scores("seed", np.arange(20), np.repeat([0.0, 100.0], [20, 0])))
     assert (found.value, found.low) == (0, 0)
-    assert found.high == pytest.approx(100 * stats.clopper_pearson(0, 20)[1])
+    assert found.high == pytest.approx(100 * counts.clopper_pearson(0, 20)[1])
 
 
 # ---------------------------------------------------------------------------
@@ -471,12 +472,12 @@ def test_the_gap_is_one_for_a_copy_and_zero_for_equal_distances():
 def test_the_interval_of_a_99_percent_quantile_covers_it():
     """Any distribution will do; 1,000 uniform samples, whose quantile is .99."""
     rng = np.random.default_rng(76)
-    found = [stats.quantile_99(Scores("seed", np.arange(1000), rng.uniform(size=1000))) for _ in range(400)]
+    found = [intervals.quantile_99(Scores("seed", np.arange(1000), rng.uniform(size=1000))) for _ in range(400)]
     assert np.mean([x.low <= 0.99 <= x.high for x in found]) >= 0.93
 
 
 def test_a_few_samples_bound_no_99_percent_quantile():
-    found = stats.quantile_99(Scores("seed", np.arange(100), np.arange(100.0)))
+    found = intervals.quantile_99(Scores("seed", np.arange(100), np.arange(100.0)))
     assert found.value == 98 and np.isnan(found.high) and "too few" in found.note
 
 
@@ -489,7 +490,7 @@ def test_two_percent_of_copies_show_in_the_tail_before_they_show_in_the_mean():
 
 @pytest.mark.parametrize(("accuracy", "bits"), [(0.5, 0), (0.4, 0), (1, 1), (0.75, 1 - 0.811278)])
 def test_information_on_the_half_is_fanos_bound(accuracy, bits):
-    assert stats.fano(accuracy) == pytest.approx(bits, abs=1e-6)
+    assert intervals.fano(accuracy) == pytest.approx(bits, abs=1e-6)
 
 
 def test_twin_variance_is_half_the_mean_squared_distance():
@@ -525,7 +526,7 @@ def test_split_identification_is_own_share_of_both_twins_with_its_test(finished)
         for name in ("split_identification", "own_share", "split_information")
     )
     pd.testing.assert_frame_equal(accuracy, share)
-    expected = accuracy[["value", "low", "high"]].map(stats.fano)
+    expected = accuracy[["value", "low", "high"]].map(intervals.fano)
     pd.testing.assert_frame_equal(information[["value", "low", "high"]], expected)
 
 

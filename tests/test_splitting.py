@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auditor import images, spaces, split, stats
+from auditor import images, spaces, split
 from auditor.errors import AuditError
 from auditor.images import near_duplicates
 from auditor.split import SETS, items
 from auditor.split import card as split_card
 from auditor.split.items import Options
+from auditor.stats import relabeling
 
 PNEUMONIA = Path(__file__).parents[2] / "shared/data/pneumoniamnist/pneumoniamnist.npz"
 
@@ -165,12 +166,12 @@ def test_the_relabelling_test_of_the_audit_does_not_reject_its_halves(tmp_path):
     for seed in range(60):
         of = split.assign(clusters, (), Options("x", seed))
         rows = of != "heldout"
-        pool = stats.Pool(
+        pool = relabeling.Pool(
             tuple(("", str(i)) for i in np.flatnonzero(rows)),
             np.where(of[rows] == "train-a", 1.0, -1.0),
             np.unique(clusters[rows], return_inverse=True)[1],
         )
-        rejected += stats.two_sided_p(stats.relabel(pool, seed, 200), value[rows]) < 0.05
+        rejected += relabeling.two_sided_p(relabeling.relabel(pool, seed, 200), value[rows]) < 0.05
     assert rejected <= 9  # 3 expected; more than 9 has a chance below .002
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from auditor import stats
 from auditor.records import Scores
-from auditor.stats import Landing, Pool
+from auditor.stats import intervals, minima
+from auditor.stats.counts import clopper_pearson, holm, more_hits, paired_hits
+from auditor.stats.landing import Landing, hub_variance, own_share_both, own_share_one
+from auditor.stats.relabeling import Pool, at_least, effective_images, relabel, relabeling_test, step_down_max_t
 
 
 def scores(values, note: str = "", unit: str = "seed") -> Scores:
@@ -62,14 +64,14 @@ def random_landing(rng, pool: Pool, n_seeds: int) -> Landing:
 
 @pytest.mark.parametrize("n", [1, 10, 2000])
 def test_zero_hits_still_have_a_positive_upper_limit(n):
-    low, high = stats.clopper_pearson(0, n)
+    low, high = clopper_pearson(0, n)
     assert low == 0
     assert high == pytest.approx(1 - 0.025 ** (1 / n), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 10, 2000])
 def test_n_hits_of_n_still_have_a_lower_limit_below_one(n):
-    low, high = stats.clopper_pearson(n, n)
+    low, high = clopper_pearson(n, n)
     assert low == pytest.approx(0.025 ** (1 / n), rel=1e-9)
     assert high == 1
 
@@ -78,30 +80,30 @@ def test_n_hits_of_n_still_have_a_lower_limit_below_one(n):
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_clopper_pearson_agrees_with_scipy(hits, n, level):
     expected = scipy_stats.binomtest(hits, n).proportion_ci(level, method="exact")
-    assert stats.clopper_pearson(hits, n, level) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert clopper_pearson(hits, n, level) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_half_a_hit_lies_between_its_neighbours():
-    ends = np.array([stats.clopper_pearson(hits, 10) for hits in np.arange(0, 10.5, 0.5)])
+    ends = np.array([clopper_pearson(hits, 10) for hits in np.arange(0, 10.5, 0.5)])
     assert (np.diff(ends, axis=0) > 0).all()
 
 
 def test_a_proportion_is_the_mean_inside_its_interval():
-    estimate = stats.proportion(scores([1, 0, 0.5, 0, 0]))
+    estimate = intervals.proportion(scores([1, 0, 0.5, 0, 0]))
     assert estimate.value == pytest.approx(0.3)
-    assert (estimate.low, estimate.high) == pytest.approx(stats.clopper_pearson(1.5, 5))
+    assert (estimate.low, estimate.high) == pytest.approx(clopper_pearson(1.5, 5))
     assert (estimate.n, estimate.unit, estimate.level) == (5, "seed", 0.95)
 
 
 def test_the_t_interval_agrees_with_scipy():
     x = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
     expected = scipy_stats.ttest_1samp(x, 0).confidence_interval(0.95)
-    estimate = stats.mean_interval(scores(x, "some note"))
+    estimate = intervals.mean_interval(scores(x, "some note"))
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((2.8, expected.low, expected.high))
     assert estimate.note == "some note"
 
 
-@pytest.mark.parametrize("interval", [stats.mean_interval, stats.proportion])
+@pytest.mark.parametrize("interval", [intervals.mean_interval, intervals.proportion])
 @pytest.mark.parametrize("values", [[], [0.5, np.nan], [np.inf, 1.0]])
 def test_undefined_scores_give_nan_and_a_note(interval, values):
     for note in ("", "why"):
@@ -112,7 +114,7 @@ def test_undefined_scores_give_nan_and_a_note(interval, values):
 
 
 def test_one_unit_has_a_value_and_no_interval():
-    estimate = stats.mean_interval(scores([7.0], unit="image"))
+    estimate = intervals.mean_interval(scores([7.0], unit="image"))
     assert estimate.value == 7
     assert np.isnan([estimate.low, estimate.high]).all()
     assert "one image" in estimate.note
@@ -132,18 +134,18 @@ def grouped() -> Pool:
 
 
 def test_row_zero_is_the_true_labelling(grouped):
-    np.testing.assert_array_equal(stats.relabel(grouped, 0, 10).labels[0], grouped.labels)
+    np.testing.assert_array_equal(relabel(grouped, 0, 10).labels[0], grouped.labels)
 
 
 def test_every_relabelling_keeps_the_number_of_images_per_half(grouped):
-    rows = stats.relabel(grouped, 0, 200).labels
+    rows = relabel(grouped, 0, 200).labels
     assert rows.shape == (201, 16)
     np.testing.assert_array_equal((rows == 1).sum(axis=1), 8)
     np.testing.assert_array_equal((rows == -1).sum(axis=1), 8)
 
 
 def test_images_of_one_group_move_together(grouped):
-    rows = stats.relabel(grouped, 0, 200).labels
+    rows = relabel(grouped, 0, 200).labels
     for group in np.unique(grouped.groups):
         members = rows[:, grouped.groups == group]
         np.testing.assert_array_equal(members, np.broadcast_to(members[:, :1], members.shape))
@@ -151,21 +153,21 @@ def test_images_of_one_group_move_together(grouped):
 
 def test_groups_move_even_if_their_images_are_not_neighbours_in_the_pool():
     pool = pool_of([1, 1, 1, 1, -1, -1, -1, -1], groups=[5, 2, 5, 2, 9, 1, 9, 1])
-    rows = stats.relabel(pool, 0, 50).labels
+    rows = relabel(pool, 0, 50).labels
     np.testing.assert_array_equal(rows[:, [0, 1, 4, 5]], rows[:, [2, 3, 6, 7]])
     assert len(np.unique(rows, axis=0)) == 6  # C(4, 2) ways to choose the groups of half a
 
 
 def test_every_relabelling_keeps_the_sizes_of_the_groups_of_each_half(grouped):
     _, first, sizes = np.unique(grouped.groups, return_index=True, return_counts=True)
-    for row in stats.relabel(grouped, 0, 200).labels:
+    for row in relabel(grouped, 0, 200).labels:
         assert sorted(sizes[row[first] == 1]) == [1, 1, 1, 2, 3]
         assert sorted(sizes[row[first] == -1]) == [1, 1, 2, 2, 2]
 
 
 def test_the_expected_label_of_an_image_is_the_share_of_its_group_size(grouped):
     """Groups of 1: three of five in a, so (3 - 2) / 5; of 2: one of four, so (1 - 3) / 4; of 3: the only one, in a."""
-    relabeling = stats.relabel(grouped, 0, 4000)
+    relabeling = relabel(grouped, 0, 4000)
     expected = {1: 0.2, 2: -0.5, 3: 1.0}
     size = np.array([(grouped.groups == group).sum() for group in grouped.groups])
     np.testing.assert_allclose(relabeling.mean, [expected[s] for s in size])
@@ -176,8 +178,8 @@ def test_the_expected_label_of_an_image_is_the_share_of_its_group_size(grouped):
 def test_a_statistic_is_what_exceeds_its_expectation_under_relabelling(grouped):
     """With groups of unequal size w.y has no mean of zero; z over 4,000 relabellings has, to 4 / sqrt(4,000)."""
     w = np.random.default_rng(30).uniform(size=(1, 16))
-    relabeling = stats.relabel(grouped, 0, 4000)
-    test = stats.relabeling_test(relabeling, w)
+    relabeling = relabel(grouped, 0, 4000)
+    test = relabeling_test(relabeling, w)
     assert abs(w @ relabeling.mean)[0] > 0.1
     assert test.value == pytest.approx(w @ grouped.labels - w @ relabeling.mean)
     assert test.z[1:].mean() == pytest.approx(0, abs=4 / np.sqrt(4000))
@@ -185,8 +187,8 @@ def test_a_statistic_is_what_exceeds_its_expectation_under_relabelling(grouped):
 
 
 def test_relabelling_depends_on_its_seed_alone(grouped):
-    np.testing.assert_array_equal(stats.relabel(grouped, 1, 20).labels, stats.relabel(grouped, 1, 20).labels)
-    assert (stats.relabel(grouped, 1, 20).labels != stats.relabel(grouped, 2, 20).labels).any()
+    np.testing.assert_array_equal(relabel(grouped, 1, 20).labels, relabel(grouped, 1, 20).labels)
+    assert (relabel(grouped, 1, 20).labels != relabel(grouped, 2, 20).labels).any()
 
 
 def test_p_agrees_with_counting_all_splits():
@@ -196,7 +198,7 @@ def test_p_agrees_with_counting_all_splits():
     for row, chosen in zip(splits, combinations(range(6), 3), strict=True):
         row[list(chosen)] = 1
     every = splits @ w[0]
-    test = stats.relabeling_test(stats.relabel(pool, 3, 20_000), w)
+    test = relabeling_test(relabel(pool, 3, 20_000), w)
     assert test.value[0] == pytest.approx(w[0] @ pool.labels)
     assert test.sd[0] == pytest.approx(every.std(), rel=0.03)  # Monte Carlo: relative error about 1 / sqrt(2 * 20,000)
     exact = np.mean(every >= w[0] @ pool.labels - 1e-9)
@@ -205,7 +207,7 @@ def test_p_agrees_with_counting_all_splits():
 
 def test_p_counts_the_true_labelling_and_is_never_zero():
     pool = halves(50)
-    test = stats.relabeling_test(stats.relabel(pool, 0, 99), pool.labels[None])
+    test = relabeling_test(relabel(pool, 0, 99), pool.labels[None])
     assert test.p[0] == 1 / 100
 
 
@@ -213,19 +215,19 @@ def test_relabellings_that_tie_with_the_truth_count():
     """One image carries all: half of the relabellings put it where it is (a copy alone has p = 1/2)."""
     w = np.zeros((1, 20))
     w[0, 0] = 0.1
-    test = stats.relabeling_test(stats.relabel(halves(10), 0, 2000), w)
+    test = relabeling_test(relabel(halves(10), 0, 2000), w)
     assert test.p[0] == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 2000))
 
 
 def test_identical_twins_have_z_zero_and_p_one():
-    test = stats.relabeling_test(stats.relabel(halves(10), 0, 99), np.zeros((2, 20)))
+    test = relabeling_test(relabel(halves(10), 0, 99), np.zeros((2, 20)))
     assert (test.z == 0).all()
     assert (test.p == 1).all() and (test.sd == 0).all() and (test.value == 0).all()
 
 
 def test_a_statistic_that_no_relabelling_changes_is_no_evidence():
     """Equal weights give the same sum in every row, and rounding must not be divided by rounding."""
-    test = stats.relabeling_test(stats.relabel(halves(30), 0, 200), np.full((1, 60), 0.1))
+    test = relabeling_test(relabel(halves(30), 0, 200), np.full((1, 60), 0.1))
     assert test.p[0] == 1 and test.z[0, 0] == 0
 
 
@@ -233,13 +235,13 @@ def test_an_undefined_statistic_is_never_evidence():
     """NaN compares as false, so an undefined statistic had p = 0 and pulled every corrected p to 0 with it."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=(3, 20))
-    relabeling = stats.relabel(halves(10), 0, 99)
-    sound = stats.relabeling_test(relabeling, w)
+    relabeling = relabel(halves(10), 0, 99)
+    sound = relabeling_test(relabeling, w)
     w[1, 4] = np.nan
-    test = stats.relabeling_test(relabeling, w)
+    test = relabeling_test(relabeling, w)
     assert test.p[1] == 1 and np.isnan(test.value[1])
     np.testing.assert_array_equal(test.p[[0, 2]], sound.p[[0, 2]])
-    assert (stats.step_down_max_t(test.z) >= test.p).all()
+    assert (step_down_max_t(test.z) >= test.p).all()
 
 
 def test_p_is_uniform_if_nothing_depends_on_the_labels():
@@ -249,7 +251,7 @@ def test_p_is_uniform_if_nothing_depends_on_the_labels():
     p = []
     for seed in range(400):
         pool = pool_of(rng.permutation([1] * 15 + [-1] * 15))
-        p.append(stats.relabeling_test(stats.relabel(pool, seed, 199), w).p[0])
+        p.append(relabeling_test(relabel(pool, seed, 199), w).p[0])
     spread = np.array(p) - rng.uniform(0, 1 / 200, len(p))
     assert scipy_stats.kstest(spread, "uniform").pvalue > 0.01
 
@@ -268,8 +270,8 @@ def test_step_down_max_t_errs_at_the_nominal_rate_over_a_whole_series():
     alarms, uncorrected = [], []
     for seed in range(1000):
         pool = pool_of(rng.permutation([1] * 20 + [-1] * 20))
-        test = stats.relabeling_test(stats.relabel(pool, seed, 199), w)
-        alarms.append(stats.step_down_max_t(test.z).min() <= 0.05)
+        test = relabeling_test(relabel(pool, seed, 199), w)
+        alarms.append(step_down_max_t(test.z).min() <= 0.05)
         uncorrected.append(test.p.min() <= 0.05)
     assert np.mean(alarms) == pytest.approx(0.05, abs=3 * 0.0069)
     assert np.mean(uncorrected) > 0.15
@@ -281,24 +283,24 @@ def test_step_down_p_agrees_with_three_statistics_by_hand():
     Of the last alone: >= 1 in rows 0, 4, which is raised to 3/5 because corrected p may not fall.
     """
     z = np.array([[3.0, 1.0, 2.0], [0.5, 0.9, 0.0], [3.5, 0.0, 1.0], [0.0, 0.5, 2.5], [1.0, 2.0, 0.2]])
-    np.testing.assert_allclose(stats.step_down_max_t(z), [2 / 5, 3 / 5, 3 / 5])
+    np.testing.assert_allclose(step_down_max_t(z), [2 / 5, 3 / 5, 3 / 5])
 
 
 def test_corrected_p_is_never_below_raw_p_and_keeps_its_order():
     z = np.random.default_rng(6).normal(size=(500, 25))
-    raw, corrected = stats.at_least(z, z[0]).mean(axis=0), stats.step_down_max_t(z)
+    raw, corrected = at_least(z, z[0]).mean(axis=0), step_down_max_t(z)
     assert (corrected >= raw).all()
     assert (np.diff(corrected[np.argsort(-z[0])]) >= 0).all()
 
 
 def test_one_statistic_needs_no_correction():
     z = np.random.default_rng(7).normal(size=(100, 1))
-    np.testing.assert_array_equal(stats.step_down_max_t(z), stats.at_least(z, z[0]).mean(axis=0))
+    np.testing.assert_array_equal(step_down_max_t(z), at_least(z, z[0]).mean(axis=0))
 
 
 def test_effective_images_are_all_for_equal_weights_and_one_for_one_image():
     w = np.array([[1.0] * 4, [-1.0, 1.0, -1.0, 1.0], [0, 0, 5.0, 0], [0.0] * 4, [2.0, 1.0, 1.0, 0]])
-    np.testing.assert_allclose(stats.effective_images(w), [4, 4, 1, 0, 16 / 6])
+    np.testing.assert_allclose(effective_images(w), [4, 4, 1, 0, 16 / 6])
 
 
 # ---------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def test_effective_images_are_all_for_equal_weights_and_one_for_one_image():
 def test_identical_twins_share_exactly_one_half():
     rng, pool = np.random.default_rng(8), halves(30)
     a = random_landing(rng, pool, 100)
-    estimate, v_seed, v_hub = stats.own_share_both(a, a, pool)
+    estimate, v_seed, v_hub = own_share_both(a, a, pool)
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
     assert (v_seed, v_hub) == (0, 0)
 
@@ -317,14 +319,14 @@ def test_identical_twins_share_exactly_one_half():
 def test_perfect_copiers_share_one():
     rng, pool = np.random.default_rng(9), halves(30)
     a, b = landing(rng.integers(0, 30, 200), pool), landing(rng.integers(30, 60, 200), pool)
-    assert stats.own_share_both(a, b, pool)[0].value == 1
-    assert stats.own_share_one(a, pool, 1.0, 0.1).value == 1
-    assert stats.own_share_one(b, pool, -1.0, 0.1).value == 1
+    assert own_share_both(a, b, pool)[0].value == 1
+    assert own_share_one(a, pool, 1.0, 0.1).value == 1
+    assert own_share_one(b, pool, -1.0, 0.1).value == 1
 
 
 def test_copiers_of_one_image_each_share_one_and_admit_that_it_may_be_two_hubs():
     pool = halves(30)
-    estimate, v_seed, v_hub = stats.own_share_both(landing([0] * 50, pool), landing([30] * 50, pool), pool)
+    estimate, v_seed, v_hub = own_share_both(landing([0] * 50, pool), landing([30] * 50, pool), pool)
     assert estimate.value == 1 and v_seed == 0
     assert estimate.low < 0.5  # sum a^2 = 2, mean a = 2/60: V_hub = (2 - 4/60) / 16
     assert v_hub == pytest.approx((2 - 4 / 60) / 16)
@@ -335,15 +337,13 @@ def test_naming_the_twins_the_other_way_round_changes_nothing():
     a, b = random_landing(rng, pool, 300), random_landing(rng, pool, 300)
     renamed = Pool(pool.ids, -pool.labels, pool.groups)
     flip = lambda each: Landing(each.nearest_b, each.nearest_a, 1 - each.in_a, each.gap)  # noqa: E731
-    assert numbers(stats.own_share_both(flip(b), flip(a), renamed)) == pytest.approx(
-        numbers(stats.own_share_both(a, b, pool))
-    )
+    assert numbers(own_share_both(flip(b), flip(a), renamed)) == pytest.approx(numbers(own_share_both(a, b, pool)))
 
 
 def test_swapping_own_and_other_mirrors_the_lean_about_one_half():
     rng, pool = np.random.default_rng(11), halves(20)
     a, b = random_landing(rng, pool, 300), random_landing(rng, pool, 300)
-    true, swapped = stats.own_share_both(a, b, pool)[0], stats.own_share_both(b, a, pool)[0]
+    true, swapped = own_share_both(a, b, pool)[0], own_share_both(b, a, pool)[0]
     assert true.value != 0.5
     assert (swapped.value, swapped.low, swapped.high) == pytest.approx((1 - true.value, 1 - true.high, 1 - true.low))
 
@@ -352,7 +352,7 @@ def test_the_share_is_the_mean_of_its_indicators_and_linear_in_labels():
     """T = 1/2 + 1/4 sum_i y_i c_i = mean of [1{A in a} + 1{B in b}] / 2, ties counting one half."""
     rng, pool = np.random.default_rng(12), halves(20)
     a, b = random_landing(rng, pool, 301), random_landing(rng, pool, 301)
-    estimate = stats.own_share_both(a, b, pool)[0]
+    estimate = own_share_both(a, b, pool)[0]
     assert estimate.value == pytest.approx(np.mean((a.in_a + 1 - b.in_a) / 2))
     assert estimate.value == pytest.approx(0.5 + pool.labels @ (a.weights(40) - b.weights(40)) / 4)
     assert (a.in_a == 0.5).any()
@@ -362,8 +362,8 @@ def test_the_share_of_one_twin_is_linear_in_labels_too():
     rng, pool = np.random.default_rng(13), halves(20)
     a = random_landing(rng, pool, 301)
     share = 0.5 + pool.labels @ a.weights(40) / 2
-    assert stats.own_share_one(a, pool, 1.0, 0.01).value == pytest.approx(share)
-    assert stats.own_share_one(a, pool, -1.0, 0.01).value == pytest.approx(1 - share)
+    assert own_share_one(a, pool, 1.0, 0.01).value == pytest.approx(share)
+    assert own_share_one(a, pool, -1.0, 0.01).value == pytest.approx(1 - share)
 
 
 def test_landing_weights_sum_to_one_and_by_gap_to_the_mean_gap():
@@ -381,7 +381,7 @@ def test_both_variances_agree_with_four_images_by_hand(n_seeds):
     e = (1, 0, 1, 0) has variance 1/4, and T = 1/2 + 1/4.
     """
     pool, times = halves(2), n_seeds // 4
-    estimate, v_seed, v_hub = stats.own_share_both(
+    estimate, v_seed, v_hub = own_share_both(
         landing([0, 0, 0, 2] * times, pool), landing([2, 0, 3, 2] * times, pool), pool
     )
     assert estimate.value == 0.75
@@ -395,8 +395,8 @@ def test_hub_variance_is_summed_within_groups_first():
     """Two groups of two: c = (1/2, 1/4, -3/4, 0), y c per group = (3/4, 3/4): no spread at all."""
     pool = pool_of([1, 1, -1, -1], groups=[0, 0, 1, 1])
     c = np.array([0.5, 0.25, -0.75, 0.0])
-    assert stats.hub_variance(c, pool, 1.0, 10**9) == 0
-    assert stats.hub_variance(c, replace(pool, groups=np.arange(4)), 1.0, 10**9) == pytest.approx(
+    assert hub_variance(c, pool, 1.0, 10**9) == 0
+    assert hub_variance(c, replace(pool, groups=np.arange(4)), 1.0, 10**9) == pytest.approx(
         (0.25 + 0.0625 + 0.5625 - 1.5**2 / 4) / 16, rel=1e-6
     )
 
@@ -405,8 +405,8 @@ def test_which_image_of_a_group_is_nearest_changes_nothing():
     """Twins that land on two copies of one image differ by nothing; they were counted as differing by seeds."""
     pool = pool_of([1, 1, -1, -1, 1, -1], groups=[0, 0, 1, 1, 2, 3])
     b = landing([0, 2, 2, 0] * 25, pool)
-    one = stats.own_share_both(landing([0, 0, 4, 0] * 25, pool), b, pool)
-    two = stats.own_share_both(landing([1, 0, 4, 1] * 25, pool), b, pool)
+    one = own_share_both(landing([0, 0, 4, 0] * 25, pool), b, pool)
+    two = own_share_both(landing([1, 0, 4, 1] * 25, pool), b, pool)
     assert one[2] > 0
     assert numbers(one) == pytest.approx(numbers(two))
 
@@ -417,7 +417,7 @@ def test_independent_samples_that_land_anywhere_show_no_hubs():
     variances = []
     for _ in range(50):
         a, b = (landing(rng.integers(0, 100, 500), pool) for _ in range(2))
-        variances.append(stats.own_share_both(a, b, pool)[1:])
+        variances.append(own_share_both(a, b, pool)[1:])
     v_seed, v_hub = np.mean(variances, axis=0)
     assert v_seed == pytest.approx(0.5 / (4 * 500), rel=0.02)
     assert v_hub < 0.15 * v_seed
@@ -431,7 +431,7 @@ def test_the_two_variances_are_that_of_the_share_over_splits_and_seeds():
     for _ in range(400):
         pool = pool_of(rng.permutation([1] * 20 + [-1] * 20))
         a, b = (landing(rng.choice(40, 200, p=p), pool) for p in style)
-        estimate, *parts = stats.own_share_both(a, b, pool)
+        estimate, *parts = own_share_both(a, b, pool)
         values.append(estimate.value)
         variances.append(sum(parts))
     assert np.mean(values) == pytest.approx(0.5, abs=4 * np.std(values) / 20)
@@ -442,16 +442,16 @@ def test_an_undefined_landing_gives_nan_and_a_note():
     pool = halves(5)
     a, b = landing([0, 1, 2], pool), landing([5, 6, 7], pool)
     a = replace(a, in_a=np.array([1.0, np.nan, 1.0]))
-    for estimate in (stats.own_share_both(a, b, pool)[0], stats.own_share_one(a, pool, 1.0, 0.1)):
+    for estimate in (own_share_both(a, b, pool)[0], own_share_one(a, pool, 1.0, 0.1)):
         assert np.isnan([estimate.value, estimate.low, estimate.high]).all() and estimate.note
 
 
 def test_one_look_widens_nothing_and_more_looks_widen_by_bonferroni():
     pool = halves(20)
     rng = np.random.default_rng(17)
-    estimate = stats.own_share_both(random_landing(rng, pool, 400), random_landing(rng, pool, 400), pool)[0]
-    assert stats.widen(estimate, 1) == pytest.approx((estimate.low, estimate.high))
-    low, high = stats.widen(estimate, 10)
+    estimate = own_share_both(random_landing(rng, pool, 400), random_landing(rng, pool, 400), pool)[0]
+    assert intervals.widen(estimate, 1) == pytest.approx((estimate.low, estimate.high))
+    low, high = intervals.widen(estimate, 10)
     ratio = scipy_stats.norm.ppf(1 - 0.05 / 20) / scipy_stats.norm.ppf(0.975)
     assert low == pytest.approx(estimate.value - ratio * (estimate.value - estimate.low))
     assert high == pytest.approx(estimate.value + ratio * (estimate.high - estimate.value))
@@ -466,27 +466,27 @@ def test_one_look_widens_nothing_and_more_looks_widen_by_bonferroni():
 def test_more_hits_is_the_tail_of_the_hypergeometric_distribution(counts):
     hits, n, control_hits, control_n = counts
     expected = scipy_stats.hypergeom.sf(hits - 1, n + control_n, hits + control_hits, n)
-    assert stats.more_hits(*counts) == pytest.approx(expected)
+    assert more_hits(*counts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("own_only", "other_only"), [(5, 0), (0, 5), (7, 3), (12, 12)])
 def test_paired_hits_are_a_fair_coin_over_the_pairs_that_differ(own_only, other_only):
     expected = scipy_stats.binomtest(own_only, own_only + other_only, 0.5, alternative="greater").pvalue
-    assert stats.paired_hits(own_only, other_only) == pytest.approx(expected)
+    assert paired_hits(own_only, other_only) == pytest.approx(expected)
 
 
 def test_no_hits_at_all_are_no_evidence():
-    assert stats.paired_hits(0, 0) == 1
-    assert stats.more_hits(0, 100, 0, 100) == 1
+    assert paired_hits(0, 0) == 1
+    assert more_hits(0, 100, 0, 100) == 1
 
 
 def test_holm_agrees_with_four_p_values_by_hand():
     """Sorted: .005 * 4, .01 * 3, .03 * 2, .04 * 1 raised to the one before."""
-    np.testing.assert_allclose(stats.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
 
 
 def test_holm_never_exceeds_one():
-    np.testing.assert_array_equal(stats.holm(np.array([0.9, 0.4, 0.8])), 1)
+    np.testing.assert_array_equal(holm(np.array([0.9, 0.4, 0.8])), 1)
 
 
 # ---------------------------------------------------------------------------
@@ -505,26 +505,26 @@ def noisy(rng, shape, n_units: int = 60, v: float = 0.0) -> np.ndarray:
 
 
 def test_every_resample_draws_as_many_units_as_there_are():
-    draws = stats.resamples(37, 0, 50)
+    draws = minima.resamples(37, 0, 50)
     assert draws.shape == (50, 37)
     np.testing.assert_array_equal(draws.sum(axis=1), 37)
-    np.testing.assert_array_equal(draws, stats.resamples(37, 0, 50))
+    np.testing.assert_array_equal(draws, minima.resamples(37, 0, 50))
 
 
 @pytest.mark.parametrize(("name", "shape", "position"), [("u", U, 4), ("edge", U[4:], 0), ("flat", 0 * U, 6)])
 def test_the_argmin_set_covers_the_minimum(name, shape, position):
     """Nominal .95; 200 runs have a standard error of .015, so .93 is the nominal rate less about one and a half."""
-    rng, draws = np.random.default_rng(18), stats.resamples(60, 18, 500)
-    inside = [stats.argmin_set(noisy(rng, shape), draws, seed)[position] for seed in range(200)]
+    rng, draws = np.random.default_rng(18), minima.resamples(60, 18, 500)
+    inside = [minima.argmin_set(noisy(rng, shape), draws, seed)[position] for seed in range(200)]
     assert np.mean(inside) >= 0.93
 
 
 def test_jittering_weights_need_their_variance_in_the_argmin_set():
     """With jitter twice the standard error of the units, the set from units alone misses the minimum too often."""
-    rng, draws, v = np.random.default_rng(19), stats.resamples(60, 19, 500), 4 * 0.25 / 60
+    rng, draws, v = np.random.default_rng(19), minima.resamples(60, 19, 500), 4 * 0.25 / 60
     curves = [noisy(rng, 0 * U, v=v) for _ in range(200)]
     inside = {
-        given: np.mean([stats.argmin_set(c, draws, i, stats.Jitter(given, 0))[3] for i, c in enumerate(curves)])
+        given: np.mean([minima.argmin_set(c, draws, i, minima.Jitter(given, 0))[3] for i, c in enumerate(curves)])
         for given in (0, v)
     }
     assert inside[v] >= 0.93
@@ -534,7 +534,7 @@ def test_jittering_weights_need_their_variance_in_the_argmin_set():
 def argmin_set_written_out(curve, draws, seed: int, v: float, level: float) -> list[bool]:
     """c stays if max_c' (m_c - m_c') / se <= the quantile of max_c' [(m*_c - m*_c') - (m_c - m_c')] / se."""
     n_steps, n_units = curve.shape
-    jitter = stats.Jitter(v, 0).draw(len(draws), n_steps, seed)
+    jitter = minima.Jitter(v, 0).draw(len(draws), n_steps, seed)
     m, resampled = curve.mean(axis=1), draws @ curve.T / n_units + jitter
     inside = []
     for c in range(n_steps):
@@ -549,52 +549,52 @@ def argmin_set_written_out(curve, draws, seed: int, v: float, level: float) -> l
 @pytest.mark.parametrize("v", [0.0, 0.02])
 def test_the_argmin_set_agrees_with_its_definition_written_out(v):
     """Thirty curves whose checkpoints are noisy to different degrees, so that each standard error matters."""
-    rng, draws = np.random.default_rng(31), stats.resamples(60, 31, 200)
+    rng, draws = np.random.default_rng(31), minima.resamples(60, 31, 200)
     noise = np.array([0.1, 2, 0.1, 1, 0.1, 3, 0.1, 2, 0.1])[:, None]
     for seed in range(30):
         curve = U[:, None] + noise * rng.normal(size=(9, 60)) + rng.normal(0, np.sqrt(v), (9, 1))
         expected = argmin_set_written_out(curve, draws, seed, v, 0.9)
-        np.testing.assert_array_equal(stats.argmin_set(curve, draws, seed, stats.Jitter(v, 0), level=0.9), expected)
+        np.testing.assert_array_equal(minima.argmin_set(curve, draws, seed, minima.Jitter(v, 0), level=0.9), expected)
 
 
 def test_a_flat_curve_keeps_nearly_everything():
-    rng, draws = np.random.default_rng(20), stats.resamples(60, 20, 500)
-    kept = [stats.argmin_set(noisy(rng, 0 * U), draws, seed).mean() for seed in range(20)]
+    rng, draws = np.random.default_rng(20), minima.resamples(60, 20, 500)
+    kept = [minima.argmin_set(noisy(rng, 0 * U), draws, seed).mean() for seed in range(20)]
     assert np.mean(kept) > 0.9
 
 
 def test_a_steep_curve_leaves_one_step():
     curve = noisy(np.random.default_rng(21), 100 * U)
-    np.testing.assert_array_equal(stats.argmin_set(curve, stats.resamples(60, 21), 0), np.arange(9) == 4)
+    np.testing.assert_array_equal(minima.argmin_set(curve, minima.resamples(60, 21), 0), np.arange(9) == 4)
 
 
 def test_equal_checkpoints_tie():
     """Checkpoints that are the same to the last bit differ with standard error 0: neither excludes the other."""
     curve = noisy(np.random.default_rng(22), 100 * U)
     curve[7] = curve[4]
-    np.testing.assert_array_equal(np.flatnonzero(stats.argmin_set(curve, stats.resamples(60, 22), 0)), [4, 7])
+    np.testing.assert_array_equal(np.flatnonzero(minima.argmin_set(curve, minima.resamples(60, 22), 0)), [4, 7])
 
 
 def test_a_constant_curve_keeps_everything():
-    assert stats.argmin_set(np.ones((5, 10)), stats.resamples(10, 0, 100), 0).all()
+    assert minima.argmin_set(np.ones((5, 10)), minima.resamples(10, 0, 100), 0).all()
 
 
 def test_the_argmin_set_does_not_depend_on_the_order_of_checkpoints():
-    curve, draws = noisy(np.random.default_rng(23), U), stats.resamples(60, 23)
+    curve, draws = noisy(np.random.default_rng(23), U), minima.resamples(60, 23)
     order = np.random.default_rng(24).permutation(9)
-    inside = stats.argmin_set(curve, draws, 0)
+    inside = minima.argmin_set(curve, draws, 0)
     assert 0 < inside.sum() < 9
-    np.testing.assert_array_equal(stats.argmin_set(curve[order], draws, 0), inside[order])
+    np.testing.assert_array_equal(minima.argmin_set(curve[order], draws, 0), inside[order])
 
 
 def test_the_argmin_set_does_not_depend_on_the_units_of_measurement():
-    curve, draws = noisy(np.random.default_rng(25), U), stats.resamples(60, 25)
-    np.testing.assert_array_equal(stats.argmin_set(curve, draws, 0), stats.argmin_set(1000 * curve - 7, draws, 0))
+    curve, draws = noisy(np.random.default_rng(25), U), minima.resamples(60, 25)
+    np.testing.assert_array_equal(minima.argmin_set(curve, draws, 0), minima.argmin_set(1000 * curve - 7, draws, 0))
 
 
 def test_a_higher_level_keeps_at_least_as_much():
-    curve, draws = noisy(np.random.default_rng(26), U), stats.resamples(60, 26)
-    usual, wide = (stats.argmin_set(curve, draws, 0, level=level) for level in (0.95, 0.975))
+    curve, draws = noisy(np.random.default_rng(26), U), minima.resamples(60, 26)
+    usual, wide = (minima.argmin_set(curve, draws, 0, level=level) for level in (0.95, 0.975))
     assert (wide >= usual).all()
 
 
@@ -605,53 +605,53 @@ def test_the_iterate_variance_is_recovered(v):
     At v = 0 what the units explain (.25 / 60 per mean, with an error of .2) is all there is.
     """
     rng = np.random.default_rng(27)
-    found = [stats.jitter_of(noisy(rng, np.linspace(3, 0, 200), v=v)).v for _ in range(30)]
+    found = [minima.jitter_of(noisy(rng, np.linspace(3, 0, 200), v=v)).v for _ in range(30)]
     assert np.mean(found) == pytest.approx(v, rel=0.16, abs=0.2 * 0.25 / 60)
 
 
 def test_the_least_of_three_checkpoints_is_found():
     """Three checkpoints have no third difference; noise of unknown size must not empty the set."""
     curve = noisy(np.random.default_rng(33), np.array([9.0, 0.0, 9.0]))
-    found = stats.locate_minimum(curve, (1, 2, 3), stats.resamples(60, 33, 200), 0)
+    found = minima.locate_minimum(curve, (1, 2, 3), minima.resamples(60, 33, 200), 0)
     assert (found.status, found.steps) == ("found", (2,))
 
 
 def test_iterate_noise_has_the_spread_of_a_variance_that_is_itself_estimated():
     """Half of the draws are within .74 standard deviations or so of zero; far more than normal lie beyond three."""
-    noise = stats.Jitter(0.04, 0).draw(20_000, 16, 3) / 0.2
+    noise = minima.Jitter(0.04, 0).draw(20_000, 16, 3) / 0.2
     assert np.median(np.abs(noise)) == pytest.approx(0.674, rel=0.1)
     assert (np.abs(noise) > 3).mean() > 5 * 0.0027
 
 
 def test_weights_that_do_not_jitter_have_no_iterate_noise():
-    assert (stats.NO_JITTER.draw(10, 9, 3) == 0).all()
+    assert (minima.NO_JITTER.draw(10, 9, 3) == 0).all()
 
 
 def test_the_iterate_variance_of_one_spike_agrees_by_hand():
     """Every unit sees 0 0 0 0 1 0 0 0: third differences 0 1 -3 3 -1, median of their sizes 1."""
     curve = np.tile(np.array([0, 0, 0, 0, 1.0, 0, 0, 0])[:, None], 5)
-    assert stats.jitter_of(curve).v == pytest.approx(1.4826**2 / 20)
+    assert minima.jitter_of(curve).v == pytest.approx(1.4826**2 / 20)
 
 
 def test_the_bend_of_a_smooth_valley_is_no_jitter():
     """Second differences, which see the bend, gave an exact denoiser's curve a jitter of two grid steps."""
     valley = (np.arange(10.0) - 4) ** 2
-    assert stats.jitter_of(valley[:, None] + np.arange(5)).v == pytest.approx(0, abs=1e-20)
+    assert minima.jitter_of(valley[:, None] + np.arange(5)).v == pytest.approx(0, abs=1e-20)
 
 
 def test_a_straight_curve_does_not_jitter():
-    assert stats.jitter_of(np.linspace(0, 7, 8)[:, None] + np.arange(5)).v == pytest.approx(0)
+    assert minima.jitter_of(np.linspace(0, 7, 8)[:, None] + np.arange(5)).v == pytest.approx(0)
 
 
 def test_fewer_than_eight_checkpoints_show_no_iterate_variance():
-    assert stats.jitter_of(np.ones((7, 5))) is None
-    assert stats.jitter_of(np.ones((8, 5))).v == 0
+    assert minima.jitter_of(np.ones((7, 5))) is None
+    assert minima.jitter_of(np.ones((8, 5))).v == 0
 
 
-def locate(shape, **options) -> stats.Onset:
+def locate(shape, **options) -> minima.Onset:
     curve = noisy(np.random.default_rng(28), shape)
-    return stats.locate_minimum(
-        curve, [100 * (i + 1) for i in range(len(shape))], stats.resamples(60, 28), 0, **options
+    return minima.locate_minimum(
+        curve, [100 * (i + 1) for i in range(len(shape))], minima.resamples(60, 28), 0, **options
     )
 
 
@@ -693,10 +693,10 @@ def test_a_short_series_says_that_it_is_conditional_on_these_weights():
 def test_a_checkpoint_without_a_curve_is_left_out_and_named():
     """A checkpoint of NaN was given as the step of the minimum, and made the iterate variance 0."""
     curve, steps = noisy(np.random.default_rng(29), np.append(V, 0)), range(10, 110, 10)
-    draws = stats.resamples(60, 29)
-    without = stats.locate_minimum(curve[:9], list(steps)[:9], draws, 0)
+    draws = minima.resamples(60, 29)
+    without = minima.locate_minimum(curve[:9], list(steps)[:9], draws, 0)
     curve[9] = np.nan
-    onset = stats.locate_minimum(curve, steps, draws, 0)
+    onset = minima.locate_minimum(curve, steps, draws, 0)
     assert (onset.status, onset.step, onset.steps) == (without.status, without.step, without.steps)
     assert "100" in onset.note
 
@@ -704,15 +704,15 @@ def test_a_checkpoint_without_a_curve_is_left_out_and_named():
 def test_a_simultaneous_band_holds_all_means_at_once():
     """300 series of 8 means: 95 % of bands hold all eight truths, where single intervals hold them in 66 %."""
     rng, held, single = np.random.default_rng(31), 0, 0
-    draws = stats.resamples(100, 31, n=500)
+    draws = minima.resamples(100, 31, n=500)
     for _ in range(300):
         curve = rng.normal(0, 1, (8, 100))
-        low, high = stats.simultaneous_band(curve, draws)
+        low, high = minima.simultaneous_band(curve, draws)
         held += bool((low <= 0).all() and (high >= 0).all())
         single += bool((np.abs(curve.mean(axis=1)) <= 0.196).all())
     assert held / 300 > 0.91 and single / 300 < 0.75
 
 
 def test_a_band_around_a_constant_has_no_width():
-    low, high = stats.simultaneous_band(np.full((4, 30), 2.0), stats.resamples(30, 1))
+    low, high = minima.simultaneous_band(np.full((4, 30), 2.0), minima.resamples(30, 1))
     np.testing.assert_array_equal([low, high], 2.0)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import FAST, as_arguments, call
 
-from auditor import stats
+from auditor.stats import intervals
 
 NAMES = ("x", "y", "z")
 
@@ -57,7 +57,7 @@ def test_both_is_the_mean_over_pairs_with_trainings_as_units(audited):
     step = rows.step.max()
     by_twin = rows[rows.step == step].set_index("twin")
     values = {tuple(pair.split("|")): by_twin.value[pair] for pair in ("x|y", "x|z", "y|z")}
-    expected = stats.node_jackknife(values, NAMES)
+    expected = intervals.node_jackknife(values, NAMES)
     both = by_twin.loc["both"]
     assert (both.value, both.low, both.high) == pytest.approx((expected.value, expected.low, expected.high))
     assert both.unit == "training" and both.n == 3
@@ -113,7 +113,7 @@ def test_trainings_that_are_not_named_well_are_refused(audit, tmp_path, options,
 
 def test_the_node_jackknife_agrees_with_three_trainings_by_hand():
     """Pairs 1, 2, 6: without each training 6, 2, 1 stay; se^2 = 2/3 * (9 + 1 + 4); t_2 = 4.3027."""
-    found = stats.node_jackknife({("x", "y"): 1.0, ("x", "z"): 2.0, ("y", "z"): 6.0}, NAMES)
+    found = intervals.node_jackknife({("x", "y"): 1.0, ("x", "z"): 2.0, ("y", "z"): 6.0}, NAMES)
     assert found.value == 3
     assert found.high - found.value == pytest.approx(4.302653 * np.sqrt(2 / 3 * 14))
 
@@ -125,7 +125,7 @@ def test_the_node_jackknife_covers_where_pairs_as_units_do_not():
     for _ in range(1000):
         own = dict(zip(nodes, rng.normal(0, 1, 6), strict=True))
         values = {(i, j): own[i] + own[j] + rng.normal(0, 0.3) for i in nodes for j in nodes if i < j}
-        found = stats.node_jackknife(values, nodes)
+        found = intervals.node_jackknife(values, nodes)
         held += found.low <= 0 <= found.high
         x = np.array(list(values.values()))
         naive += abs(x.mean()) <= 2.145 * x.std(ddof=1) / np.sqrt(len(x))

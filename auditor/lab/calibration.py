@@ -25,7 +25,7 @@ from auditor.lab.grammar import Grammar
 from auditor.records import VERDICTS
 from auditor.run import RunDirectory, atomic, write_json
 from auditor.seeds import derived_seed
-from auditor.stats import clopper_pearson
+from auditor.stats.counts import clopper_pearson
 
 if TYPE_CHECKING:
     from auditor.inputs.prepared import Prepared

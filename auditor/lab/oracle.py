@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import stats
 from auditor.errors import AuditError
 from auditor.lab import exact
 from auditor.lab.checkpoints import folder_of, read
@@ -28,6 +27,7 @@ from auditor.lab.grammar import Grammar
 from auditor.records import Scores
 from auditor.run import tables
 from auditor.seeds import derived_seed
+from auditor.stats import intervals
 
 if TYPE_CHECKING:
     import torch
@@ -99,10 +99,10 @@ def rows_of(step: int, values: Values) -> list[dict[str, Any]]:
     """Return the rows of one step."""
     rows = []
     for (metric, twin), value in values.items():
-        estimate = stats.mean_interval(Scores("image", np.arange(len(value)), value.astype(np.float64)))
+        estimate = intervals.mean_interval(Scores("image", np.arange(len(value)), value.astype(np.float64)))
         fields = ("value", "low", "high", "level", "n", "unit", "method", "note")
         row = {"step": step, "space": "", "metric": metric, "twin": twin}
-        row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), stats.NAN)
+        row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), intervals.NAN)
         rows.append(row | {name: getattr(estimate, name) for name in fields})
     return rows
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor import stats
 from auditor.diffusion import noise
 from auditor.lab import exact, oracle
 from auditor.lab.checkpoints import folder_of, read
@@ -20,6 +19,7 @@ from auditor.lab.grammar import Grammar
 from auditor.records import Scores
 from auditor.run import tables
 from auditor.seeds import derived_seed
+from auditor.stats import intervals
 
 if TYPE_CHECKING:
     import torch
@@ -170,6 +170,6 @@ def random_rows(it: Subject, seed: int) -> Iterator[dict[str, Any]]:
 
 def row(measure: str, of: str, on: str, step: int, t: int, values: np.ndarray) -> dict[str, Any]:
     """Return one row of the table."""
-    found = stats.mean_interval(Scores("image", np.arange(len(values)), np.asarray(values, dtype=np.float64)))
+    found = intervals.mean_interval(Scores("image", np.arange(len(values)), np.asarray(values, dtype=np.float64)))
     numbers = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
     return {"measure": measure, "of": of, "on": on, "step": step, "t": t} | numbers

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import registry, stats
+from auditor import registry
 from auditor.config import Budgets
 from auditor.measuring import by_noise, controls, copies, membership, onsets, phase, verdict
 from auditor.measuring import by_scale as scale_curves
@@ -20,7 +20,8 @@ from auditor.records import TWINS, Metric, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
-from auditor.stats import Relabeling
+from auditor.stats import intervals, minima
+from auditor.stats.relabeling import Relabeling, relabel
 
 BANDED = ("twin_distance", "twin_distance_ratio", "loss_own", "loss_other", "loss_heldout")
 LAYOUTS = {
@@ -127,7 +128,7 @@ def estimate_rows(series: Series, tests: Tests) -> list[dict[str, Any]]:
 def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: str, space: str) -> dict[str, Any]:
     """Return one row: the estimate, and its test where the metric has one."""
     row = {"step": step, "space": space, "metric": metric.name, "twin": twin}
-    row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), stats.NAN)
+    row |= dict.fromkeys(("low_corrected", "high_corrected", "p_value", "p_corrected"), intervals.NAN)
     if metric.interval == "lean" and (step, space) in tests.lean:
         return row | LEAN_FIELDS[metric.name](tests.lean[step, space], twin)
     if metric.interval == "lean_in_class" and (step, space) in tests.in_class:
@@ -137,7 +138,7 @@ def metric_row(series: Series, tests: Tests, metric: Metric, step: int, twin: st
         found = tests.loss[step]
         return row | estimate_fields(found.estimate) | {"p_value": found.p, "p_corrected": found.p_corrected}
     scores = series.scores(metric, step, twin, space or series.scope.first_space)
-    return row | estimate_fields(stats.INTERVALS[metric.interval](scores))
+    return row | estimate_fields(intervals.INTERVALS[metric.interval](scores))
 
 
 def with_bands(series: Series, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -150,10 +151,10 @@ def with_bands(series: Series, rows: list[dict[str, Any]]) -> list[dict[str, Any
             scores = curve(series, name, steps, space or series.scope.first_space)
             if scores.shape[1] < 2 or not np.isfinite(scores).all():
                 continue
-            draws = stats.resamples(
+            draws = minima.resamples(
                 scores.shape[1], derived_seed("images" if not space else "seeds", series.scope.seed)
             )
-            for step, low, high in zip(steps, *stats.simultaneous_band(scores, draws), strict=True):
+            for step, low, high in zip(steps, *minima.simultaneous_band(scores, draws), strict=True):
                 limits[step, space, name] = {"low_corrected": float(low), "high_corrected": float(high)}
     key = ("step", "space", "metric")
     return [row | limits.get(tuple(row[k] for k in key), {}) if row["twin"] == "both" else row for row in rows]
@@ -177,7 +178,7 @@ def share_fields(result: LeanResult, twin: str) -> dict[str, Any]:
 def class_fields(result: ClassLean, twin: str, left_out: str) -> dict[str, Any]:
     """Return the columns of own_share_in_class: estimate, relabelling p, and for both twins the corrected ones."""
     fields = estimate_fields(result.share[twin]) | {"p_value": result.p[twin]}
-    fields["note"] = stats.join(fields["note"], left_out)
+    fields["note"] = intervals.join_notes(fields["note"], left_out)
     if twin == "both":
         low, high = result.corrected
         fields |= {"p_corrected": result.p_corrected, "low_corrected": low, "high_corrected": high}
@@ -186,7 +187,7 @@ def class_fields(result: ClassLean, twin: str, left_out: str) -> dict[str, Any]:
 
 def information_fields(result: LeanResult, twin: str) -> dict[str, Any]:
     """Return the columns of split_information: what the accuracy's estimate says, with the accuracy's p."""
-    return estimate_fields(stats.split_information(result.share["both"])) | {"p_value": result.share_p["both"]}
+    return estimate_fields(intervals.split_information(result.share["both"])) | {"p_value": result.share_p["both"]}
 
 
 LEAN_FIELDS = {
@@ -215,7 +216,7 @@ def curve(series: Series, name: str, steps: Sequence[int], space: str) -> np.nda
 
 
 def underfit_reasons(
-    series: Series, losses: np.ndarray, loss: stats.Onset, budgets: Budgets
+    series: Series, losses: np.ndarray, loss: minima.Onset, budgets: Budgets
 ) -> dict[int, tuple[str, ...]]:
     """Return per step the sentences that say it is underfit, none where it is not."""
     mean = losses.mean(axis=1) if losses.shape[1] else np.full(len(series.scope.steps), np.nan)
@@ -277,7 +278,7 @@ def step_facts(
 ) -> list[StepFacts]:
     """Gather what the verdict on each checkpoint rests on."""
     scope, facts, judged = series.scope, [], series.scope.judged_spaces
-    loss_reference = leaning.reference_loss(series.linear, series.pool) if tests.loss else stats.NAN
+    loss_reference = leaning.reference_loss(series.linear, series.pool) if tests.loss else intervals.NAN
     least = int(np.nan_to_num(losses.mean(axis=1), nan=np.inf).argmin()) if losses.shape[1] else 0
     for i, step in enumerate(scope.steps):
         found = tests.loss.get(step)
@@ -290,7 +291,9 @@ def step_facts(
                 else None,
                 {space: tests.copying[step, space] for space in judged if tests.copying},
                 underfit[step],
-                stats.paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else stats.NAN,
+                intervals.paired_lower(losses[i], losses[least]) / losses[least].mean()
+                if losses.shape[1]
+                else intervals.NAN,
                 curve(series, "kid", [step], scope.quality_space)[0] if scope.with_heldout and tests.copying else None,
                 attacks.get(step, {}),
             )
@@ -331,7 +334,7 @@ def compute(
     say("reading the evidence")
     series = read_series(run, scope)
     say("testing and estimating")
-    relabeling = stats.relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_lean else None
+    relabeling = relabel(series.pool, derived_seed("relabel", scope.seed)) if scope.with_lean else None
     tests = test_series(series, relabeling)
     references = {
         space: leaning.reference_share({t: series.landings["smooth", t, space] for t in TWINS}, series.pool)

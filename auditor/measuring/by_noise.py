@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from auditor import stats
 from auditor.measuring import lean
 from auditor.measuring.series import Series
 from auditor.records import LossTable
 from auditor.seeds import derived_seed
-from auditor.stats import Relabeling
+from auditor.stats import intervals
+from auditor.stats.relabeling import Relabeling, half_difference_draws, half_difference_test, step_down_max_t
 
 
 def profile_rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
@@ -80,9 +80,9 @@ def level_row(step: int, twin: str, role: str, table: LossTable, j: int) -> dict
 
 def mean_row(step: int, metric: str, twin: str, t: int, x: np.ndarray) -> dict[str, Any]:
     """Return a mean over images at one noise level, with Student's t interval."""
-    value, half = float(x.mean()), stats.student_half(x)
+    value, half = float(x.mean()), intervals.student_half(x)
     row = {"step": step, "metric": metric, "twin": twin, "t": t, "value": value, "low": value - half}
-    return row | {"high": value + half, "n": len(x), "p_value": stats.NAN, "p_corrected": stats.NAN}
+    return row | {"high": value + half, "n": len(x), "p_value": intervals.NAN, "p_corrected": intervals.NAN}
 
 
 def lean_rows(series: Series, relabeling: Relabeling) -> list[dict[str, Any]]:
@@ -101,11 +101,11 @@ def lean_by_column(
     scored = {step: (columns, r) for step, (columns, r) in scored.items() if len(r) and np.isfinite(r).all()}
     if not scored:
         return
-    tests = [stats.half_difference_test(relabeling, columns, r) for columns, r in scored.values()]
-    corrected = iter(stats.step_down_max_t(np.hstack([test.z for test in tests])))
+    tests = [half_difference_test(relabeling, columns, r) for columns, r in scored.values()]
+    corrected = iter(step_down_max_t(np.hstack([test.z for test in tests])))
     for (step, (columns, r)), test in zip(scored.items(), tests, strict=True):
         labels, groups = series.pool.labels[columns], series.pool.groups[columns]
-        draws = stats.half_difference_draws(r, labels, groups, derived_seed("groups", series.scope.seed))
+        draws = half_difference_draws(r, labels, groups, derived_seed("groups", series.scope.seed))
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         value = (r[labels > 0].mean(axis=0) - r[labels < 0].mean(axis=0)) / 2
         for j, column in enumerate(losses[step]["a"]["own"].times):

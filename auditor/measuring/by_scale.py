@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import Budgets
 from auditor.measuring import by_noise
 from auditor.measuring.onsets import onset_row, risk_row
 from auditor.measuring.series import Series
 from auditor.records import CellScales
 from auditor.seeds import derived_seed
-from auditor.stats import Relabeling
+from auditor.stats import minima
+from auditor.stats.relabeling import Relabeling
 
 
 def rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
@@ -65,10 +65,10 @@ def onset_rows(
         ):
             if metric in curves[0] and at:
                 values = np.array([each[metric][:, j] for step, each in zip(steps, curves, strict=True) if step in at])
-                draws = stats.resamples(values.shape[1], derived_seed("images", series.scope.seed))
+                draws = minima.resamples(values.shape[1], derived_seed("images", series.scope.seed))
                 jitter = derived_seed("jitter", onset, scale, series.scope.seed)
                 late = onset == "scale_predictions"  # as for all scales together
-                yield onset_row(onset, scale, stats.locate_minimum(values, at, draws, jitter, last_is_none=late))
+                yield onset_row(onset, scale, minima.locate_minimum(values, at, draws, jitter, last_is_none=late))
         found = {row["step"]: row for row in leans if row["scale"] == scale and row["metric"] == "loss_lean"}
         if all(step in found for step in evaluable):
             yield lean_onset(scale, evaluable, found, budgets)

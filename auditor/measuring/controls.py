@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import N_EXCHANGEABLE, Budgets
 from auditor.measuring import copies as copying
 from auditor.measuring import lean as leaning
@@ -15,7 +14,8 @@ from auditor.measuring.series import Series
 from auditor.measuring.verdict import Reference
 from auditor.records import TWINS, other_twin
 from auditor.scope import control_names
-from auditor.stats import Relabeling
+from auditor.stats import counts
+from auditor.stats.relabeling import Relabeling, exchangeability, two_sided_p
 
 COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
 
@@ -49,9 +49,9 @@ def could_be_found(series: Series, level: float) -> bool:
     """Return whether 2 % copies are significant at all with this many seeds and held-out images."""
     n, twins = series.scope.n_samples, len(series.scope.twins)
     copies = max(1, n // COPIER_SHARE)
-    p = stats.more_hits(twins * copies, twins * n, 0, twins * len(series.heldout))
+    p = counts.more_hits(twins * copies, twins * n, 0, twins * len(series.heldout))
     if series.scope.with_twin:  # the twin's samples must be fewer, too
-        p = max(p, stats.paired_hits(twins * copies, 0))
+        p = max(p, counts.paired_hits(twins * copies, 0))
     return p <= level
 
 
@@ -117,14 +117,14 @@ def differing_halves(series: Series, relabeling: Relabeling) -> list[str]:
     """Return why the halves may not be exchangeable (statistics 1.2)."""
     reasons = []
     for space, nearest in series.nearest_in_pool.items():
-        share, p = stats.exchangeability(nearest, relabeling)
+        share, p = exchangeability(nearest, relabeling)
         if p < N_EXCHANGEABLE / len(series.nearest_in_pool):
             reasons.append(
                 f"The halves are not exchangeable (site, time, preprocessing?): in {space} {share:.1%} of training "
                 f"images have their nearest image in their own half, p {p:.3g}."
             )
     table = next(iter(series.pool_tables.values()))
-    p = stats.two_sided_p(relabeling, table.brightness.to_numpy())
+    p = two_sided_p(relabeling, table.brightness.to_numpy())
     if p < N_EXCHANGEABLE:
         reasons.append(f"The halves differ in mean brightness more than chance explains, p {p:.3g}.")
     return reasons

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import COPY_RATIO
 from auditor.measuring.verdict import Copying
 from auditor.records import TWINS, Evidence
+from auditor.stats import counts
 
 
 def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple[float, np.ndarray]:
@@ -67,7 +67,7 @@ def copy_p(found: Mapping[str, Flags]) -> float:
     there is no control, and p is 1.
     """
     own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
-    p = [stats.more_hits(int(own.sum()), len(own), int(control.sum()), len(control))] if len(control) else []
+    p = [counts.more_hits(int(own.sum()), len(own), int(control.sum()), len(control))] if len(control) else []
     p += [twin_p(found["a"], found["b"])] if len(found) == len(TWINS) else []
     return max(p, default=1.0)
 
@@ -76,14 +76,14 @@ def twin_p(a: Flags, b: Flags) -> float:
     """Return p_T, McNemar's exact test over (seed, half): own flags against the twin's of the same half."""
     own_only = int((a.own & ~b.other).sum() + (b.own & ~a.other).sum())
     twin_only = int((~a.own & b.other).sum() + (~b.own & a.other).sum())
-    return stats.paired_hits(own_only, twin_only)
+    return counts.paired_hits(own_only, twin_only)
 
 
 def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict[tuple[int, str], Copying]:
     """Test copying at every checkpoint and space, corrected by Holm (7.1)."""
     cells = list(evidence)
     found = {cell: {twin: flags(each) for twin, each in evidence[cell].items()} for cell in cells}
-    corrected = stats.holm(np.array([copy_p(found[cell]) for cell in cells]))
+    corrected = counts.holm(np.array([copy_p(found[cell]) for cell in cells]))
     return {
         cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p), evidence[cell]["a"].copy_ratio)
         for cell, p in zip(cells, corrected, strict=True)

@@ -7,10 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor import stats
+from auditor.config import LEVEL
 from auditor.measuring.verdict import Lean, Reference
 from auditor.records import TWINS, Estimate, LossTable
-from auditor.stats import Landing, Pool, Relabeling
+from auditor.stats import intervals, landing
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import (
+    Pool,
+    Relabeling,
+    RelabelingTest,
+    effective_images,
+    half_difference_draws,
+    half_difference_test,
+    relabel,
+    relabeling_test,
+    step_down_max_t,
+)
 
 LEAST_LOSSES = 2  # images of each half for an interval of the loss lean
 FEW_IMAGES = 10  # statistics 2.4
@@ -65,16 +77,16 @@ def test_all(
     share = {twin: np.array([lands[c][twin].weights(n) for c in cells]).reshape(-1, n) for twin in TWINS}
     gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells]).reshape(-1, n)
     tests = {
-        "a": stats.relabeling_test(relabeling, share["a"]),
-        "b": stats.relabeling_test(relabeling, -share["b"]),
-        "both": stats.relabeling_test(relabeling, share["a"] - share["b"]),
-        "gap": stats.relabeling_test(relabeling, gap),
+        "a": relabeling_test(relabeling, share["a"]),
+        "b": relabeling_test(relabeling, -share["b"]),
+        "both": relabeling_test(relabeling, share["a"] - share["b"]),
+        "gap": relabeling_test(relabeling, gap),
     }
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
-    loss_tests = {step: stats.half_difference_test(relabeling, *loss_parts[step]) for step in steps}
+    loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
     family = np.hstack([tests["gap"].z, *(loss_tests[step].z for step in steps)])
-    corrected = stats.step_down_max_t(family)
-    few = stats.effective_images(gap) < FEW_IMAGES
+    corrected = step_down_max_t(family)
+    few = effective_images(gap) < FEW_IMAGES
     leans = {
         cell: lean_result(lands[cell], pool, tests, i, float(corrected[i]), bool(few[i]), len(cells))
         for i, cell in enumerate(cells)
@@ -94,27 +106,27 @@ def test_in_class(
     cells = [cell for cell, of in judged.items() if None not in of.values()]
     if not cells:
         return {}
-    n, relabeling = len(pool.labels), stats.relabel(pool, seed, strata=strata)
+    n, relabeling = len(pool.labels), relabel(pool, seed, strata=strata)
     share = {twin: np.array([judged[c][twin].weights(n) for c in cells]) for twin in TWINS}
     tests = {
-        "a": stats.relabeling_test(relabeling, share["a"]),
-        "b": stats.relabeling_test(relabeling, -share["b"]),
-        "both": stats.relabeling_test(relabeling, share["a"] - share["b"]),
+        "a": relabeling_test(relabeling, share["a"]),
+        "b": relabeling_test(relabeling, -share["b"]),
+        "both": relabeling_test(relabeling, share["a"] - share["b"]),
     }
-    corrected = stats.step_down_max_t(tests["both"].z)
+    corrected = step_down_max_t(tests["both"].z)
     found = {}
     for i, cell in enumerate(cells):
         shares = shares_of(judged[cell], pool, tests, i)
         p = {twin: float(test.p[i]) for twin, test in tests.items()}
-        found[cell] = ClassLean(shares, p, float(corrected[i]), stats.widen(shares["both"], len(cells)))
+        found[cell] = ClassLean(shares, p, float(corrected[i]), intervals.widen(shares["both"], len(cells)))
     return found
 
 
-def shares_of(lands: Lands, pool: Pool, tests: Mapping[str, stats.RelabelingTest], i: int) -> dict[str, Estimate]:
+def shares_of(lands: Lands, pool: Pool, tests: Mapping[str, RelabelingTest], i: int) -> dict[str, Estimate]:
     """Return own_share of a, b and both; ``i`` is the column of the tests."""
-    both, *_ = stats.own_share_both(lands["a"], lands["b"], pool)
+    both, *_ = landing.own_share_both(lands["a"], lands["b"], pool)
     one = {
-        twin: stats.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
+        twin: landing.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
         for twin, sign in (("a", 1.0), ("b", -1.0))
     }
     return {**one, "both": both}
@@ -123,23 +135,21 @@ def shares_of(lands: Lands, pool: Pool, tests: Mapping[str, stats.RelabelingTest
 def lean_result(
     lands: Lands,
     pool: Pool,
-    tests: Mapping[str, stats.RelabelingTest],
+    tests: Mapping[str, RelabelingTest],
     i: int,
     gap_p_corrected: float,
     few_images: bool,
     n_looks: int,
 ) -> LeanResult:
     """Return the estimates and p values of column ``i`` of the tests."""
-    both, v_seed, v_hub = stats.own_share_both(lands["a"], lands["b"], pool)
+    both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
     gap_value = float(tests["gap"].value[i]) / 2
-    half = 1.96 * float(np.sqrt(stats.gap_variance(lands["a"], lands["b"], pool)))
-    gap = Estimate(
-        gap_value, gap_value - half, gap_value + half, stats.LEVEL, both.n, "seed", "two-way: seeds and split"
-    )
+    half = 1.96 * float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
+    gap = Estimate(gap_value, gap_value - half, gap_value + half, LEVEL, both.n, "seed", "two-way: seeds and split")
     return LeanResult(
         share=shares_of(lands, pool, tests, i),
         share_p={twin: float(tests[twin].p[i]) for twin in (*TWINS, "both")},
-        corrected=stats.widen(both, n_looks),
+        corrected=intervals.widen(both, n_looks),
         gap=gap,
         gap_p=float(tests["gap"].p[i]),
         gap_p_corrected=gap_p_corrected,
@@ -172,20 +182,20 @@ def loss_result(
     """Return the loss lean with its bootstrap intervals over groups."""
     labels, groups = pool.labels[columns], pool.groups[columns]
     if min((labels > 0).sum(), (labels < 0).sum()) < LEAST_LOSSES or not np.isfinite(r).all():
-        missing = stats.undefined(f"fewer than {LEAST_LOSSES} defined losses in a half", "image", len(r))
-        return LossLeanResult(missing, stats.NAN, stats.NAN, 1.0, 1.0)
+        missing = intervals.undefined(f"fewer than {LEAST_LOSSES} defined losses in a half", "image", len(r))
+        return LossLeanResult(missing, intervals.NAN, intervals.NAN, 1.0, 1.0)
     value = float(r[labels > 0].mean() - r[labels < 0].mean()) / 2
-    draws = stats.half_difference_draws(r, labels, groups, seed)
+    draws = half_difference_draws(r, labels, groups, seed)
     low, one_low, one_high, high = np.quantile(draws, [0.025, 0.05, 0.95, 0.975])
     estimate = Estimate(
-        value, min(low, value), max(high, value), stats.LEVEL, len(r), "image", "bootstrap of groups within halves"
+        value, min(low, value), max(high, value), LEVEL, len(r), "image", "bootstrap of groups within halves"
     )
     return LossLeanResult(estimate, float(one_low), float(one_high), p, p_corrected)
 
 
 def reference_share(lands: Lands, pool: Pool) -> Reference:
     """Return the own_share of a control that stands for both twins, with its error over samples."""
-    share, v_seed, _ = stats.own_share_both(lands["a"], lands["b"], pool)
+    share, v_seed, _ = landing.own_share_both(lands["a"], lands["b"], pool)
     return Reference(share.value, float(np.sqrt(v_seed)))
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from auditor import stats
+from auditor.config import LEVEL
 from auditor.measuring.series import Series
 from auditor.records import Evidence, LossTable
 from auditor.seeds import derived_seed
+from auditor.stats import counts, intervals
 
 RATES = (0.1, 0.01, 0.001)  # false-positive rates at which attacks are judged
 HITS = 2  # non-members that a fold must be expected to flag; else the rate is withheld
@@ -46,7 +47,7 @@ class Outcome:
     @property
     def p(self) -> float:
         """One-sided Fisher p that members are flagged more often than non-members."""
-        return stats.more_hits(self.hits, self.n_members, self.false_hits, self.n_others)
+        return counts.more_hits(self.hits, self.n_members, self.false_hits, self.n_others)
 
 
 # ---------------------------------------------------------------------------
@@ -125,17 +126,17 @@ def upper_limits(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[float, flo
 def attack_row(evidence: Evidence, rate: float, seed: int) -> dict[str, Any]:
     """Return one row: both directions counted together, or the reason why they are withheld."""
     own, heldout = evidence.losses["own"], evidence.losses["heldout"]
-    row = {"step": evidence.step, "twin": evidence.twin, "target_fpr": rate, "attack": "", "level": stats.LEVEL}
+    row = {"step": evidence.step, "twin": evidence.twin, "target_fpr": rate, "attack": "", "level": LEVEL}
     row |= {"members": len(own.ids), "non_members": len(heldout.ids)}
     if len(heldout.ids) // 2 < HITS / rate or len(own.ids) < 2:
         needed = round(2 * HITS / rate)
-        unknown = dict.fromkeys(("tpr", "tpr_low", "tpr_high", "fpr", "fpr_low", "fpr_high", "p_value"), stats.NAN)
+        unknown = dict.fromkeys(("tpr", "tpr_low", "tpr_high", "fpr", "fpr_low", "fpr_high", "p_value"), intervals.NAN)
         return row | unknown | {"note": f"withheld: it takes {needed:,} held-out images (--loss-images, --heldout)"}
     attacks = attacks_on(evidence)
     members, others = folds(own.ids, evidence.twin, seed), folds(heldout.ids, "heldout", seed)
     both = [one_direction(attacks, *chosen, rate) for chosen in ((members, others), (~members, ~others))]
     hits, false_hits = sum(x.hits for x in both), sum(x.false_hits for x in both)
-    tpr, fpr = stats.clopper_pearson(hits, len(own.ids)), stats.clopper_pearson(false_hits, len(heldout.ids))
+    tpr, fpr = counts.clopper_pearson(hits, len(own.ids)), counts.clopper_pearson(false_hits, len(heldout.ids))
     names = dict.fromkeys(f"{x.attack.name}{f' at t={x.attack.time}' if x.attack.time >= 0 else ''}" for x in both)
     return row | {
         "attack": " / ".join(names),

@@ -7,50 +7,50 @@ from typing import Any
 
 import numpy as np
 
-from auditor import stats
-from auditor.config import Budgets
+from auditor.config import LEVEL, Budgets
 from auditor.measuring import verdict
 from auditor.measuring.verdict import Lean, LossLean, StepFacts
 from auditor.metrics import ABSENT_TWIN, UNPAIRED
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
+from auditor.stats import minima
 
 
-def loss_onset(scope: Scope, losses: np.ndarray) -> stats.Onset:
+def loss_onset(scope: Scope, losses: np.ndarray) -> minima.Onset:
     """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
     if losses.shape[1] == 0:
-        return stats.Onset("undecided", -1, (), "no held-out loss was measured")
-    draws = stats.resamples(losses.shape[1], derived_seed("images", scope.seed))
+        return minima.Onset("undecided", -1, (), "no held-out loss was measured")
+    draws = minima.resamples(losses.shape[1], derived_seed("images", scope.seed))
     jitter = derived_seed("jitter", "loss", scope.seed)
-    return stats.locate_minimum(losses, scope.steps, draws, jitter)
+    return minima.locate_minimum(losses, scope.steps, draws, jitter)
 
 
-def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+def divergence_onset(scope: Scope, space: str, evaluable: Sequence[int], distances: np.ndarray) -> minima.Onset:
     """Return the minimum of the twin distance (tau_div) over the evaluable steps, the rows of ``distances``."""
     if distances.size == 0:
         why = "no checkpoint can be judged" if scope.with_twin else ABSENT_TWIN
-        return stats.Onset("undecided", -1, (), why)
+        return minima.Onset("undecided", -1, (), why)
     if np.isnan(distances).any():
-        return stats.Onset("undecided", -1, (), UNPAIRED)
-    draws = stats.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
+        return minima.Onset("undecided", -1, (), UNPAIRED)
+    draws = minima.resamples(distances.shape[1], derived_seed("seeds", scope.seed))
     jitter = derived_seed("jitter", space, scope.seed)
-    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
+    return minima.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
 
 
-def predictions_onset(scope: Scope, evaluable: Sequence[int], distances: np.ndarray) -> stats.Onset:
+def predictions_onset(scope: Scope, evaluable: Sequence[int], distances: np.ndarray) -> minima.Onset:
     """Return where the twins' predictions on held-out images are most alike, over the evaluable steps."""
     if distances.size == 0:
         why = "no predictions of twins were compared on held-out images" if scope.with_twin else ABSENT_TWIN
-        return stats.Onset("undecided", -1, (), why)
-    draws = stats.resamples(distances.shape[1], derived_seed("images", scope.seed))
+        return minima.Onset("undecided", -1, (), why)
+    draws = minima.resamples(distances.shape[1], derived_seed("images", scope.seed))
     jitter = derived_seed("jitter", "predictions", scope.seed)
-    return stats.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
+    return minima.locate_minimum(distances, evaluable, draws, jitter, last_is_none=True)
 
 
 def onset_rows(
-    divergence: Mapping[str, stats.Onset],
-    predictions: stats.Onset,
-    loss: stats.Onset,
+    divergence: Mapping[str, minima.Onset],
+    predictions: minima.Onset,
+    loss: minima.Onset,
     facts: Sequence[StepFacts],
     budgets: Budgets,
 ) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def onset_rows(
     return rows
 
 
-def onset_row(name: str, space: str, onset: stats.Onset) -> dict[str, Any]:
+def onset_row(name: str, space: str, onset: minima.Onset) -> dict[str, Any]:
     """Return one row for the minimum of a curve."""
     return {
         "onset": name,
@@ -81,7 +81,7 @@ def onset_row(name: str, space: str, onset: stats.Onset) -> dict[str, Any]:
         "low": min(onset.steps, default=-1),
         "high": max(onset.steps, default=-1),
         "steps": ",".join(map(str, onset.steps)),
-        "level": stats.LEVEL,
+        "level": LEVEL,
         "note": onset.note,
     }
 
@@ -102,4 +102,4 @@ def risk_row(
     inside = [step for step in steps if low >= 0 and low <= step and (high < 0 or step <= high)]
     note = "from the first step not shown safe to the first of two consecutive findings; -1 is open"
     row = {"onset": name, "space": space, "status": status, "step": high, "low": low, "high": high}
-    return row | {"steps": ",".join(map(str, inside)), "level": stats.LEVEL, "note": note}
+    return row | {"steps": ",".join(map(str, inside)), "level": LEVEL, "note": note}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from auditor import stats
+from auditor.stats import minima
+from auditor.stats.intervals import NAN
 
 JOINT_LEVEL = 0.975  # of each set, so that both hold together at 95 %
 
@@ -18,10 +19,10 @@ class Phase:
     """What can be said of tau_div < tau_loss."""
 
     claimed: bool  # the sets are disjoint and in this order
-    ratio_low: float  # interval of tau_loss / tau_div; above 1 is a biased phase. NaN where tau_div may be step 0
-    ratio_high: float
-    bootstrap_share: float  # of resamples in which tau_div < tau_loss; descriptive
-    p: float  # cross-fitted intersection-union test; descriptive
+    ratio_low: float = NAN  # interval of tau_loss / tau_div; above 1 is a biased phase. NaN where tau_div may be step 0
+    ratio_high: float = NAN
+    bootstrap_share: float = NAN  # of resamples in which tau_div < tau_loss; descriptive
+    p: float = NAN  # cross-fitted intersection-union test; descriptive
     note: str = ""
 
 
@@ -41,23 +42,28 @@ def find(
     """
     if len(steps) < 3 or losses.size == 0 or distances.size == 0:
         return Phase(
-            False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "too few checkpoints, no held-out loss, or no twin"
+            False,
+            NAN,
+            NAN,
+            NAN,
+            NAN,
+            "too few checkpoints, no held-out loss, or no twin",
         )
     curves = (distances, losses)
-    draws = [stats.resamples(x.shape[1], seed) for x, seed in zip(curves, seeds, strict=True)]
-    jitters = [stats.jitter_of(x) or stats.NO_JITTER for x in curves]
+    draws = [minima.resamples(x.shape[1], seed) for x, seed in zip(curves, seeds, strict=True)]
+    jitters = [minima.jitter_of(x) or minima.NO_JITTER for x in curves]
     sets = [
-        np.asarray(steps)[stats.argmin_set(x, d, jitter_seed + i, jitters[i], JOINT_LEVEL)]
+        np.asarray(steps)[minima.argmin_set(x, d, jitter_seed + i, jitters[i], JOINT_LEVEL)]
         for i, (x, d) in enumerate(zip(curves, draws, strict=True))
     ]
     if not all(map(len, sets)):
-        return Phase(False, stats.NAN, stats.NAN, stats.NAN, stats.NAN, "a confidence set is empty")
+        return Phase(False, note="a confidence set is empty")
     least = [(d @ x.T).argmin(axis=1) for x, d in zip(curves, draws, strict=True)]
     from_zero = sets[0].min() == 0
     return Phase(
         claimed=bool(sets[0].max() < sets[1].min()),
-        ratio_low=stats.NAN if from_zero else float(sets[1].min() / sets[0].max()),
-        ratio_high=stats.NAN if from_zero else float(sets[1].max() / sets[0].min()),
+        ratio_low=NAN if from_zero else float(sets[1].min() / sets[0].max()),
+        ratio_high=NAN if from_zero else float(sets[1].max() / sets[0].min()),
         bootstrap_share=float((least[0] < least[1]).mean()),
         p=cross_fitted(distances, losses, jitters[0].v, jitters[1].v, jitter_seed),
         note="the twins may be closest at step 0, to which no step has a ratio" if from_zero else "",

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import stats
 from auditor.config import HEADLINE_SPACE, AuditConfig
 from auditor.records import Scores
 from auditor.run import RunDirectory, tables
 from auditor.scope import Scope
+from auditor.stats import intervals
 
 SEEDS = 512
 COPIES_FROM = 0.001  # share of copies at which memorizing is said to begin
@@ -71,10 +71,10 @@ def distance_rows(scope: Scope, pairs: Runs, onset: set[int]) -> Rows:
     rows = []
     for i, step in enumerate(scope.steps):
         if len(pairs) > 1:
-            own = stats.node_jackknife({pair: float(each[i].mean()) for pair, each in found.items()}, scope.twins)
+            own = intervals.node_jackknife({pair: float(each[i].mean()) for pair, each in found.items()}, scope.twins)
         else:
             values = next(iter(found.values()))[i]
-            own = stats.mean_interval(Scores("seed", np.arange(len(values)), values))
+            own = intervals.mean_interval(Scores("seed", np.arange(len(values)), values))
         row = blank("distance", "both", HEADLINE_SPACE, step)
         row |= {"published": float(published[i]), "published_error": float(errors[i]), "error_over": over}
         rows.append(row | {"own": own.value, "own_low": own.low, "own_high": own.high, "own_onset": step in onset})
@@ -131,7 +131,7 @@ def copy_rows(scope: Scope, space: str, measured: pd.DataFrame, onset: set[int])
 
 def blank(quantity: str, twin: str, space: str, step: int) -> dict[str, Any]:
     """Return a row in which nothing is known yet."""
-    unknown = dict.fromkeys(("published", "published_error", "own", "own_low", "own_high"), stats.NAN)
+    unknown = dict.fromkeys(("published", "published_error", "own", "own_low", "own_high"), intervals.NAN)
     named = {"quantity": quantity, "twin": twin, "space": space, "step": step}
     return named | unknown | {"error_over": "", "published_onset": False, "own_onset": False}
 
@@ -150,7 +150,7 @@ def least(values: np.ndarray) -> int | None:
 def standard_error(values: np.ndarray) -> np.ndarray:
     """Return SD / sqrt(n) over the first axis, as if its entries were independent; NaN for one."""
     n = len(values)
-    return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], stats.NAN)
+    return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], intervals.NAN)
 
 
 def curve(measured: pd.DataFrame, metric: str, twin: str, space: str = "") -> pd.DataFrame:

@@ -16,7 +16,8 @@ from auditor.metrics import closer, gap
 from auditor.records import TWINS, Agreement, CellScales, Evidence, LossTable, UTurns, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stages.agreement import MEMORIZER
-from auditor.stats import Landing, Pool
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import Pool
 
 NO_STRATUM = -1
 

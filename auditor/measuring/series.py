@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from auditor import stats
 from auditor.config import SETS_SPACE
 from auditor.measuring import copies
 from auditor.measuring.reading import (
@@ -26,7 +25,9 @@ from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scor
 from auditor.run import RunDirectory, tables
 from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
-from auditor.stats import Landing, Pool
+from auditor.stats import intervals
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import Pool
 
 NO_SEEDS, NO_VALUES = np.empty(0, dtype=np.int64), np.empty(0)
 
@@ -75,7 +76,7 @@ def average(twins: Sequence[Scores]) -> Scores:
     if len(twins) == 1:
         return twins[0]
     a, b = twins
-    note = stats.join(a.note, b.note if b.note != a.note else "")
+    note = intervals.join_notes(a.note, b.note if b.note != a.note else "")
     if len(a.ids) == len(b.ids) and (a.ids == b.ids).all():
         return Scores(a.unit, a.ids, (a.values + b.values) / 2, note)
     return Scores(a.unit, np.concatenate([a.ids, b.ids]), np.concatenate([a.values, b.values]), note)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.stats import upper_limit
+from auditor.stats.counts import upper_limit
 
 NO_SAMPLES = "No samples were drawn (--quick): whether they lean on training images or copy them is not known."
 NEVER_RELEASED = ("memorizing", "overfit")

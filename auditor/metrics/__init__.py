@@ -1,7 +1,7 @@
 """Metrics: one file each, ``METRIC`` = its definition and its scores. Numpy only.
 
 A metric turns the Evidence of one twin, step and space into one number per unit;
-stats.py alone turns the scores of a whole series into Estimates.
+auditor.stats alone turns the scores of a whole series into Estimates.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import Budgets
 from auditor.measuring.verdict import ONE_SIDED, SETTLES
+from auditor.stats import counts, intervals
 
 POWER = 0.9
 Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at .9 and .975
@@ -62,7 +62,7 @@ def copy_sentence(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budgets) 
     if np.isnan(rate):
         return "With so few seeds and held-out images no rate of copies can be found after correction."
     beside = f"beside 0 of {n_heldout} held-out images" if n_heldout else "without held-out images"
-    most = stats.upper_limit(0, 2 * n_seeds)
+    most = counts.upper_limit(0, 2 * n_seeds)
     return (
         f"Copies are found with {POWER:.0%} power from {rate:.2%} of samples on ({beside}, corrected over {n_tests} "
         f"tests); without any, at most {most:.2%} are left possible."
@@ -79,14 +79,14 @@ def detectable_copies(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budge
 
     n, level = 2 * n_seeds, budgets.alpha / n_tests
     for hits in range(1, n + 1):
-        p = stats.paired_hits(hits, 0)
+        p = counts.paired_hits(hits, 0)
         if n_heldout:
-            p = max(p, stats.more_hits(hits, n, 0, 2 * n_heldout))
+            p = max(p, counts.more_hits(hits, n, 0, 2 * n_heldout))
         if p <= level:
             return float(beta.ppf(POWER, hits, n - hits + 1))
         if hits >= 200 and not n_heldout:
             break
-    return stats.NAN
+    return intervals.NAN
 
 
 def shift_sentence(n_seeds: int, n_heldout: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor import inputs, measuring, pipeline, stats
+from auditor import inputs, measuring, pipeline
 from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
 from auditor.inputs.prepared import Prepared, Say
@@ -23,6 +23,7 @@ from auditor.measuring import Measured, onsets, published, verdict
 from auditor.records import TWINS
 from auditor.run import RunDirectory, restored, tables
 from auditor.scope import Scope
+from auditor.stats import intervals
 
 LEAST = 3  # trainings; two are --ckpts-a and --ckpts-b
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -294,16 +295,16 @@ def of_training(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def of_all(found: Mapping[Pair, dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Return the mean over pairs with the interval of the node jackknife, trainings being the units."""
     row = blank_interval(next(iter(found.values())))
-    estimate = stats.node_jackknife({pair: each["value"] for pair, each in found.items()}, names)
+    estimate = intervals.node_jackknife({pair: each["value"] for pair, each in found.items()}, names)
     p = [each["p_corrected"] for each in found.values()]
-    corrected = min(1.0, len(p) * min(p)) if np.isfinite(p).all() else stats.NAN
+    corrected = min(1.0, len(p) * min(p)) if np.isfinite(p).all() else intervals.NAN
     return row | measuring.estimate_fields(estimate) | {"p_corrected": corrected}
 
 
 def blank_interval(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row without its interval and its p values."""
     lost = ("low", "high", "low_corrected", "high_corrected", "p_value", "p_corrected")
-    return {**row, **dict.fromkeys(lost, stats.NAN), "method": ""}
+    return {**row, **dict.fromkeys(lost, intervals.NAN), "method": ""}
 
 
 RISKS = (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy"))

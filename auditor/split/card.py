@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import N_EXCHANGEABLE
 from auditor.images import identity, near_duplicates
 from auditor.records import Features
@@ -23,7 +22,7 @@ from auditor.seeds import derived_seed
 from auditor.split import SETS, Split, grouped
 from auditor.split.items import Items, Options
 from auditor.stages.nearest import nearest_of_another_group
-from auditor.stats import Pool
+from auditor.stats.relabeling import Pool, exchangeability, relabel, two_sided_p
 
 SCHEMA_VERSION = 1
 
@@ -103,11 +102,11 @@ def self_check(items: Items, clusters: np.ndarray, of: np.ndarray, options: Opti
             continue
         share, p = nearest_share(items.features, rows, clusters, chosen[1], options.seed)
         pool = pool_of(items.features, rows, clusters, chosen[1])
-        relabeling = stats.relabel(pool, derived_seed("split check", options.seed))
+        relabeling = relabel(pool, derived_seed("split check", options.seed))
         facts[name] = {
             "share_with_nearest_in_the_same_set": round(share, 4),
             "p_nearest": round(p, 4),
-            "p_brightness": round(stats.two_sided_p(relabeling, items.brightness[rows]), 4),
+            "p_brightness": round(two_sided_p(relabeling, items.brightness[rows]), 4),
         }
     return facts
 
@@ -123,10 +122,10 @@ def nearest_share(
 ) -> tuple[float, float]:
     """Return the share of images whose nearest of another cluster is in the same set, and its p (statistics 1.2)."""
     pool = pool_of(features, rows, clusters, first)
-    relabeling = stats.relabel(pool, derived_seed("split check", seed))
+    relabeling = relabel(pool, derived_seed("split check", seed))
     some = Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
     nearest, _ = nearest_of_another_group(some, pool.groups)
-    return stats.exchangeability(nearest, relabeling)
+    return exchangeability(nearest, relabeling)
 
 
 def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[str, Any], options: Options) -> list[str]:

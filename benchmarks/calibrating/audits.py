@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import Budgets
 from auditor.measuring import copies as copying
 from auditor.measuring import lean as leaning
 from auditor.measuring import lean_fact, verdict
 from auditor.measuring.verdict import Context, Decision, LossLean, StepFacts
 from auditor.records import TWINS, LossTable
+from auditor.stats import intervals, relabeling
 from calibrating.worlds import Lookup, Split, nearest_in_pool, smooth_reference
 
 SPACES = ("pixel", "correlation")
@@ -93,7 +93,7 @@ def judge(audit: Audit, copies: bool = True, may_be_safe: bool = False) -> Judge
             {name: lean_fact(leans[step, name], references[name], n_seeds) for name in names},
             loss_fact(loss_leans[step], audit.losses.reference) if losses else None,
             {name: found[step, name] for name in names if found},
-            loss_rise=audit.rises[step - 1] if len(audit.rises) else stats.NAN,
+            loss_rise=audit.rises[step - 1] if len(audit.rises) else intervals.NAN,
         )
         for step in steps
     )
@@ -131,6 +131,6 @@ def loss_fact(result: leaning.LossLeanResult, reference: float) -> LossLean:
 
 def halves_differ(split: Split, names: Sequence[str] = SPACES) -> bool:
     """Return whether the halves check 1.2 stops this audit, though the halves were dealt at random."""
-    p = [stats.exchangeability(nearest_in_pool(split, name), split.relabeling)[1] for name in names]
+    p = [relabeling.exchangeability(nearest_in_pool(split, name), split.relabeling)[1] for name in names]
     brightness = split.world.images.mean(axis=(1, 2, 3))[split.images]
-    return min(p) < 0.01 / len(p) or stats.two_sided_p(split.relabeling, brightness) < 0.01
+    return min(p) < 0.01 / len(p) or relabeling.two_sided_p(split.relabeling, brightness) < 0.01

@@ -15,13 +15,15 @@ from functools import partial
 import numpy as np
 from scipy import special
 
-from auditor import stats
 from auditor.measuring import lean as leaning
 from auditor.measuring import phase
 from auditor.metrics import kid, nn_mean_shift, nn_shift, twin_distance_ratio
 from auditor.records import TWINS, Estimate, Evidence, Features, Scores
 from auditor.stages import quality
-from auditor.stats import Landing, Pool
+from auditor.stats import intervals, landing, minima
+from auditor.stats.counts import clopper_pearson
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import Pool
 from calibrating.nulls import N_LOSS_IMAGES, Size, alike, audited, differing, jittering
 from calibrating.table import Row
 from calibrating.worlds import World, digits, features, gaussian_twins, look_up_variants, portraits, random_split
@@ -107,10 +109,10 @@ def joint_rows(size: Size) -> Iterator[Row]:
         split = random_split(digits(), rng)
         audit = audited(split, differing(split, rng, n_steps, N_SEEDS, True))
         ends = [
-            stats.widen(estimate, n_steps * len(audit.lookups))
+            intervals.widen(estimate, n_steps * len(audit.lookups))
             for lookup in audit.lookups.values()
             for a, b in zip(audit.rows["a"], audit.rows["b"], strict=True)
-            for estimate, *_ in (stats.own_share_both(lookup.landing(a), lookup.landing(b), split.pool),)
+            for estimate, *_ in (landing.own_share_both(lookup.landing(a), lookup.landing(b), split.pool),)
         ]
         held += all(low <= 0.5 <= high for low, high in ends)
     yield covered("own_share, corrected: 16 checkpoints x 2 spaces at once", n=n, counts={"covered": held})
@@ -130,16 +132,16 @@ def argmin_rows(size: Size) -> Iterator[Row]:
         "flat": (0 * grid, 5),
         "plateau": (np.maximum(0, np.abs(grid - 0.5) - 0.2), 6),
     }
-    n, draws = size.of(1000), stats.resamples(N_UNITS, 1)
+    n, draws = size.of(1000), minima.resamples(N_UNITS, 1)
     for name, (shape, minimum) in shapes.items():
         for times in (0, 2):
             inside: Counter[str] = Counter()
             for i in range(n):
                 curve = jittering(np.random.default_rng([i, 14]), 0.5 + 0.1 * shape, N_UNITS, 0.1, times)
-                jitter = stats.jitter_of(curve)
-                inside["covered"] += bool(stats.argmin_set(curve, draws, i, jitter)[minimum])
+                jitter = minima.jitter_of(curve)
+                inside["covered"] += bool(minima.argmin_set(curve, draws, i, jitter)[minimum])
                 if times:
-                    inside["ignoring iterate noise"] += bool(stats.argmin_set(curve, draws, i)[minimum])
+                    inside["ignoring iterate noise"] += bool(minima.argmin_set(curve, draws, i)[minimum])
             noise = f"iterate noise {times} SE" if times else "no iterate noise"
             yield covered(f"argmin set; {name}, {noise}", n=n, counts=dict(inside))
 
@@ -176,13 +178,13 @@ def mean_rows(size: Size) -> Iterator[Row]:
     for i in range(n):
         rng = np.random.default_rng([i, 16])
         x = rng.choice(distances, N_SEEDS)
-        held["distance"] += contains(stats.mean_interval(Scores("seed", np.arange(N_SEEDS), x)), distances.mean())
+        held["distance"] += contains(intervals.mean_interval(Scores("seed", np.arange(N_SEEDS), x)), distances.mean())
         loss = rng.lognormal(0, 0.7, 256)
-        held["loss"] += contains(stats.mean_interval(Scores("image", np.arange(256), loss)), np.exp(0.7**2 / 2))
-        held["ratio"] += contains(stats.mean_interval(ratio_scores(rng)), 0.6)
+        held["loss"] += contains(intervals.mean_interval(Scores("image", np.arange(256), loss)), np.exp(0.7**2 / 2))
+        held["ratio"] += contains(intervals.mean_interval(ratio_scores(rng)), 0.6)
         first = loss * np.exp(rng.normal(0.02, 0.1, 256))
         truth = np.exp(0.7**2 / 2) * (np.exp(0.02 + 0.1**2 / 2) - 1)
-        held["rise"] += stats.paired_lower(first, loss) <= truth
+        held["rise"] += intervals.paired_lower(first, loss) <= truth
     yield covered("t; distance to the nearest image, 1,000 seeds", n=n, counts={"covered": held["distance"]})
     yield covered("t; loss of 256 images, log-normal", n=n, counts={"covered": held["loss"]})
     yield covered("t; twin_distance_ratio, linearised", n=n, counts={"covered": held["ratio"]})
@@ -210,12 +212,12 @@ def comparison_rows(size: Size) -> Iterator[Row]:
             rng = np.random.default_rng([i, 19])
             samples, heldout = rng.gamma(8, 1 / 8, N_SEEDS), rng.gamma(shape, 1 / 8, 300)
             values, second, _ = nn_shift.placements(samples, heldout)
-            found = stats.auc(Scores("seed", np.arange(N_SEEDS), values, second=second))
+            found = intervals.auc(Scores("seed", np.arange(N_SEEDS), values, second=second))
             held["auc"] += contains(found, special.betainc(8, shape, 0.5))
             values, second, _ = nn_mean_shift.differences(samples, heldout)
-            found = stats.two_sample(Scores("seed", np.arange(N_SEEDS), values, second=second))
+            found = intervals.two_sample(Scores("seed", np.arange(N_SEEDS), values, second=second))
             held["shift"] += contains(found, (shape - 8) / 8)
-            tail = stats.quantile_99(Scores("seed", np.arange(N_SEEDS), samples))
+            tail = intervals.quantile_99(Scores("seed", np.arange(N_SEEDS), samples))
             held["tail"] += contains(tail, special.gammaincinv(8, 0.99) / 8)
         true = special.betainc(8, shape, 0.5)
         yield covered(f"AUC, DeLong on the logit scale; true {true:.3f}", n=n, counts={"covered": held["auc"]})
@@ -238,7 +240,7 @@ def quality_rows(size: Size) -> Iterator[Row]:
         for name, values in quality.fidelity(samples, against)["heldout"].items():
             scores[f"{name}, delete-block jackknife"] = Scores("block of seeds", np.arange(len(values)), values)
         for name, each in scores.items():
-            interval = stats.mean_interval if name.startswith("KID") else stats.jackknife
+            interval = intervals.mean_interval if name.startswith("KID") else intervals.jackknife
             estimates.setdefault(name, []).append(interval(each))
     for name, found in estimates.items():
         truth = np.mean([e.value for e in found])
@@ -250,7 +252,7 @@ def proportion_rows(size: Size) -> Iterator[Row]:
     n = size.of(1000)
     for p in (0.001, 0.02, 0.3):
         hits = np.random.default_rng([18, int(1000 * p)]).binomial(2000, p, n)
-        held = sum(low <= p <= high for low, high in (stats.clopper_pearson(int(h), 2000) for h in hits))
+        held = sum(low <= p <= high for low, high in (clopper_pearson(int(h), 2000) for h in hits))
         yield covered(f"Clopper-Pearson; {p} of 2,000", n=n, counts={"covered": held})
 
 

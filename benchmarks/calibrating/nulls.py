@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auditor import stats
 from auditor.config import Budgets
 from auditor.measuring import lean as leaning
 from auditor.records import TWINS
+from auditor.stats import intervals, minima, relabeling
 from calibrating.audits import SPACES, Audit, Losses, halves_differ, judge, loss_tables
 from calibrating.table import Row
 from calibrating.worlds import (
@@ -144,11 +144,11 @@ def n5(world: World, rng: np.random.Generator, n_steps: int, n_seeds: int) -> Au
     curves = {}
     for name, n_units, depth in (("divergence", n_seeds, 0.1), ("loss", 300, 0.1)):
         curves[name] = jittering(rng, 0.5 + depth * shape, n_units, spread=0.1)
-        draws = stats.resamples(n_units, 1)
-        onsets[name] = stats.locate_minimum(curves[name], range(1, n_steps + 1), draws, 1, last_is_none=True).steps
+        draws = minima.resamples(n_units, 1)
+        onsets[name] = minima.locate_minimum(curves[name], range(1, n_steps + 1), draws, 1, last_is_none=True).steps
     loss = curves["loss"]
     least = loss.mean(axis=1).argmin()
-    rises = [stats.paired_lower(loss[i], loss[least]) / loss[least].mean() for i in range(n_steps)]
+    rises = [intervals.paired_lower(loss[i], loss[least]) / loss[least].mean() for i in range(n_steps)]
     losses = null_losses(split, rng, n_steps)
     audit = audited(split, images, losses=losses, **onsets)
     return replace(audit, rises=rises)
@@ -310,15 +310,15 @@ def sign_flip_p(audit: Audit, rng: np.random.Generator, n: int = 1000) -> float:
     signs = rng.choice([-1.0, 1.0], (n + 1, x.shape[1]))
     signs[0] = 1
     z = signs @ x.T / np.where(length > 0, length, 1)
-    return float(stats.step_down_max_t(z).min())
+    return float(relabeling.step_down_max_t(z).min())
 
 
 def loss_p(audit: Audit) -> float:
     """Return the least corrected p of the losses alone."""
     steps = range(len(audit.losses.a))
     scores = [leaning.loss_scores(loss_tables(audit.split, audit.losses, i), audit.split.pool) for i in steps]
-    z = np.hstack([stats.half_difference_test(audit.split.relabeling, *each).z for each in scores])
-    return float(stats.step_down_max_t(z).min())
+    z = np.hstack([relabeling.half_difference_test(audit.split.relabeling, *each).z for each in scores])
+    return float(relabeling.step_down_max_t(z).min())
 
 
 def ignoring_groups(audit: Audit) -> Audit:
@@ -327,7 +327,7 @@ def ignoring_groups(audit: Audit) -> Audit:
     alone = np.arange(len(split.pool.labels))
     key = "ungrouped", len(alone)
     if key not in split.world.made:
-        split.world.made[key] = stats.relabel(replace(split.pool, groups=alone), 0)
+        split.world.made[key] = relabeling.relabel(replace(split.pool, groups=alone), 0)
     return replace(audit, split=with_groups(split, alone, split.world.made[key]))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import measuring, stats
+from auditor import measuring
 from auditor.config import Budgets
 from auditor.measuring import Series, lean, lean_fact, verdict
 from auditor.measuring import copies as copying
@@ -25,7 +25,8 @@ from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.scope import Scope
-from auditor.stats import Landing, Pool, Relabeling
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import Pool, Relabeling, relabel
 from calibrating.nulls import Size
 from calibrating.table import Row
 
@@ -52,7 +53,7 @@ def rows(root: Path, size: Size) -> Iterator[Row]:
     }
     heldout = {space: near_heldout(series.pool, run, space) for space in scope.spaces} if scope.with_heldout else {}
     n = size.of(500)
-    dealt, drawn = stats.relabel(series.pool, 1, n), stats.relabel(series.pool, 2)
+    dealt, drawn = relabel(series.pool, 1, n), relabel(series.pool, 2)
     smooth = {space: {t: series.landings["smooth", t, space] for t in TWINS} for space in scope.spaces}
     references = {space: lean.reference_share(lands, series.pool) for space, lands in smooth.items()}
     counts: Counter[str] = Counter()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from auditor import stats
+from auditor.stats.counts import clopper_pearson
 
 RESULTS = Path(__file__).resolve().parents[1] / "calibration.json"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
@@ -47,7 +47,7 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the criterion is met, None where there is none."""
-        low, _ = stats.clopper_pearson(next(iter(self.counts.values())), self.n)
+        low, _ = clopper_pearson(next(iter(self.counts.values())), self.n)
         return {
             "at most": low <= self.bound,
             "at least": self.rate >= self.bound,
@@ -79,7 +79,7 @@ def store(rows: list[Row]) -> None:
 
 def share(count: int, n: int) -> str:
     """Return a rate with its interval."""
-    low, high = stats.clopper_pearson(count, n)
+    low, high = clopper_pearson(count, n)
     return f"{count / n:.1%} [{low:.1%}, {high:.1%}]"
 
 

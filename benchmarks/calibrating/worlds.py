@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from auditor import stats
 from auditor.measuring import lean
 from auditor.measuring.reading import gaps
 from auditor.measuring.verdict import Reference
@@ -24,7 +23,8 @@ from auditor.neighbors import search
 from auditor.records import TWINS, Evidence, Features
 from auditor.spaces import SpaceSettings, open_space
 from auditor.stages import controls
-from auditor.stats import Landing, Pool, Relabeling
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import Pool, Relabeling, relabel
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # image sets beside the repository, where present
 N_NEAR = 320  # neighbors kept per image: so many that two groups of each half are among them
@@ -233,7 +233,7 @@ def divided(
     pool = Pool(ids, labels, groups)
     key = "relabeling", groups.tobytes(), int(rng.integers(N_RELABELINGS_KEPT))
     if key not in world.made:
-        world.made[key] = stats.relabel(pool, key[2])
+        world.made[key] = relabel(pool, key[2])
     n_heldout = len(rest) * 2 // 5
     return Split(world, pool, images, rest[:n_heldout], rest[n_heldout:], world.made[key])
 

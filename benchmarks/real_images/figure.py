@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import stats
 from auditor.config import HEADLINE_SPACE, LEVEL
 from auditor.records import Estimate
 from auditor.reports import write_file
 from auditor.reports.charts import BLUE, COLORS, DASHES, MARKERS, VERMILLION, Bar, Chart, Curve, Panel, Style
 from auditor.reports.formats.figures import picture
 from auditor.run import RunDirectory
+from auditor.stats import intervals
 
 Pairs = Mapping[tuple[str, str], np.ndarray]  # by pair of trainings, float64 [steps]
 SHOWN_TIMES = (50, 100, 150, 200)  # of figure 2; the measured times nearest to them are shown
@@ -113,7 +113,7 @@ def cosine_table(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[in
                 by_pair.setdefault((step, int(t), where), {})[pair] = float(value)
     rows = []
     for (step, t, where), values in sorted(by_pair.items()):
-        each = stats.node_jackknife(values, names)
+        each = intervals.node_jackknife(values, names)
         rows.append({"step": step, "t": t, "images": where, "value": each.value, "low": each.low, "high": each.high})
     return pd.DataFrame(rows)
 
@@ -123,7 +123,7 @@ def cosine_table(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[in
 
 def jackknife(values: Pairs, i: int, names: list[str], level: float = LEVEL) -> Estimate:
     """Return the mean over pairs at the i-th step, with its interval over trainings."""
-    return stats.node_jackknife({pair: float(each[i]) for pair, each in values.items()}, names, level)
+    return intervals.node_jackknife({pair: float(each[i]) for pair, each in values.items()}, names, level)
 
 
 def set_over_trainings(values: Pairs, steps: list[int], names: list[str]) -> list[int]:
