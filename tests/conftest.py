@@ -166,6 +166,52 @@ def as_arguments(options: dict[str, str | None]) -> list[str]:
     return [part for name, value in given for part in ((name, value) if value != "" else (name,))]
 
 
+def audited(options: dict[str, str | None], out: Path) -> Path:
+    """Return ``out`` after a complete run into it."""
+    outcome = call("run", *as_arguments({**options, "out": str(out)}))
+    assert outcome.status == 0, outcome.err
+    return out
+
+
+def arguments_of_run(saved: Inputs, out: Path, settings: dict[str, str]) -> Callable[..., list[str]]:
+    """Return a function that returns the arguments of ``audit run``; keywords change or (None) remove an option."""
+
+    def build(inputs: Inputs = saved, **changes: object) -> list[str]:
+        plain = {name.replace("_", "-"): None if value is None else str(value) for name, value in changes.items()}
+        return ["run", *as_arguments({**inputs.options, "out": str(out), **settings, **plain})]
+
+    return build
+
+
+def measurements(run: Path):
+    """Return the measurements of a run."""
+    import pandas as pd
+
+    return pd.read_parquet(run / "measurements.parquet")
+
+
+def planned_calls(dry_run: Outcome) -> int:
+    """Return how many network calls a plan announces."""
+    total = next(line for line in dry_run.out.splitlines() if line.startswith("total"))
+    return int(total.split()[1].replace(",", ""))
+
+
+@pytest.fixture
+def network_calls(monkeypatch) -> list[int]:
+    """The batch sizes of all calls of networks so far, in order."""
+    from diffusers import UNet2DModel
+
+    calls = []
+    forward = UNet2DModel.forward
+
+    def counted(self, x, *more, **settings):
+        calls.append(len(x))
+        return forward(self, x, *more, **settings)
+
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+    return calls
+
+
 @pytest.fixture(scope="session")
 def saved_inputs(tmp_path_factory) -> Inputs:
     """The inputs, made once; read them only."""
@@ -187,41 +233,27 @@ def audit() -> Callable[..., Outcome]:
 @pytest.fixture
 def audit_args(saved_inputs, tmp_path) -> Callable[..., list[str]]:
     """The arguments of a fast ``audit run`` into ``tmp_path/run``; keywords change or (None) remove an option."""
-
-    def build(inputs: Inputs = saved_inputs, **changes: object) -> list[str]:
-        plain = {name.replace("_", "-"): None if value is None else str(value) for name, value in changes.items()}
-        return ["run", *as_arguments({**inputs.options, "out": str(tmp_path / "run"), **FAST, **plain})]
-
-    return build
+    return arguments_of_run(saved_inputs, tmp_path / "run", FAST)
 
 
 @pytest.fixture(scope="session")
 def finished(saved_inputs, tmp_path_factory) -> Path:
     """A complete run; read it only."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    outcome = call("run", *as_arguments({**saved_inputs.options, "out": str(out), **FAST}))
-    assert outcome.status == 0, outcome.err
-    return out
+    return audited({**saved_inputs.options, **FAST}, tmp_path_factory.mktemp("finished") / "run")
 
 
 @pytest.fixture(scope="session")
 def without_training(saved_inputs, tmp_path_factory) -> Path:
     """A complete run with neither training nor held-out images; read it only."""
-    out = tmp_path_factory.mktemp("alone") / "run"
     options = {name: saved_inputs.options[name] for name in ("ckpts-a", "ckpts-b")}
-    outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
-    assert outcome.status == 0, outcome.err
-    return out
+    return audited({**options, **FAST}, tmp_path_factory.mktemp("alone") / "run")
 
 
 @pytest.fixture(scope="session")
 def single(saved_inputs, tmp_path_factory) -> Path:
     """A complete run of one training, that on half a; read it only."""
-    out = tmp_path_factory.mktemp("single") / "run"
     options = {name: saved_inputs.options[name] for name in ("ckpts-a", "train-a", "heldout")}
-    outcome = call("run", *as_arguments({**options, "out": str(out), **FAST}))
-    assert outcome.status == 0, outcome.err
-    return out
+    return audited({**options, **FAST}, tmp_path_factory.mktemp("single") / "run")
 
 
 @pytest.fixture(scope="session")

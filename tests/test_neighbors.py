@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from vectors import features
 
 from auditor import neighbors
 from auditor.neighbors import paired_distance, search, shifted_distance
-from auditor.records import Features
-
-
-def features(vectors) -> Features:
-    vectors = np.asarray(vectors, dtype=np.float32)
-    return Features("pixel", "set", vectors, tuple(str(i) for i in range(len(vectors))))
 
 
 def brute_force(queries, reference, k, exclude_self=False):

@@ -3,14 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import DOCS
 
 import auditor
 from auditor import registry
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.parametrize("name", auditor._HOME)

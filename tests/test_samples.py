@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from repository import ROOT
 
 from auditor import registry
 from auditor.reports import read_report
 from auditor.reports.album import open_album
 
-ROOT = Path(__file__).parent.parent
 RUN = Path("sample_reports") / "run"  # as make samples names it, from the root of the repository
 FORMATS = [*registry.REPORTS, *registry.FOLDER_REPORTS]
 AGAIN = {"n-samples": 64, "steps": "18000", "spaces": "pixel", "loss-images": 2, "loss-levels": 1}
