@@ -13,14 +13,12 @@ from typing import Any
 import pandas as pd
 
 from auditor import registry
-from auditor.config import HEADLINE_SPACE
 from auditor.errors import AuditError
-from auditor.records import TWINS
-from auditor.registry import SCALES
-from auditor.reports import caveats as checks
 from auditor.reports.album import SHOWN, Album, album_of, open_album
-from auditor.run import RunDirectory, tables
+from auditor.reports.caveats import caveats
+from auditor.run import RunDirectory, restored, tables
 from auditor.run.files import atomic
+from auditor.scope import Scope
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {
@@ -56,47 +54,35 @@ class Report:
         run = RunDirectory(self.root)
         return {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
 
-    @property
-    def judged_spaces(self) -> list[str]:
-        """The spaces that verdicts rest on: all but those of one scale."""
-        return [space for space in self.record["scope"]["spaces"] if space not in SCALES]
+    @cached_property
+    def scope(self) -> Scope:
+        """What was looked at: steps, spaces, trainings."""
+        return restored(Scope, self.record["scope"], self.root)
 
     @property
-    def headline_space(self) -> str:
-        """The space in which the twin distance is headlined: correlation, else the first one."""
-        spaces = self.record["scope"]["spaces"]
-        return HEADLINE_SPACE if HEADLINE_SPACE in spaces else (spaces or [""])[0]
+    def steps(self) -> tuple[int, ...]:
+        """The audited steps, ascending."""
+        return self.scope.steps
 
     @property
-    def copy_space(self) -> str:
-        """The space in which copies are counted: pixel, else the first one."""
-        spaces = self.record["scope"]["spaces"]
-        return "pixel" if "pixel" in spaces else (spaces or [""])[0]
-
-    @property
-    def quality_space(self) -> str:
-        """The space in which quality decides between checkpoints: clip, else that of copies."""
-        return "clip" if "clip" in self.record["scope"]["spaces"] else self.copy_space
-
-    @property
-    def with_samples(self) -> bool:
-        """Whether samples were drawn or given; a quick audit asks the networks only."""
-        return bool(self.record["scope"]["spaces"])
-
-    @property
-    def twins(self) -> tuple[str, ...]:
-        """``a`` and ``b``, or ``a`` alone for a single training."""
-        return tuple(self.record["scope"].get("twins", TWINS))
+    def has_samples(self) -> bool:
+        """Whether samples lie in this run itself: a quick audit draws none, of three trainings the pairs have."""
+        return self.scope.with_samples and not self.record.get("pairs")
 
     @property
     def with_lean(self) -> bool:
         """Whether samples could be asked which half they lean on: two trainings, both with their images."""
-        return bool(self.record["scope"]["with_train"]) and len(self.twins) > 1 and self.with_samples
+        return self.scope.with_lean and self.scope.with_samples
 
     @property
-    def steps(self) -> list[int]:
-        """The audited steps, ascending."""
-        return list(self.record["scope"]["steps"])
+    def with_copies(self) -> bool:
+        """Whether samples could be compared with training images."""
+        return self.scope.with_train and self.scope.with_samples
+
+    @property
+    def alpha(self) -> float:
+        """The level that corrected p-values are compared with."""
+        return float(self.record["budgets"]["alpha"])
 
     @property
     def recommended(self) -> int | None:
@@ -129,7 +115,11 @@ class Report:
     @property
     def parting(self) -> pd.Series:
         """Return where the twins are most alike, in what they draw; of a quick audit, in what they predict."""
-        return self.onset("divergence", self.headline_space) if self.with_samples else self.onset("predictions")
+        return (
+            self.onset("divergence", self.scope.headline_space)
+            if self.scope.with_samples
+            else self.onset("predictions")
+        )
 
     @property
     def key_steps(self) -> dict[int, str]:
@@ -159,7 +149,7 @@ class Report:
         """The one sentence a decision-maker reads."""
         if self.record["status"] != "complete":
             return "The audit is not finished; give the same command again."
-        if not self.record["scope"]["with_train"]:
+        if not self.scope.with_train:
             return "No checkpoint can be recommended: without training images their risks are not known."
         return self.record["checks"]["recommendation"]["sentence"]
 
@@ -252,7 +242,7 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
     frames |= {name: optional(run, name, columns) for name, columns in LATER_TABLES.items()}
-    return Report(run.root, record, frames, tuple(checks.caveats(record, frames)), pictures)
+    return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures)
 
 
 def optional(run: RunDirectory, name: str, columns: Sequence[tables.Column]) -> pd.DataFrame:

@@ -20,19 +20,21 @@ import numpy as np
 
 from auditor.config import COPY_RATIO
 from auditor.errors import AuditError
+from auditor.neighbors import is_copy
 from auditor.records import TWINS, other_twin
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, restored, tables
+from auditor.scope import Scope
 
 SHOWN, BLURRED, LEFT_OUT = "shown", "blurred", "left out"  # what a report does with pictures
 BLUR_CELLS = 4  # cells per side that are left of a blurred picture, and at least this many pixels per cell
-SIDE_DISTANCES = (  # in the order of the fields of Side
-    "own_distance_1",
-    "other_distance_1",
-    "own_outside_distance",
-    "pool_own_distance",
-    "pool_other_distance",
-)
-COLUMNS = ("seed", "own_id_1", "other_id_1", "twin_distance", *SIDE_DISTANCES)
+SIDE_DISTANCES = {  # field of Side -> column of the evidence
+    "own_distance": "own_distance_1",
+    "other_distance": "other_distance_1",
+    "next_distance": "own_outside_distance",
+    "pool_own_distance": "pool_own_distance",
+    "pool_other_distance": "pool_other_distance",
+}
+COLUMNS = ("seed", "own_id_1", "other_id_1", "twin_distance", *SIDE_DISTANCES.values())
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,11 @@ class Picture:
     pixels: np.ndarray | None  # uint8 [h, w, c]; None where the run does not hold it
     reason: str = ""  # why there are no pixels
 
-    def blurred(self) -> Picture:
-        """Return the picture made unrecognisable; see ``blurred``."""
-        return self if self.pixels is None else replace(self, pixels=blurred(self.pixels))
-
-    def left_out(self) -> Picture:
-        """Return the picture without its pixels."""
-        return replace(self, pixels=None, reason="pictures are left out of this report")
+    def in_state(self, state: str) -> Picture:
+        """Return the picture as it is (SHOWN), unrecognisable (BLURRED) or without its pixels (LEFT_OUT)."""
+        if state == LEFT_OUT:
+            return replace(self, pixels=None, reason="pictures are left out of this report")
+        return self if self.pixels is None or state == SHOWN else replace(self, pixels=blurred(self.pixels))
 
     def png(self, scale: int = 1) -> bytes | None:
         """Return the picture as PNG bytes, each pixel drawn ``scale`` times ``scale``; None without pixels."""
@@ -88,7 +88,7 @@ class Side:
     @property
     def is_copy(self) -> bool:
         """Whether d1 is 0 or d1 / d2 is below ``copy_below`` (docs/statistics.md 4.1); False where d1 is unknown."""
-        return bool(flagged(self.own_distance, self.next_distance, self.copy_below))
+        return bool(is_copy(self.own_distance, self.next_distance, self.copy_below))
 
     @property
     def is_closer_to_own(self) -> bool | None:
@@ -102,6 +102,11 @@ class Side:
         """Sample, nearest own, nearest other."""
         return self.sample, self.own, self.other
 
+    def in_state(self, state: str) -> Side:
+        """Return this part with every picture shown, blurred or left out."""
+        sample, own, other = (picture.in_state(state) for picture in self.pictures)
+        return replace(self, sample=sample, own=own, other=other)
+
 
 NO_TRAINING = "no training images were given"
 NO_TWIN = "there is no twin: a single training was audited"
@@ -111,7 +116,7 @@ UNPAIRED = "the twins' samples do not share their noise"
 def absent(reason: str) -> Side:
     """Return the part of a twin whose sample of the same noise does not exist."""
     nothing = Picture("", None, reason)
-    return Side("", nothing, nothing, nothing, *[math.nan] * len(SIDE_DISTANCES))
+    return Side("", nothing, nothing, nothing, **dict.fromkeys(SIDE_DISTANCES, math.nan))
 
 
 @dataclass(frozen=True)
@@ -137,18 +142,11 @@ class Case:
 
     def blurred(self) -> Case:
         """Return the case with every picture unrecognisable."""
-        return self._each("blurred")
+        return self.in_state(BLURRED)
 
-    def without_pictures(self) -> Case:
-        """Return the case with its numbers only."""
-        return self._each("left_out")
-
-    def _each(self, change: str) -> Case:
-        sides = {
-            name: replace(side, **{role: getattr(getattr(side, role), change)() for role in ("sample", "own", "other")})
-            for name, side in (("mine", self.mine), ("theirs", self.theirs))
-        }
-        return replace(self, **sides)
+    def in_state(self, state: str) -> Case:
+        """Return the case with every picture shown, blurred or left out; the numbers stay."""
+        return replace(self, mine=self.mine.in_state(state), theirs=self.theirs.in_state(state))
 
 
 @dataclass(frozen=True)
@@ -156,14 +154,9 @@ class Album:
     """The pictures of one run. It holds names only; every call reads what it needs."""
 
     run: RunDirectory
-    scope: Mapping[str, Any]  # of run.json: steps, spaces, n_samples, seed, with_train, with_heldout, twins
+    scope: Scope
     pictures: str = SHOWN  # or BLURRED, or LEFT_OUT: every case that leaves the album is in this state
     copy_below: Mapping[str, float] = field(default_factory=dict)  # by space, where it is not 1/3
-
-    @property
-    def twins(self) -> tuple[str, ...]:
-        """``a`` and ``b``, or ``a`` alone for a single training."""
-        return tuple(self.scope.get("twins", TWINS))
 
     def case(self, space: str, twin: str, step: int, seed: int) -> Case:
         """Return one seed of one twin at one step.
@@ -177,8 +170,7 @@ class Album:
 
     def pick(self, space: str | None, twin: str | None, step: int, seed: int | None) -> Case:
         """Return the case of what is given: else the pixel space, the worst sample of the step, twin a."""
-        spaces = self.scope["spaces"]
-        space = space or ("pixel" if "pixel" in spaces else spaces[0])
+        space = space or self.scope.picture_space
         if seed is None:
             return self.worst(space, step, 1, None if twin is None else (twin,))[0]
         return self.case(space, twin or "a", step, seed)
@@ -192,7 +184,7 @@ class Album:
         wanted = list(picks)
         for twin in {twin for twin, _ in wanted}:
             self._require(space, twin, step)
-        data = {each: self._evidence(space, each, step) for each in self.twins}
+        data = {each: self._evidence(space, each, step) for each in self.scope.twins}
         return [self._case(space, twin, step, seed, data) for twin, seed in wanted]
 
     def film(self, space: str, twin: str, seed: int) -> tuple[Case, ...]:
@@ -201,7 +193,7 @@ class Album:
 
     def films(self, space: str, twin: str, seeds: Sequence[int]) -> dict[int, tuple[Case, ...]]:
         """Return several seeds through training, by seed; each table is read once."""
-        strips = [self.cases(space, twin, step, seeds) for step in self.scope["steps"]]
+        strips = [self.cases(space, twin, step, seeds) for step in self.scope.steps]
         return {seed: tuple(cases[i] for cases in strips) for i, seed in enumerate(seeds)}
 
     def worst(self, space: str, step: int, n: int, twins: Sequence[str] | None = None) -> list[Case]:
@@ -213,10 +205,10 @@ class Album:
         seed, then to twin a. Without training images: the samples farthest from the twin's
         sample of the same noise. A sample with an undefined order comes last.
         """
-        wanted = self.twins if twins is None else twins
+        wanted = self.scope.twins if twins is None else twins
         for twin in wanted:
             self._require(space, twin, step)
-        data = {twin: self._evidence(space, twin, step) for twin in self.twins}
+        data = {twin: self._evidence(space, twin, step) for twin in self.scope.twins}
         ranked = sorted(
             (*order, int(seed), twin)
             for twin in wanted
@@ -226,36 +218,26 @@ class Album:
 
     def _orders(self, space: str, data: Mapping[str, Any]) -> list[tuple[bool, float]]:
         """Return what samples are ordered by, the worst least."""
-        if not self.scope["with_train"]:
+        if not self.scope.with_train:
             return [(False, order) for order in np.nan_to_num(-data["twin_distance"], nan=np.inf).tolist()]
         nearest, second = data["own_distance_1"], data["own_outside_distance"]
         following = np.fmin(second, data["other_distance_1"])
         with np.errstate(divide="ignore", invalid="ignore"):
             order = np.where(nearest == 0, 0.0, nearest / following)
-        return list(
-            zip(
-                (~flagged(nearest, second, self._copy_below(space))).tolist(),
-                np.nan_to_num(order, nan=np.inf).tolist(),
-                strict=True,
-            )
-        )
-
-    def _copy_below(self, space: str) -> float:
-        """Return d1 / d2 below which a sample counts as a copy."""
-        return self.copy_below.get(space) or COPY_RATIO
+        no_copy = ~is_copy(nearest, second, self.copy_below.get(space))
+        return list(zip(no_copy.tolist(), np.nan_to_num(order, nan=np.inf).tolist(), strict=True))
 
     def _require(self, space: str, twin: str, step: int) -> None:
         """Refuse what was not audited, naming what was."""
-        for kind, value, known in (
-            ("space", space, self.scope["spaces"]),
-            ("twin", twin, self.twins),
-            ("step", step, self.scope["steps"]),
-        ):
+        asked: dict[str, tuple[object, tuple[object, ...]]] = {
+            "space": (space, self.scope.spaces),
+            "twin": (twin, self.scope.twins),
+            "step": (step, self.scope.steps),
+        }
+        for kind, (value, known) in asked.items():
             if value not in known:
-                names = ", ".join(map(str, known))
-                raise AuditError(
-                    f"There is no {kind} {value} in this run.", self.run.root, f"Choose --{kind} from: {names}."
-                )
+                remedy = f"Choose --{kind} from: {', '.join(map(str, known))}."
+                raise AuditError(f"There is no {kind} {value} in this run.", self.run.root, remedy)
 
     def _evidence(self, space: str, twin: str, step: int) -> dict[str, Any]:
         """Return the columns of one evidence table that cases are made of."""
@@ -267,8 +249,8 @@ class Album:
         distance = float(data[twin]["twin_distance"][rows[twin]])
         paired = sides.get(other_twin(twin), absent(NO_TWIN))
         mine, theirs = sides[twin], absent(UNPAIRED) if paired.twin and math.isnan(distance) else paired
-        case = Case(space, step, seed, mine, theirs, distance)
-        return {SHOWN: lambda: case, BLURRED: case.blurred, LEFT_OUT: case.without_pictures}[self.pictures]()
+        case = Case(space=space, step=step, seed=seed, mine=mine, theirs=theirs, twin_distance=distance)
+        return case.in_state(self.pictures)
 
     def _row(self, seeds: np.ndarray, seed: int) -> int:
         """Return in which row of a table a seed stands."""
@@ -285,17 +267,17 @@ class Album:
         ids = {role: data[f"{role}_id_1"] for role in ("own", "other")}
         names = {role: str(each.names[each.codes[row]]) for role, each in ids.items()}
         return Side(
-            twin,
-            self._sample(twin, step, seed),
-            self._training_image(twin, names["own"]),
-            self._training_image(other_twin(twin), names["other"]),
-            *(float(data[name][row]) for name in SIDE_DISTANCES),
-            self._copy_below(space),
+            twin=twin,
+            sample=self._sample(twin, step, seed),
+            own=self._training_image(twin, names["own"]),
+            other=self._training_image(other_twin(twin), names["other"]),
+            **{field: float(data[column][row]) for field, column in SIDE_DISTANCES.items()},
+            copy_below=self.copy_below.get(space, COPY_RATIO),
         )
 
     def _sample(self, twin: str, step: int, seed: int) -> Picture:
         """Return a sample; row i of a sample file has seed ``first seed + i``."""
-        path, row = self.run.samples(twin, step), seed - self.scope["seed"]
+        path, row = self.run.samples(twin, step), seed - self.scope.seed
         images, reason = self._open(path)
         if images is not None and not 0 <= row < len(images):
             images, reason = None, f"{self._name(path)} holds no seed {seed}"
@@ -303,13 +285,12 @@ class Album:
 
     def training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by half and id, without pixels where the run does not keep it."""
-        found = self._training_image(half, image_id)
-        return {SHOWN: lambda: found, BLURRED: found.blurred, LEFT_OUT: found.left_out}[self.pictures]()
+        return self._training_image(half, image_id).in_state(self.pictures)
 
     def _training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by id, of those that the run keeps."""
         if not image_id:
-            return Picture("", None, NO_TRAINING if half in self.twins else NO_TWIN)
+            return Picture("", None, NO_TRAINING if half in self.scope.twins else NO_TWIN)
         path = self.run.images(f"train-{half}")
         images, reason = self._open(path)
         row = self._rows[half].get(image_id)
@@ -351,7 +332,12 @@ def open_album(root: str | Path, pictures: str = SHOWN) -> Album:
 def album_of(run: RunDirectory, record: Mapping[str, Any], pictures: str = SHOWN) -> Album:
     """Return the pictures of a run whose record has been read."""
     refuse_pairs(run, record)
-    return Album(run, record["scope"], pictures, record["checks"].get("copy_ratio") or {})
+    return Album(run, restored(Scope, record["scope"], run.record), pictures, copy_ratios(record))
+
+
+def copy_ratios(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return by space d1 / d2 below which a sample counts as a copy in a run, where --fpr has set it; else 1/3."""
+    return {space: ratio for space, ratio in (record["checks"].get("copy_ratio") or {}).items() if ratio}
 
 
 def refuse_pairs(run: RunDirectory, record: Mapping[str, Any]) -> None:
@@ -359,11 +345,6 @@ def refuse_pairs(run: RunDirectory, record: Mapping[str, Any]) -> None:
     if record.get("pairs"):
         folders = ", ".join(run.pair(*pair).root.relative_to(run.root).as_posix() for pair in record["pairs"])
         raise AuditError("The samples of this run lie in its pairs.", run.root, f"Choose one of them: {folders}.")
-
-
-def flagged(nearest: Any, second: Any, ratio: float = COPY_RATIO) -> Any:
-    """Return where d1 = 0 or d1 < c d2 (docs/statistics.md 4.1); numbers or arrays, False where d1 is NaN."""
-    return (np.asarray(nearest) == 0) | (np.asarray(nearest) < ratio * np.asarray(second))
 
 
 def quotient(above: float, below: float) -> float:

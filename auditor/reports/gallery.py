@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from auditor.records import other_twin
 from auditor.reports import Report, printable, shortened
-from auditor.reports.album import Case, Picture, Side, png
+from auditor.reports.album import Case, Picture, png
 
 ROWS = 8  # samples shown per step
 FILMS = 3  # seeds shown through training
@@ -28,6 +29,7 @@ class Shown:
     uri: str  # data:image/png, or empty where there is no picture
     reason: str  # why there is none
     alt: str
+    is_copy: bool = False  # marked as a copy; in films
 
 
 @dataclass(frozen=True)
@@ -49,110 +51,97 @@ class Wall:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One checkpoint of a film."""
-
-    step: int
-    is_copy: bool
-    picture: Shown
-
-
-@dataclass(frozen=True)
 class Film:
     """One seed of one twin through training."""
 
     title: str
     words: str
-    frames: tuple[Frame, ...]
+    frames: tuple[Shown, ...]  # one per checkpoint
     end: Shown  # the nearest own image at the last step
 
 
 def walls(report: Report) -> list[Wall]:
     """Return the worst samples, worst first, of every step that a decision turns on."""
-    space = report.copy_space
-    if report.record.get("pairs") or not report.with_samples:
-        return []  # their samples lie in the pairs; or there are none
-    return [
-        Wall(step, name, tuple(row(case) for case in report.album.worst(space, step, ROWS)))
-        for step, name in report.key_steps.items()
-    ]
+    return [Wall(step, name, tuple(map(row, cases))) for step, name, cases in worst_cases(report, ROWS)]
+
+
+def worst_cases(report: Report, n: int) -> Iterator[tuple[int, str, list[Case]]]:
+    """Yield every step that a decision turns on, why it does, and its ``n`` worst samples, in the space of copies."""
+    if report.has_samples:
+        for step, name in report.key_steps.items():
+            yield step, name, report.album.worst(report.scope.picture_space, step, n)
+
+
+def strips(report: Report) -> list[tuple[Case, ...]]:
+    """Return the seeds that are worst at the last step, each through training: a case per step."""
+    if not report.has_samples:
+        return []
+    space, album = report.scope.picture_space, report.album
+    picks = [(case.twin, case.seed) for case in album.worst(space, report.steps[-1], FILMS)]
+    return list(zip(*(album.chosen(space, step, picks) for step in report.steps), strict=True))
 
 
 def row(case: Case) -> Row:
-    """Return the five pictures of a case with their numbers."""
-    mine, theirs = case.mine, case.theirs
+    """Return the five pictures of a case with their numbers; fewer where there are no training images, or no twin."""
+    mine, theirs, seed = case.mine, case.theirs, f"seed {case.seed}"
     a, b = mine.twin.upper(), theirs.twin.upper()
-    numbers = (f"nearest / next own {ratio(mine.gap)}",) if mine.own.id else ()
-    numbers = (f"own / other {ratio(mine.ratio)}", *numbers) if mine.other.id else numbers
-    pictures = [shown(mine.sample, f"sample of {a}", f"seed {case.seed}", numbers)]
-    if mine.own.id:
-        pictures.append(shown(mine.own, f"nearest in own half ({a})", mine.own.id, (distance(mine.own_distance),)))
-    if mine.other.id:
-        other = f"nearest in other half ({other_twin(mine.twin).upper()})"
-        pictures.append(shown(mine.other, other, mine.other.id, (distance(mine.other_distance),)))
-    if not case.is_paired:
-        return Row(f"Seed {case.seed}, twin {a}", mine.is_copy, tuple(pictures))
+    numbers = [f"own / other {ratio(mine.ratio)}"] if mine.other.id else []
+    numbers += [f"nearest / next own {ratio(mine.gap)}"] if mine.own.id else []
     beside = (f"twin distance {number(case.twin_distance)}", f"own / other {ratio(theirs.ratio)}")
-    pictures.append(shown(theirs.sample, f"sample of {b}, same noise", f"seed {case.seed}", beside))
-    if theirs.own.id:
-        pictures.append(
-            shown(theirs.own, f"its nearest in own half ({b})", theirs.own.id, (distance(theirs.own_distance),))
-        )
-    return Row(f"Seed {case.seed}, twin {a}", mine.is_copy, tuple(pictures))
+    other = f"nearest in other half ({other_twin(mine.twin).upper()})"
+    found = (
+        (mine.sample, f"sample of {a}", seed, tuple(numbers)),
+        (mine.own, f"nearest in own half ({a})", mine.own.id, (distance(mine.own_distance),)),
+        (mine.other, other, mine.other.id, (distance(mine.other_distance),)),
+        (theirs.sample, f"sample of {b}, same noise", seed, beside),
+        (theirs.own, f"its nearest in own half ({b})", theirs.own.id, (distance(theirs.own_distance),)),
+    )
+    pictures = tuple(shown(picture, *words) for picture, *words in found if picture.id)
+    return Row(f"Seed {case.seed}, twin {a}", mine.is_copy, pictures)
 
 
 def films(report: Report) -> list[Film]:
     """Return the seeds that are worst at the last step, through training."""
-    if report.record.get("pairs") or not report.with_samples:
-        return []
-    space, last = report.copy_space, report.steps[-1]
-    worst = report.album.worst(space, last, FILMS)
-    picks = [(case.twin, case.seed) for case in worst]
-    steps = [report.album.chosen(space, step, picks) for step in report.steps]
-    return [
-        film(case, {each.step: each for each in cases}, chosen(report, cases))
-        for case, cases in zip(worst, zip(*steps, strict=True), strict=True)
-    ]
+    return [film(cases, chosen(report, cases)) for cases in strips(report)]
 
 
-def chosen(report: Report, cases: tuple[Case, ...]) -> list[int]:
+def chosen(report: Report, cases: Sequence[Case]) -> list[int]:
     """Return the steps that a film shows: evenly many, those that matter, and the first copy."""
     evenly = np.linspace(0, len(cases) - 1, min(FRAMES, len(cases))).round().astype(int)
     first = [each.step for each in cases if each.mine.is_copy][:1]
     return sorted({*(cases[i].step for i in evenly), *report.key_steps, *first})
 
 
-def film(case: Case, cases: dict[int, Case], steps: list[int]) -> Film:
-    """Return one seed through training."""
-    frames = tuple(frame(cases[step]) for step in steps)
+def film(cases: Sequence[Case], steps: list[int]) -> Film:
+    """Return one seed through training, of which some steps are shown."""
+    last = cases[-1]
+    frames = tuple(frame_of(case) for case in cases if case.step in steps)
     left_out = f" {len(steps)} of {len(cases)} checkpoints are shown." if len(steps) < len(cases) else ""
-    end = shown(case.mine.own, f"nearest in own half at step {case.step:,}", case.mine.own.id, ())
-    return Film(f"Seed {case.seed}, twin {case.twin.upper()}", became(cases) + left_out, frames, end)
+    end = shown(last.mine.own, f"nearest in own half at step {last.step:,}", last.mine.own.id, ())
+    return Film(f"Seed {last.seed}, twin {last.twin.upper()}", became(cases) + left_out, frames, end)
 
 
-def became(cases: dict[int, Case]) -> str:
-    """Say when a seed became a copy, and how its distance to its own half went."""
-    sides = {step: each.mine for step, each in cases.items()}
-    if math.isnan(next(iter(sides.values())).own_distance):
-        return "Without training images it is not known whether this seed became a copy."
-    flagged = [step for step, side in sides.items() if side.is_copy]
-    said = (
-        f"A copy by the gap ratio from step {flagged[0]:,}." if flagged else "Not a copy by the gap ratio at any step."
-    )
-    if flagged and any(step > flagged[0] and not side.is_copy for step, side in sides.items()):
-        said = f"A copy by the gap ratio at {len(flagged)} steps, first at {flagged[0]:,}."
-    first, last = next(iter(sides)), list(sides)[-1]
-    return (
-        f"{said} Distance to the nearest own image {number(sides[first].own_distance)} at step {first:,}, "
-        f"{number(sides[last].own_distance)} at step {last:,}."
-    )
-
-
-def frame(case: Case) -> Frame:
+def frame_of(case: Case) -> Shown:
     """Return one checkpoint of a film."""
-    side: Side = case.mine
+    side = case.mine
     numbers = (f"ratio {ratio(side.gap)}",) if side.own.id else ()
-    return Frame(case.step, side.is_copy, shown(side.sample, f"step {case.step:,}", "", numbers, LARGEST_FRAME))
+    picture = shown(side.sample, f"step {case.step:,}", "", numbers, LARGEST_FRAME)
+    return replace(picture, is_copy=side.is_copy)
+
+
+def became(cases: Sequence[Case]) -> str:
+    """Say when a seed became a copy, and how its distance to its own half went."""
+    first, last = cases[0], cases[-1]
+    if math.isnan(first.mine.own_distance):
+        return "Without training images it is not known whether this seed became a copy."
+    copied = [case.step for case in cases if case.mine.is_copy]
+    said = f"A copy by the gap ratio from step {copied[0]:,}." if copied else "Not a copy by the gap ratio at any step."
+    if copied and any(case.step > copied[0] and not case.mine.is_copy for case in cases):
+        said = f"A copy by the gap ratio at {len(copied)} steps, first at {copied[0]:,}."
+    return (
+        f"{said} Distance to the nearest own image {number(first.mine.own_distance)} at step {first.step:,}, "
+        f"{number(last.mine.own_distance)} at step {last.step:,}."
+    )
 
 
 def shown(picture: Picture, caption: str, name: str, numbers: tuple[str, ...], largest: int = LARGEST) -> Shown:

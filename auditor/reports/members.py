@@ -69,12 +69,10 @@ def attacked(row: object) -> Attacked:
 
 def no_attacks(report: Report) -> str:
     """Say why there are no attacks at all; empty where there are some."""
-    scope = report.record["scope"]
+    scope = report.scope
     if not report.tables["attacks"].empty:
         return ""
-    lacking = [
-        name for name, given in (("training", scope["with_train"]), ("held-out", scope["with_heldout"])) if not given
-    ]
+    lacking = [name for name, given in (("training", scope.with_train), ("held-out", scope.with_heldout)) if not given]
     if lacking:
         return f"An attack is judged on training and held-out images; no {' and no '.join(lacking)} images were given."
     return "This run holds no attacks (attacks.parquet)."
@@ -153,11 +151,11 @@ def listed_counts(report: Report) -> pd.DataFrame:
 
 def no_exposure(report: Report) -> str:
     """Say why nobody is listed as exposed at any step; empty where there is a list, be it without an entry."""
-    scope = report.record["scope"]
+    scope = report.scope
     if not report.tables["exposure"].empty:
         return ""
-    if len(report.twins) == 1:
+    if not report.scope.with_twin:
         return "A single training was audited: how exposed an image is takes a twin that was trained without it."
-    if not scope["with_train"] or not scope["with_heldout"]:
+    if not scope.with_train or not scope.with_heldout:
         return "How exposed an image is takes training images and held-out images beside them."
     return "This run holds no list of exposed images (exposure.parquet)."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
@@ -20,7 +21,17 @@ from auditor.run import RunDirectory, tables
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 MAIN_FIGURE = "divergence-and-loss"
+
+
+def frame(name: str, says: str) -> property:
+    """Return a property that gives one table of the run, a new frame each time."""
+
+    def copied(run: OpenedRun) -> pd.DataFrame:
+        return run.report.tables[name].copy()
+
+    return property(copied, doc=says)
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,55 +68,16 @@ class OpenedRun:
         """What must not be concluded, the most limiting first."""
         return self.report.caveats
 
-    @property
-    def measurements(self) -> pd.DataFrame:
-        """Every number with its interval: a row per step, space, metric and twin."""
-        return self.report.tables["measurements"].copy()
-
-    @property
-    def verdicts(self) -> pd.DataFrame:
-        """Verdict and reasons: a row per step."""
-        return self.report.tables["verdicts"].copy()
-
-    @property
-    def onsets(self) -> pd.DataFrame:
-        """Where curves have their minimum and risks begin, as sets of steps."""
-        return self.report.tables["onsets"].copy()
-
-    @property
-    def checkpoints(self) -> pd.DataFrame:
-        """Every checkpoint found, with the reason where one was not audited."""
-        return self.report.tables["checkpoints"].copy()
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """What each metric asks, and its definition; empty in a run that was made before runs kept them."""
-        return self.report.tables["metrics"].copy()
-
-    @property
-    def attacks(self) -> pd.DataFrame:
-        """What membership attacks find at fixed false-positive rates: a row per step, twin and rate."""
-        return self.report.tables["attacks"].copy()
-
-    @property
-    def exposure(self) -> pd.DataFrame:
-        """How much each training image is exposed by its loss; ``listed`` marks the most exposed."""
-        return self.report.tables["exposure"].copy()
-
-    @property
-    def profiles(self) -> pd.DataFrame:
-        """Losses and their lean by noise level."""
-        return self.report.tables["profiles"].copy()
-
-    @property
-    def scales(self) -> pd.DataFrame:
-        """Losses, their lean and the twins' disagreement by scale of the pictures, coarse to fine."""
-        return self.report.tables["scales"].copy()
-
-    @property
-    def protocol(self) -> pd.DataFrame:
-        """What ``--protocol paper`` would have concluded, beside the tool's own; empty where it was not asked for."""
-        return self.report.tables["protocol"].copy()
+    measurements = frame("measurements", "Every number with its interval: a row per step, space, metric and twin.")
+    verdicts = frame("verdicts", "Verdict and reasons: a row per step.")
+    onsets = frame("onsets", "Where curves have their minimum and risks begin, as sets of steps.")
+    checkpoints = frame("checkpoints", "Every checkpoint found, with the reason where one was not audited.")
+    metrics = frame("metrics", "What each metric asks, and its definition; empty in a run made before runs kept them.")
+    attacks = frame("attacks", "What membership attacks find at fixed false-positive rates: by step, twin and rate.")
+    exposure = frame("exposure", "How much its loss exposes each training image; ``listed`` marks the most exposed.")
+    profiles = frame("profiles", "Losses and their lean by noise level.")
+    scales = frame("scales", "Losses, their lean and the twins' disagreement by scale of the pictures, coarse to fine.")
+    protocol = frame("protocol", "What ``--protocol paper`` would have concluded, beside the tool's own; else empty.")
 
     @property
     def album(self) -> Album:
@@ -129,34 +101,29 @@ class OpenedRun:
         AuditError
             If the space, twin, step or a column does not exist; the message names what does.
         """
+        scope, run = self.report.scope, RunDirectory(self.path)
         wanted = None if columns is None else list(dict.fromkeys(["seed", *columns]))
         require("column", wanted or [], [each.name for each in tables.EVIDENCE], self.path)
+        refuse_pairs(run, self.report.record)
+        places = product(
+            self._those("space", space, scope.spaces),
+            self._those("twin", twin, scope.twins),
+            self._those("step", step, scope.steps),
+        )
         parts = [
-            tables.read(RunDirectory(self.path).evidence(*where), wanted).assign(space=where[0], twin=t, step=s)
-            for where, t, s in self._places(space, twin, step)
+            tables.read(run.evidence(each, f"{t}/{s}"), wanted).assign(space=each, twin=t, step=s)
+            for each, t, s in places
         ]
-        frame = pd.concat(parts, ignore_index=True)
-        names = [column.name for column in tables.EVIDENCE if column.name in frame]
-        found = frame[["space", "twin", "step", *names]].copy()
+        joined = pd.concat(parts, ignore_index=True)
+        names = [column.name for column in tables.EVIDENCE if column.name in joined]
+        found = joined[["space", "twin", "step", *names]].copy()
         found.attrs = parts[0].attrs
         return found
 
-    def _places(
-        self, space: str | None, twin: str | None, step: int | None
-    ) -> Iterator[tuple[tuple[str, str], str, int]]:
-        """Yield space and file name, twin and step of the evidence tables asked for."""
-        refuse_pairs(RunDirectory(self.path), self.report.record)
-        scope = self.report.record["scope"]
-        for kind, value, known in (
-            ("space", space, scope["spaces"]),
-            ("twin", twin, self.report.twins),
-            ("step", step, scope["steps"]),
-        ):
-            require(kind, [] if value is None else [value], known, self.path)
-        for each in scope["spaces"] if space is None else [space]:
-            for t in self.report.twins if twin is None else [twin]:
-                for s in scope["steps"] if step is None else [step]:
-                    yield (each, f"{t}/{s}"), t, s
+    def _those(self, kind: str, one: T | None, known: tuple[T, ...]) -> tuple[T, ...]:
+        """Return the one that is asked for, if the run has it; all where none is named."""
+        require(kind, [] if one is None else [one], known, self.path)
+        return known if one is None else (one,)
 
     @property
     def figures(self) -> list[str]:

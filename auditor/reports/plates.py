@@ -9,7 +9,7 @@ import numpy as np
 
 from auditor.reports import Report, printable, shortened
 from auditor.reports.album import LEFT_OUT, Case, Picture
-from auditor.reports.gallery import FILMS, chosen, number, ratio
+from auditor.reports.gallery import chosen, number, ratio, strips, worst_cases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +22,10 @@ NAMES = ("sample", "nearest own", "nearest other", "twin, same noise", "its near
 
 def plates(report: Report) -> dict[str, Figure]:
     """Return the plates of a run by file name: none where no pictures are at hand."""
-    if report.pictures == LEFT_OUT or report.record.get("pairs") or not report.with_samples:
+    if report.pictures == LEFT_OUT or not report.has_samples:
         return {}
-    space, last = report.copy_space, report.steps[-1]
-    made = {f"evidence-step-{step}": evidence(report.album.worst(space, step, ROWS)) for step in report.key_steps}
-    picks = [(case.twin, case.seed) for case in report.album.worst(space, last, FILMS)]
-    cases = [report.album.chosen(space, step, picks) for step in report.steps]
-    return made | {"seeds-through-training": films(report, list(zip(*cases, strict=True)))}
+    made = {f"evidence-step-{step}": evidence(cases) for step, _, cases in worst_cases(report, ROWS)}
+    return made | {"seeds-through-training": films(report, strips(report))}
 
 
 def evidence(cases: Sequence[Case]) -> Figure:
@@ -67,13 +64,12 @@ def caption(picture: Picture, distance: float) -> str:
     return f"{shortened(printable(picture.id), 18)}\ndistance {number(distance)}"
 
 
-def films(report: Report, strips: Sequence[Sequence[Case]]) -> Figure:
+def films(report: Report, seeds: Sequence[Sequence[Case]]) -> Figure:
     """Return one row per seed, and as many of the steps as have room; copies are framed."""
-    first = strips[0]
-    every = chosen(report, tuple(first))
+    every = chosen(report, seeds[0])
     steps = [every[i] for i in np.unique(np.linspace(0, len(every) - 1, min(FRAMES, len(every))).round().astype(int))]
-    figure, axes = board(len(strips), len(steps), SIDE * 0.72)
-    for at, strip in enumerate(strips):
+    figure, axes = board(len(seeds), len(steps), SIDE * 0.72)
+    for at, strip in enumerate(seeds):
         cases = {case.step: case for case in strip}
         name = f"seed {strip[0].seed}\ntwin {strip[0].twin.upper()}"
         axes[at, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)

@@ -13,16 +13,9 @@ from auditor import config
 from auditor.reports import Report, percent, printable, where
 from auditor.reports.charts import distances, distinct
 from auditor.reports.charts.curves import copy_rule
-from auditor.reports.charts.divergence import OF_TWINS
+from auditor.reports.charts.onsets import known_onsets
 
-ONSET_NAMES = {
-    "divergence": "least twin distance (τ_div)",
-    "loss": "least held-out loss (τ_loss)",
-    "predictions": "twins' predictions most alike",
-    "loss_bias": "losses begin to lean",
-    "bias": "samples begin to lean",
-    "copying": "samples begin to copy",
-}
+ORDER = ("divergence", "loss", "predictions", "loss_bias", "bias", "copying")  # of onsets: minima first
 STATUS = {
     "found": "found",
     "edge": "at the edge of what can be judged",
@@ -33,29 +26,29 @@ STATUS = {
 
 def warnings(report: Report) -> list[str]:
     """Return what a reader must know before anything else."""
-    scope, said = report.record["scope"], []
+    scope, said = report.scope, []
     if report.record["status"] != "complete":
         said.append("This audit is not finished: what follows may be missing steps, and recommends nothing.")
     if not report.is_trusted:
         said.append("This run is not to be trusted: a control failed. " + " ".join(report.record["checks"]["distrust"]))
     said += report.record["checks"].get("not_exchangeable") or []
-    if not scope["with_train"]:
+    if not scope.with_train:
         said.append("No training images were given: whether samples lean on them or copy them is not known.")
-    if len(report.twins) == 1:
+    if not scope.with_twin:
         said.append(
             "A single training was audited: without a twin, whether its samples lean on its images is not known."
         )
-    if not report.with_samples:
+    if not scope.with_samples:
         said.append(
             "A quick audit: the networks were asked and no samples were drawn. Copies, the lean of samples and their "
             "quality are not known, so no checkpoint is shown safe."
         )
-    if not scope["with_heldout"]:
+    if not scope.with_heldout:
         said.append(
             "No held-out images were given: neither a held-out loss nor the copying rule's false alarms are known."
         )
-    if len(scope["spaces"]) == 1:
-        said.append(f"Only one feature space was looked at ({scope['spaces'][0]}): another might show other risks.")
+    if len(scope.spaces) == 1:
+        said.append(f"Only one feature space was looked at ({scope.spaces[0]}): another might show other risks.")
     return said
 
 
@@ -73,48 +66,39 @@ class Cell:
     marked: bool = False
 
 
+FORMS = {"loss": "{:.4f}", "distance": "{:.3f}", "share": "{:.1%}"}
+WITHOUT_SAMPLES = {  # what a quick audit has in their place: metric -> heading
+    "prediction_variance": "distance of predictions",
+    "loss_lean": "lean of losses",
+    "separation": "separation",
+}
+MARKED = ("loss_lean", "own_share", "own_share_in_class")  # significant by their corrected p
+
+
 def checkpoint_table(report: Report) -> dict[str, Any]:
     """Return headings, each with the metric that it shows, and a row of cells per step."""
-    scope, space = report.record["scope"], report.headline_space
-    columns = [("held-out loss", "loss_heldout", cells(report.estimates("loss_heldout", "both"), "{:.4f}"))]
-    if not report.with_samples:
-        columns += network_columns(report)
-    elif len(report.twins) > 1:
-        distance = cells(report.estimates("twin_distance_ratio", "both", space), "{:.3f}")
-        columns.append((f"twin distance ({space})", "twin_distance_ratio", distance))
-    if report.with_lean:
-        alpha = report.record["budgets"]["alpha"]
-        for each in report.judged_spaces:
-            shares = cells(report.estimates("own_share", "both", each), "{:.1%}", alpha)
-            columns.append((f"own share, {each}", "own_share", shares))
-            if report.with_classes:
-                within = cells(report.estimates("own_share_in_class", "both", each), "{:.1%}", alpha)
-                columns.append((f"own share in class, {each}", "own_share_in_class", within))
-    if scope["with_train"] and report.with_samples:
-        rule = copy_rule(report)
-        for twin in report.twins:
-            copied = cells(report.estimates(rule, twin, report.copy_space), "{:.1%}")
-            columns.append((f"copies, twin {printable(twin)}", rule, copied))
-    return {
-        "columns": [(name, metric) for name, metric, _ in columns],
-        "rows": {step: [found.get(step, Cell("–")) for *_, found in columns] for step in report.steps},
-    }
-
-
-def network_columns(report: Report) -> list[tuple[str, str, dict[int, Cell]]]:
-    """Return what a quick audit has in place of samples: alike predictions, the lean of losses."""
-    if len(report.twins) < 2:
-        return []
-    alpha = report.record["budgets"]["alpha"]
-    names = {
-        "prediction_variance": "distance of predictions",
-        "loss_lean": "lean of losses",
-        "separation": "separation",
-    }
-    return [
-        (name, metric, cells(report.estimates(metric, "both"), "{:.4f}", alpha if metric == "loss_lean" else None))
-        for metric, name in names.items()
+    scope, rule = report.scope, copy_rule(report)
+    wanted = [("held-out loss", "loss_heldout", "both", "", "loss")]  # heading, metric, twin, space, form
+    if scope.with_twin and not scope.with_samples:
+        wanted += [(name, metric, "both", "", "loss") for metric, name in WITHOUT_SAMPLES.items()]
+    elif scope.with_twin:
+        space = scope.headline_space
+        wanted.append((f"twin distance ({space})", "twin_distance_ratio", "both", space, "distance"))
+    for space in scope.judged_spaces if report.with_lean else ():
+        wanted.append((f"own share, {space}", "own_share", "both", space, "share"))
+        if report.with_classes:
+            wanted.append((f"own share in class, {space}", "own_share_in_class", "both", space, "share"))
+    if report.with_copies:
+        named = {twin: f"copies, twin {printable(twin)}" for twin in scope.twins}
+        wanted += [(name, rule, twin, scope.picture_space, "share") for twin, name in named.items()]
+    found = [
+        cells(report.estimates(metric, twin, space), FORMS[form], report.alpha if metric in MARKED else None)
+        for _, metric, twin, space, form in wanted
     ]
+    return {
+        "columns": [(name, metric) for name, metric, *_ in wanted],
+        "rows": {step: [each.get(step, Cell("–")) for each in found] for step in report.steps},
+    }
 
 
 def cells(rows: pd.DataFrame, form: str, alpha: float | None = None) -> dict[int, Cell]:
@@ -131,12 +115,10 @@ def cells(rows: pd.DataFrame, form: str, alpha: float | None = None) -> dict[int
 
 def onset_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Return what, space, where, status and note of every minimum and onset."""
-    rows = report.tables["onsets"]
-    rows = rows[~rows.onset.isin(OF_TWINS) | (len(report.twins) > 1)]
     return [
-        (name, row.space or "–", where(row), STATUS[row.status], row.note.removesuffix("; -1 is open"))
-        for onset, name in ONSET_NAMES.items()
-        for row in rows[rows.onset == onset].itertuples()
+        (onset.full_name, row.space or "–", where(row), STATUS[row.status], row.note.removesuffix("; -1 is open"))
+        for onset, rows in known_onsets(report, ORDER)
+        for row in rows.itertuples()
     ]
 
 
@@ -154,25 +136,17 @@ class SpaceRow:
 
 def space_rows(report: Report, nearest: distances.Nearest) -> list[SpaceRow]:
     """Return per space what it says of the same things; the agreement is that of the last step."""
-    scope = report.record["scope"]
     agreed: Mapping[str, distances.Agreement] = {}
-    if distances.has_samples(report):
+    if report.scope.with_train and report.has_samples:
         agreed = {each.space: each for each in distances.agreements(report, nearest, report.steps[-1])}
     rows = []
-    for space in scope["spaces"]:
+    for space in report.scope.spaces:
         found = report.estimates("own_share", "both", space)
-        lean = found.index[found.p_corrected <= report.record["budgets"]["alpha"]]
+        lean = found.index[found.p_corrected <= report.alpha]
         since = f"{len(lean)} of {len(found)} steps, first {lean[0]:,}" if len(lean) else "no step"
-        rows.append(
-            SpaceRow(
-                space,
-                onset_text(report, "divergence", space),
-                onset_text(report, "bias", space),
-                onset_text(report, "copying", space),
-                since if report.with_lean else "not known",
-                agreed.get(space),
-            )
-        )
+        said = {name: onset_text(report, name, space) for name in ("divergence", "bias", "copying")}
+        since = since if report.with_lean else "not known"
+        rows.append(SpaceRow(space=space, lean_steps=since, agreement=agreed.get(space), **said))
     return rows
 
 
@@ -201,12 +175,12 @@ def controls(report: Report) -> list[tuple[str, str, str]]:
     if not checks:
         return [("all controls", "not known", "The run is not finished.")]
     rows = []
-    if report.record["scope"]["with_train"] and report.with_samples:
+    if report.with_copies:
         failed = checks.get("distrust") or []
         what = "a copier must be found to copy, and held-out images must be neither biased nor copied"
         said = " ".join(failed) or "Every control came out as it must, in every space."
         rows.append((what, "failed" if failed else "passed", said))
-    if report.record["scope"]["with_train"] and len(report.twins) > 1:
+    if report.scope.with_train and report.scope.with_twin:
         differing = checks.get("not_exchangeable") or []
         said = " ".join(differing) or "Nothing shows that the halves differ in more than chance."
         rows.append(("the halves must be exchangeable", "failed" if differing else "passed", said))
@@ -218,15 +192,11 @@ def references(checks: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what models that memorize nothing show."""
     smooth = ", ".join(f"{space} {percent(value)}" for space, value in (checks.get("smooth_reference") or {}).items())
     linear = checks.get("linear_reference")
-    shares = [("a smooth model of each half: its own share", "reference", smooth or "not known")]
-    return [
-        *(shares if smooth or "smooth_reference" not in checks else ()),
-        (
-            "a linear denoiser of each half: its loss lean",
-            "reference",
-            "not known" if linear is None else f"{linear:.4f}",
-        ),
-    ]
+    found = [("a smooth model of each half: its own share", "reference", smooth or "not known")]
+    if not smooth and "smooth_reference" in checks:
+        found = []
+    said = "not known" if linear is None else f"{linear:.4f}"
+    return [*found, ("a linear denoiser of each half: its loss lean", "reference", said)]
 
 
 def redrawn(found: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:

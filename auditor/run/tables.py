@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DISTANCE = "distance of the space"
+TIME = "training time steps"
 RANKS = range(1, N_NEIGHBORS + 1)
 
 
@@ -38,14 +39,20 @@ class Column:
     unit: str = ""
 
 
+# ---------------------------------------------------------------------------
+# Columns that stand in several tables
+# ---------------------------------------------------------------------------
+
+
+def distance(name: str, description: str) -> Column:
+    """Return a column of distances in a feature space."""
+    return Column(name, "float32", description, DISTANCE)
+
+
 def neighbours(role: str, text: str) -> tuple[Column, ...]:
     """Return the id and distance columns of the nearest images of one reference set."""
-    ids = [Column(f"{role}_id_{j}", "category", f"id of the {text}, rank {j}") for j in RANKS]
-    distances = [
-        Column(f"{role}_distance_{j}", "float32", f"distance to the {text}, rank {j}", "distance of the space")
-        for j in RANKS
-    ]
-    return (*ids, *distances)
+    ids = (Column(f"{role}_id_{j}", "category", f"id of the {text}, rank {j}") for j in RANKS)
+    return (*ids, *(distance(f"{role}_distance_{j}", f"distance to the {text}, rank {j}") for j in RANKS))
 
 
 def of_class(role: str, text: str) -> tuple[Column, Column]:
@@ -53,23 +60,32 @@ def of_class(role: str, text: str) -> tuple[Column, Column]:
     says = f"nearest {text} image of the sample's class, halves subsampled to equal numbers of each class"
     return (
         Column(f"{role}_class_id", "category", f"id of the {says}"),
-        Column(f"{role}_class_distance", "float32", f"distance to the {says}", DISTANCE),
+        distance(f"{role}_class_distance", f"distance to the {says}"),
     )
 
 
-POOL = (
-    *(Column(f"pool_role_{j}", "category", f"half (own or other) of pool neighbour {j}") for j in RANKS),
-    *neighbours("pool", "nearest image of both halves, subsampled to equal size"),
-    Column(
-        "pool_own_distance", "float32", "distance to the nearest pool image of the own half", "distance of the space"
-    ),
-    Column(
-        "pool_other_distance",
-        "float32",
-        "distance to the nearest pool image of the other half",
-        "distance of the space",
-    ),
-)
+def ends(over: str = "", prefix: str = "", least: str = "") -> tuple[Column, Column]:
+    """Return the columns of both ends of an interval; ``least`` says more of the lower one."""
+    return (
+        Column(f"{prefix}low", "float64", f"lower end of its {over or 'interval'}{least}"),
+        Column(f"{prefix}high", "float64", f"upper end of its {over or 'interval'}"),
+    )
+
+
+STEP = Column("step", "int64", "optimizer updates", "steps")
+SPACE_OR_LOSS = Column("space", "string", "feature space; empty for the loss")
+TRAINING_IMAGE = Column("id", "string", "training image")
+HELDOUT_IMAGE = Column("id", "string", "held-out image")
+HELDOUT_DISTANCE = distance("heldout_distance", "distance to the nearest held-out image")
+IMAGE = Column("id", "category", "image")
+IMAGE_SET = Column("set", "category", "own, other or heldout")
+CELL_TIME = Column("t", "int64", "diffusion time of the cell", TIME)
+N_IMAGES = Column("n", "int64", "number of images")
+LEAN_P = Column("p_value", "float64", "one-sided p of the lean by relabelling")
+
+# ---------------------------------------------------------------------------
+# Samples and images
+# ---------------------------------------------------------------------------
 
 CHECKPOINTS = (
     Column("twin", "string", "a or b"),
@@ -87,78 +103,55 @@ EVIDENCE = (
     Column("seed", "int64", "seed of the sample: initial noise and per-step noise"),
     *neighbours("own", "nearest training image of this twin"),
     *neighbours("other", "nearest training image of the other twin"),
-    *POOL,
-    Column("own_mean_distance_50", "float32", "mean distance to the 50 nearest own images", "distance of the space"),
-    Column(
-        "other_mean_distance_50", "float32", "mean distance to the 50 nearest other images", "distance of the space"
-    ),
-    Column(
-        "own_outside_distance", "float32", "distance to the nearest own image that is no duplicate of rank 1", DISTANCE
-    ),
-    Column("other_outside_distance", "float32", "the same among other images", DISTANCE),
+    *(Column(f"pool_role_{j}", "category", f"half (own or other) of pool neighbour {j}") for j in RANKS),
+    *neighbours("pool", "nearest image of both halves, subsampled to equal size"),
+    distance("pool_own_distance", "distance to the nearest pool image of the own half"),
+    distance("pool_other_distance", "distance to the nearest pool image of the other half"),
+    distance("own_mean_distance_50", "mean distance to the 50 nearest own images"),
+    distance("other_mean_distance_50", "mean distance to the 50 nearest other images"),
+    distance("own_outside_distance", "distance to the nearest own image that is no duplicate of rank 1"),
+    distance("other_outside_distance", "the same among other images"),
     Column("own_cluster_size", "float32", "how many own images equal rank 1, itself included", "images"),
     Column("own_cell", "float32", "number of the k-means cell of the own half that the sample is in"),
     Column("class", "float32", "number of the class that the sample was drawn as; NaN without classes"),
     *of_class("own", "own"),
     *of_class("other", "other"),
-    Column("heldout_distance", "float32", "distance to the nearest held-out image", "distance of the space"),
-    Column("twin_distance", "float64", "distance to the twin's sample of the same seed", "distance of the space"),
-    Column(
-        "different_seed_distance",
-        "float64",
-        "mean distance to the twin's samples of 16 other seeds",
-        "distance of the space",
-    ),
+    HELDOUT_DISTANCE,
+    Column("twin_distance", "float64", "distance to the twin's sample of the same seed", DISTANCE),
+    Column("different_seed_distance", "float64", "mean distance to the twin's samples of 16 other seeds", DISTANCE),
     Column("memorized", "bool", "own distance 1 is 0 or below a third of own distance 2"),
     Column("kid_score", "float64", "linearised share of this seed in KID to held-out; the mean over seeds is KID"),
     Column("saturated", "float32", "share of the sample's pixels that are 0 or 255", "share"),
 )
 
 HELDOUT = (
-    Column("id", "string", "held-out image"),
+    HELDOUT_IMAGE,
     *neighbours("a", "nearest training image of half a"),
     *neighbours("b", "nearest training image of half b"),
-    Column("pool_a_distance", "float32", "distance to the nearest pool image of half a", "distance of the space"),
-    Column("pool_b_distance", "float32", "distance to the nearest pool image of half b", "distance of the space"),
-    Column(
-        "a_outside_distance",
-        "float32",
-        "distance to the nearest image of half a that is no duplicate of rank 1",
-        DISTANCE,
-    ),
-    Column("b_outside_distance", "float32", "the same in half b", DISTANCE),
-    Column("a_mean_distance_50", "float32", "mean distance to the 50 nearest images of half a", DISTANCE),
-    Column("b_mean_distance_50", "float32", "the same in half b", DISTANCE),
+    distance("pool_a_distance", "distance to the nearest pool image of half a"),
+    distance("pool_b_distance", "distance to the nearest pool image of half b"),
+    distance("a_outside_distance", "distance to the nearest image of half a that is no duplicate of rank 1"),
+    distance("b_outside_distance", "the same in half b"),
+    distance("a_mean_distance_50", "mean distance to the 50 nearest images of half a"),
+    distance("b_mean_distance_50", "the same in half b"),
     Column("a_cell", "float32", "number of the k-means cell of half a that the image is in"),
     Column("b_cell", "float32", "the same of half b"),
     Column("class", "float32", "number of the image's class; NaN without classes"),
-    Column(
-        "a_class_distance", "float32", "distance to the nearest image of its class in half a, as for samples", DISTANCE
-    ),
-    Column("b_class_distance", "float32", "the same in half b", DISTANCE),
-    Column("within_distance_5", "float32", "distance to the fifth nearest other held-out image", DISTANCE),
-    Column(
-        "cover_a_distance",
-        "float32",
-        "distance to the nearest of as many pool images of half a as there are samples",
-        DISTANCE,
-    ),
-    Column("cover_b_distance", "float32", "the same in half b", DISTANCE),
+    distance("a_class_distance", "distance to the nearest image of its class in half a, as for samples"),
+    distance("b_class_distance", "the same in half b"),
+    distance("within_distance_5", "distance to the fifth nearest other held-out image"),
+    distance("cover_a_distance", "distance to the nearest of as many pool images of half a as there are samples"),
+    distance("cover_b_distance", "the same in half b"),
 )
 
 COVERAGE = (
-    Column("id", "string", "held-out image"),
-    Column(
-        "distance",
-        "float32",
-        "distance to the nearest sample, of at most as many as the smaller half has images",
-        DISTANCE,
-    ),
+    HELDOUT_IMAGE,
+    distance("distance", "distance to the nearest sample, of at most as many as the smaller half has images"),
 )
 
 POOL_IMAGES = (
     Column("half", "string", "a or b"),
-    Column("id", "string", "training image"),
+    TRAINING_IMAGE,
     Column("group", "int64", "images that are relabelled together: duplicates"),
     Column("class", "float32", "number of its class; NaN without classes"),
     Column(
@@ -168,21 +161,19 @@ POOL_IMAGES = (
     Column("saturated", "float64", "share of pixels that are 0 or 255", "share"),
     Column("nearest_half", "string", "half of the nearest pool image of another group"),
     Column("nearest_id", "string", "the nearest pool image of another group"),
-    Column("nearest_distance", "float32", "distance to it", DISTANCE),
-    Column("heldout_distance", "float32", "distance to the nearest held-out image", DISTANCE),
+    distance("nearest_distance", "distance to it"),
+    HELDOUT_DISTANCE,
 )
 
 TRAIN = (
-    Column("id", "string", "training image"),
+    TRAINING_IMAGE,
     Column("digest", "string", "sha256 of the pixels at the model's shape"),
     Column("cluster", "int64", "images of this half with equal content share a number"),
     Column(
         "in_pool", "bool", "takes part in own-versus-other statistics: not blank, not shared, subsampled to equal size"
     ),
     *neighbours("own", "nearest other image of the same half"),
-    Column(
-        "outside_distance", "float32", "distance to the nearest image of the half that is no duplicate of it", DISTANCE
-    ),
+    distance("outside_distance", "distance to the nearest image of the half that is no duplicate of it"),
 )
 
 QUALITY = (
@@ -193,31 +184,31 @@ QUALITY = (
 )
 
 LOSSES = (
-    Column("set", "category", "own, other or heldout"),
-    Column("id", "category", "image"),
-    Column("t", "int64", "diffusion time of the cell", "training time steps"),
+    IMAGE_SET,
+    IMAGE,
+    CELL_TIME,
     Column("loss", "float64", "squared error of the prediction, mean over pixels and an antithetic noise pair"),
     Column("share", "float64", "share of uniform diffusion times that the cell's noise level stands for"),
 )
 
 PUBLISHED_LOSSES = (
     Column("id", "category", "held-out image"),
-    Column("t", "int64", "diffusion time of the cell", "training time steps"),
+    CELL_TIME,
     Column("loss", "float64", "squared error of the prediction for one noise, mean over pixels"),
 )
 
 ATTACK_SCORES = (
     Column("set", "category", "own or heldout"),
-    Column("id", "category", "image"),
+    IMAGE,
     Column("attack", "category", "SimA, PIA or SecMI; docs/statistics.md 5.4"),
-    Column("t", "int64", "diffusion time at which the image is scored", "training time steps"),
+    Column("t", "int64", "diffusion time at which the image is scored", TIME),
     Column("score", "float64", "mean over pixels of a power of predicted noise or its error; smaller is a member's"),
 )
 
 AGREEMENT = (
     Column("set", "category", "train-a, train-b, heldout; trajectory-a, ... and samples-a, ... of each twin"),
     Column("id", "category", "image, or seed"),
-    Column("t", "int64", "diffusion time of the cell", "training time steps"),
+    CELL_TIME,
     Column("cosine", "float64", "cosine of the twins' noise predictions"),
     Column("half_squared", "float64", "half the squared difference of the twins' noise predictions, mean over pixels"),
     *(
@@ -237,16 +228,16 @@ AGREEMENT = (
 )
 
 U_TURNS = (
-    Column("set", "category", "own, other or heldout"),
-    Column("id", "category", "image"),
-    Column("t", "int64", "diffusion time at which the image turns", "training time steps"),
+    IMAGE_SET,
+    IMAGE,
+    Column("t", "int64", "diffusion time at which the image turns", TIME),
     Column("distance", "float64", "mean squared difference of the image and what came back, pixels in [0, 1]"),
     Column("returned", "bool", "no other training or held-out image is nearer to what came back"),
 )
 
 CELL_SCALES = (
     Column("set", "category", "train-a, train-b or heldout"),
-    Column("id", "category", "image"),
+    IMAGE,
     Column("scale", "category", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine; auditor/scales.py"),
     Column("loss_a", "float64", "squared error of the noise prediction of twin a in this scale, per dimension"),
     Column("loss_b", "float64", "that of twin b"),
@@ -254,13 +245,12 @@ CELL_SCALES = (
 )
 
 MEASUREMENTS = (
-    Column("step", "int64", "optimizer updates", "steps"),
+    STEP,
     Column("space", "string", "feature space; empty where none is involved"),
     Column("metric", "string", "what is measured; docs/metrics.md defines each"),
     Column("twin", "string", "a, b, or both for comparisons and averages"),
     Column("value", "float64", "the estimate"),
-    Column("low", "float64", "lower end of its interval"),
-    Column("high", "float64", "upper end of its interval"),
+    *ends(),
     Column("level", "float64", "confidence level of the interval"),
     Column("n", "int64", "number of units"),
     Column("unit", "string", "what is counted and resampled: seed or image"),
@@ -284,19 +274,18 @@ METRICS = (
 )
 
 SCALES = (
-    Column("step", "int64", "optimizer updates", "steps"),
+    STEP,
     Column("scale", "string", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine"),
     Column("metric", "string", "loss_own, loss_other, loss_heldout, loss_lean or prediction_variance"),
     Column("value", "float64", "mean over images, noise levels and dimensions; of both models"),
-    Column("low", "float64", "lower end of its 95 % interval over images"),
-    Column("high", "float64", "upper end of its 95 % interval over images"),
-    Column("n", "int64", "number of images"),
-    Column("p_value", "float64", "one-sided p of the lean by relabelling"),
+    *ends("95 % interval over images"),
+    N_IMAGES,
+    LEAN_P,
     Column("p_corrected", "float64", "the same, corrected over all steps and scales"),
 )
 
 PROFILES = (
-    Column("step", "int64", "optimizer updates", "steps"),
+    STEP,
     Column(
         "metric",
         "string",
@@ -305,35 +294,32 @@ PROFILES = (
     Column("twin", "string", "a, b, or both for comparisons"),
     Column("t", "int64", "diffusion time of the noise level", "diffusion steps"),
     Column("value", "float64", "the loss, or the lean, at this noise level"),
-    Column("low", "float64", "lower end of its 95 % interval over images"),
-    Column("high", "float64", "upper end of its 95 % interval over images"),
-    Column("n", "int64", "number of images"),
-    Column("p_value", "float64", "one-sided p of the lean by relabelling"),
+    *ends("95 % interval over images"),
+    N_IMAGES,
+    LEAN_P,
     Column("p_corrected", "float64", "the same, corrected over all steps and noise levels"),
 )
 
 ATTACKS = (
-    Column("step", "int64", "optimizer updates", "steps"),
+    STEP,
     Column("twin", "string", "the model that is attacked: a or b"),
     Column("target_fpr", "float64", "share of non-members that the attacker accepts to flag"),
     Column("attack", "string", "what flags most members on the other half of the images, by direction"),
     Column("members", "int64", "training images of the model"),
     Column("non_members", "int64", "held-out images"),
     Column("tpr", "float64", "share of members that are flagged"),
-    Column("tpr_low", "float64", "lower end of its interval (Clopper-Pearson)"),
-    Column("tpr_high", "float64", "upper end of its interval"),
+    *ends(prefix="tpr_", least=" (Clopper-Pearson)"),
     Column("fpr", "float64", "share of non-members that are flagged: what the target really came to"),
-    Column("fpr_low", "float64", "lower end of its interval (Clopper-Pearson)"),
-    Column("fpr_high", "float64", "upper end of its interval"),
+    *ends(prefix="fpr_", least=" (Clopper-Pearson)"),
     Column("level", "float64", "confidence level of the intervals"),
     Column("p_value", "float64", "one-sided p that members are flagged more often, both directions"),
     Column("note", "string", "why there is no number, or how it was found"),
 )
 
 EXPOSURE = (
-    Column("step", "int64", "optimizer updates", "steps"),
+    STEP,
     Column("half", "string", "half that the image was trained on: a or b"),
-    Column("id", "string", "training image"),
+    TRAINING_IMAGE,
     Column(
         "ratio", "float64", "ln(loss of the model without the image / of the model with it); larger is more exposed"
     ),
@@ -348,14 +334,13 @@ LAB_SWEEPS = (
     Column("step", "int64", "of the model; -1 for denoisers that are not trained", "steps"),
     Column("t", "int64", "time of the noise", "diffusion steps"),
     Column("value", "float64", "the mean over sequences"),
-    Column("low", "float64", "lower end of its interval"),
-    Column("high", "float64", "upper end of its interval"),
+    *ends(),
     Column("n", "int64", "number of sequences"),
 )
 
 ONSETS = (
     Column("onset", "string", "divergence, predictions, loss, loss_bias, bias or copying"),
-    Column("space", "string", "feature space; empty for the loss"),
+    SPACE_OR_LOSS,
     Column("status", "string", "found, edge, undecided or none"),
     Column("step", "int64", "of the least value; of bias and copying the end of the onset; -1 if none", "steps"),
     Column("low", "int64", "first step of the confidence set; -1 if empty", "steps"),
@@ -368,20 +353,19 @@ ONSETS = (
 PROTOCOL = (
     Column("quantity", "string", "distance (1 - r of the twins' samples), loss (held-out), nn_kl or copies"),
     Column("twin", "string", "both: all trainings; else the one"),
-    Column("space", "string", "feature space; empty for the loss"),
-    Column("step", "int64", "optimizer updates", "steps"),
+    SPACE_OR_LOSS,
+    STEP,
     Column("published", "float64", "the value by the published protocol"),
     Column("published_error", "float64", "its error bar as published: a standard error"),
     Column("error_over", "string", "what the published error bar takes to be independent"),
     Column("published_onset", "bool", "the one step that the published protocol names"),
     Column("own", "float64", "the value of this tool from the same networks; for nn_kl nn_shift, whose sign tells"),
-    Column("own_low", "float64", "lower end of its interval"),
-    Column("own_high", "float64", "upper end of its interval"),
+    *ends(prefix="own_"),
     Column("own_onset", "bool", "whether the step is in this tool's 95 % set"),
 )
 
 VERDICTS = (
-    Column("step", "int64", "optimizer updates", "steps"),
+    STEP,
     Column("verdict", "string", "underfit, generalizing, biased, overfit, memorizing or undecided"),
     Column("recommended", "bool", "the checkpoint to release by the rule"),
     Column("reasons", "string", "the sentences behind the verdict"),

@@ -135,7 +135,7 @@ def pictures(page: Page) -> set[str]:
 def test_blurred_pictures_are_all_other_ones(finished, page):
     report = read_report(finished, BLURRED)
     blurred = {each.uri for wall in gallery.walls(report) for row in wall.rows for each in row.pictures}
-    blurred |= {each.picture.uri for film in gallery.films(report) for each in film.frames}
+    blurred |= {each.uri for film in gallery.films(report) for each in film.frames}
     assert blurred and not blurred & pictures(page)
 
 

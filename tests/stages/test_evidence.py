@@ -294,7 +294,7 @@ def table_layouts() -> dict:
     return {
         name: columns
         for name, columns in vars(tables).items()
-        if isinstance(columns, tuple) and columns and isinstance(columns[0], tables.Column) and name != "POOL"
+        if isinstance(columns, tuple) and columns and isinstance(columns[0], tables.Column)
     }
 
 

@@ -18,7 +18,7 @@ def charts(report: Report) -> list[Chart]:
     made = [divergence(report)]
     if report.with_lean:
         made.append(lean(report))
-    if report.record["scope"]["with_train"] and report.with_samples:
+    if report.with_copies:
         made.append(copies(report))
     if has_quality(report):
         made.append(quality(report))
@@ -27,14 +27,14 @@ def charts(report: Report) -> list[Chart]:
 
 def lean(report: Report) -> Chart:
     """Own share against the step, with one half, and what a smooth model shows."""
-    alpha, references = report.record["budgets"]["alpha"], report.record["checks"].get("smooth_reference") or {}
+    alpha, references = report.alpha, report.record["checks"].get("smooth_reference") or {}
     curves, levels = [], [Level("no lean: 50%", 0.5, Style(BLACK, "solid", ""))]
-    for space in report.record["scope"]["spaces"]:
+    for space in report.scope.spaces:
         style = space_style(report, space)
         both = curve(report, "own_share", "both", space, f"{space}, both twins", style, series="both twins")
         p = report.estimates("own_share", "both", space).p_corrected.to_numpy(float)
         curves.append(replace(both, marked=p <= alpha))
-        for i, twin in enumerate(report.twins):
+        for i, twin in enumerate(report.scope.twins):
             look, name = replace(style, marker=TWIN_MARKERS[i % len(TWIN_MARKERS)]), f"twin {text(twin)}"
             curves.append(curve(report, "own_share", twin, space, f"{space}, {name}", look, series=name, shown=False))
         if space in references:
@@ -47,7 +47,7 @@ def lean(report: Report) -> Chart:
         "Do samples lean towards the images of their own training?",
         " ".join(lean_words(report, alpha, references)),
         (panel,),
-        tuple(report.steps),
+        report.steps,
         note=(
             "Share of samples that lie closer to a training image of their own half than to one of the other. Filled "
             "markers: more than relabelling the images explains, corrected over all checkpoints and spaces. Dotted "
@@ -58,7 +58,7 @@ def lean(report: Report) -> Chart:
 
 def lean_words(report: Report, alpha: float, references: dict[str, float]) -> Iterable[str]:
     """Say per space how much lean there is and since when it is significant."""
-    for space in report.record["scope"]["spaces"]:
+    for space in report.scope.spaces:
         rows = report.estimates("own_share", "both", space)
         found = rows.index[rows.p_corrected <= alpha]
         since = (
@@ -80,13 +80,13 @@ COPY_RULES = {
 
 def copy_rule(report: Report) -> str:
     """Return the metric of the rule by which copies make a verdict."""
-    return "memorized_fraction" if report.record["scope"].get("fpr") is None else "memorized_fraction_fpr"
+    return "memorized_fraction" if report.scope.fpr is None else "memorized_fraction_fpr"
 
 
 def copies(report: Report) -> Chart:
     """Memorized fractions of both twins with the rate of the same rule on held-out images, a panel per space."""
     panels = []
-    for space in report.record["scope"]["spaces"]:
+    for space in report.scope.spaces:
         drawn = [each for rule in COPY_RULES for each in copy_curves(report, rule, space) if is_drawn(each)]
         panels.append(Panel(space, "share flagged as copies", tuple(drawn), is_share=True, from_zero=True))
     return Chart(
@@ -94,7 +94,7 @@ def copies(report: Report) -> Chart:
         "How many samples copy a training image?",
         " ".join(copy_words(report)),
         tuple(panels),
-        tuple(report.steps),
+        report.steps,
         note=(
             "Share of samples that a rule takes for copies of one training image (Clopper-Pearson intervals). Gray, "
             "without markers: the same rule applied to real held-out images, which cannot be copies. Only what lies "
@@ -106,7 +106,7 @@ def copies(report: Report) -> Chart:
 def copy_curves(report: Report, rule: str, space: str) -> Iterable[Curve]:
     """Yield the curves of one rule: every twin's, with that of held-out images behind it."""
     common = {"series": COPY_RULES[rule], "shown": rule == copy_rule(report)}
-    for i, twin in enumerate(report.twins):
+    for i, twin in enumerate(report.scope.twins):
         name = text(twin)
         yield curve(report, rule, twin, space, f"twin {name}", TWIN_STYLES[i % len(TWIN_STYLES)], **common)
         look, beside = Style(GREY, ("dotted", "dashdot", "dashed")[i % 3], ""), f"held-out images, half {name}"
@@ -115,14 +115,14 @@ def copy_curves(report: Report, rule: str, space: str) -> Iterable[Curve]:
 
 def copy_words(report: Report) -> Iterable[str]:
     """Say per space how many copies there are at the last step and at most, beside held-out images."""
-    for space in report.record["scope"]["spaces"]:
+    for space in report.scope.spaces:
         rule = copy_rule(report)
-        rows = {twin: report.estimates(rule, twin, space).value for twin in report.twins}
+        rows = {twin: report.estimates(rule, twin, space).value for twin in report.scope.twins}
         each = ", ".join(
             f"twin {text(twin)} at most {percent(values.max())}, at the last step {percent(values.iloc[-1])}"
             for twin, values in rows.items()
         )
-        control = [report.estimates(f"heldout_{rule}", twin, space).value for twin in report.twins]
+        control = [report.estimates(f"heldout_{rule}", twin, space).value for twin in report.scope.twins]
         rates = [percent(values.iloc[0]) for values in control if len(values) and pd.notna(values.iloc[0])]
         beside = f"held-out images {' and '.join(rates)}" if rates else "no rate on held-out images is known"
         yield f"Flagged as copies in {space}: {each}; {beside}."
@@ -139,7 +139,7 @@ QUALITY = {
 
 def has_quality(report: Report) -> bool:
     """Return whether samples were compared with held-out images at all."""
-    first, spaces = report.twins[0], report.record["scope"]["spaces"]
+    first, spaces = report.scope.twins[0], report.scope.spaces
     return any(report.estimates(name, first, space).value.notna().any() for name in QUALITY for space in spaces)
 
 
@@ -156,10 +156,10 @@ def quality(report: Report) -> Chart:
                 f"{space}, twin {text(twin)}",
                 replace(space_style(report, space), dash=DASHES[(0, 1, 3, 2)[i % 4]]),
                 series=f"twin {text(twin)}",
-                shown=space == report.quality_space,
+                shown=space == report.scope.quality_space,
             )
-            for space in report.record["scope"]["spaces"]
-            for i, twin in enumerate(report.twins)
+            for space in report.scope.spaces
+            for i, twin in enumerate(report.scope.twins)
         ]
         panels.append(Panel(label, "", tuple(filter(is_drawn, curves))))
     return Chart(
@@ -167,7 +167,7 @@ def quality(report: Report) -> Chart:
         "Are the samples good?",
         " ".join(quality_words(report)),
         tuple(panels),
-        tuple(report.steps),
+        report.steps,
         note=(
             "Samples beside held-out images. KID is a distance: less is better. Precision and density: do samples look "
             "real; recall and coverage: is everything real among them. Intervals cover other seeds, not other images."
@@ -177,8 +177,10 @@ def quality(report: Report) -> Chart:
 
 def quality_words(report: Report) -> Iterable[str]:
     """Say how quality goes, in the space in which it decides."""
-    space = report.quality_space
+    space = report.scope.quality_space
     for metric, label in QUALITY.items():
-        values = pd.concat([report.estimates(metric, twin, space).value for twin in report.twins], axis=1).mean(axis=1)
+        values = pd.concat([report.estimates(metric, twin, space).value for twin in report.scope.twins], axis=1).mean(
+            axis=1
+        )
         name = label.split(" (")[0]
         yield f"{name[0].upper()}{name[1:]} in {space}, mean of the trainings, {course(values)}."

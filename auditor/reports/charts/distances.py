@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from auditor.config import COPY_RATIO
+from auditor.neighbors import is_copy
 from auditor.reports import Report
-from auditor.reports.album import flagged
+from auditor.reports.album import copy_ratios
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
 from auditor.run import RunDirectory, tables
 
@@ -46,14 +46,14 @@ class Nearest:
 
     def heldout(self, space: str) -> np.ndarray:
         """Return the distances from held-out images to the nearest image of each half; empty where none were given."""
-        if not self.report.record["scope"]["with_heldout"]:
+        if not self.report.scope.with_heldout:
             return np.empty(0)
         found = tables.arrays(RunDirectory(self.report.root).evidence(space, "heldout"), HELDOUT_COLUMNS)
-        return np.concatenate([found[f"{twin}_distance_1"] for twin in self.report.twins])
+        return np.concatenate([found[f"{twin}_distance_1"] for twin in self.report.scope.twins])
 
     def by_role(self, space: str, step: int) -> dict[str, np.ndarray]:
         """Return the nearest distances of both twins' samples to own and to other, and of held-out images."""
-        both = [self.samples(space, twin, step) for twin in self.report.twins]
+        both = [self.samples(space, twin, step) for twin in self.report.scope.twins]
         found = {
             "samples to own": np.concatenate([each["own_distance_1"] for each in both]),
             "samples to other": np.concatenate([each["other_distance_1"] for each in both]),
@@ -62,21 +62,16 @@ class Nearest:
         return {name: values[np.isfinite(values)] for name, values in found.items()}
 
 
-def has_samples(report: Report) -> bool:
-    """Whether the run holds samples beside training images: one of three or more trainings leaves them to its pairs."""
-    return bool(report.record["scope"]["with_train"]) and report.with_samples and not report.record.get("pairs")
-
-
 def charts(report: Report, nearest: Nearest) -> list[Chart]:
     """Return one chart per key step: a histogram of nearest distances per space."""
-    if not has_samples(report):
+    if not report.scope.with_train or not report.has_samples:
         return []
     return [chart(report, nearest, step, name) for step, name in report.key_steps.items()]
 
 
 def chart(report: Report, nearest: Nearest, step: int, name: str) -> Chart:
     """Return the histograms of one step."""
-    found = {space: nearest.by_role(space, step) for space in report.record["scope"]["spaces"]}
+    found = {space: nearest.by_role(space, step) for space in report.scope.spaces}
     panels = tuple(histogram(space, roles) for space, roles in found.items())
     return Chart(
         f"nearest-distances-step-{step}",
@@ -100,21 +95,10 @@ def histogram(space: str, roles: Mapping[str, np.ndarray]) -> Panel:
     for name, values in roles.items():
         if not len(values):
             continue
-        shares = np.histogram(values, edges)[0] / len(values)
-        says = tuple(f"{low:.4g} to {high:.4g}; n = {len(values):,}" for low, high in pairwise(edges))
-        y = np.append(shares, 0.0)
-        curves.append(
-            Curve(
-                name,
-                edges,
-                y,
-                LOOKS[name],
-                says=(*says, ""),
-                definition=f"share of distances per bin, {space}",
-                series=name,
-                steps_like=True,
-            )
-        )
+        shares = np.append(np.histogram(values, edges)[0] / len(values), 0.0)
+        says = *(f"{low:.4g} to {high:.4g}; n = {len(values):,}" for low, high in pairwise(edges)), ""
+        common = {"definition": f"share of distances per bin, {space}", "series": name}
+        curves.append(Curve(name, edges, shares, LOOKS[name], says=says, steps_like=True, **common))
     return Panel(space, "share per bin", tuple(curves), is_share=True, from_zero=True)
 
 
@@ -136,9 +120,9 @@ class Agreement:
 
 def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreement]:
     """Yield per space how far it agrees with that of copies, over both twins' samples."""
-    base = report.copy_space
-    for space in report.record["scope"]["spaces"]:
-        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in report.twins]
+    base = report.scope.picture_space
+    for space in report.scope.spaces:
+        pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in report.scope.twins]
         same = np.concatenate([one["own_id_1"].values == two["own_id_1"].values for one, two in pairs])
         first = np.concatenate([copied(report, base, one) for one, _ in pairs])
         second = np.concatenate([copied(report, space, two) for _, two in pairs])
@@ -147,9 +131,4 @@ def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreemen
 
 def copied(report: Report, space: str, found: Mapping[str, Any]) -> np.ndarray:
     """Return which samples the copying rule of this run flags in a space."""
-    return flagged(found["own_distance_1"], found["own_outside_distance"], copy_below(report, space))
-
-
-def copy_below(report: Report, space: str) -> float:
-    """Return the gap ratio below which a sample counts as a copy: 1/3, or what --fpr has set it to."""
-    return (report.record["checks"].get("copy_ratio") or {}).get(space) or COPY_RATIO
+    return is_copy(found["own_distance_1"], found["own_outside_distance"], copy_ratios(report.record).get(space))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from auditor.reports import Report, where
-from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Bar, Chart, Curve, Mark, Panel, Span, Style
+from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Chart, Curve, Mark, Panel, Span, Style
+from auditor.reports.charts.onsets import ONSETS, bars, known_onsets
 from auditor.reports.charts.traces import course, curve, is_drawn, space_style
 
-OF_TWINS = ("divergence", "predictions")  # onsets that a single training has not
+FOUND = {  # onset -> name and look of its vertical line
+    "bias": ("lean found", Style(VERMILLION, "dashed", "")),
+    "copying": ("copying found", Style(PURPLE, "dotted", "")),
+    "loss_bias": ("lean of losses found", Style(ORANGE, "dotted", "")),
+}
 DISTANCES = {
     True: "Twin distance: between what both twins draw from the same noise, 1 being that of different seeds",
     False: "Distance of predictions: half the mean squared difference of the noise that both twins predict in noised "
@@ -18,25 +24,26 @@ DISTANCES = {
 
 def divergence(report: Report) -> Chart:
     """Twin distance and held-out loss against the step, their minima, the biased phase and the onsets of both risks."""
-    distance = distance_curves(report) if report.with_samples else prediction_curves(report)
+    distance = distance_curves(report) if report.scope.with_samples else prediction_curves(report)
     losses = tuple(each for each in loss_curves(report) if is_drawn(each))
-    shade = {"spans": tuple(minima(report)), "marks": tuple(onset_marks(report))}
+    sampled, spans, marks = report.scope.with_samples, tuple(minima(report)), tuple(onset_marks(report))
     panels = []
     if any(map(is_drawn, distance)):
-        axis = "twin distance\n(1 = different seeds)" if report.with_samples else "distance of predictions"
-        panels.append(Panel("Twin distance", axis, distance, **shade))
+        axis = "twin distance\n(1 = different seeds)" if sampled else "distance of predictions"
+        panels.append(Panel("Twin distance", axis, distance, spans=spans, marks=marks))
     note = "" if losses else "no losses were measured: no images were given"
-    panels.append(Panel("Denoising loss", "denoising loss", losses, **shade, note=note))
-    panels.append(Panel("Where minima and onsets lie", "", bars=tuple(onset_bars(report))))
+    panels.append(Panel("Denoising loss", "denoising loss", losses, spans=spans, marks=marks, note=note))
+    found = (bars(rows, onset.row, onset.style) for onset, rows in known_onsets(report, ONSETS))
+    panels.append(Panel("Where minima and onsets lie", "", bars=tuple(chain.from_iterable(found))))
     return Chart(
         "divergence-and-loss",
         "When the twins part, and when the held-out loss is least" if len(panels) > 2 else "The held-out loss",
         divergence_words(report),
         tuple(panels),
-        tuple(report.steps),
+        report.steps,
         is_stacked=True,
         note=(
-            f"{DISTANCES[report.with_samples]}; it is least early and grows as the models turn to their own images. "
+            f"{DISTANCES[sampled]}; it is least early and grows as the models turn to their own images. "
             "Bands hold for all checkpoints together (95%). Shaded: steps that may hold each minimum (95% confidence "
             "sets)."
         ),
@@ -45,7 +52,7 @@ def divergence(report: Report) -> Chart:
 
 def distance_curves(report: Report) -> tuple[Curve, ...]:
     """Return how far apart the twins' samples of the same noise are, by space."""
-    spaces = report.record["scope"]["spaces"]
+    spaces = report.scope.spaces
     return tuple(
         curve(
             report,
@@ -54,10 +61,10 @@ def distance_curves(report: Report) -> tuple[Curve, ...]:
             space,
             f"twin distance, {space}",
             space_style(report, space),
-            shown=space == report.headline_space,
+            shown=space == report.scope.headline_space,
             series="twin distance",
         )
-        for space in [report.headline_space, *(each for each in spaces if each != report.headline_space)]
+        for space in [report.scope.headline_space, *(each for each in spaces if each != report.scope.headline_space)]
     )
 
 
@@ -88,7 +95,8 @@ def minima(report: Report) -> Iterable[Span]:
     if claimed and 0 <= distance.high < loss.low:
         yield Span("biased phase", int(distance.high), int(loss.low), "#f0c419", ".", is_between=True)
     if distance.low >= 0:
-        name = "steps of least twin distance (τ_div)" if report.with_samples else "steps of most alike predictions"
+        sampled = report.scope.with_samples
+        name = "steps of least twin distance (τ_div)" if sampled else "steps of most alike predictions"
         yield Span(name, int(distance.low), int(distance.high), BLUE, "/")
     if loss.low >= 0:
         yield Span("steps of least held-out loss (τ_loss)", int(loss.low), int(loss.high), BLACK, "\\")
@@ -96,12 +104,8 @@ def minima(report: Report) -> Iterable[Span]:
 
 def onset_marks(report: Report) -> Iterable[Mark]:
     """Yield the first step at which each risk was found, in any space."""
-    for onset, name, style in (
-        ("bias", "lean found", Style(VERMILLION, "dashed", "")),
-        ("copying", "copying found", Style(PURPLE, "dotted", "")),
-        ("loss_bias", "lean of losses found", Style(ORANGE, "dotted", "")),
-    ):
-        rows = report.tables["onsets"]
+    rows = report.tables["onsets"]
+    for onset, (name, style) in FOUND.items():
         found = rows[(rows.onset == onset) & (rows.step >= 0)]
         if len(found):
             first = found[found.step == found.step.min()]
@@ -109,50 +113,21 @@ def onset_marks(report: Report) -> Iterable[Mark]:
             yield Mark(f"{name} ({spaces})" if spaces else name, int(first.step.iloc[0]), style)
 
 
-ONSET_ROWS = {
-    "divergence": "least distance",
-    "predictions": "alike predictions",
-    "loss": "least loss",
-    "loss_bias": "losses leaning",
-    "bias": "leaning",
-    "copying": "copying",
-}
-ONSET_STYLES = {
-    "divergence": Style(BLUE, "solid", "circle"),
-    "predictions": Style(BLUE, "dashed", "plus"),
-    "loss": Style(BLACK, "solid", "square"),
-    "loss_bias": Style(ORANGE, "solid", "inverted_triangle"),
-    "bias": Style(VERMILLION, "solid", "triangle"),
-    "copying": Style(PURPLE, "solid", "diamond"),
-}
-
-
-def onset_bars(report: Report) -> Iterable[Bar]:
-    """Yield one bar per onset and space, the minima first."""
-    rows = report.tables["onsets"]
-    for onset, name in ONSET_ROWS.items():
-        for row in rows[(rows.onset == onset) & (len(report.twins) > 1 or onset not in OF_TWINS)].itertuples():
-            label = f"{name}, {row.space}" if row.space else name
-            style = ONSET_STYLES[onset]
-            found = row.status in ("found", "edge") and row.high >= 0
-            yield Bar(label, int(row.low), int(row.high), found, f"{where(row)} ({row.status})", style, row.space)
-
-
 def distance_words(report: Report) -> str:
     """Say how the distance between the twins goes."""
-    if report.with_samples:
-        distance = report.estimates("twin_distance_ratio", "both", report.headline_space).value
-        return f"Twin distance in {report.headline_space} {course(distance)}."
+    if report.scope.with_samples:
+        distance = report.estimates("twin_distance_ratio", "both", report.scope.headline_space).value
+        return f"Twin distance in {report.scope.headline_space} {course(distance)}."
     return f"The distance of the twins' predictions {course(report.estimates('prediction_variance', 'both').value)}."
 
 
 def divergence_words(report: Report) -> str:
     """Say what the figure shows."""
-    twinned = len(report.twins) > 1
+    twinned = report.scope.with_twin
     sentences = [distance_words(report)] if twinned else []
     loss = report.estimates("loss_heldout", "both").value
     sentences.append(f"Held-out loss {course(loss)}." if loss.notna().any() else "No held-out loss was measured.")
-    parted = "the least twin distance" if report.with_samples else "the most alike predictions"
+    parted = "the least twin distance" if report.scope.with_samples else "the most alike predictions"
     named = ((parted, report.parting), ("the least held-out loss", report.onset("loss")))
     for name, row in named if twinned else named[1:]:
         sentences.append(f"{name.capitalize()}: {where(row)} ({row.status}).")

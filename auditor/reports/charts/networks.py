@@ -31,7 +31,7 @@ def missing(report: Report) -> str:
         return "The audit is not finished: losses by noise level are not tabulated yet."
     if not report.record["resolved"]["weights"]:
         return "Samples were given, and no networks that could be asked."
-    if not report.record["scope"]["with_train"] and not report.record["scope"]["with_heldout"]:
+    if not report.scope.with_train and not report.scope.with_heldout:
         return "Neither training nor held-out images were given, so no losses are known."
     return "This run holds no losses by noise level (profiles.parquet): an earlier version made it. A new run has them."
 
@@ -72,7 +72,7 @@ def losses(report: Report) -> Chart:
             tuple(loss_curves(report, step, twin)),
             is_logarithmic=True,
         )
-        for twin in report.twins
+        for twin in report.scope.twins
         for step in steps
     ]
     return Chart(
@@ -121,7 +121,7 @@ def positive(values: pd.Series) -> np.ndarray:
 def loss_words(report: Report, steps: Mapping[int, str]) -> Iterator[str]:
     """Say per step and training what the losses are, where own images stand out most."""
     for step, name in steps.items():
-        for twin in report.twins:
+        for twin in report.scope.twins:
             known = {
                 images: rows(report, metric, twin, step).set_index("t").value for metric, (images, _) in SETS.items()
             }
@@ -133,7 +133,7 @@ def loss_words(report: Report, steps: Mapping[int, str]) -> Iterator[str]:
             t = next(iter(known.values())).index[0] if ratio.empty else ratio.idxmin()
             each = ", ".join(f"{values[t]:.3g} on {images}" for images, values in known.items())
             yield f"Step {step:,} ({name}), twin {text(twin)}, at t = {t}: {each}."
-    if any(len(rows(report, "loss_own", twin)) for twin in report.twins):
+    if any(len(rows(report, "loss_own", twin)) for twin in report.scope.twins):
         yield "Named is the noise level at which own images stand out most."
 
 
@@ -180,7 +180,7 @@ def times(value: pd.DataFrame, marked: np.ndarray, step: int) -> str:
 
 def share_heat(report: Report) -> Heat | None:
     """How far each network has gone to the denoiser that only memorizes; the mean of the trainings."""
-    known = [rows(report, "memorizer_share_own", twin) for twin in report.twins]
+    known = [rows(report, "memorizer_share_own", twin) for twin in report.scope.twins]
     tables = [each.pivot(index="step", columns="t", values="value") for each in known if not each.empty]
     if not tables:
         return None

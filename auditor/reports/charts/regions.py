@@ -53,7 +53,7 @@ def agreement(report: Report) -> Chart | None:
         "Do the twins predict the same, and until when?",
         " ".join(words),
         tuple(panels),
-        tuple(report.steps),
+        report.steps,
         note=(
             "Cosine of the noise that both twins predict in the same noised images, with 95% intervals over images: 1 "
             "where they are one function. On the halves it falls before it does on held-out images where each network "
@@ -97,7 +97,7 @@ def shares(report: Report) -> Chart | None:
         "Do the networks memorize only where they were trained, or also where samples come from?",
         " ".join(words),
         (Panel("", "share of the memorizer λ", drawn, levels=ends),),
-        tuple(report.steps),
+        report.steps,
         note=(
             "λ: 0 no nearer to the denoiser that only memorizes the own half than the twin is, 1 that denoiser; mean "
             "of the twins over noise levels. Training asks a network about its own noised images alone. Where λ rises "
@@ -123,7 +123,7 @@ def parts(report: Report) -> Chart | None:
         "Do the networks find the way back to their own images, and is their disagreement chance or memory?",
         " ".join(words),
         tuple(panels),
-        tuple(report.steps),
+        report.steps,
         note=(
             "U-turns (--u-turns): images are noised and denoised again; above 0 a network brings back its own images "
             "better than its twin does. Disagreement that goes with the noise of the training target is chance; what "

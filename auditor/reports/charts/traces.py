@@ -14,7 +14,7 @@ TWIN_STYLES = tuple(Style(*look) for look in zip(COLORS, DASHES * 2, ("circle", 
 
 def space_style(report: Report, space: str) -> Style:
     """Return the style that a space has in every figure."""
-    at = report.record["scope"]["spaces"].index(space)
+    at = report.scope.spaces.index(space)
     return Style(COLORS[at % len(COLORS)], DASHES[at % len(DASHES)], MARKERS[at % len(MARKERS)])
 
 

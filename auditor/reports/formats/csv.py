@@ -30,7 +30,7 @@ def render(report: Report, out: TextIO, width: int | None = None) -> None:
 def series(report: Report) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield every series of the run: ``metric.twin.space`` and its rows by step, in the order of the registry."""
     order = {name: i for i, name in enumerate(registry.METRICS)}
-    spaces = {name: i for i, name in enumerate(("", *report.record["scope"]["spaces"]))}
+    spaces = {name: i for i, name in enumerate(("", *report.scope.spaces))}
     found = {
         key: rows.set_index("step")
         for key, rows in report.tables["measurements"].groupby(["metric", "space", "twin"], sort=True)

@@ -10,8 +10,9 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
+from auditor.config import COPY_RATIO
 from auditor.reports import Report, gallery, interactive, members, percent, printable, sections
-from auditor.reports.album import BLURRED, LEFT_OUT
+from auditor.reports.album import BLURRED, LEFT_OUT, copy_ratios
 from auditor.reports.charts import Chart, Curve, Style, curves, distances, distinct, networks
 from auditor.reports.formats import figures
 
@@ -71,7 +72,7 @@ def page(report: Report) -> str:
         .render(
             report=report,
             record=report.record,
-            scope=report.record["scope"],
+            scope=report.scope,
             headline=split_sentence(report.conclusion)[0],
             detail=split_sentence(report.conclusion)[1],
             warnings=sections.warnings(report),
@@ -90,8 +91,8 @@ def page(report: Report) -> str:
             histograms=[drawing(chart) for chart in histograms],
             walls=gallery.walls(report),
             films=gallery.films(report),
-            copy_below=distances.copy_below(report, report.copy_space),
-            agreed=distances.has_samples(report),
+            copy_below=copy_ratios(report.record).get(report.scope.picture_space, COPY_RATIO),
+            agreed=report.scope.with_train and report.has_samples,
             left_out=report.pictures == LEFT_OUT,
             blurred=report.pictures == BLURRED,
             onsets=sections.onset_rows(report),

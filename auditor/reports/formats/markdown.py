@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from auditor.reports import Report, members, printable
-from auditor.reports.formats.terminal import ONSET_NAMES, legend, phase, table_columns, where
+from auditor.reports import Report, members, printable, where
+from auditor.reports.charts.onsets import ONSETS
+from auditor.reports.formats.terminal import legend, phase, table_columns
 
 TASK = "unconditional-image-generation"
 ACTIVE = re.compile(  # what Markdown, or GitHub on top of it, takes for more than a letter
@@ -73,8 +74,8 @@ def results(report: Report) -> Iterator[Any]:
         metric_args={"step": step, "recommended": step == report.recommended},
     )
     for metric, twins, per_space in CARD_METRICS:
-        for space in report.record["scope"]["spaces"] if per_space else ("",):
-            for twin in twins or report.twins:
+        for space in report.scope.spaces if per_space else ("",):
+            for twin in twins or report.scope.twins:
                 rows = report.estimates(metric, twin, space)
                 if step in rows.index and np.isfinite(rows.value[step]):
                     args = {"step": step, "twin": twin} | ({"space": space} if space else {})
@@ -101,16 +102,16 @@ def interval(row: Any) -> dict[str, float | int]:
 
 def heading(report: Report) -> Iterator[str]:
     """What was audited, and the conclusion."""
-    scope, resolved = report.record["scope"], report.record["resolved"]
+    scope, resolved = report.scope, report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
     h, w, c = resolved["image_shape"]
     weights = f"{escaped(resolved['weights'])} weights" if resolved["weights"] else "samples as given"
-    yield f"# Audit of {len(scope['steps'])} checkpoints"
+    yield f"# Audit of {len(scope.steps)} checkpoints"
     yield ""
     yield f"**{escaped(report.conclusion)}**"
     yield ""
     yield (
-        f"{weights}, {h}x{w}x{c}, {scope['n_samples']:,} seeds per checkpoint and twin; "
+        f"{weights}, {h}x{w}x{c}, {scope.n_samples:,} seeds per checkpoint and twin; "
         f"images: {escaped(sets or 'none given')}."
     )
 
@@ -129,7 +130,7 @@ def table(report: Report) -> Iterator[str]:
 
 def reasons(report: Report) -> Iterator[str]:
     """Why each checkpoint got its verdict."""
-    if not report.record["scope"]["with_train"]:
+    if not report.scope.with_train:
         return
     yield "## Verdicts"
     yield ""
@@ -143,10 +144,10 @@ def onsets(report: Report) -> Iterator[str]:
     yield "## Onsets"
     yield ""
     rows = report.tables["onsets"]
-    rows = rows[rows.onset.isin(ONSET_NAMES)].itertuples()  # by scale: a figure
+    rows = rows[rows.onset.isin(ONSETS)].itertuples()  # by scale: a figure
     yield from grid(
         ["onset", "space", "steps", "status"],
-        ([ONSET_NAMES[row.onset], row.space or "-", where(row), row.status] for row in rows),
+        ([ONSETS[row.onset].name, row.space or "-", where(row), row.status] for row in rows),
     )
     yield ""
     yield escaped(phase(report))

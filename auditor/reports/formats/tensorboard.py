@@ -78,7 +78,7 @@ def words_and_pictures(report: Report, step: int) -> Iterator[Any]:
         yield text(step, "conclusion", escaped(report.conclusion))
         yield text(step, "caveats", "\n".join(f"- {escaped(each)}" for each in report.caveats))
     for pair, album in report.albums.items():
-        for space in report.record["scope"]["spaces"]:
+        for space in report.scope.spaces:
             shown = gallery(album.worst(space, step, WORST))
             if shown is not None:
                 yield image(step, "/".join(filter(None, ("worst", space, pair))), shown)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from auditor.records import UNITS, VERDICTS
 from auditor.reports import Report, percent, printable, where
+from auditor.reports.charts.onsets import ONSETS
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 120  # from here on the table shows intervals and both twins
@@ -31,13 +32,13 @@ def render(report: Report, out: TextIO, width: int | None = None, color: bool | 
 
 def heading(report: Report, width: int) -> Text:
     """What was audited, in two lines."""
-    scope, resolved = report.record["scope"], report.record["resolved"]
+    scope, resolved = report.scope, report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
     h, w, c = resolved["image_shape"]
-    text = Text(f"Audit of {len(scope['steps'])} checkpoints", style="bold")
+    text = Text(f"Audit of {len(scope.steps)} checkpoints", style="bold")
     weights = f"{resolved['weights']} weights" if resolved["weights"] else "samples as given"
     weights += "" if (unit := resolved.get("unit", "step")) == "step" else f", steps are {UNITS[unit]}"
-    seeds = f"{scope['n_samples']} seeds each" if report.with_samples else "no samples drawn"
+    seeds = f"{scope.n_samples} seeds each" if report.scope.with_samples else "no samples drawn"
     text.append(f" ({weights}), {h}x{w}x{c}, {seeds}\n", style="not bold")
     text.append(f"images: {sets or 'none given'}", style="dim")
     return text
@@ -68,88 +69,64 @@ def widest(name: str) -> int | None:
 
 def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
     """Return the columns: a heading and a cell per step."""
+    scope = report.scope
     columns = [
         ("step", {step: f"{step:,}{' *' if step == report.recommended else ''}" for step in report.steps}),
         ("held-out\nloss", cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
     ]
-    if not report.with_samples:
-        columns += network_columns(report, wide)
-    elif len(report.twins) > 1:
-        distance = report.estimates("twin_distance_ratio", "both", report.headline_space)
+    if scope.with_twin and not scope.with_samples:  # what a quick audit has in their place
+        distance, lean = (report.estimates(metric, "both") for metric in ("prediction_variance", "loss_lean"))
+        columns.append(("predictions\napart", cells(distance, "{:.4f}", wide)))
+        columns.append(("lean of\nlosses", cells(lean, "{:.3f}", wide, report.alpha)))
+    elif scope.with_twin:
+        distance = report.estimates("twin_distance_ratio", "both", scope.headline_space)
         columns.append(("twin\ndistance", cells(distance, "{:.3f}", wide)))
-    if report.with_lean:
-        for space in report.judged_spaces:
-            share = report.estimates("own_share", "both", space)
-            columns.append(
-                (
-                    f"own share\n{space}" if wide else f"own\n{space[:6]}",
-                    shares(share, wide, report.record["budgets"]["alpha"]),
-                )
-            )
-            if report.with_classes and wide:
-                within = report.estimates("own_share_in_class", "both", space)
-                marked = shares(within, wide, report.record["budgets"]["alpha"])
-                columns.append((f"own in class\n{space}", marked))
-    if report.record["scope"]["with_train"] and report.with_samples:
+    for space in scope.judged_spaces if report.with_lean else ():
+        share, within = (report.estimates(metric, "both", space) for metric in ("own_share", "own_share_in_class"))
+        name = f"own share\n{space}" if wide else f"own\n{space[:6]}"
+        columns.append((name, cells(share, "{:.2f}", wide, report.alpha)))
+        if report.with_classes and wide:
+            columns.append((f"own in class\n{space}", cells(within, "{:.2f}", wide, report.alpha)))
+    if report.with_copies:
         if not report.with_lean:
-            shift = report.estimates("nn_shift", "a", report.copy_space)
-            columns.append((f"nearness\n{report.copy_space}", cells(shift, "{:.3f}", wide)))
-        columns.append((f"copies\n{' / '.join(report.twins)}" if wide else "copies", copies(report, wide)))
-    return [*columns, ("verdict", says(report))]
+            shift = report.estimates("nn_shift", "a", scope.picture_space)
+            columns.append((f"nearness\n{scope.picture_space}", cells(shift, "{:.3f}", wide)))
+        columns.append((f"copies\n{' / '.join(scope.twins)}" if wide else "copies", copies(report, wide)))
+    return [*columns, ("verdict", {row.step: row.verdict for row in report.tables["verdicts"].itertuples()})]
 
 
-def network_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
-    """Return what a quick audit has in place of samples."""
-    if len(report.twins) < 2:
-        return []
-    lean, alpha = report.estimates("loss_lean", "both"), report.record["budgets"]["alpha"]
-    text = cells(lean, "{:.3f}", wide)
-    marked = {step: text[step] + ("!" if row.p_corrected <= alpha else " ") for step, row in lean.iterrows()}
-    distance = report.estimates("prediction_variance", "both")
-    return [("predictions\napart", cells(distance, "{:.4f}", wide)), ("lean of\nlosses", marked)]
-
-
-def cells(rows: pd.DataFrame, form: str, with_interval: bool) -> dict[int, str]:
-    """Return value (and interval) per step."""
-    return {
-        step: "-"
-        if np.isnan(row.value)
-        else form.format(row.value)
-        + (f" [{form.format(row.low)}, {form.format(row.high)}]" if with_interval and not np.isnan(row.low) else "")
-        for step, row in rows.iterrows()
-    }
-
-
-def shares(rows: pd.DataFrame, wide: bool, alpha: float) -> dict[int, str]:
-    """Return own_share per step, marked where its lean is significant after correction."""
-    text = cells(rows, "{:.2f}", wide)
-    return {step: text[step] + ("!" if row.p_corrected <= alpha else " ") for step, row in rows.iterrows()}
+def cells(rows: pd.DataFrame, form: str, with_interval: bool, alpha: float | None = None) -> dict[int, str]:
+    """Return value (and interval) per step; with ``alpha`` marked by ! where the corrected p is at most that."""
+    found = {}
+    for step, row in rows.iterrows():
+        has_interval = with_interval and not np.isnan(row.low)
+        interval = f" [{form.format(row.low)}, {form.format(row.high)}]" if has_interval else ""
+        value = "-" if np.isnan(row.value) else f"{form.format(row.value)}{interval}"
+        mark = "" if alpha is None else "!" if row.p_corrected <= alpha else " "
+        found[step] = f"{value}{mark}"
+    return found
 
 
 def copies(report: Report, wide: bool) -> dict[int, str]:
     """Return the flagged share per step: of both twins, or of the twin with more."""
-    found = [report.estimates("memorized_fraction", twin, report.copy_space).value for twin in report.twins]
+    scope = report.scope
+    found = [report.estimates("memorized_fraction", twin, scope.picture_space).value for twin in scope.twins]
     if wide:
         return {step: " / ".join(percent(each[step]) for each in found) for step in found[0].index}
     return {step: percent(max(each[step] for each in found)) for step in found[0].index}
 
 
-def says(report: Report) -> dict[int, str]:
-    """Return the verdict per step."""
-    return {row.step: row.verdict for row in report.tables["verdicts"].itertuples()}
-
-
 def legend(report: Report) -> str:
     """Say what the columns mean, in one paragraph."""
     lines = []
-    if not report.with_samples:
+    if not report.scope.with_samples:
         lines.append(
             "predictions apart: half the squared difference of the twins' predictions on held-out images; lean of "
             "losses: lower on own training images than the twin's, 0 = no lean; ! = significant by relabelling, "
             "corrected over checkpoints."
         )
-    elif len(report.twins) > 1:
-        lines.append(f"twin distance: in {report.headline_space}, 1 = as far as different seeds.")
+    elif report.scope.with_twin:
+        lines.append(f"twin distance: in {report.scope.headline_space}, 1 = as far as different seeds.")
     if report.with_lean:
         lines.append(
             "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = significant by relabelling, "
@@ -157,13 +134,13 @@ def legend(report: Report) -> str:
         )
     if report.with_classes:
         lines.append(in_class_words(report))
-    if report.record["scope"]["with_train"] and report.with_samples:
+    if report.with_copies:
         control = max_control(report)
         if not report.with_lean:
             lines.append(
                 "nearness: AUC, samples nearer to training images than held-out ones are; blur raises it, too."
             )
-        lines.append(f"copies: gap ratio 1/3 in {report.copy_space}; real held-out images: {control}.")
+        lines.append(f"copies: gap ratio 1/3 in {report.scope.picture_space}; real held-out images: {control}.")
     if report.recommended is not None:
         lines.append("* = recommended.")
     return " ".join(lines)
@@ -172,28 +149,27 @@ def legend(report: Report) -> str:
 def in_class_words(report: Report) -> str:
     """Say how large the own share is within classes at the last step, in every space."""
     said = []
-    for space in report.judged_spaces:
+    for space in report.scope.judged_spaces:
         rows = report.estimates("own_share_in_class", "both", space)
-        mark = "!" if rows.p_corrected.iloc[-1] <= report.record["budgets"]["alpha"] else ""
+        mark = "!" if rows.p_corrected.iloc[-1] <= report.alpha else ""
         said.append(f"{rows.value.iloc[-1]:.2f}{mark} in {space}")
     return f"own share among images of the sample's class, at the last step: {', '.join(said)}; no part of the verdict."
 
 
 def max_control(report: Report) -> str:
-    """Return the rate at which held-out images are flagged, with its interval."""
-    found = [report.estimates("heldout_memorized_fraction", twin, report.copy_space) for twin in report.twins]
-    rows = [each.iloc[0] for each in found if len(each)]
+    """Return the rate at which held-out images are flagged, with its interval: the larger one of the trainings."""
+    scope = report.scope
+    found = [report.estimates("heldout_memorized_fraction", twin, scope.picture_space) for twin in scope.twins]
+    rows = [each.iloc[0] for each in found if len(each) and not np.isnan(each.iloc[0].value)]
     if not rows:
         return "not known"
-    worst = max(rows, key=lambda row: -1 if np.isnan(row.value) else row.value)
-    if np.isnan(worst.value):
-        return "not known"
+    worst = max(rows, key=lambda row: row.value)
     return f"{percent(worst.value)} ({percent(worst.low)} to {percent(worst.high)})"
 
 
 def reasons(report: Report, width: int) -> Table | None:
     """Why each checkpoint got its verdict: the first sentence, all of them where there is room."""
-    if not report.record["scope"]["with_train"]:
+    if not report.scope.with_train:
         return None
     grid = Table.grid(padding=(0, 1))
     for row in report.tables["verdicts"].itertuples():
@@ -208,12 +184,12 @@ def curves(report: Report, width: int) -> Table:
     """Small curves over the series, least to largest value of each."""
     grid = Table.grid(padding=(0, 2))
     wanted = [("held-out loss", "loss_heldout", "")]
-    if report.with_samples:
-        wanted.append(("twin distance", "twin_distance_ratio", report.headline_space))
+    if report.scope.with_samples:
+        wanted.append(("twin distance", "twin_distance_ratio", report.scope.headline_space))
     else:
         wanted.append(("predictions apart", "prediction_variance", ""))
     if report.with_lean:
-        wanted += [(f"own share {space}", "own_share", space) for space in report.judged_spaces]
+        wanted += [(f"own share {space}", "own_share", space) for space in report.scope.judged_spaces]
     for label, metric, space in wanted:
         values = report.estimates(metric, "both", space).value.to_numpy()
         if len(values) and np.isfinite(values).any():
@@ -229,22 +205,12 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(" " if np.isnan(each) else BARS[round(float(each))] for each in level)
 
 
-ONSET_NAMES = {
-    "loss": "least held-out loss",
-    "predictions": "twins' predictions most alike",
-    "loss_bias": "losses begin to lean",
-    "divergence": "least twin distance",
-    "bias": "samples begin to lean",
-    "copying": "samples begin to copy",
-}
-
-
 def onsets(report: Report, width: int) -> Group:
     """Where the curves have their minimum and the risks begin, as sets."""
     grid = Table.grid(padding=(0, 1))
     rows = report.tables["onsets"]
-    for row in rows[rows.onset.isin(ONSET_NAMES)].itertuples():  # by scale: a figure
-        grid.add_row(Text(ONSET_NAMES[row.onset]), Text(row.space), Text(where(row)), Text(row.status))
+    for row in rows[rows.onset.isin(ONSETS)].itertuples():  # by scale: a figure
+        grid.add_row(Text(ONSETS[row.onset].name), Text(row.space), Text(where(row)), Text(row.status))
     return Group(grid, Text(phase(report)))
 
 

@@ -1,0 +1,59 @@
+"""Minima and onsets as every report names them, and as bars of a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from auditor.reports import Report, where
+from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Bar, Style
+
+
+@dataclass(frozen=True)
+class Onset:
+    """How one kind of onset is called and drawn."""
+
+    name: str
+    row: str  # of the figure
+    style: Style
+    symbol: str = ""
+    of_twins: bool = False  # a single training has none
+
+    @property
+    def full_name(self) -> str:
+        """The name with its symbol."""
+        return f"{self.name} ({self.symbol})" if self.symbol else self.name
+
+
+ONSETS = {  # as onsets.parquet calls them; those by scale are in ``by_scale``
+    "divergence": Onset(
+        "least twin distance", "least distance", Style(BLUE, "solid", "circle"), symbol="τ_div", of_twins=True
+    ),
+    "predictions": Onset(
+        "twins' predictions most alike", "alike predictions", Style(BLUE, "dashed", "plus"), of_twins=True
+    ),
+    "loss": Onset("least held-out loss", "least loss", Style(BLACK, "solid", "square"), symbol="τ_loss"),
+    "loss_bias": Onset("losses begin to lean", "losses leaning", Style(ORANGE, "solid", "inverted_triangle")),
+    "bias": Onset("samples begin to lean", "leaning", Style(VERMILLION, "solid", "triangle")),
+    "copying": Onset("samples begin to copy", "copying", Style(PURPLE, "solid", "diamond")),
+}
+
+
+def known_onsets(report: Report, names: Iterable[str]) -> Iterable[tuple[Onset, pd.DataFrame]]:
+    """Yield each named onset that a run can have, with its rows."""
+    rows = report.tables["onsets"]
+    for name in names:
+        if report.scope.with_twin or not ONSETS[name].of_twins:
+            yield ONSETS[name], rows[rows.onset == name]
+
+
+def bars(rows: pd.DataFrame, name: str, style: Style, ends: dict[str, str] | None = None) -> Iterable[Bar]:
+    """Yield one bar per row of onsets.parquet, called by ``name`` and space; ``ends`` says what some spaces are."""
+    for row in rows.itertuples():
+        space = f"{row.space} ({ends[row.space]})" if ends and row.space in ends else row.space
+        label = ", ".join(filter(None, (name, space)))
+        found = row.status in ("found", "edge") and row.high >= 0
+        says = f"{where(row)} ({row.status})"
+        yield Bar(label, int(row.low), int(row.high), found=found, says=says, style=style, space=row.space)
