@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, absence, read_json
+from auditor.checkpoints.configs import absence, read_json
+from auditor.checkpoints.formats import Guide
 from auditor.checkpoints.headers import read_header, tensors_in
 from auditor.diffusion import schedules
 from auditor.diffusion.model import DiffusionModel

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.checkpoints import read_json
+from auditor.checkpoints.configs import read_json
 from auditor.diffusion.device import resolve_device
 from auditor.errors import AuditError
 from auditor.lab import checkpoints, transformer
