@@ -77,7 +77,8 @@ def test_a_folder_without_checkpoints_is_one_clear_error(tmp_path, audit):
 
 def test_scanning_imports_neither_torch_nor_pandas(runs):
     code = (
-        "import sys; from pathlib import Path; from auditor.scan import scan; print(len(scan([Path(sys.argv[1])])));"
+        "import sys; from pathlib import Path; from auditor.inputs.scan import scan;"
+        "print(len(scan([Path(sys.argv[1])])));"
         "assert not {'torch', 'diffusers', 'pandas', 'safetensors'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, runs / "a"], capture_output=True, text=True)
@@ -87,7 +88,8 @@ def test_scanning_imports_neither_torch_nor_pandas(runs):
 def test_the_schedule_of_denoising_diffusion_pytorch_is_read_without_torch(tmp_path):
     root = trained.denoising_diffusion_pytorch(tmp_path / "a", objective="pred_noise")
     code = (
-        "import sys; from pathlib import Path; from auditor.scan import scan; found, = scan([Path(sys.argv[1])]);"
+        "import sys; from pathlib import Path; from auditor.inputs.scan import scan;"
+        "found, = scan([Path(sys.argv[1])]);"
         "print(found.prediction, found.steps, found.parameters > 1000); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True)

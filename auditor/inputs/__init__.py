@@ -44,7 +44,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
     earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
     budgets = budgets_from_file(config.budgets)
-    device = machine.resolve_device(config.device, earlier)
+    device = machine.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     training = (lambda: image_sets.trained(sets)) if config.train_a is not None else None  # read below, used later
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
@@ -103,7 +103,9 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         in_pool=pools,
         notes=notes,
         device=device,
-        batch_size=machine.resolve_batch_size(config, device, earlier, facts),
+        batch_size=machine.resolve_batch_size(
+            config.batch_size, device, earlier.get("batch_size"), facts.image_shape, config.quick
+        ),
         sampling_steps=origin.sampling_steps,
         spaces=opened,
         budgets=budgets,

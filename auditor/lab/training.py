@@ -134,7 +134,7 @@ def train_all(
     Each training has a seed of its own, derived from the recipe's, its set and its repeat.
     """
     grammar, sets = read_folder(data)
-    where = resolve_device(device, {})
+    where = resolve_device(device)
     folders = []
     for repeat in range(1, repeats + 1):
         for name, sequences in sets.items():
