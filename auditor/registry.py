@@ -1,29 +1,99 @@
 """The components that can be added to: name -> "module:object", and one lookup.
 
 Values are names, not objects, so that listing them imports nothing heavy. A new
-component is one file and one line here; the contract tests read these tables.
+component is one file and one line here; the contract tests read these tables. A package
+of its own offers checkpoint formats and feature spaces as entry points instead:
+
+    [project.entry-points."auditor.formats"]
+    mine = "my_package.checkpoints:MyFormat"
+
+as ``auditor.lab`` does, which nothing here names.
 """
 
 from __future__ import annotations
 
+import re
+from collections import UserDict
+from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cached_property
 from importlib import import_module
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from auditor.errors import AuditError
 
-FORMATS = {
-    "diffusers": "auditor.checkpoints.formats.diffusers:DiffusersFormat",
-    "denoising-diffusion-pytorch": (
-        "auditor.checkpoints.formats.denoising_diffusion_pytorch:DenoisingDiffusionPytorchFormat"
-    ),
-    "dit": "auditor.checkpoints.formats.dit:DitFormat",
-    "monai": "auditor.checkpoints.formats.monai:MonaiFormat",
-    "lora": "auditor.checkpoints.formats.lora:LoraFormat",
-    "edm": "auditor.checkpoints.formats.edm:EdmFormat",
-    "plain": "auditor.checkpoints.formats.plain:PlainFormat",
-    "lab": "auditor.lab.checkpoints:LabFormat",
-}
+OURS = "auditor"  # the package whose entry points come first
+
+
+class Offer(NamedTuple):
+    """A component that an installed package offers."""
+
+    package: str
+    name: str
+    value: str  # module:object
+
+
+class Table(UserDict[str, str]):
+    """The components of one kind: ours, then what installed packages offer, read when a name is first looked for."""
+
+    def __init__(self, kind: str, own: Mapping[str, str]) -> None:
+        self.kind, self.own = kind, own
+
+    @cached_property
+    def offered(self) -> dict[str, Offer]:
+        """What packages offer, by name.
+
+        Raises
+        ------
+        AuditError
+            If a package offers a name that is ours, or another package's.
+        """
+        found: dict[str, Offer] = {}
+        for offer in offers(f"auditor.{self.kind}s"):
+            if offer.name in self.own or offer.name in found:
+                owner = found[offer.name].package if offer.name in found else OURS
+                what = f"The package {offer.package} offers a {self.kind} called {offer.name!r}, and {owner} has one."
+                raise AuditError(what, offer.value, f"Take one of them away: pip uninstall {offer.package}.")
+            found[offer.name] = offer
+        return found
+
+    @cached_property
+    def data(self) -> dict[str, str]:  # type: ignore[override]  # what UserDict keeps
+        """Every name and its object, ours first."""
+        return {**self.own, **{name: offer.value for name, offer in self.offered.items()}}
+
+
+def offers(group: str) -> list[Offer]:
+    """Return what installed packages offer to a group of entry points: our own package's first, then by package.
+
+    Those of one package are ordered by their objects, for what builds packages does not keep their order. Metadata of
+    a package may lie on the path twice, an older installation's beside the newer: of one name the first counts.
+    """
+    from importlib.metadata import distributions
+
+    found: dict[tuple[str, str], Offer] = {}
+    for distribution in distributions():
+        for entry in distribution.entry_points.select(group=group):
+            package = re.sub(r"[-_.]+", "-", str(distribution.name)).lower()
+            found.setdefault((package, entry.name), Offer(package, entry.name, entry.value))
+    return sorted(found.values(), key=lambda offer: (offer.package != OURS, offer.package, offer.value, offer.name))
+
+
+FORMATS = Table(
+    "format",
+    {
+        "diffusers": "auditor.checkpoints.formats.diffusers:DiffusersFormat",
+        "denoising-diffusion-pytorch": (
+            "auditor.checkpoints.formats.denoising_diffusion_pytorch:DenoisingDiffusionPytorchFormat"
+        ),
+        "dit": "auditor.checkpoints.formats.dit:DitFormat",
+        "monai": "auditor.checkpoints.formats.monai:MonaiFormat",
+        "lora": "auditor.checkpoints.formats.lora:LoraFormat",
+        "edm": "auditor.checkpoints.formats.edm:EdmFormat",
+        "plain": "auditor.checkpoints.formats.plain:PlainFormat",
+    },
+)
 
 SOURCES = {
     "folder": "auditor.images.sources.folder:KIND",
@@ -37,16 +107,15 @@ HAAR = tuple(f"haar-{level}" for level in range(4))  # bands of the Haar wavelet
 PCA = tuple(f"pca-{level}" for level in range(4))  # principal subspaces of the training images, leading to rest
 SCALES = (*HAAR, *PCA)
 
-SPACES = {
-    "pixel": "auditor.spaces.pixel:PixelSpace",
-    "correlation": "auditor.spaces.correlation:CorrelationSpace",
-    "clip": "auditor.spaces.clip:ClipSpace",
-    **{name: f"auditor.spaces.scale:{name.replace('-', '_')}" for name in SCALES},
-    "onehot": "auditor.lab.spaces:OneHotSpace",
-    "level-1": "auditor.lab.spaces:level_1",
-    "level-2": "auditor.lab.spaces:level_2",
-    "level-3": "auditor.lab.spaces:level_3",
-}
+SPACES = Table(
+    "space",
+    {
+        "pixel": "auditor.spaces.pixel:PixelSpace",
+        "correlation": "auditor.spaces.correlation:CorrelationSpace",
+        "clip": "auditor.spaces.clip:ClipSpace",
+        **{name: f"auditor.spaces.scale:{name.replace('-', '_')}" for name in SCALES},
+    },
+)
 
 SPACE_GROUPS = {"scales": SCALES}  # one name for several
 
@@ -158,7 +227,7 @@ FOLDER_REPORTS = {
     "tensorboard": "auditor.reports.formats.tensorboard:write",
 }
 
-TABLES = {
+TABLES: Mapping[str, Mapping[str, str]] = {
     "format": FORMATS,
     "source": SOURCES,
     "space": SPACES,
@@ -178,7 +247,8 @@ def lookup(kind: str, name: str) -> Any:
     Raises
     ------
     AuditError
-        If there is none; the message lists the names and the closest match.
+        If there is none; the message lists the names and the closest match. Or if another package offers it, and its
+        module cannot be imported.
     """
     table = TABLES[kind]
     if name not in table:
@@ -187,5 +257,13 @@ def lookup(kind: str, name: str) -> Any:
         raise AuditError(
             f"There is no {kind} called {name!r}.", OPTIONS.get(kind, kind), f"{hint}Choose from: {', '.join(table)}."
         )
-    module, attribute = table[name].split(":")
-    return getattr(import_module(module), attribute)
+    module, _, attribute = table[name].partition("[")[0].strip().partition(":")  # extras of an entry point go last
+    offer = table.offered.get(name) if isinstance(table, Table) else None
+    try:
+        return attrgetter(attribute)(import_module(module))
+    except Exception as problem:  # the module of another package may raise anything
+        if offer is None:
+            raise
+        what = f"The {kind} {name!r} cannot be loaded: {type(problem).__name__}: {problem}."
+        remedy = f"Install the package {offer.package}, which ships it, again, or pip uninstall {offer.package}."
+        raise AuditError(what, offer.value, remedy) from problem

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from auditor.demo import clip, demo_config, digits, load, recipe, retrain, shipped, trainer, write
 from auditor.demo.recipe import STEPS, TWIN_SETTINGS
+from auditor.lab.training import log_spaced
 from auditor.records import TWINS
 
 TINY = trainer.TrainSettings(steps=(5, 20), widths=(4, 8), batch_size=8, log_every=10)
@@ -152,7 +153,7 @@ def test_a_constant_network_is_its_own_average() -> None:
 
 
 def test_log_spaced_steps_have_equal_ratios() -> None:
-    assert trainer.log_spaced(100, 1600, 5) == (100, 200, 400, 800, 1600)
+    assert log_spaced(100, 1600, 5) == (100, 200, 400, 800, 1600)
 
 
 # Recipe

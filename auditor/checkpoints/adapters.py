@@ -61,20 +61,21 @@ def scale(path: Path, header: Header) -> str:
     for module, (rank, alpha) in layers.items():
         if rank == 0 or not math.isfinite(alpha or 0):
             raise _no_scale(f"The LoRA layer {module} is of rank {rank}", alpha, path)
-    rank = "/".join(map(str, sorted({rank for rank, _ in layers.values()})))
+    every = "/".join(map(str, sorted({rank for rank, _ in layers.values()})))
     if any(name.endswith(ALPHA) and name not in alphas for name in state):  # of torch, or of a type that is no number's
-        return f"LoRA of rank {rank}, at the scale that its alpha weights state."
+        return f"LoRA of rank {every}, at the scale that its alpha weights state."
     if alphas:
         return _in_words(Counter(layers.values()))
     stated = adapter_metadata(header)
     said = dict.fromkeys(_of_peft(one, path) for part in PARTS if (one := of_part(stated, part)))
-    return " ".join(said) or f"LoRA of rank {rank}; the file states no alpha, so its scale is taken as 1."
+    return " ".join(said) or f"LoRA of rank {every}; the file states no alpha, so its scale is taken as 1."
 
 
 def _of_peft(stated: Mapping[str, Any], path: Path) -> str:
     """Return rank and scale in words, as the settings of peft state them."""
     stated = {name.partition(".")[2]: one for name, one in stated.items()}
-    rank, alpha = stated.get("r"), stated.get("lora_alpha")
+    rank: Any = stated.get("r")
+    alpha: Any = stated.get("lora_alpha")
     try:
         scale = float(alpha) / float(rank)
     except (ValueError, TypeError, ArithmeticError):
@@ -119,8 +120,8 @@ def _no_scale(said: str, alpha: Any, path: Path) -> CheckpointError:
 def _in_words(kinds: Mapping[tuple[int, float | None], int]) -> str:
     parts = []
     for (rank, alpha), n in sorted(kinds.items(), key=lambda one: (-one[1], one[0][0], one[0][1] or 0)):
-        stated = f"rank {rank} without alpha: scale 1" if alpha is None else ""
-        stated = stated or f"rank {rank} and alpha {alpha:.4g}: scale {alpha / rank:.4g}"
+        scale = "without alpha: scale 1" if alpha is None else f"and alpha {alpha:.4g}: scale {alpha / rank:.4g}"
+        stated = f"rank {rank} {scale}"
         parts.append(f"{stated} ({n} layer{'s' if n > 1 else ''})" if len(kinds) > 1 else stated)
     return f"LoRA of {'; of '.join(parts)}."
 

@@ -4,22 +4,127 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import ModelSettings, a_path, absence, names, weights
-from auditor.checkpoints.headers import Header, read_header
+from auditor.checkpoints import names, weights
+from auditor.checkpoints.configs import absence
+from auditor.checkpoints.formats import Unusable
+from auditor.checkpoints.headers import Header, read_header, tensors_in
+from auditor.checkpoints.names import a_path
+from auditor.checkpoints.settings import ModelSettings
+from auditor.diffusion.model import Conditioned, DiffusionModel, Network
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, Found
+from auditor.records import NOT_SAID, Checkpoint, Facts, Flips, Found
 
-Unusable = list[tuple[int, Path, str]]
+Claims = Callable[[Header], bool]
 # What lies in a folder per step: of accelerate, and LoRA weights of the diffusers training scripts.
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "pytorch_lora_weights.safetensors")
 
 
-def find(root: Path, claims: Callable[[Path, Header], bool], settings: ModelSettings) -> tuple[list[Found], Unusable]:
-    """Return the steps whose files a format claims, and (step or -1, path, reason) of what is not usable."""
-    return _in_folder(root, sorted(_listed(root)), claims, settings)
+class WeightFiles:
+    """A format of one weight file per step: what all of them share.
+
+    A subclass says which files it claims, what they say of the model (`facts`), how its network is built, and how the
+    network is called.
+    """
+
+    def __init__(self, settings: ModelSettings | None = None) -> None:
+        self.settings = settings or ModelSettings()
+
+    def claims(self, header: Header) -> bool:
+        """Whether a file is of this format, by its header."""
+        raise NotImplementedError
+
+    def facts(self, checkpoint: Checkpoint) -> Facts:
+        """Return what the header, and what the user gave beside it, say of the model."""
+        raise NotImplementedError
+
+    def built(self, checkpoint: Checkpoint, device: str) -> tuple[Any, object]:
+        """Return the network on a device, its weights not yet filled, and what of its making belongs to the digest."""
+        raise NotImplementedError
+
+    def called(self, network: Any) -> tuple[Network, Conditioned | None]:
+        """Return a filled network as it is called with (x, t), and as it is called under conditions, if it can be."""
+        return network, None
+
+    def find(self, root: Path) -> tuple[list[Found], Unusable]:
+        """Return the steps under ``root`` whose files are claimed, and what of them is not usable."""
+        return _in_folder(root, sorted(_listed(root)), self.claims, self.settings)
+
+    def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
+        """Return nothing: bare weights come without a schedule."""
+        return None
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return that the files say nothing of mirrored images."""
+        return NOT_SAID
+
+    def inspect(self, checkpoint: Checkpoint) -> str:
+        """Return the sha256 over the weights and what the network is made from; they fit, and are finite."""
+        return self.read(checkpoint)[2]
+
+    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
+        """Return the network with its weights."""
+        network, tensors, digest = self.read(checkpoint)
+        require_unchanged(checkpoint, digest)
+        network = fill(network, tensors, device)
+        call, conditioned = self.called(network)
+        return DiffusionModel(
+            network=call,
+            scheduler=dict(scheduler_config),
+            image_shape=self.image_shape(checkpoint),
+            n_parameters=count(network),
+            conditioned=conditioned,
+        )
+
+    def read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
+        """Return the network, the weights that fit it, and the sha256 over them."""
+        expected = expected_of(self.built(checkpoint, "meta")[0])
+        tensors = chosen(checkpoint, expected, self.settings.trust_pickle)
+        network, made_of = self.built(checkpoint, "cpu")  # of a size that the weights have shown to be real
+        return network, tensors, weights.digest(tensors, made_of)
+
+    def image_shape(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
+        """Return (h, w, c) of the pictures, as the file or the user says."""
+        shape = self.facts(checkpoint).image_shape or self.settings.image_shape
+        assert shape is not None, "model_facts asks for a shape that nothing says"
+        return shape
+
+
+def n_values(checkpoint: Checkpoint) -> int | None:
+    """Return how many values the first state dict of a file holds, by its header."""
+    content = read_header(checkpoint.path).content
+    if not isinstance(content, dict):
+        return None
+    keys = weights.EMA_KEYS if checkpoint.weights == "ema" else weights.RAW_KEYS
+    places = [tensors_in(content.get(key)) for key in keys] + [tensors_in(content)]
+    return next((sum(one.size for one in place.values()) for place in places if place), None)
+
+
+def foreign_class(module: str, name: str, path: Path) -> Any:
+    """Return a class that a format needs, or raise that its package is not installed."""
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as problem:
+        package = module.partition(".")[0]
+        remedy = f"pip install {package.replace('_', '-')}"
+        raise CheckpointError(f"{package} is not installed.", path, remedy) from problem
+
+
+def made(of_class: Any, arguments: Mapping[str, Any], device: str, *, failed: str, path: Path, remedy: str) -> Any:
+    """Return an object of a foreign class on a device; the global generator does not notice that weights are drawn.
+
+    ``failed`` begins the message where the class refuses its arguments.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        try:
+            return of_class(**arguments)
+        except Exception as problem:  # a foreign class may raise anything for impossible arguments
+            raise CheckpointError(f"{failed}: {problem}.", path, remedy) from problem
 
 
 def empty_steps(root: Path) -> Unusable:
@@ -43,9 +148,7 @@ def _listed(root: Path) -> list[Path]:
     return found
 
 
-def _in_folder(
-    root: Path, paths: list[Path], claims: Callable[[Path, Header], bool], settings: ModelSettings
-) -> tuple[list[Found], Unusable]:
+def _in_folder(root: Path, paths: list[Path], claims: Claims, settings: ModelSettings) -> tuple[list[Found], Unusable]:
     found: list[Found] = []
     unusable: Unusable = []
     for path in paths:
@@ -71,14 +174,14 @@ def _one(
     path: Path,
     stem: str,
     named: tuple[int, str],
-    claims: Callable[[Path, Header], bool],
+    claims: Claims,
     settings: ModelSettings,
 ) -> Found | str | None:
     """Return a usable file as a step, or why it is not, or None where the format does not claim it."""
     if not path.is_file():
         return f"it {absence(path)}"
     header = read_header(path)
-    if not claims(path, header):
+    if not claims(header):
         return None
     weights.require_safe(path, header, settings.trust_pickle)
     held = weights.kinds(header)
@@ -161,3 +264,8 @@ def fill(network: Any, tensors: Mapping[str, Any], device: str) -> Any:
     network = network.float()
     network.load_state_dict(dict(tensors))
     return network.to(device).eval().requires_grad_(False)
+
+
+def count(network: Any) -> int:
+    """Return how many weights a network has."""
+    return sum(one.numel() for one in network.parameters())

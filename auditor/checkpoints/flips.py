@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import read_json
+from auditor.checkpoints.configs import read_json
 from auditor.checkpoints.headers import Header
 from auditor.errors import CheckpointError
 from auditor.records import NOT_SAID, Flips

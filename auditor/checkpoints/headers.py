@@ -217,6 +217,7 @@ def _follow(stream: io.BytesIO, path: Path) -> tuple[Any, set[str]]:
 def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    items: list[Any]
 
     def to_mark() -> list[Any]:
         items: list[Any] = []
@@ -250,9 +251,9 @@ def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
             stack.append(EMPTY[code]())
         elif code in SHORT_TUPLES:
             n = SHORT_TUPLES[code]
-            items = tuple(stack[len(stack) - n :])
+            items = stack[len(stack) - n :]
             del stack[len(stack) - n :]
-            stack.append(items)
+            stack.append(tuple(items))
         elif code == "TUPLE":
             stack.append(tuple(to_mark()))
         elif code in ("LIST", "FROZENSET"):
@@ -313,7 +314,7 @@ def _called(callee: Any, args: Any) -> Any:
         return {}
     if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
         storage, shape = args[0], args[2]
-        stored = storage.args if isinstance(storage, Opaque) and storage.name == "storage" else ()
+        stored: Any = storage.args if isinstance(storage, Opaque) and storage.name == "storage" else ()
         kind = stored[1].name if len(stored) > 1 and isinstance(stored[1], Opaque) else ""
         where = str(stored[2]) if len(stored) > 2 else ""
         return Tensor(tuple(map(int, shape)), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def shape(folder: Path, latent: tuple[int, int]) -> tuple[int, int, int]:
 def channels(folder: Path) -> int:
     """Return how many channels the latents have."""
     return int(networks.config_of(folder, CLASSES)["latent_channels"])
+
+
+def with_autoencoder(digest: str, folder: Path | None) -> str:
+    """Return the sha256 over a network's digest and the files of its autoencoder; the digest alone for pictures."""
+    return digest if folder is None else sha256(f"{digest}{networks.folder_digest(folder)}".encode()).hexdigest()
 
 
 def load(folder: Path, device: str) -> Autoencoder:

@@ -116,5 +116,10 @@ def one_unit(found: Sequence[Found]) -> tuple[list[Found], list[tuple[int, Path,
     reason = "it is counted in {}, and most files here in " + UNITS[chosen]
     rest = [one for one in found if one.unit != chosen]
     return [one for one in found if one.unit == chosen], [
-        (one.step, next(iter(one.paths.values())), reason.format(UNITS[one.unit])) for one in rest
+        (one.step, a_path(one), reason.format(UNITS[one.unit])) for one in rest
     ]
+
+
+def a_path(found: Found) -> Path:
+    """Return one of the paths of what was found."""
+    return next(iter(found.paths.values()))

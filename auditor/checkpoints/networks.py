@@ -15,7 +15,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import absence, read_json, weights
+from auditor.checkpoints import weights
+from auditor.checkpoints.configs import absence, read_json
 from auditor.checkpoints.headers import SAVE_AGAIN, read_header, tensors_in
 from auditor.errors import CheckpointError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from auditor.checkpoints import Discovery, a_path
+from auditor.checkpoints.discovery import Discovery
+from auditor.checkpoints.names import a_path
 from auditor.errors import AuditError
 from auditor.records import TWINS, UNITS, Checkpoint, CheckpointSeries, Excluded, Found, TwinPair
 

@@ -136,9 +136,9 @@ def _stubs(header: Header) -> list[tuple[Any, str]]:
 def _inert(name: str) -> type:
     """Return a class whose instances are ordered dictionaries that remember its name: torch fills them, none runs."""
 
-    class Inert(OrderedDict):
+    class Inert(OrderedDict[Any, Any]):
         def __new__(cls, *args: Any, **settings: Any) -> Any:
-            made = OrderedDict()
+            made: Any = OrderedDict()
             made.name, made.args = name, args
             return made
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "open_clip_model.safetensors"  # the name open_clip looks for
 # The vocabulary is that of open_clip's own tokenizer; at text width 32 it is nine tenths of the file.
-MODEL = {
+MODEL: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 64, "head_width": 16, "layers": 3},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},

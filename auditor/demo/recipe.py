@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from auditor.config import AuditConfig
 from auditor.demo import clip, digits, trainer
@@ -117,9 +118,9 @@ def retrain(
             done, pending = wait(pending, timeout=1)
             for training in done:
                 training.result()
-            for folder, n_steps in lengths.items() if progress else ():
+            for folder, n_steps in lengths.items():
                 line = last_line(folder / LOG)
-                if line["step"] > seen[folder]:
+                if progress and line["step"] > seen[folder]:
                     seen[folder] = line["step"]
                     progress(folder.relative_to(out).as_posix(), line["step"], n_steps, line["loss"])
 
@@ -142,7 +143,7 @@ def train_clip(out: Path, settings: clip.ClipSettings) -> None:
     clip.train(part.images[..., None], digits.captions(part.labels), out, settings)
 
 
-def last_line(log: Path) -> dict[str, float]:
+def last_line(log: Path) -> dict[str, Any]:
     """Return the last whole line of a training log; step 0 where there is none yet."""
     lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
     return json.loads(lines[-1]) if lines else {"step": 0}

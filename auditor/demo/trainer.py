@@ -60,11 +60,6 @@ class TrainSettings:
     log_every: int = 100
 
 
-def log_spaced(first: int, last: int, n: int) -> tuple[int, ...]:
-    """Return ``n`` whole steps from ``first`` to ``last`` at equal ratios."""
-    return tuple(int(step) for step in np.rint(np.geomspace(first, last, n)))
-
-
 def train(images: np.ndarray, out: Path, settings: TrainSettings, progress: Progress | None = None) -> None:
     """Train an epsilon-predicting U-Net on ``images`` and write its checkpoints to ``out``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from auditor.diffusion import noise, schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
 from auditor.seeds import derived_seed
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DDPMScheduler
 
 REVISION = 1
 
@@ -46,13 +50,17 @@ def shares_of(times: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
     return np.bincount(nearest, minlength=len(times)) / len(nearest)
 
 
-def cell_noise(run_seed: int, image_ids: Sequence[str], set_name: str, levels: int, shape: tuple[int, ...]) -> Any:
+def cell_noise(
+    run_seed: int, image_ids: Sequence[str], set_name: str, levels: int, shape: tuple[int, ...]
+) -> torch.Tensor:
     """Return eps, float32 ``[n_images, levels, *shape]``: a function of run seed, set and image id alone."""
     streams = noise.generators([derived_seed("cell", run_seed, set_name, i) for i in image_ids])
     return noise.draw(streams, (levels, *shape))
 
 
-def target_and_input(scheduler: Any, x0: Any, eps: Any, t: Any) -> tuple[Any, Any]:
+def target_and_input(
+    scheduler: DDPMScheduler, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the checkpoint's own regression target and the noised input x_t.
 
     epsilon: eps; sample: x_0; v_prediction: sqrt(abar_t) eps - sqrt(1 - abar_t) x_0.
@@ -75,15 +83,10 @@ class Predictions:
     noise: np.ndarray  # float32 [n_images, n_levels, 2, d], the noise that each output amounts to; of eps and of -eps
 
 
-def losses(*cells: Any, **more: Any) -> np.ndarray:
-    """Return the losses of :func:`predict` alone."""
-    return predict(*cells, **more).losses
-
-
 def predict(
     model: DiffusionModel,
     images: np.ndarray,
-    eps: Any,
+    eps: torch.Tensor,
     times: np.ndarray,
     batch_size: int,
     device: str = "cpu",
@@ -124,7 +127,7 @@ def predict(
     return Predictions(squared.reshape(shape).mean(2) * weights, noise_of.reshape(*shape, -1))
 
 
-def as_noise(scheduler: Any, output: Any, x_t: Any, t: Any) -> Any:
+def as_noise(scheduler: DDPMScheduler, output: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Return the noise that an output amounts to: eps with x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps."""
     abar = scheduler.alphas_cumprod.to(x_t.device)[t].view(-1, 1, 1, 1).double()
     signal, sigma = abar.sqrt(), (1 - abar).sqrt()
@@ -136,7 +139,9 @@ def as_noise(scheduler: Any, output: Any, x_t: Any, t: Any) -> Any:
     return signal * output + sigma * x_t
 
 
-def noised(model: DiffusionModel, images: np.ndarray, eps: Any, times: np.ndarray, device: str = "cpu") -> Any:
+def noised(
+    model: DiffusionModel, images: np.ndarray, eps: torch.Tensor, times: np.ndarray, device: str = "cpu"
+) -> torch.Tensor:
     """Return x_t of the cells, float64 tensor ``[n_images, n_levels, 2, d]``, eps first and -eps second."""
     import torch
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from auditor.config import AuditConfig
 from auditor.errors import AuditError
-from auditor.records import Facts
 
 SMALL = 32 * 32 * 3  # numbers in a picture up to which a CPU has more to do per call than per picture
 
 
-def resolve_device(asked: str, earlier: Mapping[str, Any]) -> str:
-    """Return the device: as asked, as before in this run, or cuda where there is one."""
+def resolve_device(asked: str, earlier: str | None = None) -> str:
+    """Return the device: as asked, else the ``earlier`` one of this run, else cuda where there is one."""
     import torch
 
     available = torch.cuda.is_available()
-    device = earlier.get("device") or ("cuda" if available else "cpu") if asked == "auto" else asked
+    device = earlier or ("cuda" if available else "cpu") if asked == "auto" else asked
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
         raise AuditError(f"The device {device!r} is not known.", "--device", "Give cpu, cuda, cuda:1 or auto.")
     if device.startswith("cuda") and not available:
@@ -32,15 +28,17 @@ def resolve_device(asked: str, earlier: Mapping[str, Any]) -> str:
     return device
 
 
-def resolve_batch_size(config: AuditConfig, device: str, earlier: Mapping[str, Any], facts: Facts) -> int:
-    """Return the batch size: as asked, as before in this run, 64 on a CPU and 256 on a GPU.
+def resolve_batch_size(
+    asked: int | str, device: str, earlier: int | None, image_shape: tuple[int, int, int] | None, quick: bool
+) -> int:
+    """Return the batch size: as asked, else the ``earlier`` one of this run, else 64 on a CPU and 256 on a GPU.
 
     A quick audit, most of whose time is the overhead of calls, has 256 on a CPU, too, for small pictures.
     """
-    if config.batch_size != "auto":
-        return int(config.batch_size)
-    many = device != "cpu" or (config.quick and math.prod(facts.image_shape) <= SMALL)
-    return int(earlier.get("batch_size") or (256 if many else 64))
+    if asked != "auto":
+        return int(asked)
+    small = image_shape is not None and math.prod(image_shape) <= SMALL
+    return int(earlier or (256 if device != "cpu" or (quick and small) else 64))
 
 
 def threads() -> int:

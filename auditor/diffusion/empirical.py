@@ -7,8 +7,12 @@ the best denoiser on the training set, and no other reaches its loss there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 EXACT = 100_000  # images up to which the sum runs over all of them
 NEAREST = 4096  # images that it runs over beyond
@@ -19,15 +23,17 @@ AT_ONCE = 4096  # images per block of the sum
 class Posterior:
     """What the training set says of noised images z, one row each; float64 tensors on the device of z."""
 
-    mean: Any  # [m, d], E[x_0 | z]: the empirical denoiser
-    variance: Any  # [m], trace of Cov[x_0 | z] over d: per pixel, in squared units of x
-    n_effective: Any  # [m], exp of the entropy of w: how many images share the weight; 1 = one image alone
-    largest: Any  # [m] in (0, 1], weight of the likeliest image
-    omitted: Any  # [m] in [0, 1], bound on the weight of images that were left out; 0 where none were
-    shell: Any  # [m], r*: of all ||z - alpha x_i|| / (sigma sqrt d) the one nearest to 1, where noised x_i lie
+    mean: torch.Tensor  # [m, d], E[x_0 | z]: the empirical denoiser
+    variance: torch.Tensor  # [m], trace of Cov[x_0 | z] over d: per pixel, in squared units of x
+    n_effective: torch.Tensor  # [m], exp of the entropy of w: how many images share the weight; 1 = one image alone
+    largest: torch.Tensor  # [m] in (0, 1], weight of the likeliest image
+    omitted: torch.Tensor  # [m] in [0, 1], bound on the weight of images that were left out; 0 where none were
+    shell: torch.Tensor  # [m], r*: of all ||z - alpha x_i|| / (sigma sqrt d) the one nearest to 1, where noised x_i lie
 
 
-def posterior(z: Any, alpha: float, sigma: float, images: Any, nearest: int | None = None) -> Posterior:
+def posterior(
+    z: torch.Tensor, alpha: float, sigma: float, images: torch.Tensor, nearest: int | None = None
+) -> Posterior:
     """Return the posterior over training images given noised ones.
 
     Parameters
@@ -62,11 +68,11 @@ class Shell:
     than 1: outside of all shells, where no training ever supervised the network.
     """
 
-    def __init__(self, z: Any, sigma: float) -> None:
+    def __init__(self, z: torch.Tensor, sigma: float) -> None:
         self.squared, self.sigma, self.d = z.square().sum(1, keepdim=True), sigma, z.shape[1]
-        self.nearest: Any = None
+        self.nearest: torch.Tensor | None = None
 
-    def add(self, log_likelihoods: Any) -> None:
+    def add(self, log_likelihoods: torch.Tensor) -> None:
         """Take the log likelihoods of z under a block of images, ``[m, n]``."""
         import torch
 
@@ -77,12 +83,14 @@ class Shell:
         self.nearest = torch.where((found - 1).abs() < (old - 1).abs(), found, old)
 
 
-def log_likelihood(z: Any, alpha: float, sigma: float, images: Any) -> Any:
+def log_likelihood(z: torch.Tensor, alpha: float, sigma: float, images: torch.Tensor) -> torch.Tensor:
     """Return ln p(z | x_i) up to what does not depend on i, ``[m, n]``."""
     return (alpha * (z @ images.T) - alpha**2 / 2 * images.square().sum(1)) / sigma**2
 
 
-def blocks(z: Any, alpha: float, sigma: float, images: Any, shell: Shell) -> Any:
+def blocks(
+    z: torch.Tensor, alpha: float, sigma: float, images: torch.Tensor, shell: Shell
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield log likelihoods and images, a block of the training set at a time; the shell is told of each."""
     for start in range(0, len(images), AT_ONCE):
         block = images[start : start + AT_ONCE]
@@ -91,7 +99,9 @@ def blocks(z: Any, alpha: float, sigma: float, images: Any, shell: Shell) -> Any
         yield found, block
 
 
-def likeliest(z: Any, alpha: float, sigma: float, images: Any, k: int, shell: Shell) -> tuple[Any, Any]:
+def likeliest(
+    z: torch.Tensor, alpha: float, sigma: float, images: torch.Tensor, k: int, shell: Shell
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the k largest log likelihoods, descending, and their images' rows, both ``[m, k]``."""
     import torch
 
@@ -106,14 +116,15 @@ def likeliest(z: Any, alpha: float, sigma: float, images: Any, k: int, shell: Sh
     return values, rows
 
 
-def summed(parts: Any) -> Posterior:
+def summed(parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Posterior:
     """Return the posterior from log likelihoods ``[m, n]`` and images ``[n, d]`` or ``[m, n, d]``, in blocks.
 
     All sums run relative to the largest log likelihood met so far, so none overflows.
     """
     import torch
 
-    top = total = None
+    top: torch.Tensor | None = None
+    total: Any = None  # sums of weights, weighted images, weighted squares, weighted log likelihoods
     for values, images in parts:
         peak = values.max(dim=1).values
         new = peak if top is None else torch.maximum(top, peak)
@@ -139,6 +150,6 @@ def summed(parts: Any) -> Posterior:
     return Posterior(mean, variance, torch.exp(entropy), 1 / weight, torch.zeros_like(weight), unknown)
 
 
-def noise_prediction(z: Any, mean: Any, alpha: float, sigma: float) -> Any:
+def noise_prediction(z: torch.Tensor, mean: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
     """Return the noise that a prediction of x_0 amounts to: (z - alpha x_0) / sigma."""
     return (z - alpha * mean) / sigma

@@ -9,19 +9,22 @@ made again in the user's own pipeline.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 REVISION = 1
 
 
-def generators(seeds: Sequence[int]) -> list[Any]:
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """Return one CPU generator per seed, each at the start of its stream."""
     import torch
 
     return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
 
-def draw(streams: Sequence[Any], shape: tuple[int, ...], device: str = "cpu") -> Any:
+def draw(streams: Sequence[torch.Generator], shape: tuple[int, ...], device: str = "cpu") -> torch.Tensor:
     """Return standard normal noise, float32 ``[len(streams), *shape]``.
 
     Row i comes from ``streams[i]`` alone and advances it.

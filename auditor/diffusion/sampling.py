@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,8 @@ def published_class(ancestral: type) -> type:
     Its chain for sequences, whose networks predict x_0, has the posterior variance, as DDPM has by default.
     """
 
-    class Published(ancestral):  # type: ignore[misc]
-        def _get_variance(self, t: Any, *ignored: Any, **also: Any) -> Any:
+    class Published(ancestral):
+        def _get_variance(self, t: Any, predicted_variance: Any = None, variance_type: str | None = None) -> Any:
             before = self.previous_timestep(t)
             kept = self.alphas_cumprod[t] / (self.alphas_cumprod[before] if before >= 0 else self.one)
             return (1 - kept) if t > 1 else 0 * kept
@@ -106,13 +106,20 @@ class Conditions:
         return np.array([self.numbers[seed % len(self.numbers)] for seed in seeds], dtype=np.int64)
 
 
-def sample_batch(model: DiffusionModel, seeds: Sequence[int], *how: Any) -> np.ndarray:
-    """Return one sample per seed, uint8 ``[len(seeds), h, w, c]``; ``how`` is that of `draw_batch`.
+def sample_batch(
+    model: DiffusionModel,
+    seeds: Sequence[int],
+    sampler: str,
+    steps: int,
+    device: str = "cpu",
+    conditions: Conditions | None = None,
+) -> np.ndarray:
+    """Return one sample per seed, uint8 ``[len(seeds), h, w, c]``: `draw_batch`, decoded.
 
     Row i depends on ``seeds[i]`` and the weights; on the other rows and their number
     only by float rounding of the network's arithmetic.
     """
-    return model.codec.decode(draw_batch(model, seeds, *how))
+    return model.codec.decode(draw_batch(model, seeds, sampler, steps, device, conditions))
 
 
 def draw_batch(
@@ -143,13 +150,3 @@ def draw_batch(
                 "the network returns values that are not finite", f"seeds {seeds[0]} to {seeds[-1]}", "Leave it out."
             )
         return x
-
-
-def batches(n: int, batch_size: int) -> Iterator[range]:
-    """Yield ranges of exactly ``batch_size`` numbers that cover 0 to n - 1.
-
-    The last range is full as well (it runs past n), because a network's arithmetic
-    drifts with the batch size: row i is the same whatever n is.
-    """
-    for start in range(0, n, batch_size):
-        yield range(start, start + batch_size)

@@ -95,8 +95,9 @@ def problem(config: Mapping[str, Any]) -> str:
     if kind == "flow":
         return _flow_problem(config)
     if kind == "edm":
-        low, high, rho = (config.get(key) for key in ("sigma_min", "sigma_max", "rho"))
-        fit = all(_is_number(one) and one > 0 for one in (low, high, rho)) and low < high
+        numbers: list[Any] = [config.get(key) for key in ("sigma_min", "sigma_max", "rho")]
+        low, high, rho = numbers
+        fit = all(_is_number(one) and one > 0 for one in numbers) and low < high
         return "" if fit else f"sigma_min {low}, sigma_max {high} and rho {rho} are no schedule"
     n_steps, betas = config.get("num_train_timesteps"), config.get("trained_betas")
     if type(n_steps) is not int or n_steps < 1:  # True is no number of steps

@@ -65,7 +65,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
     earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
     budgets = budgets_from_file(config.budgets)
-    device = devices.resolve_device(config.device, earlier)
+    device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     pictures: Pictures | None = None
     training = None if config.train_a is None else lambda: image_sets.trained(pictures.sets)  # read below, used later
@@ -85,7 +85,9 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         scope=scope_of(config, origin.pair, pictures.sets),
         budgets=budgets,
         device=device,
-        batch_size=devices.resolve_batch_size(config, device, earlier, origin.facts),
+        batch_size=devices.resolve_batch_size(
+            config.batch_size, device, earlier.get("batch_size"), origin.facts.image_shape, config.quick
+        ),
         threads=devices.threads(),
         sampling_steps=origin.sampling_steps,
         image_shape=origin.facts.image_shape,

@@ -152,6 +152,7 @@ def mean_of(
             raise AuditError("The training images are not given.", "--pixel-mean own", "Give --train-a and --train-b.")
         return (scale[0] + (scale[1] - scale[0]) * mean_picture(sets[f"train-{twin}"]) / 255).astype(np.float32)
     mean = mean_from(given)
+    assert facts.image_shape is not None, "the facts of a series have a shape"
     height, width, channels = facts.image_shape
     if mean.ndim == 1 and mean.size in (1, channels):
         return mean

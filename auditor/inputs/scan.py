@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor import checkpoints
-from auditor.checkpoints import ModelSettings, absence
+from auditor.checkpoints import ModelSettings
+from auditor.checkpoints.configs import absence
 from auditor.errors import AuditError
 from auditor.inputs.mirroring import as_text
 from auditor.records import NOT_SAID, UNITS, Checkpoint, Facts, Flips, Found

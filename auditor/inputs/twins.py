@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from auditor import checkpoints
 from auditor.checkpoints import pairing
@@ -15,6 +14,7 @@ from auditor.records import TWINS, Checkpoint, Excluded, TwinPair
 
 def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPair:
     """Return the aligned series of both twins."""
+    assert config.ckpts_a is not None, "required.py asks for it"
     a = checkpoints.discover(config.ckpts_a, "a", settings)
     b = checkpoints.discover(config.ckpts_b, "b", settings) if config.ckpts_b is not None else None
     return pairing.pair(a, b, weights=config.weights, steps=config.step_numbers)
@@ -22,7 +22,7 @@ def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPa
 
 def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) -> TwinPair:
     """Return the pair with digests; a step whose file is broken in one twin leaves both, with the reason."""
-    good: dict[str, list[Any]] = {twin: [] for twin in TWINS}
+    good: dict[str, list[Checkpoint]] = {twin: [] for twin in TWINS}
     excluded = list(pair.excluded)
     problems: dict[tuple[str, str], list[str]] = {}  # what is wrong and its remedy -> twins and steps
     for step in pair.steps:
@@ -43,8 +43,8 @@ def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) ->
             ]
     if not good["a"]:
         raise _nothing_usable(problems, pair)
-    series = [replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS]
-    return TwinPair(*series, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
+    a, b = (replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS)
+    return TwinPair(a, b, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
 
 
 def _nothing_usable(problems: Mapping[tuple[str, str], Sequence[str]], pair: TwinPair) -> AuditError:

@@ -81,20 +81,32 @@ def calibrate(
     return results
 
 
-def measured(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> tuple[Measured, Asked]:
+def measured(
+    fixture: Fixture,
+    work: Path,
+    n_samples: int,
+    sampling_steps: int = SAMPLING_STEPS,
+    loss_images: int = AuditConfig.loss_images,
+    loss_levels: int = AuditConfig.loss_levels,
+) -> tuple[Measured, Asked]:
     """Audit a fixture by every stage of ``audit run``; return what was measured, and from what."""
     from auditor import inputs, pipeline
     from auditor.pipeline.plan import plan
 
     shutil.rmtree(work, ignore_errors=True)
+    given: dict[str, Any] = {**fixture.write(work / "fixture"), "spaces": "onehot"}  # as a command line gives them
     config = AuditConfig(
-        **fixture.write(work / "fixture"),
+        **given,
         out=str(work / "audit"),
         n_samples=n_samples,
+        sampling_steps=sampling_steps,
+        loss_images=loss_images,
+        loss_levels=loss_levels,
+        batch_size="256",
+        device="cpu",
         allow_overlap=True,
-        **{"spaces": "onehot", "sampling_steps": SAMPLING_STEPS, "batch_size": "256", "device": "cpu"} | settings,
     )
-    run = RunDirectory(config.out)
+    run = RunDirectory(work / "audit")
     loaded = inputs.prepare(config, run)
     with run.locked():
         found = pipeline.audit(loaded, run, plan(loaded.asked, run), lambda text, calls: None)
@@ -102,9 +114,16 @@ def measured(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> t
     return found, loaded.asked
 
 
-def audited(fixture: Fixture, work: Path, n_samples: int, **settings: Any) -> Result:
+def audited(
+    fixture: Fixture,
+    work: Path,
+    n_samples: int,
+    sampling_steps: int = SAMPLING_STEPS,
+    loss_images: int = AuditConfig.loss_images,
+    loss_levels: int = AuditConfig.loss_levels,
+) -> Result:
     """Return truth and verdict of every checkpoint of a fixture, and what was recommended."""
-    found, asked = measured(fixture, work, n_samples, **settings)
+    found, asked = measured(fixture, work, n_samples, sampling_steps, loss_images, loss_levels)
     memory = [fixture.course.memory_at(tau) for tau in fixture.taus]
     truths = fixture.phases(asked.times + 1, asked.budgets)
     rows = [

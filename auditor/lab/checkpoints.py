@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, absence, read_json
+from auditor.checkpoints.configs import absence, read_json
+from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.headers import read_header, tensors_in
+from auditor.checkpoints.settings import ModelSettings
 from auditor.diffusion import schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
@@ -26,7 +28,7 @@ from auditor.errors import AuditError, CheckpointError
 from auditor.lab.blend import Blend
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar, from_numbers
-from auditor.records import Checkpoint, Facts, Found
+from auditor.records import NOT_SAID, Checkpoint, Facts, Flips, Found
 from auditor.run.files import atomic, write_json
 
 if TYPE_CHECKING:
@@ -56,12 +58,13 @@ class LabFormat:
         examples=(("", "--spaces onehot,level-1"),),
     )
 
-    def __init__(self, settings: Any = None) -> None:
+    def __init__(self, settings: ModelSettings | None = None) -> None:
         """Need nothing of the settings."""
 
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+    def find(self, root: Path) -> tuple[list[Found], Unusable]:
         """Return the usable steps under ``root``, and (step, path, reason) of what is not usable."""
-        found, unusable = [], []
+        found: list[Found] = []
+        unusable: Unusable = []
         for folder in sorted(root.iterdir()):
             step = STEP_NAME.fullmatch(folder.name)
             if step is None or not (folder / CONFIG).exists():
@@ -90,6 +93,10 @@ class LabFormat:
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return the schedule saved beside the series."""
         return None if checkpoint.scheduler is None else read_json(checkpoint.scheduler)
+
+    def flips(self, checkpoint: Checkpoint) -> Flips:
+        """Return that nothing says it: sequences have no mirror images."""
+        return NOT_SAID
 
     def inspect(self, checkpoint: Checkpoint) -> str:
         """Return the sha256 over both files, whose denoiser could be built."""

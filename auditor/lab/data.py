@@ -82,7 +82,7 @@ def read_folder(folder: Path) -> tuple[Grammar, dict[str, np.ndarray]]:
 
 def is_distinct(folder: Path) -> bool:
     """Return whether no two sets of a folder share a sequence by construction."""
-    from auditor.checkpoints import read_json
+    from auditor.checkpoints.configs import read_json
 
     return bool(read_json(folder / RECORD).get("distinct"))
 

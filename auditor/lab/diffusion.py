@@ -62,20 +62,6 @@ class Diffusion:
         return mean / (1 - now) + np.sqrt((1 - step) * (1 - before) / (1 - now)) * eps
 
 
-def generate(
-    denoiser: Denoiser, diffusion: Diffusion, seeds: Sequence[int], shape: tuple[int, int], dtype: Any = None
-) -> np.ndarray:
-    """Return one sequence per seed, int64 ``[n, length]``: all steps of DDPM from noise, then the likeliest letters.
-
-    Row i depends on ``seeds[i]`` and the denoiser; x_T and the noise of the steps are one stream.
-    """
-    import torch
-
-    streams = noise.generators(seeds)
-    x_t = noise.draw(streams, shape).to(dtype or torch.float32)
-    return reverse(denoiser, diffusion, x_t, diffusion.n_steps, streams).argmax(dim=2).numpy()
-
-
 def reverse(denoiser: Denoiser, diffusion: Diffusion, x_t: torch.Tensor, t: int, streams: Sequence[Any]) -> Any:
     """Return x_0 from x_t by all reverse steps, noise from one stream per row."""
     import torch

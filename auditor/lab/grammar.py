@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,10 +134,6 @@ class Grammar:
             sequences = self.parents(sequences)
         return sequences
 
-    def is_grammatical(self, sequences: np.ndarray) -> np.ndarray:
-        """Return bool ``[n]``: the sequence has a parse up to the root."""
-        return self.level(sequences, self.depth)[:, 0] < self.q
-
     # Sets of sequences
 
     def block(self, index: int, n: int, data_seed: int = 0) -> np.ndarray:
@@ -179,17 +176,17 @@ def read_grammar(path: str | Path) -> Grammar:
         raise AuditError(f"The grammar cannot be read: {problem}.", path, "Write it with audit lab make.") from problem
 
 
-def from_numbers(numbers: object, where: object) -> Grammar:
+def from_numbers(numbers: Any, where: object) -> Grammar:
     """Return the grammar of these numbers, or say what is wrong with them."""
     names = {each.name for each in fields(Grammar)}
-    right = isinstance(numbers, dict) and numbers.keys() == names
-    if not right or any(type(value) not in (int, float) for value in numbers.values()):
-        raise AuditError(
-            f"A grammar has the numbers {', '.join(sorted(names))}.", where, "Write it with audit lab make."
-        )
-    if any(numbers[name] != int(numbers[name]) for name in names - {"sigma"}):
+    numbers = numbers if isinstance(numbers, dict) and numbers.keys() == names else {}
+    if not numbers or any(type(one) not in (int, float) for one in numbers.values()):
+        what = f"A grammar has the numbers {', '.join(sorted(names))}."
+        raise AuditError(what, where, "Write it with audit lab make.")
+    whole = {name: int(value) for name, value in numbers.items() if name != "sigma"}
+    if any(numbers[name] != value for name, value in whole.items()):
         raise AuditError("seed, q, depth and q_eff are whole numbers.", where, "Write it with audit lab make.")
-    return Grammar(**{name: float(value) if name == "sigma" else int(value) for name, value in numbers.items()})
+    return Grammar(**whole, sigma=float(numbers["sigma"]))
 
 
 def one_hot(sequences: np.ndarray, q: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def step_values(models: Mapping[str, Denoiser], sets: Mapping[str, Noised]) -> V
 
     with torch.inference_mode():
         p = {(twin, name): predicted(model, each) for twin, model in models.items() for name, each in sets.items()}
-        found = {}
+        found: dict[tuple[str, str], torch.Tensor] = {}
         for twin in models:
             found |= {(name, twin): value for name, value in model_values(p, sets, twin).items()}
         if len(models) == 2:

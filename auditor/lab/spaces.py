@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from functools import partial
 
 import numpy as np
 
@@ -51,19 +52,8 @@ class LevelSpace:
         return vectors(self.grammar.level(letters, self.k), self.grammar.q + 1)
 
 
-def level_1(settings: SpaceSettings) -> LevelSpace:
-    """Return the space of the letters just above the sequence."""
-    return LevelSpace(settings, 1)
-
-
-def level_2(settings: SpaceSettings) -> LevelSpace:
-    """Return the space of the letters two levels up."""
-    return LevelSpace(settings, 2)
-
-
-def level_3(settings: SpaceSettings) -> LevelSpace:
-    """Return the space of the letters three levels up."""
-    return LevelSpace(settings, 3)
+# The letters one, two and three levels above the sequence.
+level_1, level_2, level_3 = (partial(LevelSpace, k=k) for k in (1, 2, 3))
 
 
 def vectors(letters: np.ndarray, q: int) -> np.ndarray:

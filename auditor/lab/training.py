@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.checkpoints import read_json
+from auditor.checkpoints.configs import read_json
 from auditor.diffusion.device import resolve_device
 from auditor.errors import AuditError
 from auditor.lab import checkpoints, transformer
@@ -134,7 +134,7 @@ def train_all(
     Each training has a seed of its own, derived from the recipe's, its set and its repeat.
     """
     grammar, sets = read_folder(data)
-    where = resolve_device(device, {})
+    where = resolve_device(device)
     folders = []
     for repeat in range(1, repeats + 1):
         for name, sequences in sets.items():

@@ -92,7 +92,7 @@ def scratch_of(out: Path) -> Path:
 
 def open_clip(options: Options) -> spaces.Space:
     """Return the CLIP space, or raise what is wrong with its weights."""
-    device = resolve_device(options.device, {})
+    device = resolve_device(options.device)
     instead = "leave --near-clip out"
     return spaces.open_space(
         "clip", spaces.SpaceSettings(device, options.clip_model, options.clip_weights, instead=instead)

@@ -74,8 +74,8 @@ class Samples(Stage):
                 [asked.config.seed + i for i in rows],
                 asked.config.sampler,
                 asked.sampling_steps,
-                asked.device,
-                bench.loaded.conditions,
+                device=asked.device,
+                conditions=bench.loaded.conditions,
             )
 
         for _ in bench.grow(task, asked.batch_size, compute):

@@ -282,7 +282,9 @@ def test_a_converted_transformer_returns_what_the_original_class_returned(short)
     native = format.load(checkpoint_of("dit", case, kind="ema"), model.scheduler, "cpu").conditioned(numbers, 1.0)
     with torch.no_grad():
         found = native(x, t) if short == "dit" else -native(x, 1 - t)  # a flow has its noise at time 1
-    torch.testing.assert_close(found, output[:, :1], rtol=1e-4, atol=1e-5)
+    # The reference was computed in float32 on another processor, whose sums round otherwise: by some 2e-5 of the
+    # output, which is 2 on average. A wrong time embedding would differ by more than all of it.
+    torch.testing.assert_close(found, output[:, :1], rtol=1e-4, atol=1e-4)
 
 
 def test_dit_and_sit_are_told_apart_by_the_command_line_in_the_file():

@@ -9,7 +9,7 @@ from conftest import smooth_images, tiny_unet
 from diffusers import DDPMScheduler
 
 from auditor.diffusion import schedules
-from auditor.diffusion.denoising import cell_noise, losses, shares_of, snr_levels, target_and_input, time_levels
+from auditor.diffusion.denoising import cell_noise, predict, shares_of, snr_levels, target_and_input, time_levels
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM, forward_process
 
@@ -21,7 +21,7 @@ ABAR = DDPMScheduler.from_config(DDPM).alphas_cumprod
 
 
 def measured(network, batch_size: int = 12, **schedule) -> np.ndarray:
-    return losses(DiffusionModel(network, {**DDPM, **schedule}, (8, 8, 1), 0), IMAGES, EPS, TIMES, batch_size)
+    return predict(DiffusionModel(network, {**DDPM, **schedule}, (8, 8, 1), 0), IMAGES, EPS, TIMES, batch_size).losses
 
 
 def of_known_image(formula):
@@ -147,5 +147,5 @@ def test_every_network_call_has_exactly_the_batch_size():
 def test_the_loss_of_an_image_does_not_depend_on_the_images_beside_it():
     unet = tiny_unet(1)
     model = DiffusionModel(lambda x, t: unet(x, t, return_dict=False)[0], DDPM, (8, 8, 1), 0)
-    alone = losses(model, IMAGES[1:2], EPS[1:2], TIMES, 4)
-    assert np.array_equal(alone[0], losses(model, IMAGES, EPS, TIMES, 4)[1])  # same batch size: same bits
+    alone = predict(model, IMAGES[1:2], EPS[1:2], TIMES, 4).losses
+    assert np.array_equal(alone[0], predict(model, IMAGES, EPS, TIMES, 4).losses[1])  # same batch size: same bits

@@ -69,7 +69,7 @@ def test_a_derived_seed_is_a_fixed_number_below_2_to_the_63():
 
 
 def test_a_derived_seed_does_not_depend_on_the_hash_seed_of_the_process():
-    code = "from auditor.noise import derived_seed; print(derived_seed('pool', 'train-a', 0))"
+    code = "from auditor.seeds import derived_seed; print(derived_seed('pool', 'train-a', 0))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, env={"PYTHONHASHSEED": "5"}, check=True)
     assert int(found.stdout) == PINNED
 

@@ -10,10 +10,11 @@ from conftest import tiny_unet
 from denoisers import unet_model
 
 from auditor.diffusion.model import DiffusionModel
-from auditor.diffusion.sampling import SAMPLERS, batches, make_scheduler, resolve_steps, sample_batch
+from auditor.diffusion.sampling import SAMPLERS, make_scheduler, resolve_steps, sample_batch
 from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import AuditError
+from auditor.run import RunDirectory
 
 SEEDS = [3, 4, 5, 6, 7]
 STEPS = {"ddim": 5, "ddpm": 20, "published": 20, "dpm++": 5}
@@ -135,5 +136,12 @@ def test_every_sampler_makes_exactly_the_network_calls_it_announces(sampler, ste
     assert len(times) == steps and times == sorted(times, reverse=True)
 
 
-def test_all_batches_are_full():
-    assert [list(rows) for rows in batches(5, 2)] == [[0, 1], [2, 3], [4, 5]]
+def test_all_batches_are_full(tmp_path):
+    asked = []
+
+    def drawn(rows: range) -> np.ndarray:
+        asked.append(list(rows))
+        return np.zeros((len(rows), 1))
+
+    list(RunDirectory(tmp_path).build(tmp_path / "samples.npy", {}, 5, 2, drawn))
+    assert asked == [[0, 1], [2, 3], [4, 5]]

@@ -13,7 +13,7 @@ from trained import TinyNet
 
 from auditor.config import AuditConfig
 from auditor.diffusion import noise, schedules
-from auditor.diffusion.denoising import losses, target_and_input, time_levels
+from auditor.diffusion.denoising import predict, target_and_input, time_levels
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.sampling import resolve_steps, sample_batch
 from auditor.diffusion.scaling import Pixels, compare_ranges
@@ -130,7 +130,7 @@ def test_the_loss_of_a_network_that_knows_the_picture_is_zero(config):
         return (x - x0[:1]) / (t / 1000).view(-1, 1, 1, 1)  # eps - x0 = (x - x0) / s
 
     eps = torch.randn(1, 3, 1, 8, 8)
-    found = losses(model(oracle, config), picture[:1], eps, time_levels(3, 1000), 4)
+    found = predict(model(oracle, config), picture[:1], eps, time_levels(3, 1000), 4).losses
     assert found.max() < 1e-4
 
 
@@ -138,7 +138,7 @@ def test_the_loss_of_a_flow_is_the_error_of_noise_minus_picture():
     picture = np.random.default_rng(0).integers(0, 255, (1, 8, 8, 1), dtype=np.uint8)
     x0, net = Pixels().encode(picture), network()
     eps, times = torch.randn(1, 3, 1, 8, 8), time_levels(3, 1000)
-    found = losses(model(net, FLOW), picture, eps, times, 6)
+    found = predict(model(net, FLOW), picture, eps, times, 6).losses
     for level, t in enumerate(times):
         s = (t + 1) / 1000
         both = [
@@ -154,7 +154,7 @@ def test_the_loss_of_a_denoiser_is_its_error_with_edms_weight_for_unit_variance(
     picture = np.random.default_rng(0).integers(0, 255, (1, 8, 8, 1), dtype=np.uint8)
     x0, net = Pixels().encode(picture), network()
     eps, times = torch.randn(1, 3, 1, 8, 8), time_levels(3, 1000)
-    found = losses(model(net, EDM), picture, eps, times, 6)
+    found = predict(model(net, EDM), picture, eps, times, 6).losses
     for level, sigma in enumerate(noise_ratios(EDM)[times]):
         both = [
             (net(x0 + sigma * sign * eps[:, level], torch.tensor([sigma])) - x0).square().mean()
@@ -268,7 +268,7 @@ def test_the_loss_of_a_class_conditional_network_is_measured_given_the_class_of_
 
     net = DiffusionModel(lambda x, t: x, DDPM, (8, 8, 1), 0, conditioned=conditioned)
     pictures, eps = np.zeros((2, 8, 8, 1), np.uint8), torch.zeros(2, 1, 1, 8, 8)
-    losses(net, pictures, eps, time_levels(1, 1000), 4, "cpu", np.array([2, 5]))
+    predict(net, pictures, eps, time_levels(1, 1000), 4, "cpu", np.array([2, 5]))
     assert seen == [2, 2, 5, 5]
 
 

@@ -26,7 +26,7 @@ def measured(model: DiffusionModel) -> dict[str, LossTable]:
         generator = torch.Generator().manual_seed(len(name))
         eps = torch.randn((len(images), len(TIMES), SHAPE[2], *SHAPE[:2]), generator=generator)
         ids = np.array([f"{name}{i}" for i in range(len(images))], dtype=object)
-        found[name] = LossTable(ids, TIMES, denoising.losses(model, images, eps, TIMES, 64))
+        found[name] = LossTable(ids, TIMES, denoising.predict(model, images, eps, TIMES, 64).losses)
     return found
 
 

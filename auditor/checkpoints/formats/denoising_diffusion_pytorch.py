@@ -7,26 +7,27 @@ or ``config.json`` beside the series, gives those of ``Unet``, and the image siz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, files, read_json, weights
+from auditor.checkpoints import files
+from auditor.checkpoints.configs import read_json
+from auditor.checkpoints.formats import Guide
 from auditor.checkpoints.headers import Header, read_floats, read_header, tensors_in
 from auditor.diffusion import schedules
-from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips
 
+NAMES = ("model.json", "config.json")  # of what lies beside the series
 BUFFERS = ("betas", "alphas_cumprod", "loss_weight")
 UNET, DIFFUSION = "model.", ("image_size", "auto_normalize", "min_snr_loss_weight", "objective", "beta_schedule")
 HOW = 'Write the arguments of Unet to a JSON file, {"dim": 64, "dim_mults": [1, 2, 4, 8], "image_size": 32}'
 HOW += ", and give it as --model-config FILE, or call it model.json and put it beside the checkpoints."
 
 
-class DenoisingDiffusionPytorchFormat:
+class DenoisingDiffusionPytorchFormat(files.WeightFiles):
     """Networks of ``denoising_diffusion_pytorch.Trainer``."""
 
     name = "denoising-diffusion-pytorch"
@@ -42,12 +43,11 @@ class DenoisingDiffusionPytorchFormat:
         (("", "--model-config model.json"),),
     )
 
-    def __init__(self, settings: ModelSettings | None = None) -> None:
-        self.settings = settings or ModelSettings()
-
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
-        """Return the steps under ``root``: the true steps are in the files, the names count milestones."""
-        return files.find(root, claims, self.settings)
+    def claims(self, header: Header) -> bool:
+        """Whether that trainer wrote a file: a Unet and the buffers of GaussianDiffusion."""
+        state = _state(header)
+        convolutions = [state.get(f"{UNET}{name}.weight") for name in ("init_conv", "final_conv")]
+        return all(one is not None and len(one.shape) == 4 for one in convolutions) and set(BUFFERS) <= state.keys()
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the model arguments and the shapes of the weights say."""
@@ -71,25 +71,13 @@ class DenoisingDiffusionPytorchFormat:
         """Return that nothing says it, while this trainer mirrors images unless it is told not to."""
         return Flips(None, "denoising-diffusion-pytorch mirrors images unless told otherwise, and does not record it")
 
-    def inspect(self, checkpoint: Checkpoint) -> str:
-        """Return the sha256 over the weights and the model arguments; the weights fit the network, and are finite."""
-        return self._read(checkpoint)[2]
-
-    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
-        """Return the network."""
-        network, tensors, digest = self._read(checkpoint)
-        files.require_unchanged(checkpoint, digest)
-        network = files.fill(network, tensors, device)
-        n_parameters = sum(one.numel() for one in network.parameters())
-        shape = self.facts(checkpoint).image_shape or self.settings.image_shape
-        return DiffusionModel(lambda x, t: network(x, t), dict(scheduler_config), shape, n_parameters)
-
-    def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
+    def built(self, checkpoint: Checkpoint, device: str) -> tuple[Any, object]:
+        """Return the Unet that the arguments describe, and the arguments."""
         arguments = {key: each for key, each in self._arguments(checkpoint).items() if key not in DIFFUSION}
-        expected = files.expected_of(_network(arguments, checkpoint.path, "meta"))
-        tensors = files.chosen(checkpoint, expected, self.settings.trust_pickle)
-        network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
-        return network, tensors, weights.digest(tensors, sorted(arguments.items()))
+        given = {key: tuple(each) if isinstance(each, list) else each for key, each in arguments.items()}
+        path, failed = checkpoint.path, f"Unet cannot be built with {given}"
+        unet = files.foreign_class("denoising_diffusion_pytorch", "Unet", path)
+        return files.made(unet, given, device, failed=failed, path=path, remedy=HOW), sorted(arguments.items())
 
     def _arguments(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the arguments of the network: from --model-config, or from a file beside the series."""
@@ -101,16 +89,6 @@ class DenoisingDiffusionPytorchFormat:
         if path is None:
             raise CheckpointError("The arguments of the network are not saved with it.", checkpoint.path, HOW)
         return read_json(path, CheckpointError)
-
-
-NAMES = ("model.json", "config.json")
-
-
-def claims(path: Path, header: Header) -> bool:
-    """Whether a file was written by that trainer: a Unet and the buffers of GaussianDiffusion."""
-    state = _state(header)
-    convolutions = [state.get(f"{UNET}{name}.weight") for name in ("init_conv", "final_conv")]
-    return all(one is not None and len(one.shape) == 4 for one in convolutions) and set(BUFFERS) <= state.keys()
 
 
 def _state(header: Header) -> dict[str, Any]:
@@ -134,20 +112,3 @@ def predicted(abar: np.ndarray, loss_weight: np.ndarray, path: Path) -> str:
         path,
         "Give --prediction epsilon, v or sample.",
     )
-
-
-def _network(arguments: Mapping[str, Any], path: Path, device: str) -> Any:
-    import torch
-
-    try:
-        from denoising_diffusion_pytorch import Unet
-    except ImportError as problem:
-        remedy = "pip install denoising-diffusion-pytorch"
-        raise CheckpointError("denoising_diffusion_pytorch is not installed.", path, remedy) from problem
-    given = {key: tuple(each) if isinstance(each, list) else each for key, each in arguments.items()}
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        try:
-            return Unet(**given)
-        except Exception as problem:  # a foreign class may raise anything for impossible arguments
-            what = f"Unet cannot be built with {given}: {problem}."
-            raise CheckpointError(what, path, HOW) from problem

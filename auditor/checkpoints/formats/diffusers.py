@@ -18,10 +18,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from auditor.checkpoints import Guide, ModelSettings, absence, flips, latent, names, networks, read_json, text
+from auditor.checkpoints import files, flips, latent, names, networks, text
+from auditor.checkpoints.conditions import by_class, by_text, unconditional
+from auditor.checkpoints.configs import absence, read_json
+from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.networks import CONFIG, Read
+from auditor.checkpoints.settings import ModelSettings
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
@@ -42,18 +44,17 @@ class Parts:
 
     config: Mapping[str, Any]
     autoencoder: Path | None
-    text_encoder: Path | None
-    tokenizer: Path | None
+    text: tuple[Path, Path] | None  # the text encoder and its tokenizer, of a network that is conditioned on text
 
     @property
     def kind(self) -> str:
         """Class of the network."""
-        return self.config["_class_name"]
+        return str(self.config["_class_name"])
 
     @property
     def conditioning(self) -> str:
         """none, class or text."""
-        if self.kind == "UNet2DConditionModel":
+        if self.text is not None:
             return "text"
         return "class" if self.n_classes is not None else "none"
 
@@ -70,9 +71,19 @@ class Parts:
         return sides[0], sides[1], self.config["in_channels"]
 
     @property
+    def latent_shape(self) -> tuple[int, int, int] | None:
+        """(h, w, c) of latents; None where pictures are diffused."""
+        return None if self.autoencoder is None else self.x_shape
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of the pictures."""
+        return self.x_shape if self.autoencoder is None else latent.shape(self.autoencoder, self.x_shape[:2])
+
+    @property
     def fixed(self) -> list[Path]:
         """The folders of the fixed components."""
-        return [one for one in (self.autoencoder, self.text_encoder, self.tokenizer) if one is not None]
+        return [*([] if self.autoencoder is None else [self.autoencoder]), *(self.text or ())]
 
 
 class DiffusersFormat:
@@ -103,7 +114,7 @@ class DiffusersFormat:
     def __init__(self, settings: ModelSettings | None = None) -> None:
         self.settings = settings or ModelSettings()
 
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+    def find(self, root: Path) -> tuple[list[Found], Unusable]:
         """Return the usable steps under ``root``, and (step or -1, path, reason) of what is not usable."""
         folders, unusable = _step_folders(root)
         found = []
@@ -118,12 +129,15 @@ class DiffusersFormat:
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the configurations of the network and of its autoencoder say."""
         parts = self._parts(checkpoint.path)
-        height, width, _ = parts.x_shape
-        shape = parts.x_shape if parts.autoencoder is None else latent.shape(parts.autoencoder, (height, width))
-        parameters = networks.n_parameters(checkpoint.path)
-        autoencoder = str(parts.autoencoder or "")
-        needs = parts.kind == "UNet2DModel" and parts.conditioning == "class"
-        return Facts(shape, parts.kind, parameters, parts.conditioning, parts.n_classes, needs, autoencoder)
+        return Facts(
+            image_shape=parts.image_shape,
+            model=parts.kind,
+            parameters=networks.n_parameters(checkpoint.path),
+            conditioning=parts.conditioning,
+            n_classes=parts.n_classes,
+            needs_class=parts.kind == "UNet2DModel" and parts.conditioning == "class",
+            autoencoder=str(parts.autoencoder or ""),
+        )
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return the scheduler configuration saved beside the series."""
@@ -141,8 +155,7 @@ class DiffusersFormat:
         """Return the network in float32 on ``device``, in evaluation mode and without gradients."""
         path = checkpoint.path
         found, parts, digest = self._read(path)
-        if checkpoint.digest not in ("", digest):
-            raise CheckpointError("The files changed after they were first read.", path, "Start the audit again.")
+        files.require_unchanged(checkpoint, digest)
         return assembled(networks.filled(found, path, device), parts, scheduler_config, device, self.settings)
 
     def _read(self, folder: Path) -> tuple[Read, Parts, str]:
@@ -207,12 +220,13 @@ def parts_of(folder: Path, places: list[Path], settings: ModelSettings) -> Parts
             f"The network takes {config['in_channels']} channels, which are no picture's, and no autoencoder is there."
         )
         raise CheckpointError(what, folder, "Give the pipeline that was fine-tuned: --base FOLDER.")
-    by_text = config["_class_name"] == "UNet2DConditionModel"
-    found = [text.find(places, name) if by_text else None for name in (text.ENCODER, text.TOKENIZER)]
-    if by_text and None in found:
+    if config["_class_name"] != "UNet2DConditionModel":
+        return Parts(config, autoencoder, None)
+    encoder, tokenizer = (text.find(places, name) for name in (text.ENCODER, text.TOKENIZER))
+    if encoder is None or tokenizer is None:
         what = "The network is conditioned on text, and no text_encoder/ and tokenizer/ are there."
         raise CheckpointError(what, folder, "Give the pipeline that was fine-tuned: --base FOLDER.")
-    return Parts(config, autoencoder, *found)
+    return Parts(config, autoencoder, (encoder, tokenizer))
 
 
 def _require_known_conditioning(config: Mapping[str, Any], path: Path) -> None:
@@ -250,13 +264,14 @@ def require_call(config: Mapping[str, Any], folder: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def _require_call(text: str) -> None:
+def _require_call(described: str) -> None:
     import torch
 
-    config = json.loads(text)
-    parts, network = Parts(config, None, None, None), networks.blueprint(config, Path())
+    config = json.loads(described)
+    by_text = config["_class_name"] == "UNet2DConditionModel"
+    parts, network = Parts(config, None, (Path(), Path()) if by_text else None), networks.blueprint(config, Path())
     numbers = torch.zeros(1, dtype=torch.long, device="meta") if parts.conditioning == "class" else None
-    if parts.conditioning == "text":
+    if by_text:
         numbers = torch.empty(1, TOKENS, int(config["cross_attention_dim"]), device="meta")
     networks.require_forward(partial(called(network, parts), condition=numbers), parts.x_shape, Path(CONFIG))
 
@@ -282,67 +297,25 @@ def assembled(
     text_encoder: Any = None,
 ) -> DiffusionModel:
     """Return a filled network with its components as a model."""
-    codec = Pixels() if parts.autoencoder is None else latent.load(parts.autoencoder, device)
-    height, width, channels = parts.x_shape
-    shape = parts.x_shape if parts.autoencoder is None else latent.shape(parts.autoencoder, (height, width))
-    call = called(network, parts)
-    conditioned = None
-    if parts.conditioning == "class":
+    call, conditioned = called(network, parts), None
+    if parts.text is not None:
+        encoder = text_encoder or text.load_encoder(parts.text[0], device)
+        conditioned = partial(by_text, call, text.encode(encoder, parts.text[1], settings.prompts, device))
+    elif parts.n_classes is not None:
         null = parts.n_classes if parts.kind == "DiTTransformer2DModel" else None
         conditioned = partial(by_class, call, parts.n_classes, null)
-    if parts.conditioning == "text":
-        encoder = text_encoder or text.load_encoder(parts.text_encoder, device)
-        prompts = text.encode(encoder, parts.tokenizer, settings.prompts, device)
-        conditioned = partial(by_text, call, prompts)
-    unconditional = call if conditioned is None else lambda x, t: conditioned(np.full(len(x), -1), 1.0)(x, t)
-    n_parameters = sum(one.numel() for one in network.parameters())
-    latent_shape = None if parts.autoencoder is None else (height, width, channels)
     return DiffusionModel(
-        unconditional, dict(scheduler_config), shape, n_parameters, codec, latent_shape, conditioned=conditioned
+        network=call if conditioned is None else unconditional(conditioned),
+        scheduler=dict(scheduler_config),
+        image_shape=parts.image_shape,
+        n_parameters=files.count(network),
+        codec=Pixels() if parts.autoencoder is None else latent.load(parts.autoencoder, device),
+        latent_shape=parts.latent_shape,
+        conditioned=conditioned,
     )
 
 
-def by_class(
-    call: Callable[..., Any], n_classes: int, null: int | None, numbers: np.ndarray, guidance: float
-) -> Callable[[Any, Any], Any]:
-    """Return the network for rows of these classes; ``null`` is the class that stands for none, if it was trained."""
-    import torch
-
-    numbers = np.asarray(numbers)
-    if numbers.max(initial=-1) >= n_classes:
-        raise CheckpointError(f"There is no class {numbers.max()}: the network has {n_classes}.", "--labels")
-    if null is None and (numbers.min(initial=0) < 0 or guidance != 1):
-        what = (
-            "The network is class-conditional and has no class that stands for none, so each picture needs its class."
-        )
-        raise CheckpointError(what, "--labels", "Give images with class labels, and no --guidance-scale.")
-    classes = torch.from_numpy(np.where(numbers < 0, -1 if null is None else null, numbers)).long()
-    without = torch.full_like(classes, 0 if null is None else null)
-    return guided(call, classes, without, guidance)
-
-
-def by_text(call: Callable[..., Any], prompts: text.Prompts, numbers: np.ndarray, guidance: float) -> Any:
-    """Return the network for rows of these prompts; -1 is the empty prompt."""
-    import torch
-
-    rows = torch.from_numpy(np.asarray(numbers)).long()
-    return guided(call, prompts.rows(rows), prompts.rows(torch.full_like(rows, -1)), guidance)
-
-
-def guided(call: Callable[..., Any], condition: Any, without: Any, guidance: float) -> Callable[[Any, Any], Any]:
-    """Return classifier-free guidance: without + guidance (with - without); one call where guidance is 1."""
-
-    def network(x: Any, t: Any) -> Any:
-        found = call(x, t, condition.to(x.device))
-        if guidance == 1:
-            return found
-        free = call(x, t, without.to(x.device))
-        return free + guidance * (found - free)
-
-    return network
-
-
-def _step_folders(root: Path) -> tuple[list[Path], list[tuple[int, Path, str]]]:
+def _step_folders(root: Path) -> tuple[list[Path], Unusable]:
     """Return the folders that are steps, and the model folders that are not, with reasons."""
     children = sorted(child for child in root.iterdir() if not child.name.startswith("."))
     named = [child for child in children if STEP_NAME.fullmatch(child.name)]
@@ -369,7 +342,7 @@ def _number(folder: Path) -> int:
 
 def _places(folder: Path) -> dict[str, Path]:
     """Return the folders that should hold a configuration and weights: "raw" and/or "ema"."""
-    places = {}
+    places: dict[str, Path] = {}
     for kind, called in COMPONENTS.items():
         here = [folder / name for name in called if (folder / name).is_dir()]
         places |= {kind: here[0]} if here else {}

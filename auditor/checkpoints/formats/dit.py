@@ -12,20 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from auditor.checkpoints import Guide, ModelSettings, files, latent, networks, weights
-from auditor.checkpoints.formats.diffusers import by_class
+from auditor.checkpoints import files, latent, networks, weights
+from auditor.checkpoints.conditions import by_class, unconditional
+from auditor.checkpoints.formats import Guide
 from auditor.checkpoints.headers import Header, Opaque, Tensor, read_header, tensors_in
 from auditor.diffusion import schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, Facts, Flips, Found
+from auditor.records import Checkpoint, Facts, Flips
 
 HEADS = {"XL": 16, "L": 16, "B": 12, "S": 6}
 CLAIMED = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight", "pos_embed")
@@ -48,7 +46,7 @@ REPEATED = {
 }
 
 
-class DitFormat:
+class DitFormat(files.WeightFiles):
     """Class-conditional transformers of DiT (noise prediction) and SiT (velocity on the linear path)."""
 
     name = "dit"
@@ -63,12 +61,9 @@ class DitFormat:
         (("", "--autoencoder models/sd-vae-ft-mse --labels 10 --guidance-scale 4"),),
     )
 
-    def __init__(self, settings: ModelSettings | None = None) -> None:
-        self.settings = settings or ModelSettings()
-
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
-        """Return the steps under ``root``."""
-        return files.find(root, claims, self.settings)
+    def claims(self, header: Header) -> bool:
+        """Whether a file holds a transformer of DiT or SiT."""
+        return all(name in state_of(header) for name in CLAIMED)
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what shapes and command line say."""
@@ -77,9 +72,14 @@ class DitFormat:
         folder = self._autoencoder(config, checkpoint.path)
         size = (config["sample_size"], config["sample_size"])
         shape = (*size, config["in_channels"]) if folder is None else latent.shape(folder, size)
-        n = sum(one.size for one in state_of(header).values())
-        model = str(arguments.get("model", "DiT"))
-        return Facts(shape, model, n, "class", config["num_embeds_ada_norm"], autoencoder=str(folder or ""))
+        return Facts(
+            image_shape=shape,
+            model=str(arguments.get("model", "DiT")),
+            parameters=sum(one.size for one in state_of(header).values()),
+            conditioning="class",
+            n_classes=config["num_embeds_ada_norm"],
+            autoencoder=str(folder or ""),
+        )
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return DiT's schedule (1000 linear steps, noise), or SiT's linear path, as the command line says."""
@@ -97,13 +97,9 @@ class DitFormat:
         trainer = "SiT" if is_sit(arguments_of(read_header(checkpoint.path))) else "DiT"
         return Flips(True, f"the fixed transform of {trainer}'s train.py")
 
-    def inspect(self, checkpoint: Checkpoint) -> str:
-        """Return the sha256 over the weights and the autoencoder; the weights fit the transformer, and are finite."""
-        return self._read(checkpoint)[2]
-
     def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
         """Return the transformer, converted."""
-        config, tensors, digest = self._read(checkpoint)
+        config, tensors, digest = self.read(checkpoint)
         files.require_unchanged(checkpoint, digest)
         table = tensors.pop("pos_embed")
         network = networks.build(config, checkpoint.path, "cpu")
@@ -111,23 +107,23 @@ class DitFormat:
         network.pos_embed.pos_embed = table.float().to(device)
         for block in network.transformer_blocks:
             block.norm1.emb.time_proj.downscale_freq_shift = 0
-        channels = config["in_channels"]
+        side, channels, n_classes = (config[key] for key in ("sample_size", "in_channels", "num_embeds_ada_norm"))
         plain = partial(called, network, channels)
         call = partial(mirrored, plain) if is_sit(arguments_of(read_header(checkpoint.path))) else plain
-        n_classes = config["num_embeds_ada_norm"]
         conditioned = partial(by_class, call, n_classes, n_classes)
         folder = self._autoencoder(config, checkpoint.path)
         return DiffusionModel(
-            lambda x, t: conditioned(np.full(len(x), -1), 1.0)(x, t),
-            dict(scheduler_config),
-            self.facts(checkpoint).image_shape,
-            sum(one.numel() for one in network.parameters()),
-            Pixels() if folder is None else latent.load(folder, device),
-            None if folder is None else (config["sample_size"], config["sample_size"], channels),
+            network=unconditional(conditioned),
+            scheduler=dict(scheduler_config),
+            image_shape=self.image_shape(checkpoint),
+            n_parameters=files.count(network),
+            codec=Pixels() if folder is None else latent.load(folder, device),
+            latent_shape=None if folder is None else (side, side, channels),
             conditioned=conditioned,
         )
 
-    def _read(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], str]:
+    def read(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """Return the transformer's configuration, the weights that fit it, and the sha256 with the autoencoder's."""
         config = config_of(read_header(checkpoint.path), checkpoint.path)
         expected = {name: one.shape for name, one in state_of(read_header(checkpoint.path)).items()}
         tensors = files.chosen(checkpoint, expected, self.settings.trust_pickle)
@@ -136,9 +132,7 @@ class DitFormat:
         problem = weights.misfit(given, files.expected_of(network))
         if problem:
             raise CheckpointError(f"The weights do not fit a transformer of DiT: {problem}.", checkpoint.path)
-        digest, folder = weights.digest(tensors), self._autoencoder(config, checkpoint.path)
-        if folder is not None:
-            digest = sha256(f"{digest}{networks.folder_digest(folder)}".encode()).hexdigest()
+        digest = latent.with_autoencoder(weights.digest(tensors), self._autoencoder(config, checkpoint.path))
         return config, tensors, digest
 
     def _autoencoder(self, config: Mapping[str, Any], path: Path) -> Path | None:
@@ -146,11 +140,6 @@ class DitFormat:
         places = [Path(self.settings.base).expanduser()] if self.settings.base else []
         places += [path.parent, path.parent.parent]
         return latent.required(config["in_channels"], places, self.settings.autoencoder, path)
-
-
-def claims(path: Path, header: Header) -> bool:
-    """Whether a file holds a transformer of DiT or SiT."""
-    return all(name in state_of(header) for name in CLAIMED)
 
 
 def state_of(header: Header) -> dict[str, Tensor]:

@@ -19,18 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import Guide, ModelSettings, a_path, files, flips, latent, networks, weights
+from auditor.checkpoints import files, flips, latent, weights
+from auditor.checkpoints.conditions import Call, guided, unconditional
+from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.headers import Header
+from auditor.checkpoints.names import a_path
 from auditor.diffusion import schedules
-from auditor.diffusion.model import DiffusionModel
-from auditor.diffusion.scaling import Pixels
+from auditor.diffusion.model import DiffusionModel, Network
+from auditor.diffusion.scaling import Codec, Pixels
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, Facts, Flips, Found
 
 WIDTH = re.compile(r"-(0\.[0-9]{3})$")  # how far back an average of EDM2 reaches, as a share of the training
 
 
-class EdmFormat:
+class EdmFormat(files.WeightFiles):
     """Denoisers D(x, sigma) in pickles whose maker the user trusts."""
 
     name = "edm"
@@ -50,12 +53,13 @@ class EdmFormat:
         (("in the folder of EDM's code", "--trust-pickle"),),
     )
 
-    def __init__(self, settings: ModelSettings | None = None) -> None:
-        self.settings = settings or ModelSettings()
+    def claims(self, header: Header) -> bool:
+        """Whether a file is a pickle."""
+        return header.kind == "pickle"
 
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+    def find(self, root: Path) -> tuple[list[Found], Unusable]:
         """Return the snapshots under ``root``, of one width; without --trust-pickle, what would run in each."""
-        found, unusable = files.find(root, claims, self.settings)
+        found, unusable = super().find(root)
         # The dictionary of EDM2 is of a class of its own, whose content a header does not show.
         found, others = _of_one_width([replace(one, paths={"ema": a_path(one)}) for one in found])
         return found, [*unusable, *others]
@@ -68,11 +72,15 @@ class EdmFormat:
         shape = (size, size, channels) if size and channels else None
         if folder is not None and size:
             shape = latent.shape(folder, (size, size))
-        n = sum(one.numel() for one in network.parameters())
-        kind = "class" if n_classes else "none"
         width = width_of(checkpoint.path)
-        name = f"{type(network).__name__}{f', average {width}' if width else ''}"
-        return Facts(shape, name, n, kind, n_classes or None, autoencoder=str(folder or ""))
+        return Facts(
+            image_shape=shape,
+            model=f"{type(network).__name__}{f', average {width}' if width else ''}",
+            parameters=files.count(network),
+            conditioning="class" if n_classes else "none",
+            n_classes=n_classes or None,
+            autoencoder=str(folder or ""),
+        )
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return EDM's process."""
@@ -98,9 +106,8 @@ class EdmFormat:
             return network(x, sigma) if condition is None else network(x, sigma, condition)
 
         conditioned = partial(_by_class, call, facts.n_classes) if facts.n_classes else None
-        free = call if conditioned is None else lambda x, t: conditioned(np.full(len(x), -1), 1.0)(x, t)
-        shape = facts.image_shape or self.settings.image_shape
-        codec, latents = Pixels(), None
+        codec: Codec = Pixels()
+        latents = None
         if facts.autoencoder:
             encoder = self._content(checkpoint)["encoder"]
             autoencoder = latent.load(Path(facts.autoencoder), device)
@@ -108,12 +115,18 @@ class EdmFormat:
             codec = latent.standardized(autoencoder, encoder.scale, encoder.bias, Pixels(0.0, 1.0))
             latents = (network.img_resolution, network.img_resolution, network.img_channels)
         return DiffusionModel(
-            free, dict(scheduler_config), shape, facts.parameters, codec, latents, conditioned=conditioned
+            network=call if conditioned is None else unconditional(conditioned),
+            scheduler=dict(scheduler_config),
+            image_shape=self.image_shape(checkpoint),
+            n_parameters=files.count(network),
+            codec=codec,
+            latent_shape=latents,
+            conditioned=conditioned,
         )
 
     def _digest(self, checkpoint: Checkpoint) -> str:
-        digest, folder = sha256(checkpoint.path.read_bytes()).hexdigest(), self._autoencoder(checkpoint)
-        return digest if folder is None else sha256(f"{digest}{networks.folder_digest(folder)}".encode()).hexdigest()
+        digest = sha256(checkpoint.path.read_bytes()).hexdigest()
+        return latent.with_autoencoder(digest, self._autoencoder(checkpoint))
 
     def _autoencoder(self, checkpoint: Checkpoint) -> Path | None:
         """Return the folder of the autoencoder of a training on latents, None for pictures."""
@@ -135,18 +148,13 @@ class EdmFormat:
         return _unpickled(checkpoint.path, checkpoint.path.stat().st_mtime_ns)
 
 
-def claims(path: Path, header: Header) -> bool:
-    """Whether a file is a pickle."""
-    return header.kind == "pickle"
-
-
 def width_of(path: Path) -> str:
     """Return the width of the average that the name of a file of EDM2 states, else an empty string."""
     stated = WIDTH.search(path.stem)
     return stated[1] if stated else ""
 
 
-def _of_one_width(found: list[Found]) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+def _of_one_width(found: list[Found]) -> tuple[list[Found], Unusable]:
     """Return the averages of the width that most steps have, the narrowest of equals, and the others with the reason.
 
     Two widths are two models of one training; the narrowest says most of the step at which it was saved.
@@ -185,11 +193,9 @@ def _whole(network: Any, name: str) -> int:
     return value if type(value) is int else 0
 
 
-def _by_class(call: Any, n_classes: int, numbers: np.ndarray, guidance: float) -> Any:
+def _by_class(call: Call, n_classes: int, numbers: np.ndarray, guidance: float) -> Network:
     """Return the denoiser for rows of these classes, as EDM takes them: one-hot, and zeros for none."""
     import torch
-
-    from auditor.checkpoints.formats.diffusers import guided
 
     table = torch.cat([torch.eye(n_classes), torch.zeros(1, n_classes)])
     rows = torch.from_numpy(np.where(np.asarray(numbers) < 0, n_classes, numbers)).long()

@@ -13,21 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import (
-    Guide,
-    ModelSettings,
-    a_path,
-    adapters,
-    files,
-    flips,
-    latent,
-    networks,
-    read_json,
-    text,
-    weights,
-)
+from auditor.checkpoints import adapters, files, flips, networks, text, weights
+from auditor.checkpoints.configs import read_json
+from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.formats.diffusers import MODELS, Parts, assembled, parts_of, require_call
 from auditor.checkpoints.headers import Header, read_header, tensors_in
+from auditor.checkpoints.names import a_path
 from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, Facts, Flips, Found
@@ -37,7 +28,7 @@ ADAPTER = "audited"  # what peft calls the LoRA
 BASE = "Give the pipeline that was fine-tuned: --base FOLDER, with unet/, vae/, text_encoder/, tokenizer/, scheduler/."
 
 
-class LoraFormat:
+class LoraFormat(files.WeightFiles):
     """Low-rank changes of a text-conditional U-Net, and of its text encoder."""
 
     name = "lora"
@@ -63,38 +54,35 @@ class LoraFormat:
         (("", "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5"),),
     )
 
-    def __init__(self, settings: ModelSettings | None = None) -> None:
-        self.settings = settings or ModelSettings()
+    def claims(self, header: Header) -> bool:
+        """Whether a file holds LoRA weights, or weights of its relatives."""
+        return adapters.is_adapter(header)
 
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+    def find(self, root: Path) -> tuple[list[Found], Unusable]:
         """Return the steps under ``root``; all are unusable without --base."""
-        found, unusable = files.find(root, lambda path, header: adapters.is_adapter(header), self.settings)
+        found, unusable = super().find(root)
         reasons = [(one, _reason(a_path(one))) for one in found]
         unusable += [(one.step, a_path(one), reason) for one, reason in reasons if reason]
         found = [one for one, reason in reasons if not reason]
         if self.settings.base is None:
             reason = f"LoRA weights change a pipeline, which is not known. {BASE}"
-            return [], [*unusable, *((one.step, next(iter(one.paths.values())), reason) for one in found)]
+            return [], [*unusable, *((one.step, a_path(one), reason) for one in found)]
         return found, unusable
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the base says, and the scale of the LoRA."""
         parts = self._parts()
-        height, width, _ = parts.x_shape
-        shape = parts.x_shape if parts.autoencoder is None else latent.shape(parts.autoencoder, (height, width))
         header = read_header(checkpoint.path)
-        n = sum(one.size for one in tensors_in(header.content).values())
-        autoencoder = str(parts.autoencoder or "")
         scale, skip = adapters.scale(checkpoint.path, header), adapters.clip_skip(header)
         skipped = f"Prompts are encoded with clip skip {skip}, as in training." if skip > 1 else ""
         said = tuple(one for one in (scale, skipped) if one)
         return Facts(
-            shape,
-            f"{parts.kind} with LoRA",
-            n,
-            parts.conditioning,
-            parts.n_classes,
-            autoencoder=autoencoder,
+            image_shape=parts.image_shape,
+            model=f"{parts.kind} with LoRA",
+            parameters=sum(one.size for one in tensors_in(header.content).values()),
+            conditioning=parts.conditioning,
+            n_classes=parts.n_classes,
+            autoencoder=str(parts.autoencoder or ""),
             lora=" ".join(said),
             notes=said,
         )
@@ -134,12 +122,14 @@ class LoraFormat:
         import torch
 
         parts, folder = self._parts(), self._base() / "unet"
+        if parts.text is None:
+            raise CheckpointError("The U-Net of the base is not conditioned on text.", folder, BASE)
         tensors = weights.payload(checkpoint.path)
         weights.finite(tensors, checkpoint.path)
         found = networks.read(folder, MODELS)
         require_call(found.config, folder)
         network = networks.filled(found, folder, device)
-        encoder = text.load_encoder(parts.text_encoder, device)
+        encoder = text.load_encoder(parts.text[0], device)
         header = read_header(checkpoint.path)
         with torch.random.fork_rng(devices=[]):  # peft draws initial weights
             _insert(network, encoder, tensors, header, checkpoint.path)

@@ -13,24 +13,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from auditor.checkpoints import Guide, ModelSettings, files, read_json, weights
-from auditor.checkpoints.formats.diffusers import by_class
-from auditor.checkpoints.formats.plain import count
+from auditor.checkpoints import files, weights
+from auditor.checkpoints.conditions import by_class, unconditional
+from auditor.checkpoints.configs import read_json
+from auditor.checkpoints.formats import Guide
 from auditor.checkpoints.headers import Header, tensors_in
 from auditor.diffusion import schedules
-from auditor.diffusion.model import DiffusionModel
+from auditor.diffusion.model import Conditioned, Network
 from auditor.errors import CheckpointError
-from auditor.records import Checkpoint, Facts, Found
+from auditor.records import Checkpoint, Facts
 
-CLAIMED = ("conv_in.conv.weight", "time_embed.0.weight", "out.2.conv.weight")
+CLAIMED = ("conv_in.conv.weight", "time_embed.0.weight")
 BESIDE = "network.json"
 HOW = f"Give --model-config FILE.json, or {BESIDE} beside the series, with the arguments of DiffusionModelUNet."
 PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 
 
-class MonaiFormat:
+class MonaiFormat(files.WeightFiles):
     """Two-dimensional diffusion U-Nets of MONAI, for pictures in [0, 1]."""
 
     name = "monai"
@@ -45,63 +44,60 @@ class MonaiFormat:
         (("", "--model-config network.json --image-shape 64x64x1"),),
     )
 
-    def __init__(self, settings: ModelSettings | None = None) -> None:
-        self.settings = settings or ModelSettings()
-
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
-        """Return the steps under ``root``."""
-        return files.find(root, claims, self.settings)
+    def claims(self, header: Header) -> bool:
+        """Whether a file holds a U-Net of MONAI, bare or under a key."""
+        content = header.content if isinstance(header.content, dict) else {}
+        places = (content, *(content.get(key) for key in (*weights.RAW_KEYS, *weights.EMA_KEYS)))
+        states = [tuple(tensors_in(place)) for place in places]
+        return any(all(any(name.endswith(one) for name in state) for one in CLAIMED) for state in states)
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the arguments of the network say; the size of the pictures is not among them."""
         arguments, _ = self._arguments(checkpoint)
         n_classes = arguments.get("num_class_embeds")
         kind = "none" if n_classes is None else "class"
-        shape = self.settings.image_shape
-        needs = kind == "class"
-        n = count(checkpoint)
-        return Facts(shape, "monai.DiffusionModelUNet", n, kind, n_classes, needs, pixels=(0.0, 1.0))
+        return Facts(
+            image_shape=self.settings.image_shape,
+            model="monai.DiffusionModelUNet",
+            parameters=files.n_values(checkpoint),
+            conditioning=kind,
+            n_classes=n_classes,
+            needs_class=kind == "class",
+            pixels=(0.0, 1.0),
+        )
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
         """Return the schedule of MONAI's scheduler, where its arguments are given beside those of the network."""
         _, scheduler = self._arguments(checkpoint)
         if scheduler is None:
             return None
-        from monai.networks.schedulers import DDPMScheduler
-
-        try:
-            made = DDPMScheduler(**scheduler)
-        except Exception as problem:  # a foreign class may raise anything for impossible arguments
-            raise CheckpointError(f"MONAI's scheduler cannot be built: {problem}.", checkpoint.path, HOW) from problem
+        path, failed = checkpoint.path, "MONAI's scheduler cannot be built"
+        of_class = files.foreign_class("monai.networks.schedulers", "DDPMScheduler", path)
+        made = files.made(of_class, scheduler, "cpu", failed=failed, path=path, remedy=HOW)
         kind = getattr(made.prediction_type, "value", made.prediction_type)
         return schedules.by_betas(made.betas.double().numpy(), PREDICTIONS[str(kind)], bool(made.clip_sample))
 
-    def inspect(self, checkpoint: Checkpoint) -> str:
-        """Return the sha256 over weights and arguments; the weights fit the network, and are finite."""
-        return self._read(checkpoint)[2]
+    def built(self, checkpoint: Checkpoint, device: str) -> tuple[Any, object]:
+        """Return the U-Net that the arguments describe, and the arguments."""
+        arguments, path = self._arguments(checkpoint)[0], checkpoint.path
+        of_class = files.foreign_class("monai.networks.nets", "DiffusionModelUNet", path)
+        sides, by_more = (arguments.get(key) for key in ("spatial_dims", "with_conditioning"))
+        if sides != 2 or by_more:
+            what = f"spatial_dims is {sides}, with_conditioning {by_more}."
+            raise CheckpointError(what, path, "Two-dimensional networks, free or by class, are supported.")
+        failed = "DiffusionModelUNet cannot be built"
+        return files.made(of_class, arguments, device, failed=failed, path=path, remedy=HOW), sorted(arguments.items())
 
-    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
-        """Return the network."""
-        network, tensors, digest = self._read(checkpoint)
-        files.require_unchanged(checkpoint, digest)
-        network = files.fill(network, tensors, device)
-        n_classes = network.num_class_embeds
+    def called(self, network: Any) -> tuple[Network, Conditioned | None]:
+        """Return the network without the half of its output that is a learned variance."""
 
         def call(x: Any, t: Any, condition: Any = None) -> Any:
             return network(x, timesteps=t, class_labels=condition)[:, : x.shape[1]]
 
-        conditioned = None if n_classes is None else partial(by_class, call, n_classes, None)
-        free = call if conditioned is None else lambda x, t: conditioned(np.full(len(x), -1), 1.0)(x, t)
-        n_parameters = sum(one.numel() for one in network.parameters())
-        shape = self.settings.image_shape
-        return DiffusionModel(free, dict(scheduler_config), shape, n_parameters, conditioned=conditioned)
-
-    def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
-        arguments, _ = self._arguments(checkpoint)
-        expected = files.expected_of(_network(arguments, checkpoint.path, "meta"))
-        tensors = files.chosen(checkpoint, expected, self.settings.trust_pickle)
-        network = _network(arguments, checkpoint.path, "cpu")  # of a size that the weights have shown to be real
-        return network, tensors, weights.digest(tensors, sorted(arguments.items()))
+        if network.num_class_embeds is None:
+            return call, None
+        conditioned = partial(by_class, call, network.num_class_embeds, None)
+        return unconditional(conditioned), conditioned
 
     def _arguments(self, checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Return the arguments of the network and, where they are given, of the scheduler."""
@@ -115,17 +111,6 @@ class MonaiFormat:
         return _literal(network, path), _literal(scheduler, path) if isinstance(scheduler, dict) else None
 
 
-def claims(path: Path, header: Header) -> bool:
-    """Whether a file holds a U-Net of MONAI, bare or under a key."""
-    content = header.content if isinstance(header.content, dict) else {}
-    states = [tensors_in(content), *(tensors_in(content.get(key)) for key in (*weights.RAW_KEYS, *weights.EMA_KEYS))]
-    return any(any(name.endswith(CLAIMED[0]) for name in state) and _has(state, CLAIMED[1]) for state in states)
-
-
-def _has(state: Mapping[str, Any], name: str) -> bool:
-    return any(each.endswith(name) for each in state)
-
-
 def _literal(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return arguments without MONAI's own keys, refusing expressions that it would evaluate."""
     plain = {}
@@ -137,22 +122,3 @@ def _literal(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise CheckpointError(what, path, "Write its value.")
         plain["channels" if key == "num_channels" else key] = value  # the name in MONAI's earlier package
     return plain
-
-
-def _network(arguments: Mapping[str, Any], path: Path, device: str) -> Any:
-    import torch
-
-    try:
-        from monai.networks.nets import DiffusionModelUNet
-    except ImportError as problem:
-        raise CheckpointError("monai is not installed.", path, "pip install monai") from problem
-    if arguments.get("spatial_dims") != 2 or arguments.get("with_conditioning"):
-        what = (
-            f"spatial_dims is {arguments.get('spatial_dims')}, with_conditioning {arguments.get('with_conditioning')}."
-        )
-        raise CheckpointError(what, path, "Two-dimensional networks, free or by class, are supported.")
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        try:
-            return DiffusionModelUNet(**arguments)
-        except Exception as problem:
-            raise CheckpointError(f"DiffusionModelUNet cannot be built: {problem}.", path, HOW) from problem

@@ -10,14 +10,16 @@ from __future__ import annotations
 import importlib
 import inspect as introspection
 import sys
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import Guide, ModelSettings, files, flips, names, read_json, weights
-from auditor.checkpoints.headers import read_header, tensors_in
-from auditor.diffusion.model import DiffusionModel
+from auditor.checkpoints import files, flips, names, weights
+from auditor.checkpoints.configs import read_json
+from auditor.checkpoints.formats import Guide, Unusable
+from auditor.checkpoints.headers import Header
+from auditor.checkpoints.settings import ModelSettings
+from auditor.diffusion.model import Conditioned, Network
 from auditor.errors import AuditError, CheckpointError
 from auditor.records import Checkpoint, Facts, Flips, Found
 
@@ -25,7 +27,7 @@ MAKE = "--model mypackage.networks:make"
 HOW = "Give --model MODULE:FACTORY, a function in your code that returns the network (an nn.Module)."
 
 
-class PlainFormat:
+class PlainFormat(files.WeightFiles):
     """One file of weights per step, and a function that makes the network."""
 
     name = "plain"
@@ -62,43 +64,39 @@ class PlainFormat:
         ),
     )
 
-    def __init__(self, settings: ModelSettings | None = None) -> None:
-        self.settings = settings or ModelSettings()
+    def claims(self, header: Header) -> bool:
+        """Any file of weights: what its network is, the user says."""
+        return True
 
-    def find(self, root: Path) -> tuple[list[Found], list[tuple[int, Path, str]]]:
+    def find(self, root: Path) -> tuple[list[Found], Unusable]:
         """Return the steps under ``root``; nothing is claimed without a factory."""
         if self.settings.model is None:
             bare = [Path(entry.path) for entry in names.entries(root) if not entry.is_dir(follow_symlinks=False)]
             bare = [path for path in bare if path.suffix in names.WEIGHT_SUFFIXES]
             reason = f"these may be the weights of a network. {HOW}"
             return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]
-        found, unusable = files.find(root, lambda path, header: True, self.settings)
+        found, unusable = super().find(root)
         return found, unusable or ([] if found else files.empty_steps(root))
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return the number of weights; the shape of the pictures is known to the user alone."""
-        return Facts(self.settings.image_shape, self.settings.model or "?", count(checkpoint))
-
-    def schedule(self, checkpoint: Checkpoint) -> None:
-        """Bare weights come without a schedule."""
-        return
+        return Facts(self.settings.image_shape, self.settings.model or "?", files.n_values(checkpoint))
 
     def flips(self, checkpoint: Checkpoint) -> Flips:
         """Return what EDM's options say, where the weights are its; other trainers write nothing of the kind."""
         return flips.of_edm(checkpoint.path.parent)
 
-    def inspect(self, checkpoint: Checkpoint) -> str:
-        """Return the sha256 over the weights and the factory's source; the weights fit its network, and are finite."""
-        return self._read(checkpoint)[2]
+    def read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
+        """Return the factory's network, the weights that fit it, and the sha256 over them and the factory's source."""
+        network, source = made(self.settings)
+        tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
+        return network, tensors, weights.digest(tensors, source)
 
-    def load(self, checkpoint: Checkpoint, scheduler_config: Mapping[str, Any], device: str) -> DiffusionModel:
-        """Return the factory's network with these weights."""
-        network, tensors, digest = self._read(checkpoint)
-        files.require_unchanged(checkpoint, digest)
-        network = files.fill(network, tensors, device)
+    def called(self, network: Any) -> tuple[Network, Conditioned | None]:
+        """Return the network, its output checked, and without the half of it that is a learned variance."""
 
         def call(x: Any, t: Any) -> Any:
-            found = network(x, t)
+            found: Any = network(x, t)
             found = getattr(found, "sample", found[0] if isinstance(found, (tuple, list)) else found)
             if found.shape[1] == 2 * x.shape[1]:
                 found = found[:, : x.shape[1]]  # the other half is a learned variance
@@ -107,23 +105,7 @@ class PlainFormat:
                 raise CheckpointError(what, self.settings.model, "forward(x, t) must return a tensor like x.")
             return found
 
-        n_parameters = sum(one.numel() for one in network.parameters())
-        return DiffusionModel(call, dict(scheduler_config), self.settings.image_shape, n_parameters)
-
-    def _read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
-        network, source = made(self.settings)
-        tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
-        return network, tensors, weights.digest(tensors, source)
-
-
-def count(checkpoint: Checkpoint) -> int | None:
-    """Return how many values the first state dict of a file holds, by its header."""
-    content = read_header(checkpoint.path).content
-    if not isinstance(content, dict):
-        return None
-    keys = weights.EMA_KEYS if checkpoint.weights == "ema" else weights.RAW_KEYS
-    places = [tensors_in(content.get(key)) for key in keys] + [tensors_in(content)]
-    return next((sum(one.size for one in place.values()) for place in places if place), None)
+        return call, None
 
 
 def made(settings: ModelSettings) -> tuple[Any, str]:
@@ -140,14 +122,12 @@ def made(settings: ModelSettings) -> tuple[Any, str]:
         raise AuditError("It is not known which network the weights belong to.", "--model", HOW)
     factory = _factory(settings.model)
     arguments = read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
-    state = torch.random.get_rng_state()
-    try:
-        network = factory(**arguments)
-    except Exception as problem:  # the user's code may raise anything
-        what = f"The factory {settings.model} failed: {type(problem).__name__}: {problem}."
-        raise AuditError(what, "--model", "Call it in Python to see why.") from problem
-    finally:
-        torch.random.set_rng_state(state)  # initial weights are drawn; the global generator must not notice
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the global generator must not notice
+        try:
+            network = factory(**arguments)
+        except Exception as problem:  # the user's code may raise anything
+            what = f"The factory {settings.model} failed: {type(problem).__name__}: {problem}."
+            raise AuditError(what, "--model", "Call it in Python to see why.") from problem
     if not isinstance(network, torch.nn.Module):
         what = f"The factory {settings.model} returned {type(network).__name__}, not an nn.Module."
         raise AuditError(what, "--model", HOW)
