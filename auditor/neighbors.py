@@ -3,7 +3,8 @@
 faiss finds candidates in float32; every distance that is returned is the norm of a
 difference in float64. The choice of neighbors is exact too: a bound on the float32 error
 tells for which queries the candidates surely hold the k nearest, and the few others are
-compared with every row in float64.
+compared with every row in float64. Views of a picture (as it is, and mirrored) and the
+comparison of pictures themselves, where a space has them, are known here alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from auditor.config import COPY_RATIO
 from auditor.records import Features, Neighbors
 
 EXTRA_CANDIDATES = 32  # beyond k: enough to be certain for nearly every query outside large clusters of duplicates
+PROPOSED = 128  # pictures compared where a space refines: more than anything asks for, so that no answer depends on k
 FLOAT32_ROUNDOFF, FLOAT64_ROUNDOFF = 2.0**-24, 2.0**-53
 
 
@@ -28,8 +30,8 @@ def search(
     Parameters
     ----------
     queries, reference
-        Vectors of one space, float32 ``[n, d]``; may be memory-mapped. They are read in
-        blocks, and on all GPUs if faiss sees any.
+        Vectors of one space, float32 ``[n, d]`` or ``[n, views, d]``; may be memory-mapped.
+        They are read in blocks, and on all GPUs if faiss sees any.
     k
         Neighbors per query, at least 1.
     exclude_self
@@ -41,7 +43,8 @@ def search(
     -------
     Neighbors
         float32 distances in the units of the space, computed in float64: exactly 0 for
-        identical vectors, however long they are. Equal distances are ordered by the
+        identical vectors, however long they are. Of several views the least counts, that of
+        view v of the query to view v of the reference. Equal distances are ordered by the
         smaller reference index. Where the reference has fewer than ``k`` vectors, the
         last columns hold NaN and index -1.
 
@@ -50,25 +53,30 @@ def search(
     The result is that of a float64 search over all pairs. A query is slow only if
     thousands of reference vectors lie at one distance from it (as many blank images do):
     then each of them is compared by its difference.
+
+    In a space that refines, vectors only propose: the nearest ``max(k, PROPOSED)`` are
+    compared as pictures, and distances and order are those of the pictures.
     """
     assert queries.space == reference.space, f"queries in {queries.space}, reference in {reference.space}"
-    assert queries.vectors.shape[1] == reference.vectors.shape[1], "queries and reference differ in dimension"
+    assert queries.vectors.shape[1:] == reference.vectors.shape[1:], "queries and reference differ in dimension"
     assert not exclude_self or len(queries.ids) == len(reference.ids), "exclude_self takes one set twice"
     assert k >= 1 and len(reference.ids), "there is something to find"
-    nearest = _Search(reference.vectors, k, memory_mib)
+    nearest = _Search(reference.vectors, k if reference.refine is None else max(k, PROPOSED), memory_mib)
     shape = (len(queries.vectors), k)
     distances, indices = np.empty(shape, np.float32), np.empty(shape, np.int64)
     for rows in _blocks(len(queries.vectors), nearest.query_rows):
         own = np.arange(rows.start, rows.stop) if exclude_self else np.full(rows.stop - rows.start, -1)
-        distances[rows], indices[rows] = nearest(queries.vectors[rows], own)
+        found = nearest(queries.vectors[rows], own)
+        if reference.refine is not None:
+            found = _refined(queries, rows, reference, found[1], k, memory_mib)
+        distances[rows], indices[rows] = found
     return Neighbors(queries.space, queries.of, reference.of, distances, indices, reference.ids)
 
 
 def paired_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the Euclidean distance of row i to row i, float64 ``[n]``, for two float32 ``[n, d]``."""
-    assert first.shape == second.shape, f"{first.shape} and {second.shape} cannot be paired"
+    """Return the distance of row i to row i, float64 ``[n]``, for two float32 ``[n, d]`` or ``[n, views, d]``."""
     rows = np.arange(len(first))
-    return _distances(first, rows, second, rows)
+    return _least_distance(first, second, rows)
 
 
 def is_copy(nearest: ArrayLike, second: ArrayLike, ratio: float | None = None) -> np.ndarray:
@@ -99,30 +107,34 @@ def shifted_distance(first: np.ndarray, second: np.ndarray, n_shifts: int = 16) 
     like any other. With n <= ``n_shifts`` all n - 1 other rows are taken; a single row has
     no other seed, so its score is NaN.
     """
-    assert first.shape == second.shape, f"{first.shape} and {second.shape} cannot be paired"
     rows = np.arange(len(first))
     shifts = range(1, min(n_shifts, len(first) - 1) + 1)
     if not shifts:
         return np.full(len(first), np.nan)
-    return sum(_distances(first, rows, second, (rows + shift) % len(first)) for shift in shifts) / len(shifts)
+    total = np.zeros(len(first))
+    for shift in shifts:
+        total += _least_distance(first, second, (rows + shift) % len(first))
+    return total / len(shifts)
 
 
 class _Search:
     """The search of one reference set for ``k`` neighbors within a memory budget."""
 
     def __init__(self, reference: np.ndarray, k: int, memory_mib: int) -> None:
-        self.reference, self.k = reference, k
+        self.reference, self.k = _with_views(reference), k
         # Distances do not change when both sides are centered, but rounding errors shrink with the norms.
-        self.center = np.mean(reference, axis=0, dtype=np.float64).astype(np.float32)
-        n_reference, dim = reference.shape
+        self.center = np.asarray(np.mean(self.reference, axis=0, dtype=np.float64), np.float32)  # [views, d]
+        n_reference, n_views, dim = self.reference.shape
         part = memory_mib * 2**20 // 4  # each for queries, reference, pairs and whole rows; faiss has its own buffers
-        self.query_rows = max(1, part // (4 * dim + 40 * (k + EXTRA_CANDIDATES)))  # centered copy; heaps, candidates
+        candidates = (32 + 8 * n_views) * (k + EXTRA_CANDIDATES)  # bytes of faiss's heap, of these and their distances
+        self.query_rows = max(1, part // (n_views * (4 * dim + candidates)))  # and a centered copy
         self.reference_rows = max(1, part // (16 * dim))  # centered copy and faiss's copy of it, or two in float64
-        self.pair_rows = max(1, part // (32 * dim))  # two float32 vectors, their difference, its square
+        self.pair_rows = max(1, part // (32 * n_views * dim))  # two float32 vectors, their difference, its square
         self.whole_rows = max(1, part // (24 * n_reference))  # float64 distances, twice while sorting, and indices
 
     def __call__(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return float64 distances and int64 indices, ``[n, k]``; query i may not find reference ``own[i]``."""
+        queries = _with_views(queries)
         shape = (len(queries), self.k)
         distances, indices, certain = np.empty(shape), np.empty(shape, np.int64), np.zeros(len(queries), bool)
         if self.k + EXTRA_CANDIDATES < len(self.reference):
@@ -134,16 +146,30 @@ class _Search:
         return distances, indices
 
     def _among_candidates(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return distances and indices by faiss, and for which queries these are surely the k nearest."""
+        """Return distances and indices by faiss, and for which queries these are surely the k nearest.
+
+        Each view proposes its own candidates. A vector that none of them proposes is farther
+        than the k-th if every view is certain of that.
+        """
+        centered = queries - self.center
+        squared, candidates = zip(*(self._proposed(centered[:, v], v) for v in range(queries.shape[1])), strict=True)
+        every = np.concatenate(candidates, axis=1)
+        exact = self._exact(queries, every)
+        distances, indices = _ranked(np.where(_repeated(every), np.inf, exact.min(axis=2)), every, own, self.k)
+        certain = np.ones(len(queries), bool)
+        for v, of_view in enumerate(np.split(exact, len(candidates), axis=1)):
+            norms = np.linalg.norm(centered[:, v].astype(np.float64), axis=1)
+            certain &= _are_certain(squared[v], of_view[:, :, v], distances[:, -1], norms, queries.shape[2])
+        return distances, indices, certain
+
+    def _proposed(self, centered: np.ndarray, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return squared distances and indices of the nearest in one view, ``[n, k + EXTRA_CANDIDATES]``."""
         from faiss.contrib.exhaustive_search import knn_ground_truth
 
-        centered = queries - self.center
-        blocks = (self.reference[rows] - self.center for rows in _blocks(len(self.reference), self.reference_rows))
-        squared, candidates = knn_ground_truth(centered, blocks, self.k + EXTRA_CANDIDATES)
-        exact = self._exact(queries, candidates)
-        distances, indices = _ranked(exact, candidates, own, self.k)
-        norms = np.linalg.norm(centered.astype(np.float64), axis=1)
-        return distances, indices, _are_certain(squared, exact, distances[:, -1], norms, queries.shape[1])
+        reference, center = self.reference[:, view], self.center[view]
+        blocks = (reference[rows] - center for rows in _blocks(len(reference), self.reference_rows))
+        squared, candidates = knn_ground_truth(np.ascontiguousarray(centered), blocks, self.k + EXTRA_CANDIDATES)
+        return squared, candidates
 
     def _among_all(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and indices after a float64 look at every row of the reference."""
@@ -153,30 +179,68 @@ class _Search:
         return np.concatenate([distances for distances, _ in found]), np.concatenate([indices for _, indices in found])
 
     def _among_near(
-        self, query: np.ndarray, own: int, squared: np.ndarray, norm: float, last: int
+        self, query: np.ndarray, own: int, squared: np.ndarray, norm: np.ndarray, last: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the k nearest, ``[1, k]``, among all rows that rounding does not place behind the k-th."""
         others = np.where(np.arange(len(squared)) == own, np.inf, squared)
         kth = np.partition(others, last)[last]
         # The error can have moved the k-th and another by one bound each; twice that costs nothing in float64.
-        reach = kth + 4 * _expansion_error(norm, np.sqrt(max(kth, 0)), len(query), FLOAT64_ROUNDOFF)
+        reach = kth + 4 * _expansion_error(norm, np.sqrt(np.maximum(kth, 0)), query.shape[1], FLOAT64_ROUNDOFF)
         near = np.flatnonzero(others <= reach)[None]
-        return _ranked(self._exact(query[None], near), near, np.array([own]), self.k)
+        return _ranked(self._exact(query[None], near).min(axis=2), near, np.array([own]), self.k)
 
     def _expanded(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return squared distances |q|^2 + |x|^2 - 2 q.x to every row, float64 ``[n, n_reference]``, and all |q|."""
+        """Return squared distances |q|^2 + |x|^2 - 2 q.x to every row, float64 ``[n, n_reference]``, and all |q|.
+
+        Of several views the least distance is taken, and the largest norm, whose error bounds every view's.
+        """
         centered = np.subtract(queries, self.center, dtype=np.float64)
-        squared = np.empty((len(queries), len(self.reference)))
+        norms = np.linalg.norm(centered, axis=2)
+        squared = np.full((len(queries), len(self.reference)), np.inf)
         for rows in _blocks(len(self.reference), self.reference_rows):
-            reference = np.subtract(self.reference[rows], self.center, dtype=np.float64)
-            squared[:, rows] = np.square(reference).sum(axis=1) - 2 * (centered @ reference.T)
-        norms = np.linalg.norm(centered, axis=1)
-        return squared + norms[:, None] ** 2, norms
+            for v in range(queries.shape[1]):
+                reference = np.subtract(self.reference[rows, v], self.center[v], dtype=np.float64)
+                of_view = np.square(reference).sum(axis=1) - 2 * (centered[:, v] @ reference.T)
+                squared[:, rows] = np.minimum(squared[:, rows], of_view + norms[:, [v]] ** 2)
+        return squared, norms.max(axis=1)
 
     def _exact(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """Return the float64 distances of each query to its candidates, ``[n, n_candidates]``."""
+        """Return the float64 distances of each query to its candidates by view, ``[n, n_candidates, views]``."""
         rows = np.repeat(np.arange(len(queries)), candidates.shape[1])
-        return _distances(queries, rows, self.reference, candidates.ravel(), self.pair_rows).reshape(candidates.shape)
+        found = _distances(queries, rows, self.reference, candidates.ravel(), self.pair_rows)
+        return found.reshape(*candidates.shape, -1)
+
+
+def _refined(
+    queries: Features, rows: slice, reference: Features, proposed: np.ndarray, k: int, memory_mib: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and indices, ``[n, k]``, of the proposed images that are nearest as pictures.
+
+    ``proposed`` are reference indices for some rows of the queries, int64 ``[n, proposed]``; -1 where there are fewer.
+    """
+    assert queries.pictures is not None and reference.pictures is not None, "what refines is given pictures"
+    assert reference.refine is not None
+    distances = np.empty(proposed.shape)
+    size = queries.pictures(np.array([rows.start])).nbytes
+    for part in _blocks(len(proposed), max(1, memory_mib * 2**20 // (4 * size * proposed.shape[1]))):
+        asked = queries.pictures(np.arange(rows.start + part.start, rows.start + part.stop))
+        known = reference.pictures(np.maximum(proposed[part], 0).ravel())
+        candidates = known.reshape(*proposed[part].shape, *known.shape[1:])
+        distances[part] = reference.refine(asked, candidates)
+    assert np.isfinite(distances).all(), f"the {reference.space} space gave a distance of pictures that is not finite"
+    return _ranked(distances, proposed, np.full(len(proposed), -1), k)
+
+
+def _with_views(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors as ``[n, views, d]``."""
+    return vectors if vectors.ndim == 3 else vectors[:, None]
+
+
+def _least_distance(first: np.ndarray, second: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the distance of row i of ``first`` to row ``rows[i]`` of ``second``, float64 ``[n]``."""
+    assert first.shape == second.shape, f"{first.shape} and {second.shape} cannot be paired"
+    found = _distances(_with_views(first), np.arange(len(first)), _with_views(second), rows)
+    return np.asarray(found.min(axis=1))
 
 
 def _are_certain(squared: np.ndarray, exact: np.ndarray, kth: np.ndarray, norms: np.ndarray, dim: int) -> np.ndarray:
@@ -189,7 +253,7 @@ def _are_certain(squared: np.ndarray, exact: np.ndarray, kth: np.ndarray, norms:
     """
     in_bound = np.abs(squared - exact**2) <= _expansion_error(norms[:, None], exact, dim, FLOAT32_ROUNDOFF)
     reach = kth**2 + _expansion_error(norms, kth, dim, FLOAT32_ROUNDOFF)
-    return in_bound.all(axis=1) & (squared.max(axis=1) > reach)
+    return np.asarray(in_bound.all(axis=1) & (squared.max(axis=1) > reach))
 
 
 def _expansion_error(norm: np.ndarray, distance: np.ndarray, dim: int, roundoff: float) -> np.ndarray:
@@ -201,7 +265,16 @@ def _expansion_error(norm: np.ndarray, distance: np.ndarray, dim: int, roundoff:
     whole is at most ``gamma (|q| + |x|)^2``.
     """
     roundings = (dim + 16) * roundoff
-    return roundings / (1 - roundings) * (2 * norm + distance) ** 2
+    return np.asarray(roundings / (1 - roundings) * (2 * norm + distance) ** 2)
+
+
+def _repeated(numbers: np.ndarray) -> np.ndarray:
+    """Return whether a number stands farther left in its row, too, bool ``[n, m]``."""
+    order = np.argsort(numbers, axis=1, kind="stable")
+    ascending = np.take_along_axis(numbers, order, 1)
+    repeated = np.zeros(numbers.shape, bool)
+    np.put_along_axis(repeated, order[:, 1:], ascending[:, 1:] == ascending[:, :-1], 1)
+    return repeated
 
 
 def _ranked(exact: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -219,11 +292,11 @@ def _ranked(exact: np.ndarray, candidates: np.ndarray, own: np.ndarray, k: int) 
 def _distances(
     first: np.ndarray, first_rows: np.ndarray, second: np.ndarray, second_rows: np.ndarray, block: int = 4096
 ) -> np.ndarray:
-    """Return the distance of ``first[first_rows[i]]`` to ``second[second_rows[i]]``, float64 ``[n]``."""
-    distances = np.empty(len(first_rows))
+    """Return the distance of ``first[first_rows[i]]`` to ``second[second_rows[i]]`` by view, float64 ``[n, views]``."""
+    distances = np.empty((len(first_rows), first.shape[1]))
     for pairs in _blocks(len(first_rows), block):
         difference = np.subtract(first[first_rows[pairs]], second[second_rows[pairs]], dtype=np.float64)
-        distances[pairs] = np.sqrt(np.square(difference, out=difference).sum(axis=1))
+        distances[pairs] = np.sqrt(np.square(difference, out=difference).sum(axis=2))
     return distances
 
 

@@ -168,16 +168,24 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors of one image set in one space; Euclidean distance is *the* distance there."""
+    """Vectors of one image set in one space; what `neighbors.search` makes of them is *the* distance there.
+
+    That is the Euclidean distance; of several views, the least one between equal views; in a
+    space that refines, what ``refine`` says of the pictures that vectors propose.
+    """
 
     space: str
     of: str
-    vectors: np.ndarray  # float32 [n, d], finite
+    vectors: np.ndarray  # float32 [n, d], or [n, views, d] where a picture has several; finite
     ids: tuple[str, ...]
+    pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows int64 [m] -> uint8 [m, h, w, c]; with refine
+    refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # that of the space; see spaces.Space
 
     def rows(self, kept: np.ndarray) -> Features:
-        """Return the features of these images only."""
-        return replace(self, vectors=self.vectors[kept], ids=tuple(self.ids[i] for i in kept))
+        """Return the features of these images only, by their numbers."""
+        pictures = self.pictures
+        chosen = None if pictures is None else lambda rows: pictures(kept[rows])
+        return replace(self, vectors=self.vectors[kept], ids=tuple(self.ids[i] for i in kept), pictures=chosen)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from vectors import features
@@ -215,3 +217,137 @@ def test_a_ratio_of_zero_flags_identical_images_alone():
 
 def test_what_is_not_known_is_no_copy_unless_the_nearest_image_is_identical():
     assert neighbors.is_copy([np.nan, 1.0, 0.0], [3.0, np.nan, np.nan]).tolist() == [False, False, True]
+# Several views of a picture, and spaces that compare pictures
+
+
+def least_over_views(queries, reference, k, exclude_self=False):
+    """Distances and indices by float64 differences of all pairs, the least over equal views."""
+    queries, reference = (np.asarray(v, np.float32).astype(np.float64) for v in (queries, reference))
+    distances = np.stack([np.linalg.norm(reference - query, axis=2).min(axis=1) for query in queries])
+    if exclude_self:
+        np.fill_diagonal(distances, np.inf)
+    indices = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    distances = np.take_along_axis(distances, indices, axis=1)
+    return np.where(np.isinf(distances), np.nan, distances), np.where(np.isinf(distances), -1, indices)
+
+
+def assert_exact_by_views(queries, reference, k, **options):
+    found = search(features(queries), features(reference), k, **options)
+    distances, indices = least_over_views(queries, reference, k, options.get("exclude_self", False))
+    known = indices.shape[1]
+    np.testing.assert_array_equal(found.indices[:, :known], indices)
+    np.testing.assert_allclose(found.distances[:, :known], distances, rtol=1e-6)
+    assert (found.indices[:, known:] == -1).all() and np.isnan(found.distances[:, known:]).all()
+
+
+@pytest.mark.parametrize("n_views", [1, 2, 3])
+@pytest.mark.parametrize(("n", "k"), [(500, 1), (500, 8), (40, 50), (3, 8), (1, 1)])
+def test_of_several_views_the_nearest_counts(n_views, n, k):
+    rng = np.random.default_rng(20)
+    assert_exact_by_views(rng.normal(size=(60, n_views, 24)), rng.normal(size=(n, n_views, 24)), k)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_views_agree_with_brute_force_on_grids_full_of_ties_and_duplicates(seed):
+    """Shapes and sizes are drawn too; on a grid of few integers most distances are tied, within and across views."""
+    rng = np.random.default_rng([21, seed])
+    n_views, dim, k, n = rng.integers(1, (4, 7, 12, 400)).tolist()
+    reference = rng.integers(-1, 2, size=(n, n_views, dim))
+    reference = reference[rng.integers(0, n, size=2 * n)]  # each about twice
+    assert_exact_by_views(rng.integers(-1, 2, size=(30, n_views, dim)), reference, k)
+    assert_exact_by_views(reference, reference, k, exclude_self=True, memory_mib=1)
+
+
+def test_a_single_view_is_found_bit_for_bit_as_vectors_are():
+    rng = np.random.default_rng(22)
+    queries, reference = rng.normal(size=(200, 48)), np.repeat(rng.normal(size=(300, 48)), 2, axis=0)
+    flat = search(features(queries), features(reference), k=9)
+    viewed = search(features(queries[:, None]), features(reference[:, None]), k=9)
+    np.testing.assert_array_equal(viewed.indices, flat.indices)
+    np.testing.assert_array_equal(viewed.distances, flat.distances)
+
+
+def test_views_are_compared_with_equal_views_only():
+    reference = np.float32([[[0], [9]], [[9], [0]]])
+    found = search(features(np.float32([[[0], [4]]])), features(reference), k=2)
+    np.testing.assert_array_equal(found.indices, [[0, 1]])
+    np.testing.assert_array_equal(found.distances, [[0, 4]])
+
+
+def test_a_view_too_coarse_for_float32_is_noticed_and_made_good():
+    """A hundred rows that only the second view tells apart, by less than float32 can order."""
+    rng = np.random.default_rng(23)
+    reference = np.stack([unit_vectors(rng, 3000, 64), unit_vectors(rng, 3000, 64)], axis=1)
+    center = unit_vectors(rng, 1, 64)
+    reference[:100, 1] = center + 1e-4 / 8 * rng.normal(size=(100, 64))
+    queries = np.stack([unit_vectors(rng, 50, 64), center + 1e-4 / 8 * rng.normal(size=(50, 64))], axis=1)
+    assert_exact_by_views(queries, reference, k=8)
+
+
+def test_nearly_every_query_with_views_is_settled_by_the_candidates(monkeypatch):
+    monkeypatch.delattr(neighbors._Search, "_among_all")
+    rng = np.random.default_rng(24)
+    queries, reference = (unit_vectors(rng, 2 * n, 256).reshape(n, 2, 256) for n in (50, 2000))
+    assert_exact_by_views(queries, reference, k=50)
+
+
+def test_paired_and_shifted_distances_take_the_least_over_equal_views():
+    first, second = np.float32([[[0], [0]], [[0], [0]]]), np.float32([[[3], [4]], [[9], [1]]])
+    np.testing.assert_array_equal(paired_distance(first, second), [3, 1])
+    np.testing.assert_array_equal(shifted_distance(first, second), [1, 3])
+
+
+def with_pictures(values, refine, vectors=None):
+    """Features of pictures of one pixel, which vectors show rightly unless others are given."""
+    pictures = np.asarray(values, np.uint8)[:, None, None, None]
+    found = features(pictures.reshape(-1, 1) if vectors is None else vectors)
+    return replace(found, pictures=lambda rows: pictures[rows], refine=refine)
+
+
+def difference(queries, candidates):
+    """How far the pictures' pixels are apart."""
+    assert queries.dtype == candidates.dtype == np.uint8 and candidates.shape[0] == len(queries)
+    return np.abs(queries[:, None].astype(float) - candidates).mean(axis=(2, 3, 4))
+
+
+def test_what_refines_orders_what_the_search_proposes():
+    pictures = [10, 20, 30, 40]
+    known = with_pictures(pictures, lambda queries, candidates: 255 - difference(queries, candidates))
+    found = search(with_pictures([10], None), known, k=3)
+    np.testing.assert_array_equal(found.indices, [[3, 2, 1]])
+    np.testing.assert_array_equal(found.distances, [[225, 235, 245]])
+
+
+@pytest.mark.parametrize(("n", "k"), [(500, 1), (500, 8), (90, 8), (3, 8), (1, 1)])
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_refined_neighbors_are_the_nearest_pictures_among_those_proposed(n, k, exclude_self):
+    """Vectors that tell a little less than the pictures: of equal distances the smaller index comes first."""
+    rng = np.random.default_rng(25)
+    pictures = rng.integers(0, 256, size=n)
+    known = with_pictures(pictures, difference, pictures[:, None] // 8)
+    found = search(known, known, k, exclude_self=exclude_self)
+    proposed = search(features(known.vectors), features(known.vectors), max(k, neighbors.PROPOSED), exclude_self)
+    for i, candidates in enumerate(proposed.indices):
+        candidates = np.sort(candidates[candidates >= 0])
+        apart = np.abs(pictures[candidates] - pictures[i])
+        nearest = candidates[np.argsort(apart, kind="stable")[:k]]
+        np.testing.assert_array_equal(found.indices[i, : len(nearest)], nearest)
+        np.testing.assert_array_equal(found.distances[i, : len(nearest)], np.sort(apart)[:k])
+        assert (found.indices[i, len(nearest) :] == -1).all()
+
+
+def test_the_nearest_picture_does_not_depend_on_how_many_are_asked_for():
+    rng = np.random.default_rng(26)
+    pictures = rng.integers(0, 256, size=400)
+    known = with_pictures(pictures, difference, rng.normal(size=(400, 3)))
+    asked = with_pictures(pictures[:50] ^ 1, None, rng.normal(size=(50, 3)))
+    one, many = search(asked, known, 1), search(asked, known, 50)
+    np.testing.assert_array_equal(one.indices[:, 0], many.indices[:, 0])
+    np.testing.assert_array_equal(many.indices, search(asked, known, 50, memory_mib=0).indices)
+
+
+def test_features_of_some_rows_know_the_pictures_of_these_rows():
+    known = with_pictures([10, 20, 30], difference).rows(np.array([2, 0]))
+    found = search(with_pictures([29], None), known, k=2)
+    np.testing.assert_array_equal(found.ids, [["2", "0"]])
+    np.testing.assert_array_equal(found.distances, [[1, 19]])

@@ -39,7 +39,16 @@ def scan_command(
     from auditor.inputs import scan
 
     shape = settings.shape_from(image_shape)
-    told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape, trust_pickle)
+    told = ModelSettings(
+        format=format,
+        model=model,
+        model_config=model_config,
+        base=base,
+        autoencoder=autoencoder,
+        prediction=prediction,
+        image_shape=shape,
+        trust_pickle=trust_pickle,
+    )
     found = scan.scan(paths, told, scheduler)
     (scan.write_json if json else scan.write_table)(found, sys.stdout)
 
@@ -80,16 +89,26 @@ def split_command(
 
     limits = settings.window_from(window) if window else None
     with Chatter(), shown() as say:
-        from auditor import split
-        from auditor.split import card as split_card
-        from auditor.split import items
+        from auditor.split import split
+        from auditor.split.card import as_json, as_markdown, write
+        from auditor.split.items import Options
 
-        clip = (near_clip, clip_model, clip_weights, device)
-        options = items.Options(data, seed, heldout, group_by, near, limits, *clip)
-        done = split.split(options, out, lambda text: say(text, 0))
+        options = Options(
+            data=data,
+            seed=seed,
+            heldout=heldout,
+            group_by=group_by,
+            near=near,
+            window=limits,
+            near_clip=near_clip,
+            clip_model=clip_model,
+            clip_weights=clip_weights,
+            device=device,
+        )
+        done = split(options, out, lambda text: say(text, 0))
         say("checking the halves", 0)
-        card = split_card.write(done, out)
-    print(split_card.as_json(card) if json else split_card.as_markdown(card))
+        card = write(done, out)
+    print(as_json(card) if json else as_markdown(card))
 
 
 DOCTOR_EXAMPLE = """Look whether this machine can audit: packages, GPU, faiss, CLIP weights, disk, a short self-test.

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from auditor.images import Reading, Source, pictures
+from auditor.images import pictures
 from auditor.images.pixels import Facts
+from auditor.images.sources import Reading, Source
 
 KEPT = 200  # entries; the oldest go first
 SETTLED = 2.0  # seconds: a file that changed a moment ago may change again without a later time

@@ -13,12 +13,10 @@ import numpy as np
 
 from auditor import images
 from auditor.images import near_duplicates
-from auditor.images.near_duplicates import same
 from auditor.records import ImageSet
 
-SOUGHT = (
-    50_000  # images of all sets together among which near-duplicates are sought; the search grows with their square
-)
+# Images of all sets together among which near-duplicates are sought; the search grows with their square.
+SOUGHT = 50_000
 
 
 @dataclass(frozen=True)
@@ -32,20 +30,14 @@ class Groups:
 
 def find(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[str]]) -> Groups:
     """Return the groups of the training sets among ``sets``."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     names = [name for name in sets if name.startswith("train")]
     if not names:
         return Groups({}, {}, ())
     sizes = [len(sets[name]) for name in names]
     n, of = sum(sizes), np.repeat(np.arange(len(names)), sizes)
     near = near_edges([sets[name] for name in names]) if n <= SOUGHT else np.empty((0, 2), np.int64)
-    exact = images.duplicate_groups([each for name in names for each in digests[name]])
-    edges = [near, same(exact), *named_edges([sets[name] for name in names])]
-    rows, columns = np.concatenate(edges).T
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
-    numbers = connected_components(graph, directed=False)[1].astype(np.int64)
+    exact = equal([each for name in names for each in digests[name]])
+    numbers = connected(n, [near, exact, *named_edges([sets[name] for name in names])])
     parts = dict(zip(names, np.split(numbers, np.cumsum(sizes)[:-1]), strict=True))
     wide = np.flatnonzero(np.bincount(np.unique(np.column_stack([numbers, of]), axis=0)[:, 0]) > 1)
     spanning = {name: {sets[name].ids[i] for i in np.flatnonzero(np.isin(part, wide))} for name, part in parts.items()}
@@ -68,7 +60,24 @@ def named_edges(sets: Sequence[ImageSet]) -> list[np.ndarray]:
         return []
     alone = (f"\0{each.name}/{image}" for each in sets for image in each.ids)  # an image without a group is its own
     given = (group for each in sets for group in (each.groups or ("",) * len(each)))
-    return [same(images.duplicate_groups([group or own for group, own in zip(given, alone, strict=True)]))]
+    return [equal([group or own for group, own in zip(given, alone, strict=True)])]
+
+
+def equal(names: Sequence[str]) -> np.ndarray:
+    """Return edges int64 ``[m, 2]`` from each image to the first of the same name: a digest, or a patient."""
+    numbers = images.duplicate_groups(names)
+    first = np.unique(numbers, return_index=True)[1]
+    return np.column_stack([np.arange(len(numbers)), first[numbers]])
+
+
+def connected(n: int, edges: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the number of each image's group, int64 ``[n]``, where edges ``[m, 2]`` connect images of one group."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = np.concatenate(edges).T
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def notes_on(parts: Mapping[str, np.ndarray], spanning: Mapping[str, set[str]], n_near: int, n: int) -> list[str]:

@@ -77,7 +77,12 @@ def is_blank(image_set: ImageSet) -> np.ndarray:
     """
     if image_set.blank is not None:
         return image_set.blank
-    return np.array([image.std() < BLANK_BELOW for image in image_set.images], dtype=bool)
+    return np.array([is_flat(image) for image in image_set.images], dtype=bool)
+
+
+def is_flat(image: np.ndarray) -> bool:
+    """Return whether one picture is blank."""
+    return bool(image.std() < BLANK_BELOW)
 
 
 def _ids_by_digest(image_set: ImageSet) -> dict[str, list[str]]:

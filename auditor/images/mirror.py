@@ -17,14 +17,14 @@ SUFFIX = " (mirrored)"  # behind the id of the original
 def with_mirrored(image_set: ImageSet, scratch: Path | None = None) -> ImageSet:
     """Return the images, then each of them mirrored left to right, in the same order."""
     plain = image_set.images
-    n, *shape = plain.shape
+    n = len(plain)
 
     def rows() -> Iterator[np.ndarray]:
         yield from plain
         for image in plain:
             yield np.ascontiguousarray(image[:, ::-1])
 
-    both = pixels.stored((2 * n, *shape), rows(), scratch)
+    both = pixels.stored(2 * n, rows(), scratch)
     digests = (*identity.digests(image_set), *(identity.digest(image) for image in both[n:]))
     ids = (*image_set.ids, *(each + SUFFIX for each in image_set.ids))
     blank = np.tile(identity.is_blank(image_set), 2)

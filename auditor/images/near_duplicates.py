@@ -21,7 +21,7 @@ from auditor.records import Features, ImageSet
 
 SIDE = 32
 NEAR = 0.2  # of sqrt(2 (1 - r))
-FIRST_K = 8  # neighbours looked at; more for pictures all of whose neighbours are near
+FIRST_K = 8  # neighbors looked at; more for pictures all of whose neighbours are near
 
 
 def reduced(picture: np.ndarray) -> np.ndarray:
@@ -40,14 +40,7 @@ def reduced(picture: np.ndarray) -> np.ndarray:
 
 def likeness(name: str, ids: tuple[str, ...], pictures: Iterable[np.ndarray], scratch: Path | None = None) -> Features:
     """Return the vectors of pictures of one shape, in which distance is sqrt(2 (1 - r))."""
-    rows = (reduced(each) for each in pictures)
-    first = next(rows)
-
-    def every() -> Iterable[np.ndarray]:
-        yield first
-        yield from rows
-
-    vectors = pixels.stored((len(ids), len(first)), every(), scratch, np.float32)
+    vectors = pixels.stored(len(ids), map(reduced, pictures), scratch)
     return Features("likeness", name, vectors, ids)
 
 
@@ -66,8 +59,7 @@ def near_pairs(features: Features, threshold: float) -> tuple[np.ndarray, np.nda
     pairs, nearest = [], np.full(n, np.nan)
     while len(rows) and n > 1:
         k = min(k, n)
-        asked = Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
-        found = search(asked, features, k)  # each finds itself, too
+        found = search(features.rows(rows), features, k)  # each finds itself, too
         other = (found.indices != rows[:, None]) & (found.indices >= 0)
         distances = np.where(other, found.distances, np.inf)
         nearest[rows] = distances.min(axis=1)
@@ -83,9 +75,3 @@ def near_between(queries: Features, reference: Features, threshold: float) -> np
     """Return which reference image each query is a near-duplicate of, int64 ``[n]``; -1 for none."""
     found = search(queries, reference, 1)
     return np.where(found.distances[:, 0] < threshold, found.indices[:, 0], -1)
-
-
-def same(groups: np.ndarray) -> np.ndarray:
-    """Return edges int64 ``[m, 2]`` from each member of a group to its first."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    return np.column_stack([np.arange(len(groups)), first[inverse]])

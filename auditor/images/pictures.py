@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.images import Reading
+from auditor.images.sources import Reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.images import Reading, Source, pictures
-from auditor.images.identity import BLANK_BELOW, digest
+from auditor.images import identity, pictures
+from auditor.images.sources import Reading, Source
 
 IN_MEMORY = 2**28  # bytes: larger sets are memory-mapped
 
@@ -72,20 +72,14 @@ def recalled(
     reading: Reading,
     scratch: str | Path | None,
     known: Facts | None,
-) -> tuple[Facts, np.ndarray | Decoded]:
+) -> tuple[Facts, np.ndarray]:
     """Return what is known of a source and its pixels; nothing is decoded where it is known already."""
-    shape = (len(opened.ids), *image_shape)
-
-    def decode() -> tuple[Facts, np.ndarray]:
-        looking = _Looking(opened, where, image_shape, reading)
-        array = stored(shape, looking.rows(), scratch)
-        return looking.facts(), array
-
-    if known is None or len(known.digests) != len(opened.ids):
-        return decode()
+    n = len(opened.ids)
+    if known is None or len(known.digests) != n:
+        return decoded(opened, where, image_shape, reading, scratch)
 
     def decode_again() -> np.ndarray:
-        facts, array = decode()
+        facts, array = decoded(opened, where, image_shape, reading, scratch)
         if facts.digests != known.digests:
             raise AuditError(
                 "Pictures have changed although their files have the same sizes and times",
@@ -94,58 +88,61 @@ def recalled(
             )
         return array
 
-    again = pictures.notes(known.tally, len(opened.ids), image_shape, reading)
-    return Facts(known.digests, known.blank, known.tally, again), Decoded(shape, decode_again)
+    notes = pictures.notes(known.tally, n, image_shape, reading)
+    # Looked at, it is an array.
+    return replace(known, notes=notes), cast(np.ndarray, Decoded((n, *image_shape), decode_again))
 
 
-class _Looking:
-    """One pass over a source: pixels are handed on, and what is to be known of them is kept."""
+def decoded(
+    opened: Source, where: str, image_shape: tuple[int, int, int], reading: Reading, scratch: str | Path | None
+) -> tuple[Facts, np.ndarray]:
+    """Return what one pass over a source tells of its pictures, and these at the model's shape, ``[n, h, w, c]``."""
+    n, tally = len(opened.ids), Counter[str]()
+    digests: list[str] = []
+    blank: list[bool] = []
 
-    def __init__(self, opened: Source, where: str, image_shape: tuple[int, int, int], reading: Reading) -> None:
-        self.opened, self.where, self.image_shape, self.reading = opened, where, image_shape, reading
-        self.tally: Counter[str] = Counter()
-        self.digests: list[str] = []
-        self.blank: list[bool] = []
-
-    def rows(self) -> Iterator[np.ndarray]:
-        """Yield the pictures at the model's shape."""
-        ids = self.opened.ids
-        found = self.opened.pictures(range(len(ids)), self.tally)
-        for image_id, picture in zip(ids, found, strict=True):
-            row = pictures.fit(picture, self.image_shape, f"{self.where}: {image_id}", self.reading, self.tally)
-            self.digests.append(digest(row))
-            self.blank.append(bool(row.std() < BLANK_BELOW))
+    def rows() -> Iterator[np.ndarray]:
+        for image_id, picture in zip(opened.ids, opened.pictures(range(n), tally), strict=True):
+            row = pictures.fit(picture, image_shape, f"{where}: {image_id}", reading, tally)
+            digests.append(identity.digest(row))
+            blank.append(identity.is_flat(row))
             yield row
 
-    def facts(self) -> Facts:
-        """Return what was seen, after the last row."""
-        notes = pictures.notes(self.tally, len(self.digests), self.image_shape, self.reading)
-        return Facts(tuple(self.digests), np.array(self.blank, dtype=bool), self.tally, notes)
+    array = stored(n, rows(), scratch)
+    notes = pictures.notes(tally, n, image_shape, reading)
+    return Facts(tuple(digests), np.array(blank, dtype=bool), tally, notes), array
 
 
-def stored(
-    shape: tuple[int, ...],
-    rows: Iterable[np.ndarray],
-    scratch: str | Path | None,
-    dtype: type[np.generic] = np.uint8,
-) -> np.ndarray:
-    """Return rows as one array: in memory, or memory-mapped from a file that ends with the process."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+def stored(n: int, rows: Iterable[np.ndarray], scratch: str | Path | None) -> np.ndarray:
+    """Return ``n`` rows of one shape and type as one array, in memory or memory-mapped.
+
+    The file that is mapped ends with the process. It lies in ``scratch`` where that is a folder, else in the system's
+    folder for temporary files.
+    """
+    rows = iter(rows)
+    first = next(rows)
+    shape, size = (n, *first.shape), n * first.nbytes
+    every = chain([first], rows)
     if size <= IN_MEMORY:
-        array = np.empty(shape, dtype)
-        for target, row in zip(array, rows, strict=True):
+        array = np.empty(shape, first.dtype)
+        for target, row in zip(array, every, strict=True):
             target[...] = row
         return array
     folder = scratch if scratch is not None and Path(scratch).is_dir() else tempfile.gettempdir()
     if shutil.disk_usage(folder).free < size + 2**28:
         raise AuditError(
-            f"{shape[0]:,} pictures need {size / 2**30:.1f} GiB at the model's shape, and the disk has less",
+            f"{n:,} pictures need {size / 2**30:.1f} GiB at the model's shape, and the disk has less",
             folder,
             "Free some space, or set TMPDIR to a larger disk.",
         )
     # Written in order: writing through the map would end the process by SIGBUS on a full disk.
     with tempfile.TemporaryFile(dir=folder) as file:
-        for row in rows:
+        for row in every:
             file.write(row.tobytes())
         file.flush()
-        return np.memmap(file, dtype, "r", shape=shape)
+        return np.memmap(file, first.dtype, "r", shape=shape)
+
+
+def scratch_near(folder: Path) -> Path:
+    """Return where maps lie for what is written to a folder: on its disk, the first of its parents that exists."""
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())

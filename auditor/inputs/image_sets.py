@@ -12,7 +12,7 @@ import numpy as np
 from auditor import images
 from auditor.config import AuditConfig
 from auditor.errors import AuditError
-from auditor.images import groups, mirror
+from auditor.images import groups, mirror, pixels
 from auditor.inputs import preflight
 from auditor.inputs.loaded import Say
 from auditor.records import ImageSet
@@ -38,9 +38,8 @@ def reading_of(config: AuditConfig) -> images.Reading:
 
 
 def scratch_of(config: AuditConfig) -> Path:
-    """Return the folder for memory maps: the disk that the run will be on, of which something exists already."""
-    out = Path(config.out).absolute()
-    return next(each for each in (out, *out.parents) if each.is_dir())
+    """Return the folder for memory maps, on the disk that the run will be on."""
+    return pixels.scratch_near(Path(config.out))
 
 
 def trained(sets: Mapping[str, ImageSet]) -> list[np.ndarray]:

@@ -73,7 +73,7 @@ def read(config: AuditConfig, reading: Reading, scratch: Path) -> GivenSamples:
     for twin, (paths, _) in found.items():
         reason = "not asked for (--steps), or the twin has no samples of this step"
         excluded += [Excluded(twin, step, path, reason) for step, path in paths.items() if step not in steps]
-    shape = images.native_shape(found["a"][0][steps[0]], reading)
+    shape = images.native_shape(images.open_source(found["a"][0][steps[0]], reading))
     exact = replace(reading, exact_size=True)
     sets = {
         (twin, step): images.read(paths[step], f"samples {twin}/{step}", shape, exact, not config.no_cache, scratch)

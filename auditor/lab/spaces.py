@@ -9,10 +9,10 @@ import numpy as np
 
 from auditor.errors import AuditError
 from auditor.lab.grammar import letters_of, read_grammar
-from auditor.spaces import SpaceSettings
+from auditor.spaces import Space, SpaceSettings
 
 
-class OneHotSpace:
+class OneHotSpace(Space):
     """Letters, rounded: squared Euclidean distance is the number of letters that differ.
 
     The letter of a position is its largest entry, so soft samples and exact sequences compare.
@@ -20,7 +20,6 @@ class OneHotSpace:
 
     name = "onehot"
     revision = "onehot-1"
-    dim = None
     metric_note = "Square root of the number of letters that differ (Hamming distance)."
 
     def __init__(self, settings: SpaceSettings) -> None:
@@ -31,10 +30,8 @@ class OneHotSpace:
         return vectors(letters_of(images), images.shape[2])
 
 
-class LevelSpace:
+class LevelSpace(Space):
     """Letters of one level above the leaves, by the grammar: coarser structure, whatever its details."""
-
-    dim = None
 
     def __init__(self, settings: SpaceSettings, k: int) -> None:
         self.name, self.k = f"level-{k}", k

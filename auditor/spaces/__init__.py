@@ -1,19 +1,20 @@
-"""Feature spaces: images in, vectors out, and Euclidean distance means something.
+"""Feature spaces: images in, vectors out, and the distance of vectors means something.
 
-A space is a class with the attributes of `Space`, made from one `SpaceSettings`, in one
-file of this folder and one line of the registry. Resizing and normalisation belong to
-the space; batches are made here.
+A space is a class derived from `Space` and made from one `SpaceSettings`, in one file of
+this folder and one line of the registry. Resizing and normalization belong to the space;
+batches are made here, and `auditor.neighbors` alone makes distances of the vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from auditor.errors import AuditError
+from auditor.records import Features
 from auditor.registry import lookup
 
 
@@ -34,13 +35,19 @@ class Space(Protocol):
 
     name: str
     revision: str  # changes whenever a vector would: weights digest and preprocessing version
-    dim: int | None  # length of a vector; None where it follows from the image shape
-    metric_note: str  # one sentence: what Euclidean distance means here
+    metric_note: str  # one sentence: what distance means here
+    # Whether vectors mean something by themselves: twin distance, KID, cells and quality exist then (NaN otherwise).
+    # A space of several views, or one that refines, has distances alone.
+    vectors: bool = True
+    # How far each query is from its own candidates as pictures: uint8 [n, h, w, c] and [n, m, h, w, c] -> finite
+    # float64 [n, m]. Where a space has it, vectors only propose what is near, and this says how near it is.
+    refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 ``[n, dim]`` for uint8 ``[n, h, w, c]``, 0 to 255.
+        """Return float32 ``[n, views, d]``, or ``[n, d]`` for a single view, for uint8 ``[n, h, w, c]``, 0 to 255.
 
-        A vector depends on its own image only, not on the batch around it.
+        The distance of two images is the least Euclidean distance between equal views. A
+        vector depends on its own image only, not on the batch around it.
         """
         ...
 
@@ -54,18 +61,19 @@ def open_space(name: str, settings: SpaceSettings) -> Space:
         If there is no such space, or it cannot be had (weights missing or unfit). It is
         raised here, so open every space before any expensive step.
     """
-    return lookup("space", name)(settings)
+    opened: Space = lookup("space", name)(settings)
+    return opened
 
 
-def embed_batches(space: Space, images: np.ndarray, batch_size: int = 256) -> Iterator[np.ndarray]:
-    """Yield the vectors of consecutive batches, float32 ``[<= batch_size, dim]``.
+def embed(space: Space, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Return the vectors of all images, float32 ``[n, d]``, or ``[n, views, d]`` where there are several views.
 
     Parameters
     ----------
     space
         An opened space.
     images
-        uint8 ``[n, h, w, c]``, 0 to 255; may be memory-mapped.
+        uint8 ``[n, h, w, c]``, 0 to 255, n >= 1; may be memory-mapped.
     batch_size
         Images per call of the space.
 
@@ -74,21 +82,41 @@ def embed_batches(space: Space, images: np.ndarray, batch_size: int = 256) -> It
     AuditError
         If a vector is not finite; the message names its row.
     """
+    assert len(images), "there is nothing to embed"
+    batches = []
     for start in range(0, len(images), batch_size):
         vectors = space.embed(np.asarray(images[start : start + batch_size]))
         _check_finite(space, vectors, start)
-        yield vectors
+        batches.append(vectors[:, 0] if vectors.ndim == 3 and vectors.shape[1] == 1 else vectors)
+    found = np.concatenate(batches)
+    assert found.ndim == 2 or not space.vectors, f"the {space.name} space has several views, hence distances alone"
+    return found
 
 
-def embed(space: Space, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Return the vectors of all images, float32 ``[n, dim]``; see `embed_batches`."""
-    assert len(images), "there is nothing to embed"
-    return np.concatenate(list(embed_batches(space, images, batch_size)))
+def features(space: Space, of: str, vectors: np.ndarray, ids: tuple[str, ...], images: np.ndarray) -> Features:
+    """Return the vectors of a set as what is searched; a space that refines will look at the images.
+
+    Parameters
+    ----------
+    space
+        The opened space that embedded the images.
+    of
+        Name of the set.
+    vectors
+        What `embed` returned for the images; may be memory-mapped.
+    ids
+        One id per image.
+    images
+        uint8 ``[n, h, w, c]``, 0 to 255; may be memory-mapped, and is read only where the space refines.
+    """
+    if space.refine is None:
+        return Features(space.name, of, vectors, ids)
+    return Features(space.name, of, vectors, ids, lambda rows: np.asarray(images[rows]), space.refine)
 
 
 def _check_finite(space: Space, vectors: np.ndarray, start: int) -> None:
     """Raise an error that names the first row without a finite vector."""
-    finite = np.isfinite(vectors).all(axis=1)
+    finite = np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
     if not finite.all():
         row = start + int(np.argmin(finite))
         raise AuditError(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.spaces import SpaceSettings
+from auditor.spaces import Space, SpaceSettings
 
 REVISION = 1  # raise it when the code below changes a vector
 REQUEST_SECONDS = 5.0
@@ -41,7 +41,7 @@ class ResolvedClip:
     revision: str  # clip-<REVISION>/<model>/<sha256 of the weights, 16 digits>/<of the preprocessing, 8 digits>
 
 
-class ClipSpace:
+class ClipSpace(Space):
     """Unit vectors of the image tower of a CLIP model.
 
     Pictures go through the model's own preprocessing: usually the shorter side is resized

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor.spaces import SpaceSettings
+from auditor.spaces import Space, SpaceSettings
 
 
-class CorrelationSpace:
+class CorrelationSpace(Space):
     """Unit vectors of pixels standardised per image and channel.
 
     Each channel loses its own mean and is divided by its own standard deviation; the
@@ -31,7 +31,6 @@ class CorrelationSpace:
 
     name = "correlation"
     revision = "correlation-1"
-    dim = None
     metric_note = "sqrt(2 (1 - r)) with r the Pearson correlation of two images, averaged over channels."
 
     def __init__(self, settings: SpaceSettings) -> None:

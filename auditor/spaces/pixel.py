@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor.spaces import SpaceSettings
+from auditor.spaces import Space, SpaceSettings
 
 
-class PixelSpace:
+class PixelSpace(Space):
     """Pixels in [0, 1], scaled so that Euclidean distance is the RMSE.
 
     The vector of an image is ``x / (255 sqrt(h w c))``, so the distance of two images is
@@ -17,7 +17,6 @@ class PixelSpace:
 
     name = "pixel"
     revision = "pixel-1"
-    dim = None
     metric_note = "Root mean squared pixel difference, on a scale where black against white is 1."
 
     def __init__(self, settings: SpaceSettings) -> None:

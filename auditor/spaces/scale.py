@@ -9,22 +9,21 @@ import numpy as np
 
 from auditor.errors import AuditError
 from auditor.images import scales
-from auditor.spaces import SpaceSettings
+from auditor.registry import HAAR, PCA
+from auditor.spaces import Space, SpaceSettings
 
 
-class HaarSpace:
+class HaarSpace(Space):
     """Wavelet coefficients of one band, scaled so that Euclidean distance is their root mean squared difference.
 
     Coefficients are those of the orthonormal transform of pixels in [0, 1]: where a band of all
-    coarser numbers changes by a grey level everywhere, they change by more than in a fine one.
+    coarser numbers changes by a gray level everywhere, they change by more than in a fine one.
     """
-
-    dim = None
 
     def __init__(self, settings: SpaceSettings, level: int) -> None:
         """Need nothing of the settings."""
         self.level = level
-        self.name = scales.HAAR[level]
+        self.name = HAAR[level]
         self.revision = f"{self.name}-{scales.REVISION}"
         self.metric_note = f"Root mean squared difference of the Haar coefficients at level {level}, 0 the coarsest."
 
@@ -38,15 +37,13 @@ class HaarSpace:
         return (band / np.sqrt(band.shape[1])).astype(np.float32)
 
 
-class PcaSpace:
+class PcaSpace(Space):
     """Coordinates in one principal subspace of both halves, so that distance is their root mean squared difference."""
-
-    dim = None
 
     def __init__(self, settings: SpaceSettings, level: int) -> None:
         """Take the training images, which are read when the first picture is embedded."""
         self.level = level
-        self.name = scales.PCA[level]
+        self.name = PCA[level]
         self.metric_note = f"Root mean squared difference in principal subspace {level}, 0 the leading one."
         if settings.training is None:
             what = f"The space {self.name} is spanned by training images, and none are given."
@@ -56,12 +53,11 @@ class PcaSpace:
     @cached_property
     def pictures(self) -> np.ndarray:
         """The images that the axes are fitted to, uint8 ``[n, d]``: at most 1,024 of each half."""
-        step = [max(1, -(-len(half) // scales.FITTED)) for half in self.training()]
-        halves = zip(self.training(), step, strict=True)
-        return np.concatenate([np.asarray(half[::k]).reshape(-1, half[0].size) for half, k in halves])
+        steps = [(half, max(1, -(-len(half) // scales.FITTED))) for half in self.training()]
+        return np.concatenate([np.asarray(half[::step]).reshape(-1, half[0].size) for half, step in steps])
 
     @cached_property
-    def revision(self) -> str:
+    def revision(self) -> str:  # type: ignore[override]  # known once the images are read
         """The images decide about the axes."""
         return f"{self.name}-{scales.REVISION}-{sha256(self.pictures.tobytes()).hexdigest()[:12]}"
 

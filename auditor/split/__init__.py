@@ -1,9 +1,9 @@
 """``audit split``: two disjoint, equal, exchangeable halves and a held-out set, with a card of what was done.
 
-What belongs together stays together: exact duplicates, near-duplicates (``nearness.py``), and the user's groups. These
-clusters are the units that are drawn. Held-out ones are drawn evenly over classes and cluster sizes; the others are
-paired with one of the same class and size, and a coin says which of a pair goes to which half: given classes and sizes,
-every labelling is as likely as its mirror image, which is what the audit's tests by relabelling assume.
+What belongs together stays together: exact duplicates, near-duplicates, and the user's groups. These clusters are the
+units that are drawn. Held-out ones are drawn evenly over classes and cluster sizes; the others are paired with one of
+the same class and size, and a coin says which of a pair goes to which half: given classes and sizes, every labelling is
+as likely as its mirror image, which is what the audit's tests by relabelling assume.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.images import identity, near_duplicates
-from auditor.images.near_duplicates import same
+from auditor.images import groups, near_duplicates
 from auditor.records import Features
 from auditor.seeds import derived_seed
 from auditor.split.items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
@@ -88,27 +87,19 @@ def check(options: Options, out: Path) -> None:
 
 def find_clusters(items: Items, threshold: float, clip_threshold: float = 0.0) -> Clusters:
     """Return what belongs together: duplicates, near-duplicates and groups, and whatever these connect."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    exact = identity.duplicate_groups(items.digests)
+    exact = groups.equal(items.digests)
     rows = np.flatnonzero(~items.blank)  # flat pictures are alike in nothing but being flat
-    unique = rows[np.unique(exact[rows], return_index=True)[1]]
+    unique = rows[np.unique(exact[rows, 1], return_index=True)[1]]
     alike, apart = near_in(items.features, unique, threshold)
     in_clip, apart_in_clip = near_in(items.clip, unique, clip_threshold)
-    joined = [alike, in_clip, same(exact)]
-    if items.groups:
-        joined.append(same(identity.duplicate_groups(items.groups)))
-    edges = np.concatenate(joined)
-    n = len(items)
-    graph = coo_matrix((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(n, n))
+    given = [groups.equal(items.groups)] if items.groups else []
     return Clusters(
-        connected_components(graph, directed=False)[1].astype(np.int64),
-        n - len(set(items.digests)),
-        len(np.unique(alike)),
-        apart,
-        len(np.unique(in_clip)),
-        apart_in_clip,
+        of=groups.connected(len(items), [alike, in_clip, exact, *given]),
+        exact=len(items) - len(set(items.digests)),
+        near=len(np.unique(alike)),
+        next_distance=apart,
+        near_clip=len(np.unique(in_clip)),
+        next_clip_distance=apart_in_clip,
     )
 
 
@@ -116,8 +107,7 @@ def near_in(features: Features | None, rows: np.ndarray, threshold: float) -> tu
     """Return the near-duplicates among some images, int64 ``[m, 2]``, and the least distance of two that are none."""
     if features is None or threshold <= 0 or len(rows) < 2:
         return np.empty((0, 2), np.int64), float("nan")
-    some = Features(features.space, features.of, features.vectors[rows], tuple(map(str, rows)))
-    pairs, nearest = near_duplicates.near_pairs(some, threshold)
+    pairs, nearest = near_duplicates.near_pairs(features.rows(rows), threshold)
     apart = nearest[np.isfinite(nearest) & (nearest >= threshold)]
     return rows[pairs], float(apart.min()) if len(apart) else float("nan")
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from auditor.config import N_EXCHANGEABLE
 from auditor.images import identity, near_duplicates
-from auditor.records import Features
 from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
 from auditor.split import SETS, Split, grouped
@@ -93,39 +92,25 @@ def self_check(items: Items, clusters: np.ndarray, of: np.ndarray, options: Opti
     across = int(sum(len({*of[rows]}) > 1 for rows in grouped(clusters)))
     facts: dict[str, Any] = {"clusters_in_two_sets": across}
     seen = ~items.blank
-    for name, chosen in {
+    for name, (looked_at, first) in {
         "halves": (seen & (of != "heldout"), of == "train-a"),
         "heldout_and_halves": (seen, of == "heldout"),
     }.items():
-        rows = np.flatnonzero(chosen[0])
-        if len(np.unique(chosen[1][rows])) < 2:
+        rows = np.flatnonzero(looked_at)
+        if len(np.unique(first[rows])) < 2:
             continue
-        share, p = nearest_share(items.features, rows, clusters, chosen[1], options.seed)
-        pool = pool_of(items.features, rows, clusters, chosen[1])
+        ids = tuple(("", items.features.ids[i]) for i in rows)
+        groups = identity.duplicate_groups([str(c) for c in clusters[rows]])
+        pool = Pool(ids, np.where(first[rows], 1.0, -1.0), groups)
         relabeling = relabel(pool, derived_seed("split check", options.seed))
+        nearest, _ = nearest_of_another_group(items.features.rows(rows), groups)
+        share, p = exchangeability(nearest, relabeling)  # statistics 1.2
         facts[name] = {
             "share_with_nearest_in_the_same_set": round(share, 4),
             "p_nearest": round(p, 4),
             "p_brightness": round(two_sided_p(relabeling, items.brightness[rows]), 4),
         }
     return facts
-
-
-def pool_of(features: Features, rows: np.ndarray, clusters: np.ndarray, first: np.ndarray) -> Pool:
-    """Return images with the set they are in, +1 or -1, for a test by relabelling."""
-    ids = tuple(("", features.ids[i]) for i in rows)
-    return Pool(ids, np.where(first[rows], 1.0, -1.0), identity.duplicate_groups([str(c) for c in clusters[rows]]))
-
-
-def nearest_share(
-    features: Features, rows: np.ndarray, clusters: np.ndarray, first: np.ndarray, seed: int
-) -> tuple[float, float]:
-    """Return the share of images whose nearest of another cluster is in the same set, and its p (statistics 1.2)."""
-    pool = pool_of(features, rows, clusters, first)
-    relabeling = relabel(pool, derived_seed("split check", seed))
-    some = Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
-    nearest, _ = nearest_of_another_group(some, pool.groups)
-    return exchangeability(nearest, relabeling)
 
 
 def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[str, Any], options: Options) -> list[str]:

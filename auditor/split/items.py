@@ -65,8 +65,7 @@ def read_items(options: Options, out: Path) -> Items:
     n = len(source.ids)
     if n < LEAST:
         raise AuditError(f"{n} images are too few to split.", options.data, f"Give at least {LEAST}, better hundreds.")
-    height, width, channels = images.native_shape(options.data, Reading(options.window))
-    shape = (min(height, near_duplicates.SIDE), min(width, near_duplicates.SIDE), channels)
+    shape = no_larger(source, near_duplicates.SIDE)
     tally: Counter[str] = Counter()
     digests, blank, brightness = [], [], []
 
@@ -74,29 +73,39 @@ def read_items(options: Options, out: Path) -> Items:
         for row, picture in zip(range(n), source.pictures(range(n), tally), strict=True):
             whole = np.asarray(picture)
             digests.append(identity.digest(whole))
-            blank.append(bool(whole.std() < identity.BLANK_BELOW))
+            blank.append(identity.is_flat(whole))
             brightness.append(float(whole.mean()))
             yield pictures.fit(picture, shape, source.ids[row], reading, Counter())
 
-    features = near_duplicates.likeness("data", tuple(source.ids), small(), scratch_of(out))
+    features = near_duplicates.likeness("data", tuple(source.ids), small(), pixels.scratch_near(out))
     notes = (*source.notes, *pictures.notes(tally, n, shape, reading))
-    groups = groups_by(source, options.group_by)
-    labels = source.column(source.label)
-    return Items(source, features, tuple(digests), np.array(blank), np.array(brightness), labels, groups, notes)
+    return Items(
+        source=source,
+        features=features,
+        digests=tuple(digests),
+        blank=np.array(blank),
+        brightness=np.array(brightness),
+        labels=source.column(source.label),
+        groups=groups_by(source, options.group_by),
+        notes=notes,
+    )
 
 
-def scratch_of(out: Path) -> Path:
-    """Return the folder for memory maps: the disk that the lists will be on, of which something exists already."""
-    return next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+def no_larger(source: Source, side: int) -> tuple[int, int, int]:
+    """Return (h, w, c) of the first picture, at most ``side`` pixels high and wide."""
+    height, width, channels = images.native_shape(source)
+    return min(height, side), min(width, side), channels
 
 
 def open_clip(options: Options) -> spaces.Space:
     """Return the CLIP space, or raise what is wrong with its weights."""
-    device = resolve_device(options.device)
-    instead = "leave --near-clip out"
-    return spaces.open_space(
-        "clip", spaces.SpaceSettings(device, options.clip_model, options.clip_weights, instead=instead)
+    settings = spaces.SpaceSettings(
+        device=resolve_device(options.device),
+        clip_model=options.clip_model,
+        clip_weights=options.clip_weights,
+        instead="leave --near-clip out",
     )
+    return spaces.open_space("clip", settings)
 
 
 def seen_by_clip(source: Source, clip: spaces.Space, options: Options, out: Path) -> Features:
@@ -104,9 +113,7 @@ def seen_by_clip(source: Source, clip: spaces.Space, options: Options, out: Path
 
     Pictures are decoded a second time: that takes little beside the network, and nothing else is kept of them.
     """
-    height, width, channels = images.native_shape(options.data, Reading(options.window))
-    shape = (min(height, SEEN_BY_CLIP), min(width, SEEN_BY_CLIP), channels)
-    reading, n = Reading(options.window, convert_color=True), len(source.ids)
+    shape, reading, n = no_larger(source, SEEN_BY_CLIP), Reading(options.window, convert_color=True), len(source.ids)
 
     def vectors() -> Iterator[np.ndarray]:
         found = source.pictures(range(n), Counter())
@@ -114,7 +121,7 @@ def seen_by_clip(source: Source, clip: spaces.Space, options: Options, out: Path
         while batch := list(islice(fitted, EMBEDDED_AT_ONCE)):
             yield from spaces.embed(clip, np.stack(batch), EMBEDDED_AT_ONCE)
 
-    stored = pixels.stored((n, clip.dim), vectors(), scratch_of(out), np.float32)
+    stored = pixels.stored(n, vectors(), pixels.scratch_near(out))
     return Features("clip", "data", stored, tuple(source.ids))
 
 
@@ -131,8 +138,10 @@ def groups_by(source: Source, asked: str | None) -> tuple[str, ...]:
         raise AuditError(
             f"{asked!r} is neither a column nor a regular expression: {error}.", "--group-by", columns
         ) from None
-    found = [pattern.search(each) for each in source.ids]
-    if None in found:
-        without = source.ids[found.index(None)]
-        raise AuditError(f"{asked!r} is no column, and the id {without!r} does not match it.", "--group-by", columns)
-    return tuple(match[1] if pattern.groups else match[0] for match in found)
+    groups = []
+    for each in source.ids:
+        match = pattern.search(each)
+        if match is None:
+            raise AuditError(f"{asked!r} is no column, and the id {each!r} does not match it.", "--group-by", columns)
+        groups.append(match[1] if pattern.groups else match[0])
+    return tuple(groups)

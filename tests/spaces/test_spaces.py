@@ -15,9 +15,10 @@ import pytest
 from auditor import spaces
 from auditor.errors import AuditError
 from auditor.lab.grammar import Grammar
-from auditor.neighbors import paired_distance
+from auditor.neighbors import paired_distance, search
 from auditor.registry import SPACES
-from auditor.spaces import SpaceSettings, clip, open_space
+from auditor.spaces import Space, SpaceSettings, clip, open_space
+from auditor.spaces.pixel import PixelSpace
 
 TINY = {
     "embed_dim": 16,
@@ -97,7 +98,6 @@ def test_vectors_are_finite_float32_and_repeatable(name, settings):
     space = opened(name, settings, images)
     vectors = spaces.embed(space, images, batch_size=3)
     assert vectors.dtype == np.float32 and len(vectors) == len(images) and np.isfinite(vectors).all()
-    assert space.dim in (None, vectors.shape[1])
     np.testing.assert_array_equal(spaces.embed(opened(name, settings, images), images, batch_size=3), vectors)
 
 
@@ -114,6 +114,7 @@ def test_an_image_is_at_distance_zero_from_itself_and_not_from_another(name, set
 def test_a_space_says_who_it_is_and_what_distance_means(name, settings):
     space = opened(name, settings, random_images())
     assert space.name == name and space.revision.startswith(name) and space.metric_note.endswith(".")
+    assert space.vectors in (True, False) and (space.refine is None or callable(space.refine))
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -129,6 +130,76 @@ def test_a_vector_that_is_not_finite_is_an_error_that_names_the_row(settings):
     images[6] = 255
     with pytest.raises(AuditError, match="row 6"):
         spaces.embed(space, images, batch_size=4)
+
+
+# Spaces of several views, and spaces that compare pictures
+
+
+class Halves(Space):
+    """Pixels of the left half of a picture, and of the right one: near is what shares either."""
+
+    name, revision, metric_note = "halves", "halves-1", "The lesser RMSE of left and right halves."
+    vectors = False
+
+    def embed(self, images):
+        half = images.shape[2] // 2
+        pixels = PixelSpace(SpaceSettings())
+        return np.stack([pixels.embed(each) for each in (images[:, :, :half], images[:, :, half:])], axis=1)
+
+
+class AsPictures(PixelSpace):
+    """Pixels propose; the largest difference of any of them decides."""
+
+    vectors = False
+
+    def refine(self, queries, candidates):
+        return np.abs(queries[:, None].astype(float) - candidates).max(axis=(2, 3, 4))
+
+
+def features(space, images):
+    return spaces.features(space, "set", spaces.embed(space, images), tuple(map(str, range(len(images)))), images)
+
+
+def test_a_space_of_two_views_finds_a_copy_of_either_half():
+    reference = random_images(n=300)
+    drawn = random_images(n=3, seed=1)
+    drawn[0, :, :8], drawn[1, :, 8:], drawn[2] = reference[5, :, :8], reference[7, :, 8:], reference[11]
+    found = search(features(Halves(), drawn), features(Halves(), reference), k=2)
+    np.testing.assert_array_equal(found.indices[:, 0], [5, 7, 11])
+    assert (found.distances[:, 0] == 0).all() and (found.distances[:, 1] > 0.1).all()
+
+
+def test_views_are_compared_with_equal_views_so_that_a_copy_in_the_other_half_is_none():
+    reference = random_images(n=20)
+    turned = np.roll(reference, 8, axis=2)
+    assert (search(features(Halves(), turned), features(Halves(), reference), k=1).distances > 0.1).all()
+
+
+def test_several_views_are_kept_and_a_single_one_is_no_axis():
+    images = random_images(n=5)
+    assert spaces.embed(Halves(), images, batch_size=2).shape == (5, 2, 384)
+    one = PixelSpace(SpaceSettings())
+    flat = spaces.embed(one, images)
+    one.embed = lambda images: PixelSpace(SpaceSettings()).embed(images)[:, None]
+    np.testing.assert_array_equal(spaces.embed(one, images, batch_size=2), flat)
+
+
+def test_a_space_of_several_views_has_distances_alone():
+    space = Halves()
+    space.vectors = True
+    with pytest.raises(AssertionError, match="distances alone"):
+        spaces.embed(space, random_images())
+
+
+def test_a_space_that_refines_looks_at_the_pictures():
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    images[1], images[2, 0, 0] = 20, 60  # all pixels a little, one pixel much: the pixel space has 2 nearer to 0
+    space = AsPictures(SpaceSettings())
+    plain = search(features(PixelSpace(SpaceSettings()), images), features(PixelSpace(SpaceSettings()), images), 3)
+    refined = search(features(space, images), features(space, images), 3)
+    np.testing.assert_array_equal(plain.indices[0], [0, 2, 1])
+    np.testing.assert_array_equal(refined.indices[0], [0, 1, 2])
+    np.testing.assert_array_equal(refined.distances[0], [0, 20, 60])
 
 
 # What the distances mean

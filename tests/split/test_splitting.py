@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from repository import SHARED
 
+import auditor
 from auditor import images, spaces, split
 from auditor.errors import AuditError
 from auditor.images import near_duplicates
 from auditor.split import SETS, items
-from auditor.split import card as split_card
+from auditor.split.card import as_markdown, card_of, write
 from auditor.split.items import Options
 from auditor.stats import relabeling
 
@@ -66,7 +67,7 @@ def planted(tmp_path_factory) -> Path:
 def plain(planted, tmp_path_factory):
     """A split of them, without groups: its folder and card."""
     out = tmp_path_factory.mktemp("split") / "out"
-    return out, split_card.write(split.split(Options(str(planted)), out), out)
+    return out, write(split.split(Options(str(planted)), out), out)
 
 
 def test_halves_are_disjoint_and_equal_and_every_image_is_in_one_set(plain, planted):
@@ -117,7 +118,7 @@ def test_the_same_seed_gives_the_same_halves_and_another_one_others(planted, pla
 
 @pytest.mark.parametrize(("by", "groups"), [("^(?:ill|well)/[pq]([0-9]{3})", 100), ("[pq][0-9]{2}", 13)])
 def test_groups_found_in_names_stay_together(planted, tmp_path, by, groups):
-    card = split_card.write(split.split(Options(str(planted), group_by=by), tmp_path / "out"), tmp_path / "out")
+    card = write(split.split(Options(str(planted), group_by=by), tmp_path / "out"), tmp_path / "out")
     assert card["user_groups"] == groups
     patients: dict[str, set[str]] = {}
     for name, place in where(sets_of(tmp_path / "out")).items():
@@ -135,14 +136,14 @@ def test_images_inside_an_array_are_listed_by_id_and_found_again(tmp_path):
     pictures = films(150)
     np.savez(tmp_path / "x.npz", train_images=pictures[:90], val_images=pictures[90:])
     source = f"{tmp_path / 'x.npz'}:train_images+val_images"
-    split_card.write(split.split(Options(source), tmp_path / "deep/out"), tmp_path / "deep/out")
+    write(split.split(Options(source), tmp_path / "deep/out"), tmp_path / "deep/out")
     found = sets_of(tmp_path / "deep/out")
     whole = images.read(source, "all", (16, 16, 1))
     content = dict(zip(whole.ids, images.digests(whole), strict=True))
     for each in found.values():
         assert images.digests(each) == tuple(content[i] for i in each.ids)
     again = split.split(Options(str(tmp_path / "deep/out/train-a.csv"), heldout=0), tmp_path / "again")
-    split_card.write(again, tmp_path / "again")
+    write(again, tmp_path / "again")
     assert set(sets_of(tmp_path / "again")["train-b"].ids if False else found["train-a"].ids) == set(
         again.items.source.ids
     )
@@ -211,7 +212,7 @@ def test_what_cannot_be_split_is_refused(planted, plain, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-CLIP = f"local-dir:{Path(split.__file__).parent / 'demo/shipped/clip'}"  # the small one of the demo
+CLIP = f"local-dir:{Path(auditor.__file__).parent / 'demo/shipped/clip'}"  # the small one of the demo
 
 
 def test_near_duplicates_in_clip_space_stay_together_and_are_told(planted, tmp_path):
@@ -227,7 +228,7 @@ def test_near_duplicates_in_clip_space_stay_together_and_are_told(planted, tmp_p
     assert tuple(whole.ids) == tuple(done.items.source.ids) and expected.any()
     first, second = np.nonzero(expected)
     assert (done.clusters.of[first] == done.clusters.of[second]).all() and (done.of[first] == done.of[second]).all()
-    card = split_card.card_of(done)
+    card = card_of(done)
     once = np.unique(digests, return_index=True)[1]  # of exact copies one is looked at
     assert card["near_clip_duplicates"] == expected[np.ix_(once, once)].any(axis=1).sum()
     assert card["near_duplicates"] == 0
@@ -235,7 +236,7 @@ def test_near_duplicates_in_clip_space_stay_together_and_are_told(planted, tmp_p
     assert card["next_clip_distance"] == pytest.approx(beyond[beyond >= 0.05].min(), abs=1e-4)
     assert card["near_clip_threshold"] == 0.05 and card["clip"] == space.revision
     line = f"in CLIP space: {card['near_clip_duplicates']} images, at a distance below 0.05 (cosine above 0.999, clip-"
-    assert line in split_card.as_markdown(card)
+    assert line in as_markdown(card)
 
 
 def test_pixels_and_clip_join_what_either_finds(planted, plain, tmp_path):

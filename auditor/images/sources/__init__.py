@@ -1,1 +1,163 @@
-""""""
+"""Where pictures come from: one file per kind of source, and one line in the registry.
+
+A file offers ``KIND``: whether the kind reads a path, told by names and at most a few bytes, and how a path becomes
+a `Source`, whose pictures are decoded one by one, so that never all are held at their full size. Nothing is unpacked
+to disk, and nothing that executes code is loaded. What several kinds need stands here; they do not know one another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from auditor.errors import AuditError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+BOMB_SIZE, BOMB_RATIO = 2**28, 200  # what unpacks to more than this and by more than this factor is refused
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures become what the model saw, where that must be said.
+
+    Parameters
+    ----------
+    window
+        (low, high) in the files' own units: values up to ``low`` become 0, from ``high`` on 255, linear between.
+        None: pictures of 16 bits, and floats outside 0 to 1, are refused.
+    convert_color
+        Whether color pictures may be turned gray for a gray model (ITU-R 601 luma), and gray ones repeated three
+        times for a color model.
+    exact_size
+        Whether pictures of another size than asked for are refused: samples are as the model drew them.
+    """
+
+    window: tuple[float, float] | None = None
+    convert_color: bool = False
+    exact_size: bool = False
+
+
+class Place(NamedTuple):
+    """Where a set lies: a path, and which part of it was asked for (None: not said)."""
+
+    path: Path
+    part: str | None
+
+    def __str__(self) -> str:
+        return str(self.path) if self.part is None else f"{self.path}:{self.part}"
+
+
+Decoder = Callable[[Sequence[int], Counter[str]], "Iterator[Image]"]  # rows, ascending, and a tally of what was done
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures that can be decoded one by one, as often as needed."""
+
+    ids: Sequence[str]
+    stamps: Sequence[Any]  # what the pictures depend on: names, sizes and times of change of files; JSON
+    pictures: Decoder  # mode L or RGB
+    notes: tuple[str, ...] = ()
+    columns: Mapping[str, Callable[[], Sequence[str]]] = field(default_factory=dict)  # facts per picture, by name
+    label: str = ""  # the column that holds classes; "" if none does
+    group: str = ""  # the column that holds groups (patient, slide, ...)
+    origin: Callable[[int], tuple[str, str]] | None = None  # (path, "") of a file, or (id, source); None: as given
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """Return one fact per picture; nothing for the empty name."""
+        return tuple(self.columns[name]()) if name else ()
+
+    def with_classes(self, classes: Sequence[str]) -> Source:
+        """Return the source with a class for each picture; as it is where there are none."""
+        return replace(self, columns={"label": lambda: classes}, label="label") if classes else self
+
+
+class Kind(NamedTuple):
+    """What one kind of source offers; the registry names one per file."""
+
+    claims: Callable[[Path], bool]
+    open: Callable[[Place, Reading], Source]
+
+
+def stamp(path: str | Path) -> tuple[str, int, int]:
+    """Return name, size in bytes and time of change in ns of a file."""
+    found = os.stat(path)
+    return os.path.basename(path), found.st_size, found.st_mtime_ns
+
+
+def one_of(columns: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return the first of these names that is a column, "" if none is."""
+    return next((name for name in names if name in columns), "")
+
+
+def classes_of(ids: Sequence[str]) -> list[str]:
+    """Return the first folder of each picture where all lie in two folders or more, else nothing."""
+    first = [name.partition("/")[0] if "/" in name else "" for name in ids]
+    return first if "" not in first and len(set(first)) > 1 else []
+
+
+def in_turn(sources: Sequence[Source]) -> Decoder:
+    """Return what decodes the pictures of several sources, numbered one source after the other."""
+    starts = list(accumulate((len(source.ids) for source in sources), initial=0))
+
+    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        for start, source in zip(starts, sources, strict=False):
+            yield from source.pictures([row - start for row in rows if 0 <= row - start < len(source.ids)], tally)
+
+    return decoded
+
+
+def holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a folder has files of these suffixes at its top, and no pictures there."""
+    found = {suffix_of(entry.name) for entry in entries_of(folder) if not entry.name.startswith(".")}
+    return bool(found & set(suffixes)) and not found & set(SUFFIXES)
+
+
+def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, or refuse: a folder that is skipped would be missed by nobody."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        where = error.filename or folder
+        raise AuditError(f"This folder cannot be listed: {error.strerror}", where, "Make it readable.") from error
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a name, in lower case."""
+    return os.path.splitext(name)[1].lower()
+
+
+def told_others(what: str, suffixes: Counter[str]) -> list[str]:
+    """Return what was left out as no picture, by suffix, in one sentence; ``what`` are files or members."""
+    kinds = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes))
+    return [f"{what} that are not pictures were ignored: {kinds}."] if suffixes else []
+
+
+@contextmanager
+def told_as(what: str, where: object, remedy: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn what a library raises about damaged data into one error that says what to do."""
+    try:
+        yield
+    except errors as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise AuditError(f"{what}: {said}", where, remedy) from error
+
+
+def refuse_bomb(packed: int, unpacked: int, path: Path) -> None:
+    """Refuse what a few bytes would unpack to."""
+    if unpacked > BOMB_SIZE and unpacked > BOMB_RATIO * max(packed, 1):
+        raise AuditError(
+            f"It would unpack to {unpacked / 2**20:,.0f} MiB, more than {BOMB_RATIO} times what is stored",
+            path,
+            "If that is what you packed, save it without compression.",
+        )

@@ -7,26 +7,38 @@ folders.
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor.errors import AuditError
-from auditor.images import SUFFIXES, Kind, Place, Reading, Source, pictures
-from auditor.images.sources.folder import classes_of, holds
+from auditor.images import pictures
+from auditor.images.sources import (
+    SUFFIXES,
+    Kind,
+    Place,
+    Reading,
+    Source,
+    classes_of,
+    holds,
+    in_turn,
+    refuse_bomb,
+    stamp,
+    suffix_of,
+    told_as,
+    told_others,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-BOMB_SIZE, BOMB_RATIO = 2**28, 200  # what unpacks to more than this and by more than this factor is refused
 LARGEST_HEADER = 2**20  # bytes of a tar member's extended header, which tarfile reads at once
 EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
@@ -35,7 +47,10 @@ EXTENDED = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-_DAMAGED = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, tarfile.TarError)
+_DAMAGED = (
+    *(OSError, EOFError, ValueError, RuntimeError, NotImplementedError, MemoryError),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error),
+)
 _REMEDY = "Copy the archive again, or pack the pictures anew without encryption."
 
 
@@ -52,28 +67,13 @@ def open_archive(place: Place, reading: Reading) -> Source:
         raise AuditError(f"An archive of pictures has no part {place.part!r}", place, f"Give {place.path}.")
     if place.path.is_dir():
         shards = sorted(place.path.glob("*.tar"))
-        return joined(place.path, [open_tar(shard, reading) for shard in shards], [shard.name for shard in shards])
+        return joined([open_tar(shard, reading) for shard in shards], [shard.name for shard in shards])
     return (open_zip if place.path.suffix.lower() == ".zip" else open_tar)(place.path, reading)
 
 
-@contextmanager
-def told_as_damaged(path: Path) -> Iterator[None]:
+def told_as_damaged(where: object) -> AbstractContextManager[None]:
     """Turn what a damaged archive raises into one error."""
-    try:
-        yield
-    except (*_DAMAGED, zlib.error, MemoryError) as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise AuditError(f"This archive cannot be read: {said}", path, _REMEDY) from error
-
-
-def refuse_bomb(packed: int, unpacked: int, path: Path) -> None:
-    """Refuse what a few bytes would unpack to."""
-    if unpacked > BOMB_SIZE and unpacked > BOMB_RATIO * max(packed, 1):
-        raise AuditError(
-            f"It would unpack to {unpacked / 2**20:,.0f} MiB, more than {BOMB_RATIO} times what is stored",
-            path,
-            "If that is what you packed, save it without compression.",
-        )
+    return told_as("This archive cannot be read", where, _REMEDY, _DAMAGED)
 
 
 def refuse_large(name: str, size: int, path: Path) -> None:
@@ -95,31 +95,22 @@ def is_hidden(name: str) -> bool:
 
 def sort_members(names: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
     """Return the names of pictures, and sentences on what was left out."""
-    seen, outside, others = [], 0, Counter()
+    seen, outside, others = [], 0, Counter[str]()
     for name in names:
         if is_outside(name):
             outside += 1
         elif not is_hidden(name):
-            suffix = os.path.splitext(name)[1].lower()
+            suffix = suffix_of(name)
             if suffix in SUFFIXES:
                 seen.append(name)
             else:
                 others[suffix or "no suffix"] += 1
-    notes = []
-    if others:
-        kinds = ", ".join(f"{others[suffix]} {suffix}" for suffix in sorted(others))
-        notes.append(f"Members that are not pictures were ignored: {kinds}.")
+    notes = told_others("Members", others)
     if outside:
         notes.append(f"Members whose names lead out of the archive were left out: {outside}.")
     if not seen:
         raise AuditError(" ".join(("The archive holds no pictures.", *notes)), path, f"Pack {' '.join(SUFFIXES)}.")
     return seen, notes
-
-
-def stamp(path: Path) -> tuple[str, int, int]:
-    """Return name, size and time of change of a file."""
-    found = os.stat(path)
-    return path.name, found.st_size, found.st_mtime_ns
 
 
 # Zip
@@ -141,12 +132,12 @@ def open_zip(path: Path, reading: Reading) -> Source:
     def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
         with told_as_damaged(path), zipfile.ZipFile(path) as archive:
             for row in rows:
-                with told_as_damaged(Path(f"{path}: {names[row]}")):
+                with told_as_damaged(f"{path}: {names[row]}"):
                     content = archive.read(members[names[row]])
                 yield pictures.decode(BytesIO(content), f"{path}: {names[row]}", reading, tally)
 
-    found = [labels.get(name, "") for name in names] if labels else classes_of(names)
-    return with_labels(names, [stamp(path)], decoded, notes, found)
+    classes = [labels.get(name, "") for name in names] if labels else classes_of(names)
+    return Source(names, [stamp(path)], decoded, tuple(notes)).with_classes(classes)
 
 
 def edm_labels(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> dict[str, str]:
@@ -164,18 +155,6 @@ def edm_labels(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], pa
         ) from error
 
 
-def with_labels(
-    names: list[str],
-    stamps: list[Any],
-    decoded: Callable[[Sequence[int], Counter[str]], Iterator[Image]],
-    notes: Sequence[str],
-    labels: Sequence[str],
-) -> Source:
-    """Return a source whose labels, if any, are known."""
-    columns = {"label": lambda: labels} if labels else {}
-    return Source(names, stamps, decoded, tuple(notes), columns, "label" if labels else "")
-
-
 # Tar
 
 
@@ -185,7 +164,8 @@ class _Member(tarfile.TarInfo):
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in EXTENDED and self.size > LARGEST_HEADER:
             raise tarfile.ReadError(f"an extended header claims {self.size:,} bytes")
-        return super()._proc_member(archive)
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # tarfile does not show it
+        return member
 
 
 def members_of(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -194,10 +174,17 @@ def members_of(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     with tarfile.open(path, "r:*", tarinfo=_Member) as archive:
         while (member := archive.next()) is not None:
             refuse_bomb(packed, member.offset_data + max(member.size, 0), path)
-            archive.members.clear()  # tarfile would remember every member, of millions
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member, of millions
             member.name = member.name.removeprefix("./")
             if member.isreg() and not member.issparse():
                 yield archive, member
+
+
+def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Return the bytes of a regular file, which may end before the size that its header claims."""
+    stream = archive.extractfile(member)
+    assert stream is not None, "only regular files are read"
+    return stream.read()
 
 
 def open_tar(path: Path, reading: Reading) -> Source:
@@ -207,7 +194,7 @@ def open_tar(path: Path, reading: Reading) -> Source:
         for archive, member in members_of(path):
             every.append(member.name)
             if member.name.endswith(".cls") and member.size < LARGEST_HEADER:
-                classes[stem(member.name)] = archive.extractfile(member).read().decode("utf-8", "replace").strip()
+                classes[stem(member.name)] = content_of(archive, member).decode("utf-8", "replace").strip()
     names, notes = sort_members(every, path)
     wanted_at = {name: row for row, name in enumerate(names)}
     if len(wanted_at) < len(names):
@@ -219,7 +206,7 @@ def open_tar(path: Path, reading: Reading) -> Source:
             yield pictures.decode(BytesIO(content), f"{path}: {name}", reading, tally)
 
     labels = [classes.get(stem(name), "") for name in names] if classes else classes_of(names)
-    return with_labels(names, [stamp(path)], decoded, notes, labels)
+    return Source(names, [stamp(path)], decoded, tuple(notes)).with_classes(labels)
 
 
 def contents(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -228,7 +215,7 @@ def contents(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for archive, member in members_of(path):
             if member.name in wanted:
                 refuse_large(member.name, member.size, path)
-                content = archive.extractfile(member).read()
+                content = content_of(archive, member)
                 if len(content) < member.size:
                     raise tarfile.ReadError(f"{member.name} ends early")
                 yield member.name, content
@@ -240,23 +227,13 @@ def stem(name: str) -> str:
     return f"{folder}/{last.split('.')[0]}"
 
 
-def joined(folder: Path, sources: Sequence[Source], names: Sequence[str]) -> Source:
-    """Return several sources as one; ids begin with the name of theirs."""
-    ids = [f"{name}/{each}" for name, source in zip(names, sources, strict=True) for each in source.ids]
-    starts = [sum(len(source.ids) for source in sources[:i]) for i in range(len(sources))]
-
-    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
-        for start, source in zip(starts, sources, strict=True):
-            inside = [row - start for row in rows if 0 <= row - start < len(source.ids)]
-            yield from source.pictures(inside, tally)
-
-    shared = [name for name in sources[0].columns if all(name in source.columns for source in sources)]
-    columns = {
-        name: (lambda name=name: [each for source in sources for each in source.columns[name]()]) for name in shared
-    }
-    notes = tuple(f"{name}: {note}" for name, source in zip(names, sources, strict=True) for note in source.notes)
-    stamps = [each for source in sources for each in source.stamps]
-    return Source(ids, stamps, decoded, notes, columns, "label" if "label" in columns else "")
+def joined(shards: Sequence[Source], names: Sequence[str]) -> Source:
+    """Return several shards as one source; ids begin with the name of theirs."""
+    ids = [f"{name}/{each}" for name, shard in zip(names, shards, strict=True) for each in shard.ids]
+    notes = tuple(f"{name}: {note}" for name, shard in zip(names, shards, strict=True) for note in shard.notes)
+    labels = [each for shard in shards for each in shard.column("label")] if all(each.label for each in shards) else []
+    stamps = [each for shard in shards for each in shard.stamps]
+    return Source(ids, stamps, in_turn(shards), notes).with_classes(labels)
 
 
 KIND = Kind(claims, open_archive)

@@ -7,13 +7,12 @@ Facts per picture are other arrays of the same file with one entry each: ``label
 from __future__ import annotations
 
 import math
-import os
 import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -22,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.images import Kind, Place, Reading, Source, pictures
-from auditor.images.sources.archive import refuse_bomb
+from auditor.images import pictures
+from auditor.images.sources import Kind, Place, Reading, Source, one_of, refuse_bomb, stamp, told_as
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,21 +76,14 @@ def open_arrays(place: Place, reading: Reading) -> Source:
 
     ids = [f"{key}/{index}" for key, array in chosen.items() for index in range(array.shape[0])]
     columns = columns_of(chosen, arrays)
-    label = next((name for name in LABELS if name in columns), "")
-    group = next((name for name in GROUPS if name in columns), "")
-    found = os.stat(path)
-    stamp = (path.name, list(keys), found.st_size, found.st_mtime_ns)
-    return Source(ids, [stamp], decoded, (), columns, label, group)
+    name, *state = stamp(path)
+    label, group = one_of(columns, LABELS), one_of(columns, GROUPS)
+    return Source(ids, [(name, list(keys), *state)], decoded, columns=columns, label=label, group=group)
 
 
-@contextmanager
-def _told_as_no_array(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (*_UNREADABLE, *_ARCHIVE) as error:
-        remedy = "Write it again with numpy.save, numpy.savez or torch.save (of tensors alone), or copy it again."
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise AuditError(f"This is not an intact file of arrays: {said}", path, remedy) from error
+def _told_as_no_array(path: Path) -> AbstractContextManager[None]:
+    remedy = "Write it again with numpy.save, numpy.savez or torch.save (of tensors alone), or copy it again."
+    return told_as("This is not an intact file of arrays", path, remedy, (*_UNREADABLE, *_ARCHIVE))
 
 
 # What a file holds

@@ -10,12 +10,22 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.errors import AuditError
-from auditor.images import SUFFIXES, Kind, Place, Reading, Source, pictures
+from auditor.images import pictures
+from auditor.images.sources import (
+    SUFFIXES,
+    Kind,
+    Place,
+    Reading,
+    Source,
+    classes_of,
+    entries_of,
+    suffix_of,
+    told_others,
+)
+from auditor.registry import SOURCES, lookup
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-OTHER_KINDS = (".arrow", ".parquet", ".tar")  # a folder that holds these at its top is another kind's
 
 
 class Listing(NamedTuple):
@@ -27,17 +37,7 @@ class Listing(NamedTuple):
 
 def claims(path: Path) -> bool:
     """Return whether this is a folder that no other kind reads."""
-    return path.is_dir() and not holds(path, OTHER_KINDS) and not (path / "dataset_dict.json").is_file()
-
-
-def holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a folder has files of these suffixes at its top, and no pictures there."""
-    try:
-        with os.scandir(folder) as entries:
-            found = {os.path.splitext(entry.name)[1].lower() for entry in entries if not entry.name.startswith(".")}
-    except OSError as error:
-        raise refused(error, folder) from error
-    return bool(found & set(suffixes)) and not found & set(SUFFIXES)
+    return path.is_dir() and not any(lookup("source", name).claims(path) for name in SOURCES if name != "folder")
 
 
 def open_folder(place: Place, reading: Reading) -> Source:
@@ -59,25 +59,15 @@ def open_folder(place: Place, reading: Reading) -> Source:
             path = os.path.join(folder, ids[row])
             yield pictures.decode(path, path, reading, tally)
 
-    classes = classes_of(ids)
-    columns = {"label": lambda: classes} if classes else {}
-    label = "label" if classes else ""
-
     def origin(row: int) -> tuple[str, str]:
         return os.path.join(folder, ids[row]), ""
 
-    return Source(ids, listing.stamps, decoded, listing.notes, columns, label, origin=origin)
-
-
-def classes_of(ids: Sequence[str]) -> list[str]:
-    """Return the first folder of each picture where all lie in two folders or more, else nothing."""
-    first = [name.partition("/")[0] if "/" in name else "" for name in ids]
-    return first if "" not in first and len(set(first)) > 1 else []
+    return Source(ids, listing.stamps, decoded, listing.notes, origin=origin).with_classes(classes_of(ids))
 
 
 def list_pictures(folder: Path) -> Listing:
     """Return the picture files under a folder; linked folders are not followed, so no loop is endless."""
-    stamps, links, irregular, others = [], 0, 0, Counter()
+    stamps, links, irregular, others = [], 0, 0, Counter[str]()
     pending = [""]
     while pending:
         inside = pending.pop()
@@ -89,36 +79,18 @@ def list_pictures(folder: Path) -> Listing:
                 pending.append(name)
             elif entry.is_symlink() and is_folder(entry):
                 links += 1
-            elif (suffix := os.path.splitext(entry.name)[1].lower()) not in SUFFIXES:
+            elif (suffix := suffix_of(entry.name)) not in SUFFIXES:
                 others[suffix or "no suffix"] += 1
             elif (stamp := stamp_of(entry)) is None:
                 irregular += 1
             else:
                 stamps.append((name, *stamp))
-    notes = []
-    if others:
-        kinds = ", ".join(f"{others[suffix]} {suffix}" for suffix in sorted(others))
-        notes.append(f"Files that are not pictures were ignored: {kinds}.")
+    notes = told_others("Files", others)
     if links:
         notes.append(f"Linked folders were not followed: {links}.")
     if irregular:
         notes.append(f"Pipes, sockets and devices with the name of a picture were left out: {irregular}.")
     return Listing(sorted(stamps), tuple(notes))
-
-
-def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """Return what a folder holds, or refuse: a folder that is skipped would be missed by nobody."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise refused(error, folder) from error
-
-
-def refused(error: OSError, folder: object) -> AuditError:
-    """Return the error of a folder that cannot be listed."""
-    where = error.filename or folder
-    return AuditError(f"This folder cannot be listed: {error.strerror}", where, "Make it readable.")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

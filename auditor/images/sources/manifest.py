@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.errors import AuditError
-from auditor.images import Kind, Place, Reading, Source, open_source, pictures
+from auditor.images import open_source, pictures
+from auditor.images.sources import Kind, Place, Reading, Source, in_turn, one_of, stamp
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,15 +48,8 @@ def open_manifest(place: Place, reading: Reading) -> Source:
     parts = [part(place.path, name, [row for row in rows if row.source == name], reading) for name in names]
     ids = [row.path for _, kept in parts for row in kept]
     facts = [row.facts for _, kept in parts for row in kept]
-    starts = [sum(len(kept) for _, kept in parts[:i]) for i in range(len(parts))]
-
-    def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
-        for start, (source, kept) in zip(starts, parts, strict=True):
-            yield from source.pictures([row - start for row in wanted if 0 <= row - start < len(kept)], tally)
-
     columns = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
-    label = next((name for name in LABELS if name in columns), "")
-    group = next((name for name in GROUPS if name in columns), "")
+    label, group = one_of(columns, LABELS), one_of(columns, GROUPS)
     stamps = [each for source, _ in parts for each in source.stamps] + [["rows", rows_digest(ids), 0]]
     notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
     places = [(os.path.join(place.path.parent, row.source or row.path), row) for _, kept in parts for row in kept]
@@ -64,7 +58,8 @@ def open_manifest(place: Place, reading: Reading) -> Source:
         where, named = places[row]
         return (named.path, where) if named.source else (where, "")
 
-    return Source(ids, stamps, decoded, notes, columns, label, group, origin)
+    decoded = in_turn([source for source, _ in parts])
+    return Source(ids, stamps, decoded, notes, columns=columns, label=label, group=group, origin=origin)
 
 
 def rows_digest(ids: Sequence[str]) -> str:
@@ -132,13 +127,13 @@ def files(path: Path, names: list[str], reading: Reading) -> Source:
         for row in rows:
             yield pictures.decode(places[row], places[row], reading, tally)
 
-    return Source(names, [stamp(place, path) for place in places], decoded)
+    return Source(names, [stamp_of(place, path) for place in places], decoded)
 
 
-def stamp(place: str, path: Path) -> tuple[str, int, int]:
-    """Return name, size and time of change of a file that must be there."""
+def stamp_of(place: str, path: Path) -> tuple[str, int, int]:
+    """Return path, size and time of change of a file that must be there."""
     try:
-        found = os.stat(place)
+        _, size, changed = stamp(place)
     except OSError as error:
         raise AuditError(
             f"A picture of the list is not there: {error.strerror}",
@@ -147,7 +142,7 @@ def stamp(place: str, path: Path) -> tuple[str, int, int]:
         ) from error
     if not os.path.isfile(place):
         raise AuditError("A path of the list is no file", place, f"Correct {path.name}.")
-    return place, found.st_size, found.st_mtime_ns
+    return place, size, changed
 
 
 KIND = Kind(claims, open_manifest)

@@ -10,15 +10,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
-from auditor.images import Kind, Place, Reading, Source, pictures
-from auditor.images.sources.archive import refuse_bomb, stamp
-from auditor.images.sources.folder import holds
+from auditor.images import pictures
+from auditor.images.sources import Kind, Place, Reading, Source, holds, one_of, refuse_bomb, stamp, suffix_of, told_as
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +39,8 @@ def open_table(place: Place, reading: Reading) -> Source:
     """Return the pictures of a data set; the part is the split of a saved dictionary of data sets."""
     with told_as_damaged(place.path):
         files = files_of(place)
-        schema, counts = schema_of(files[0]), [rows_in(file) for file in files]
+        looked_at = [look(file) for file in files]
+        schema, counts = looked_at[0][0], [count for _, count in looked_at]
         features = features_of(schema)
         column = picture_column(schema, features, place)
     ids = [f"row/{row}" for row in range(sum(counts))]
@@ -58,22 +58,17 @@ def open_table(place: Place, reading: Reading) -> Source:
         for name in schema.names
         if name != column and is_plain(schema.field(name).type)
     }
-    label = next((name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"), "")
-    group = next((name for name in GROUPS if name in columns), "")
-    label = label or ("label" if "label" in columns else "")
-    return Source(ids, [stamp(file) for file in files], decoded, (), columns, label, group)
+    classes = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
+    label, group = one_of(columns, (*classes, "label")), one_of(columns, GROUPS)
+    return Source(ids, [stamp(file) for file in files], decoded, columns=columns, label=label, group=group)
 
 
-@contextmanager
-def told_as_damaged(path: Path) -> Iterator[None]:
+def told_as_damaged(path: Path) -> AbstractContextManager[None]:
     """Turn what pyarrow raises about a damaged file into one error."""
     import pyarrow as pa
 
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise AuditError(f"This data set cannot be read: {said}", path, _REMEDY) from error
+    errors = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError)
+    return told_as("This data set cannot be read", path, _REMEDY, errors)
 
 
 def files_of(place: Place) -> list[Path]:
@@ -105,35 +100,26 @@ def split_folder(path: Path, place: Place) -> Path:
     if not isinstance(splits, list) or any(os.path.basename(str(name)) != name for name in splits):
         raise AuditError("Its dataset_dict.json names no splits", place, _REMEDY)
     wanted = splits[0] if place.part is None and len(splits) == 1 else place.part
-    if wanted not in splits:
+    if wanted is None or wanted not in splits:
         said = "Several splits could be the images" if wanted is None else f"There is no split {wanted!r}"
         raise AuditError(f"{said}; there are: {', '.join(splits)}", place, f"Write {path}:{(splits or ['train'])[0]}.")
     return path / wanted
 
 
-def schema_of(file: Path) -> pa.Schema:
-    """Return the schema of one file."""
+def look(file: Path) -> tuple[pa.Schema, int]:
+    """Return schema and number of rows of one file, from its metadata."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    if file.suffix.lower() == ".parquet":
-        return parquet.read_schema(file)
-    with pa.memory_map(str(file)) as source:
-        return pa.ipc.open_stream(source).schema
-
-
-def rows_in(file: Path) -> int:
-    """Return the number of rows of one file, from its metadata."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if file.suffix.lower() == ".parquet":
-        found = parquet.read_metadata(file)
-        groups = [found.row_group(i) for i in range(found.num_row_groups)]
-        refuse_bomb(file.stat().st_size, max((group.total_byte_size for group in groups), default=0), file)
-        return found.num_rows
+    if suffix_of(file.name) == ".parquet":
+        with parquet.ParquetFile(file) as table:
+            found = table.metadata
+            groups = [found.row_group(i).total_byte_size for i in range(found.num_row_groups)]
+            refuse_bomb(file.stat().st_size, max(groups, default=0), file)
+            return table.schema_arrow, found.num_rows
     with pa.memory_map(str(file)) as source:  # mapped: batches are looked at, not read
-        return sum(batch.num_rows for batch in pa.ipc.open_stream(source))
+        stream = pa.ipc.open_stream(source)
+        return stream.schema, sum(batch.num_rows for batch in stream)
 
 
 def features_of(schema: pa.Schema) -> dict[str, dict[str, Any]]:
@@ -174,9 +160,9 @@ def batches(file: Path, column: str) -> Iterator[pa.Array]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    if file.suffix.lower() == ".parquet":
+    if suffix_of(file.name) == ".parquet":
         with parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(AT_ONCE, columns=[column]):
+            for batch in table.iter_batches(AT_ONCE, columns=[column], use_threads=False):
                 yield batch.column(0)
         return
     with pa.memory_map(str(file)) as source:
