@@ -217,6 +217,8 @@ def test_a_ratio_of_zero_flags_identical_images_alone():
 
 def test_what_is_not_known_is_no_copy_unless_the_nearest_image_is_identical():
     assert neighbors.is_copy([np.nan, 1.0, 0.0], [3.0, np.nan, np.nan]).tolist() == [False, False, True]
+
+
 # Several views of a picture, and spaces that compare pictures
 
 

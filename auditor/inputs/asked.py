@@ -17,7 +17,8 @@ from auditor import images
 from auditor.config import AuditConfig, Budgets
 from auditor.diffusion import denoising, schedules
 from auditor.records import ImageSet
-from auditor.run import RunDirectory, as_json, restored
+from auditor.run import RunDirectory, restored
+from auditor.run.files import as_json
 from auditor.scope import Scope
 
 
