@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -210,10 +210,8 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
     if asked.scope.same_data:
         within = problems_of(run.same_data, run.same_data.read_record())
         yield from (f"{run.same_data.root.name}/{each}" for each in within)
-    wanted = in_order(asked)
-    dropped = {p.file(x.of, x.space) for x in wanted for p in stage(x.stage).transient}
-    for item in wanted:
-        yield from missing_files(run, asked, item) or wrong_files(run, asked, item, digests, dropped)
+    for item in in_order(asked):
+        yield from missing_files(run, asked, item) or wrong_files(run, asked, item, digests)
 
 
 def missing_files(run: RunDirectory, asked: Asked, item: Item) -> list[str]:
@@ -232,7 +230,7 @@ def missing_files(run: RunDirectory, asked: Asked, item: Item) -> list[str]:
 
 
 def wrong_files(
-    run: RunDirectory, asked: Asked, item: Item, digests: Mapping[str, str], dropped: Collection[str]
+    run: RunDirectory, asked: Asked, item: Item, digests: Mapping[str, str]
 ) -> Iterator[str]:
     """Yield what is wrong with an artefact that is there."""
     kind, names = stage(item.stage), stage(item.stage).files(item.of, item.space)
@@ -254,7 +252,7 @@ def wrong_files(
             yield f"{name} has other bytes than when it was made"
         for source, sha256 in beside.made_of.items():
             now = run.digests([source]).get(source)
-            if now != sha256 and not (now is None and source in dropped):
+            if now not in (None, sha256):  # what is gone is told of itself
                 yield f"{name} was made from another {source} than is there"
 
 
