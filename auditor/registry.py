@@ -50,77 +50,45 @@ SPACES = {
 
 SPACE_GROUPS = {"scales": SCALES}  # one name for several
 
+# Family by family, in the order of the rows of tables; each object is called as its metric, in capitals.
 METRICS = {
-    "twin_distance": "auditor.metrics.twin_distance:METRIC",
-    "twin_distance_ratio": "auditor.metrics.twin_distance_ratio:METRIC",
-    "twin_variance": "auditor.metrics.twin_variance:METRIC",
-    "twin_variance_seed": "auditor.metrics.twin_variance_parts:SEED",
-    "twin_variance_data": "auditor.metrics.twin_variance_parts:DATA",
-    "nearest_own": "auditor.metrics.nearest_own:METRIC",
-    "nearest_other": "auditor.metrics.nearest_other:METRIC",
-    "nearest_heldout": "auditor.metrics.nearest_heldout:METRIC",
-    "own_share": "auditor.metrics.own_share:METRIC",
-    "own_share_in_class": "auditor.metrics.own_share_in_class:METRIC",
-    "heldout_share_in_class": "auditor.metrics.heldout_share_in_class:METRIC",
-    "nearest_own_in_class": "auditor.metrics.nearest_in_class:OWN",
-    "nearest_other_in_class": "auditor.metrics.nearest_in_class:OTHER",
-    "gap_lean": "auditor.metrics.gap_lean:METRIC",
-    "split_identification": "auditor.metrics.split_identification:METRIC",
-    "split_information": "auditor.metrics.split_information:METRIC",
-    "heldout_share": "auditor.metrics.heldout_share:METRIC",
-    "memorized_fraction": "auditor.metrics.memorized_fraction:METRIC",
-    "heldout_memorized_fraction": "auditor.metrics.heldout_memorized_fraction:METRIC",
-    "memorized_fraction_cluster": "auditor.metrics.memorized_fraction_cluster:METRIC",
-    "heldout_memorized_fraction_cluster": "auditor.metrics.heldout_memorized_fraction_cluster:METRIC",
-    "memorized_fraction_carlini": "auditor.metrics.memorized_fraction_carlini:METRIC",
-    "heldout_memorized_fraction_carlini": "auditor.metrics.heldout_memorized_fraction_carlini:METRIC",
-    "memorized_fraction_fpr": "auditor.metrics.memorized_fraction_fpr:METRIC",
-    "heldout_memorized_fraction_fpr": "auditor.metrics.heldout_memorized_fraction_fpr:METRIC",
-    "gap_q99": "auditor.metrics.gap_tail:Q99",
-    "heldout_gap_q99": "auditor.metrics.gap_tail:HELDOUT_Q99",
-    "gap_max": "auditor.metrics.gap_tail:MAX",
-    "heldout_gap_max": "auditor.metrics.gap_tail:HELDOUT_MAX",
-    "authenticity": "auditor.metrics.authenticity:METRIC",
-    "heldout_authenticity": "auditor.metrics.heldout_authenticity:METRIC",
-    "nn_shift": "auditor.metrics.nn_shift:METRIC",
-    "nn_mean_shift": "auditor.metrics.nn_mean_shift:METRIC",
-    "wasserstein_1": "auditor.metrics.wasserstein_1:METRIC",
-    "nn_kl_paper": "auditor.metrics.nn_kl_paper:METRIC",
-    "c_t": "auditor.metrics.c_t:METRIC",
-    "kid": "auditor.metrics.kid:METRIC",
-    "frechet": "auditor.metrics.frechet:METRIC",
-    "precision_own": "auditor.metrics.precision:OWN",
-    "precision_other": "auditor.metrics.precision:OTHER",
-    "precision_heldout": "auditor.metrics.precision:HELDOUT",
-    "recall_own": "auditor.metrics.recall:OWN",
-    "recall_other": "auditor.metrics.recall:OTHER",
-    "recall_heldout": "auditor.metrics.recall:HELDOUT",
-    "density_own": "auditor.metrics.density:OWN",
-    "density_other": "auditor.metrics.density:OTHER",
-    "density_heldout": "auditor.metrics.density:HELDOUT",
-    "coverage_own": "auditor.metrics.coverage:OWN",
-    "coverage_other": "auditor.metrics.coverage:OTHER",
-    "coverage_heldout": "auditor.metrics.coverage:HELDOUT",
-    "loss_own": "auditor.metrics.loss:OWN",
-    "loss_other": "auditor.metrics.loss:OTHER",
-    "loss_heldout": "auditor.metrics.loss:HELDOUT",
-    "loss_lean": "auditor.metrics.loss_lean:METRIC",
-    "prediction_agreement_heldout": "auditor.metrics.prediction_agreement:HELDOUT",
-    "prediction_agreement_train": "auditor.metrics.prediction_agreement:TRAIN",
-    "prediction_variance": "auditor.metrics.prediction_agreement:VARIANCE",
-    "prediction_variance_seed": "auditor.metrics.prediction_agreement:VARIANCE_SEED",
-    "prediction_variance_data": "auditor.metrics.prediction_agreement:VARIANCE_DATA",
-    "memorizer_share_own": "auditor.metrics.memorizer_share:OWN",
-    "memorizer_share_heldout": "auditor.metrics.memorizer_share:HELDOUT",
-    "memorizer_share_trajectory": "auditor.metrics.memorizer_share:TRAJECTORY",
-    "memorizer_share_samples": "auditor.metrics.memorizer_share:SAMPLES",
-    "collapse_time": "auditor.metrics.collapse_time:METRIC",
-    "target_noise_correlation": "auditor.metrics.target_noise:CORRELATION",
-    "lone_disagreement": "auditor.metrics.target_noise:ALONE_EXCESS",
-    "u_turn_lean": "auditor.metrics.u_turn:LEAN",
-    "return_rate": "auditor.metrics.u_turn:RATE",
-    "return_rate_lean": "auditor.metrics.u_turn:RATE_LEAN",
-    "separation": "auditor.metrics.separation:METRIC",
+    name: f"auditor.metrics.{family}:{name.upper()}"
+    for family, names in (
+        ("twins", "twin_distance twin_distance_ratio twin_variance twin_variance_seed twin_variance_data"),
+        ("nearest", "nearest_own nearest_other nearest_heldout"),
+        ("lean", "own_share own_share_in_class heldout_share_in_class"),
+        ("nearest", "nearest_own_in_class nearest_other_in_class"),
+        ("lean", "gap_lean split_identification split_information heldout_share"),
+        (
+            "copies",
+            "memorized_fraction heldout_memorized_fraction memorized_fraction_cluster "
+            "heldout_memorized_fraction_cluster memorized_fraction_carlini heldout_memorized_fraction_carlini "
+            "memorized_fraction_fpr heldout_memorized_fraction_fpr gap_q99 heldout_gap_q99 gap_max "
+            "heldout_gap_max authenticity heldout_authenticity",
+        ),
+        ("beside_heldout", "nn_shift nn_mean_shift wasserstein_1 nn_kl_paper c_t"),
+        ("kid", "kid"),
+        (
+            "quality",
+            "frechet precision_own precision_other precision_heldout recall_own recall_other recall_heldout "
+            "density_own density_other density_heldout coverage_own coverage_other coverage_heldout",
+        ),
+        ("losses", "loss_own loss_other loss_heldout loss_lean"),
+        (
+            "predictions",
+            "prediction_agreement_heldout prediction_agreement_train prediction_variance prediction_variance_seed "
+            "prediction_variance_data",
+        ),
+        (
+            "memorizer",
+            "memorizer_share_own memorizer_share_heldout memorizer_share_trajectory memorizer_share_samples "
+            "collapse_time",
+        ),
+        ("predictions", "target_noise_correlation lone_disagreement"),
+        ("u_turn", "u_turn_lean return_rate return_rate_lean"),
+        ("losses", "separation"),
+    )
+    for name in names.split()
 }
 
 REPORTS = {

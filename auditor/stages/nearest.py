@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from auditor.config import N_NEIGHBORS
-from auditor.metrics import gap_ratio_flag
+from auditor.metrics.copies import by_second
 from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors
@@ -122,7 +122,7 @@ def sample_rows(
     data |= pool_columns({role: in_pool(samples, references[role], full[role]) for role in full})
     data["own_cluster_size"] = cluster_sizes(full["own"], references["own"])
     data["own_cell"] = cells.assign(samples.vectors, references["own"].centers)
-    data["memorized"] = gap_ratio_flag(*full["own"].distances[:, :2].T) == 1
+    data["memorized"] = by_second(full["own"].distances) == 1
     return data
 
 
