@@ -1,17 +1,18 @@
-"""Metrics: one file each, ``METRIC`` = its definition and its scores. Numpy only.
+"""Metrics, a file for each family: their definitions and their scores, a control beside its metric. Numpy only.
 
 A metric turns the Evidence of one twin, step and space into one number per unit;
-auditor.stats alone turns the scores of a whole series into Estimates.
+auditor.stats alone turns the scores of a whole series into Estimates. The files' objects
+are called as their metrics, in capitals; the registry lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from auditor.records import Evidence, Scores
+from auditor.records import Evidence, Metric, Scores
 
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
 ABSENT_TWIN = "a single training has no twin to be compared with (--ckpts-b)"
@@ -21,6 +22,8 @@ ABSENT_CLASS = "the models are not class-conditional, or the classes of the imag
 FEW_IN_CLASS = f"no class has {LEAST_IN_CLASS} images in both halves"
 UNPAIRED = "the twins' samples do not share their noise, so single ones cannot be compared"
 SETS = {"own": "its own training images", "other": "the twin's training images", "heldout": "held-out images"}
+
+network_metric = partial(Metric, k=0, interval="mean", per_space=False, needs_twin=True)  # of what networks answer
 
 
 def absent(unit: str, reason: str) -> Scores:
@@ -32,28 +35,6 @@ def closer(own: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return 1 where own is nearer, 0 where other is, 1/2 on ties, NaN where either is unknown; float64."""
     share = np.where(own < other, 1.0, np.where(own == other, 0.5, 0.0))
     return np.where(np.isnan(own) | np.isnan(other), np.nan, share)
-
-
-def gap_ratio_flag(nearest: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return 1.0 where d1 = 0 or d1 < d2 / 3, else 0.0, NaN where d2 is unknown; the form also holds for 0 and 0."""
-    flag = (nearest == 0) | (nearest < second / 3)
-    return np.where(np.isnan(nearest) | np.isnan(second), np.nan, flag)
-
-
-def with_ratio(
-    over: Callable[[Evidence, np.ndarray | None], Scores], evidence: Evidence, nearest: np.ndarray, second: np.ndarray
-) -> Scores:
-    """Return d1 = 0 or d1 < c d2 as scores over seeds or held-out images, c from --fpr; NaN where it is not given."""
-    if evidence.copy_ratio is None:
-        return replace(over(evidence, np.full(len(nearest), np.nan)), note="no false-positive rate was chosen (--fpr)")
-    flag = (nearest == 0) | (nearest < evidence.copy_ratio * second)
-    return over(evidence, np.where(np.isnan(nearest) | np.isnan(second), np.nan, flag))
-
-
-def carlini_flag(nearest: np.ndarray, mean_50: np.ndarray) -> np.ndarray:
-    """Return 1.0 where l = d1 / (0.5 * mean of the 50 nearest) < 1 or d1 = 0, else 0.0, NaN where it is unknown."""
-    flag = (nearest == 0) | (nearest < 0.5 * mean_50)
-    return np.where(np.isnan(nearest) | np.isnan(mean_50), np.nan, flag)
 
 
 def gap(nearest: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -68,46 +49,11 @@ def shares_below(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")) / (2 * len(y))
 
 
-def beside_heldout(
-    evidence: Evidence, compare: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None, str]]
-) -> Scores:
-    """Return scores that compare samples with held-out images by the distance to the nearest own image.
-
-    ``compare`` takes the distances of samples and of held-out images and returns the
-    samples' scores, the held-out images' (or None), and a note.
-    """
-    if evidence.own is None:
-        return absent("seed", ABSENT_TRAIN)
-    if evidence.heldout_own is None:
-        return absent("seed", ABSENT_HELDOUT)
-    samples, heldout = evidence.own[:, 0], evidence.heldout_own[:, 0]
-    if np.isnan(samples).any() or np.isnan(heldout).any():
-        return Scores("seed", evidence.seeds, np.full(len(samples), np.nan), "some distances are not defined")
-    values, second, note = compare(samples, heldout)
-    return Scores("seed", evidence.seeds, values, note, second)
-
-
-def over_blocks(evidence: Evidence, role: str, statistic: str) -> Scores:
-    """Return the scores per block of seeds of a statistic against own, other or held-out images."""
-    found = {"own": evidence.own_quality, "other": evidence.other_quality, "heldout": evidence.heldout_quality}[role]
-    if found is None:
-        return absent("block of seeds", ABSENT_HELDOUT if role == "heldout" else ABSENT_TRAIN)
-    values = found[statistic]
-    return Scores("block of seeds", np.arange(len(values)), values, reason_for_nan(values))
-
-
 def over_seeds(evidence: Evidence, values: np.ndarray | None) -> Scores:
     """Return per-seed scores, or none where training images are missing."""
     if values is None:
         return absent("seed", ABSENT_TRAIN)
     return Scores("seed", evidence.seeds, np.asarray(values, dtype=float), reason_for_nan(values))
-
-
-def over_pairs(evidence: Evidence, values: np.ndarray) -> Scores:
-    """Return scores that compare the twins' samples of each seed, NaN where these do not share their noise."""
-    if np.isnan(evidence.twin_distance).all():
-        return Scores("seed", evidence.seeds, np.full(len(evidence.seeds), np.nan), UNPAIRED)
-    return over_seeds(evidence, values)
 
 
 def over_heldout(evidence: Evidence, values: np.ndarray | None) -> Scores:
@@ -117,6 +63,21 @@ def over_heldout(evidence: Evidence, values: np.ndarray | None) -> Scores:
     if evidence.heldout_ids is None or values is None:
         return absent("image", ABSENT_HELDOUT)
     return Scores("image", evidence.heldout_ids, np.asarray(values, dtype=float), reason_for_nan(values))
+
+
+def by_rule(evidence: Evidence, rule: Callable[..., np.ndarray], names: Sequence[str], of: str = "samples") -> Scores:
+    """Return what a rule makes of fields of the evidence, none where these are missing.
+
+    ``of`` is ``samples``, or ``heldout`` for the held-out images, whose fields begin with ``heldout_``.
+    """
+    prefix, over = ("", over_seeds) if of == "samples" else ("heldout_", over_heldout)
+    fields = [getattr(evidence, prefix + name) for name in names]
+    return over(evidence, None if any(each is None for each in fields) else rule(*fields))
+
+
+def sides(rule: Callable[..., np.ndarray], *names: str) -> tuple[Callable[[Evidence], Scores], ...]:
+    """Return the scores of samples by a rule, and those of held-out images: its control."""
+    return tuple(partial(by_rule, rule=rule, names=names, of=of) for of in ("samples", "heldout"))
 
 
 def within_class(ids: np.ndarray, unit: str, known: np.ndarray | None, values: np.ndarray | None) -> Scores:

@@ -19,12 +19,12 @@ def kernel_means(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def kernel_self(x: np.ndarray) -> np.ndarray:
     """Return k(x_i, x_i), float64 ``[n]``."""
-    return ((x.astype(float) ** 2).sum(1) / x.shape[1] + 1) ** 3
+    return np.asarray(((x.astype(float) ** 2).sum(1) / x.shape[1] + 1) ** 3)
 
 
 def without_self(x: np.ndarray) -> np.ndarray:
     """Return the mean of k(x_i, x_j) over j != i, float64 ``[n]``."""
-    return (kernel_means(x, x) * len(x) - kernel_self(x)) / (len(x) - 1)
+    return np.asarray((kernel_means(x, x) * len(x) - kernel_self(x)) / (len(x) - 1))
 
 
 def heldout_scale(heldout: np.ndarray) -> float:
@@ -50,7 +50,7 @@ def seed_scores(samples: np.ndarray, heldout: np.ndarray, term: float | None = N
     x, y = samples / scale, heldout / scale
     a, b = without_self(x), kernel_means(x, y)
     kid = a.mean() + (heldout_term(heldout) if term is None else term) - 2 * b.mean()
-    return kid + 2 * (a - a.mean()) - 2 * (b - b.mean())
+    return np.asarray(kid + 2 * (a - a.mean()) - 2 * (b - b.mean()))
 
 
 def scores(evidence: Evidence) -> Scores:
@@ -60,7 +60,7 @@ def scores(evidence: Evidence) -> Scores:
     return over_seeds(evidence, evidence.kid_scores)
 
 
-METRIC = Metric(
+KID = Metric(
     name="kid",
     question="How far is the distribution of the samples from that of held-out images?",
     unit="squared kernel distance",

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from auditor.metrics import absent
-from auditor.records import Evidence, Metric, Scores, UTurns
+from auditor.metrics import absent, network_metric
+from auditor.records import Evidence, Scores, UTurns
 
 ABSENT = "no images were noised and denoised again (--u-turns), or no training images are known"
 LEAST = (0.5 / 255) ** 2  # of a mean squared difference: half a grey level everywhere
@@ -23,7 +23,7 @@ def lean(evidence: Evidence) -> Scores:
 
 def log_ratio(without: np.ndarray, trained: np.ndarray) -> np.ndarray:
     """Return ln(distance without / distance with the image in training), mean over times, per image."""
-    return np.log(np.maximum(without, LEAST) / np.maximum(trained, LEAST)).mean(axis=1)
+    return np.asarray(np.log(np.maximum(without, LEAST) / np.maximum(trained, LEAST)).mean(axis=1))
 
 
 def rate(evidence: Evidence) -> Scores:
@@ -49,42 +49,32 @@ def rate_lean(evidence: Evidence) -> Scores:
     return Scores("image", np.concatenate([mine["own"].ids, mine["other"].ids]), np.concatenate(differences))
 
 
-LEAN = Metric(
+U_TURN_LEAN = network_metric(
     name="u_turn_lean",
     question="Do the models find the way back to their own training images better than their twin does?",
     unit="log ratio, about the relative difference of the distances",
     direction="larger means nearer to the own images; 0 is none",
     reference="mean over both halves and turning times of ln(d_twin / d_own), d the mean squared difference of an "
     "image and what comes back from the same noise by DDIM (arXiv 2603.03469, Fig. 5)",
-    k=0,
     twins=("both",),
-    interval="mean",
     scores=lean,
-    per_space=False,
-    needs_twin=True,
 )
-RATE = Metric(
+RETURN_RATE = network_metric(
     name="return_rate",
     question="How often does an own training image that was noised come back as itself?",
     unit="fraction of turns",
     direction="larger means that more come back; at little noise every good denoiser returns all: no sign by itself",
     reference="share of turns after which no other training or held-out image is nearer, in pixels",
-    k=0,
     twins=("a", "b", "both"),
-    interval="mean",
     scores=rate,
-    per_space=False,
+    needs_twin=False,
 )
-RATE_LEAN = Metric(
+RETURN_RATE_LEAN = network_metric(
     name="return_rate_lean",
     question="Do own training images come back more often than by the twin, which never saw them?",
     unit="fraction of turns",
     direction="larger means more often; 0 is none",
     reference="mean over both halves of the difference of return rates, the same images and noise (arXiv 2510.01378)",
-    k=0,
     twins=("both",),
-    interval="mean",
     scores=rate_lean,
-    per_space=False,
-    needs_twin=True,
 )

@@ -12,6 +12,7 @@ import numpy as np
 
 from auditor.config import N_NEIGHBORS
 from auditor.inputs.asked import Asked
+from auditor.metrics.copies import by_second
 from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import is_copy, paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors, other_twin
@@ -74,7 +75,7 @@ def sample_rows(
     data |= pool_columns({role: in_pool(samples, references[role], full[role]) for role in full})
     data["own_cluster_size"] = cluster_sizes(full["own"], references["own"])
     data["own_cell"] = cells.assign(samples.vectors, references["own"].centers)
-    data["memorized"] = is_copy(*full["own"].distances[:, :2].T)
+    data["memorized"] = by_second(full["own"].distances) == 1
     return data
 
 

@@ -17,7 +17,7 @@ from scipy import special
 
 from auditor.measuring import lean as leaning
 from auditor.measuring import phase
-from auditor.metrics import kid, nn_mean_shift, nn_shift, twin_distance_ratio
+from auditor.metrics import beside_heldout, kid, twins
 from auditor.records import TWINS, Estimate, Evidence, Features, Scores
 from auditor.stages import quality
 from auditor.stats import intervals, landing, minima
@@ -195,7 +195,7 @@ def ratio_scores(rng: np.random.Generator) -> Scores:
     """Return the scores of a twin distance that is .6 of that of different seeds, both skewed and dependent."""
     common = rng.gamma(8, 1 / 8, N_SEEDS)
     near, far = common * rng.gamma(2, 0.3, N_SEEDS), common * rng.gamma(20, 1 / 20, N_SEEDS)
-    return twin_distance_ratio.METRIC.scores(Evidence("a", 0, "pixel", np.arange(N_SEEDS), near, far))
+    return twins.ratio(Evidence("a", 0, "pixel", np.arange(N_SEEDS), near, far))
 
 
 def contains(estimate: Estimate, truth: float) -> bool:
@@ -211,10 +211,10 @@ def comparison_rows(size: Size) -> Iterator[Row]:
         for i in range(n):
             rng = np.random.default_rng([i, 19])
             samples, heldout = rng.gamma(8, 1 / 8, N_SEEDS), rng.gamma(shape, 1 / 8, 300)
-            values, second, _ = nn_shift.placements(samples, heldout)
+            values, second, _ = beside_heldout.placements(samples, heldout)
             found = intervals.auc(Scores("seed", np.arange(N_SEEDS), values, second=second))
             held["auc"] += contains(found, special.betainc(8, shape, 0.5))
-            values, second, _ = nn_mean_shift.differences(samples, heldout)
+            values, second, _ = beside_heldout.differences(samples, heldout)
             found = intervals.two_sample(Scores("seed", np.arange(N_SEEDS), values, second=second))
             held["shift"] += contains(found, (shape - 8) / 8)
             tail = intervals.quantile_99(Scores("seed", np.arange(N_SEEDS), samples))

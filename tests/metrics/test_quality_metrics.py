@@ -17,9 +17,8 @@ from vectors import distances, features
 from auditor import registry
 from auditor.errors import AuditError
 from auditor.measuring import reading
-from auditor.metrics import c_t, kid, nn_kl_paper, wasserstein_1
-from auditor.metrics.gap_tail import gap
-from auditor.records import Evidence, Scores
+from auditor.metrics import beside_heldout, gap, kid
+from auditor.records import Evidence, Features, Scores
 from auditor.run import tables
 from auditor.stages import cells, nearest, quality
 from auditor.stages.nearest import Reference
@@ -153,7 +152,7 @@ def test_z_of_one_cell_agrees_with_scipy_with_ties():
     rng = np.random.default_rng(14)
     q, p = rng.integers(8, size=40).astype(float), rng.integers(1, 9, size=33).astype(float)
     test = mannwhitneyu(q, p, use_continuity=False, alternative="less", method="asymptotic")
-    z = c_t.cell_scores(q, p).sum()
+    z = beside_heldout.cell_scores(q, p).sum()
     assert special.ndtr(z) == pytest.approx(test.pvalue)
 
 
@@ -357,21 +356,21 @@ def test_samples_that_are_all_nearer_are_not_certainly_so():
 def test_noise_floors_are_what_as_many_real_images_would_show():
     rng = np.random.default_rng(57)
     pairs = [(rng.gamma(5, size=400), rng.gamma(5, size=300)) for _ in range(200)]
-    shown = np.mean([wasserstein_1.transport(d, h)[0].mean() for d, h in pairs])
-    floor = np.mean([wasserstein_1.noise_floor(np.sort(h), 400) for _, h in pairs])
+    shown = np.mean([beside_heldout.transport(d, h)[0].mean() for d, h in pairs])
+    floor = np.mean([beside_heldout.noise_floor(np.sort(h), 400) for _, h in pairs])
     assert floor == pytest.approx(shown, rel=0.1)
 
 
 def test_the_histogram_divergence_is_the_papers_and_says_its_noise():
     """Fault: the curve's minimum over checkpoints is read without the value that noise alone gives."""
     d, h = np.array([1.0, 1, 2, 2, 20]), np.array([1.0, 1, 1, 1, 20])
-    found, _, note = nn_kl_paper.divergence(d, h)
+    found, _, note = beside_heldout.divergence(d, h)
     p, q = np.full(20, 1e-8), np.full(20, 1e-8)
     p[[1, 2, 19]], q[[1, 19]] = (0.4, 0.4, 0.2), (0.8, 0.2)
     assert found.mean() == pytest.approx(np.sum(p * np.log(p / q)))
     assert "noise floor 0.2:" in note and "1 bins hold samples and no held-out" in note
     rng = np.random.default_rng(58)
-    alike = [nn_kl_paper.divergence(rng.uniform(0.5, 1, 2000), rng.uniform(0.5, 1, 2000)) for _ in range(50)]
+    alike = [beside_heldout.divergence(rng.uniform(0.5, 1, 2000), rng.uniform(0.5, 1, 2000)) for _ in range(50)]
     floors = [float(note.split(":")[0].removeprefix("noise floor ")) for _, _, note in alike]
     assert np.mean([x.mean() for x, _, _ in alike]) == pytest.approx(np.mean(floors), rel=0.25)
 
@@ -392,7 +391,7 @@ def test_c_t_weighs_cells_by_heldout_images_and_leaves_out_small_ones():
     shaped = replace(
         known, own=np.tile(q[:, None], 8), heldout_own=np.tile(p[:, None], 8), own_cell=cell_q, heldout_own_cell=cell_p
     )
-    z = [c_t.cell_scores(q[cell_q == c], p[cell_p == c]).sum() for c in (0, 1)]
+    z = [beside_heldout.cell_scores(q[cell_q == c], p[cell_p == c]).sum() for c in (0, 1)]
     assert value("c_t", shaped) == pytest.approx((20 * z[0] + 60 * z[1]) / 80)
     assert z[0] < 0 < z[1]
 
