@@ -26,7 +26,14 @@ def read(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, Im
     """Return the image sets that were given, at the model's shape."""
     given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
     return {
-        name: images.read(source, name, image_shape, reading_of(config), not config.no_cache, scratch_of(config))
+        name: images.read(
+            source,
+            name,
+            image_shape,
+            reading_of(config),
+            use_cache=not config.no_cache,
+            scratch=scratch_of(config),
+        )
         for name, source in given.items()
         if source is not None
     }
@@ -39,7 +46,7 @@ def reading_of(config: AuditConfig) -> images.Reading:
 
 def scratch_of(config: AuditConfig) -> Path:
     """Return the folder for memory maps, on the disk that the run will be on."""
-    return pixels.scratch_near(Path(config.out))
+    return pixels.scratch_near(Path(config.out or "."))
 
 
 def trained(sets: Mapping[str, ImageSet]) -> list[np.ndarray]:

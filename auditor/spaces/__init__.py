@@ -31,7 +31,7 @@ class SpaceSettings:
 
 
 class Space(Protocol):
-    """What every space offers; its constructor takes `SpaceSettings`."""
+    """What every space offers; it is made from `SpaceSettings`."""
 
     name: str
     revision: str  # changes whenever a vector would: weights digest and preprocessing version
@@ -42,6 +42,9 @@ class Space(Protocol):
     # How far each query is from its own candidates as pictures: uint8 [n, h, w, c] and [n, m, h, w, c] -> finite
     # float64 [n, m]. Where a space has it, vectors only propose what is near, and this says how near it is.
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+    def __init__(self, settings: SpaceSettings) -> None:
+        """Need nothing of the settings, unless the space says otherwise."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``[n, views, d]``, or ``[n, d]`` for a single view, for uint8 ``[n, h, w, c]``, 0 to 255.
