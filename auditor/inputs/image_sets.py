@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,16 @@ def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str,
     """Return the ids per set that some other set also holds; refuse them unless allowed."""
     shared: dict[str, set[str]] = {name: set() for name in sets}
     notes = []
-    names = sorted(sets)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            pairs = images.check_overlap(sets[first], sets[second], allow)
-            shared[first] |= {a for a, _ in pairs}
-            shared[second] |= {b for _, b in pairs}
-            if pairs:
-                left = "held-out" if "heldout" in (first, second) else "every own-versus-other statistic"
-                notes.append(
-                    f"{first} and {second} share {len({a for a, _ in pairs})} images (--allow-overlap): "
-                    f"they are left out of {left}."
-                )
+    for first, second in combinations(sorted(sets), 2):
+        pairs = images.check_overlap(sets[first], sets[second], allow)
+        shared[first] |= {a for a, _ in pairs}
+        shared[second] |= {b for _, b in pairs}
+        if pairs:
+            left = "held-out" if "heldout" in (first, second) else "every own-versus-other statistic"
+            notes.append(
+                f"{first} and {second} share {len({a for a, _ in pairs})} images (--allow-overlap): "
+                f"they are left out of {left}."
+            )
     return shared, tuple(notes)
 
 

@@ -8,7 +8,7 @@ batches are made here, and `auditor.neighbors` alone makes distances of the vect
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -112,9 +112,10 @@ def features(space: Space, of: str, vectors: np.ndarray, ids: tuple[str, ...], i
     images
         uint8 ``[n, h, w, c]``, 0 to 255; may be memory-mapped, and is read only where the space refines.
     """
+    found = Features(space.name, of, vectors, ids)
     if space.refine is None:
-        return Features(space.name, of, vectors, ids)
-    return Features(space.name, of, vectors, ids, lambda rows: np.asarray(images[rows]), space.refine)
+        return found
+    return replace(found, pictures=lambda rows: np.asarray(images[rows]), refine=space.refine)
 
 
 def _check_finite(space: Space, vectors: np.ndarray, start: int) -> None:

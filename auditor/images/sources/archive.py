@@ -105,12 +105,12 @@ def sort_members(names: Sequence[str], path: Path) -> tuple[list[str], list[str]
 def open_zip(path: Path, reading: Reading) -> Source:
     """Return the pictures of a zip, sorted by name."""
     with told_as_damaged(path), zipfile.ZipFile(path) as archive:
-        members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
-        repeated = len([m for m in archive.infolist() if not m.is_dir()]) - len(members)
+        every = [member for member in archive.infolist() if not member.is_dir()]
+        members = {member.filename: member for member in every}
+        repeated = len(every) - len(members)
         names, notes = sort_members(sorted(members), path)
-        sources.refuse_bomb(
-            sum(m.compress_size for m in members.values()), sum(m.file_size for m in members.values()), path
-        )
+        packed, unpacked = (sum(getattr(m, size) for m in members.values()) for size in ("compress_size", "file_size"))
+        sources.refuse_bomb(packed, unpacked, path)
         labels = edm_labels(archive, members, path)
     if repeated:
         raise AuditError(f"{repeated} members of the archive have the name of another one", path, _REMEDY)
