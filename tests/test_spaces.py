@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from auditor import spaces
+from auditor.config import AuditConfig
 from auditor.errors import AuditError
 from auditor.lab.grammar import Grammar
 from auditor.neighbors import paired_distance, search
@@ -185,6 +186,12 @@ def test_several_views_are_kept_and_a_single_one_is_no_axis():
     flat = spaces.embed(one, images)
     one.embed = lambda images: PixelSpace(SpaceSettings()).embed(images)[:, None]
     np.testing.assert_array_equal(spaces.embed(one, images, batch_size=2), flat)
+
+
+def test_a_new_space_takes_one_file_and_one_line_of_the_registry(monkeypatch):
+    monkeypatch.setitem(SPACES, "halves", f"{__name__}:Halves")
+    assert AuditConfig(out="x", spaces="pixel,halves").space_names == ("pixel", "halves")
+    assert spaces.embed(open_space("halves", SpaceSettings()), random_images()).shape == (7, 2, 384)
 
 
 def test_a_space_of_several_views_has_distances_alone():
