@@ -34,7 +34,7 @@ class Space(Protocol):
     """What every space offers; it is made from `SpaceSettings`."""
 
     name: str
-    revision: str  # changes whenever a vector would: weights digest and preprocessing version
+    revision: str  # changes whenever a vector or what refines would: weights digest and preprocessing version
     metric_note: str  # one sentence: what distance means here
     # Whether vectors mean something by themselves: twin distance, KID, cells and quality exist then (NaN otherwise).
     # A space of several views, or one that refines, has distances alone.
