@@ -68,9 +68,16 @@ def search(
         own = np.arange(rows.start, rows.stop) if exclude_self else np.full(rows.stop - rows.start, -1)
         found = nearest(queries.vectors[rows], own)
         if reference.refine is not None:
-            found = _refined(queries, rows, reference, found[1], k, memory_mib)
+            found = _refined(queries, rows, reference, found[1], k=k, memory_mib=memory_mib)
         distances[rows], indices[rows] = found
-    return Neighbors(queries.space, queries.of, reference.of, distances, indices, reference.ids)
+    return Neighbors(
+        space=queries.space,
+        queries=queries.of,
+        reference=reference.of,
+        distances=distances,
+        indices=indices,
+        reference_ids=reference.ids,
+    )
 
 
 def paired_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:

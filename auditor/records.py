@@ -187,6 +187,22 @@ class Features:
         chosen = None if pictures is None else lambda rows: pictures(kept[rows])
         return replace(self, vectors=self.vectors[kept], ids=tuple(self.ids[i] for i in kept), pictures=chosen)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Features], of: str) -> Features:
+        """Return several sets of one space as one, with numbers as ids: two halves may hold the same ids."""
+        vectors = np.concatenate([part.vectors for part in parts])
+        whole = cls(parts[0].space, of, vectors, tuple(map(str, range(len(vectors)))), refine=parts[0].refine)
+        if whole.refine is None:
+            return whole
+        starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+
+        def pictures(rows: np.ndarray) -> np.ndarray:
+            at = np.searchsorted(starts, rows, side="right") - 1
+            known = zip((parts[i].pictures for i in at), rows - starts[at], strict=True)
+            return np.concatenate([each(np.array([row])) for each, row in known if each is not None])
+
+        return replace(whole, pictures=pictures)
+
 
 @dataclass(frozen=True)
 class Neighbors:

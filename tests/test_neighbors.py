@@ -353,3 +353,12 @@ def test_features_of_some_rows_know_the_pictures_of_these_rows():
     found = search(with_pictures([29], None), known, k=2)
     np.testing.assert_array_equal(found.ids, [["2", "0"]])
     np.testing.assert_array_equal(found.distances, [[1, 19]])
+
+
+def test_joined_features_know_the_pictures_of_every_part():
+    parts = [with_pictures(each, difference) for each in ([10, 20], [30, 41, 50])]
+    found = search(with_pictures([42], None), Features.joined(parts, "pool"), k=5)
+    np.testing.assert_array_equal(found.ids, [["3", "4", "2", "1", "0"]])
+    np.testing.assert_array_equal(found.distances, [[1, 8, 12, 22, 32]])
+    plain = Features.joined([features([[1.0]]), features([[2.0], [3.0]])], "pool")
+    assert plain.ids == ("0", "1", "2") and plain.pictures is None and plain.vectors.tolist() == [[1], [2], [3]]

@@ -90,7 +90,7 @@ def read(
     reading = reading or Reading()
     opened = open_source(source, reading)
     key = cache.key(source, opened, image_shape, reading) if use_cache else ""
-    facts, images = pixels.recalled(opened, str(source), image_shape, reading, scratch, cache.recall(key))
+    facts, images = pixels.recalled(opened, str(source), image_shape, reading, scratch=scratch, known=cache.recall(key))
     if use_cache:
         cache.remember(key, facts, opened)
     return ImageSet(

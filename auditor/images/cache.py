@@ -62,7 +62,8 @@ def recall(name: str) -> Facts | None:
 def remember(name: str, facts: Facts, opened: Source) -> None:
     """Keep an entry, unless a file changed a moment ago; a cache that cannot be written changes nothing."""
     target = folder() / f"{name}.npz"
-    if newest(opened) > time.time() - SETTLED or target.exists():
+    changed = max((stamp[-1] for stamp in opened.stamps), default=0)  # stamps end with a time of change in nanoseconds
+    if changed / 1e9 > time.time() - SETTLED or target.exists():
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -73,11 +74,6 @@ def remember(name: str, facts: Facts, opened: Source) -> None:
         prune(target.parent)
     except OSError:
         return
-
-
-def newest(opened: Source) -> float:
-    """Return the latest time of change among the files of a source, in seconds; stamps end with it in nanoseconds."""
-    return max((stamp[-1] for stamp in opened.stamps), default=0) / 1e9
 
 
 def prune(entries: Path) -> None:

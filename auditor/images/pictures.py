@@ -21,14 +21,14 @@ import struct
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.images.sources import Reading
+from auditor.images.sources import Decoder, Reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,6 +81,16 @@ def decode(stream: str | BinaryIO, where: object, reading: Reading, tally: Count
         tally["turned"] += picture.getexif().get(0x0112) in range(2, 9)
         tally["transparent"] += picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
         return _eight_bits(ImageOps.exif_transpose(picture), where, reading, tally)
+
+
+def of_files(places: Sequence[str], reading: Reading) -> Decoder:
+    """Return what decodes picture files."""
+
+    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+        for row in rows:
+            yield decode(places[row], places[row], reading, tally)
+
+    return decoded
 
 
 @contextmanager

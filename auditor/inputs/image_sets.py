@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ def read(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, Im
     """Return the image sets that were given, at the model's shape."""
     given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
     return {
-        name: images.read(source, name, image_shape, reading_of(config), not config.no_cache, scratch_of(config))
+        name: images.read(
+            source,
+            name,
+            image_shape,
+            reading_of(config),
+            use_cache=not config.no_cache,
+            scratch=scratch_of(config),
+        )
         for name, source in given.items()
         if source is not None
     }
@@ -39,7 +47,7 @@ def reading_of(config: AuditConfig) -> images.Reading:
 
 def scratch_of(config: AuditConfig) -> Path:
     """Return the folder for memory maps, on the disk that the run will be on."""
-    return pixels.scratch_near(Path(config.out))
+    return pixels.scratch_near(Path(config.out or "."))
 
 
 def trained(sets: Mapping[str, ImageSet]) -> list[np.ndarray]:
@@ -51,18 +59,16 @@ def check_overlaps(sets: Mapping[str, ImageSet], allow: bool) -> tuple[dict[str,
     """Return the ids per set that some other set also holds; refuse them unless allowed."""
     shared: dict[str, set[str]] = {name: set() for name in sets}
     notes = []
-    names = sorted(sets)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            pairs = images.check_overlap(sets[first], sets[second], allow)
-            shared[first] |= {a for a, _ in pairs}
-            shared[second] |= {b for _, b in pairs}
-            if pairs:
-                left = "held-out" if "heldout" in (first, second) else "every own-versus-other statistic"
-                notes.append(
-                    f"{first} and {second} share {len({a for a, _ in pairs})} images (--allow-overlap): "
-                    f"they are left out of {left}."
-                )
+    for first, second in combinations(sorted(sets), 2):
+        pairs = images.check_overlap(sets[first], sets[second], allow)
+        shared[first] |= {a for a, _ in pairs}
+        shared[second] |= {b for _, b in pairs}
+        if pairs:
+            left = "held-out" if "heldout" in (first, second) else "every own-versus-other statistic"
+            notes.append(
+                f"{first} and {second} share {len({a for a, _ in pairs})} images (--allow-overlap): "
+                f"they are left out of {left}."
+            )
     return shared, tuple(notes)
 
 

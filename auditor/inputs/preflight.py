@@ -35,8 +35,7 @@ class Look:
     """What is seen of one set."""
 
     name: str
-    rows: np.ndarray  # which images were looked at
-    features: Features  # of those that are not flat, in space "likeness"
+    features: Features | None  # of those that are not flat, in space "likeness"; None where all are
     digests: tuple[str, ...]  # of the same
     mean: np.ndarray  # the mean picture, float64 [d]
     contrast: float  # mean standard deviation of a picture
@@ -74,16 +73,14 @@ def look(image_set: ImageSet, seed: int) -> Look:
     blank = images.is_blank(image_set)
     seen = rows[~blank[rows]]
     digests = images.digests(image_set)
-    features = near_duplicates.of_set(image_set, seen) if len(seen) else None
     return Look(
-        image_set.name,
-        rows,
-        features,
-        tuple(digests[i] for i in seen),
-        some.mean(axis=0, dtype=np.float64).ravel(),
-        float(np.mean([each.std() for each in some])),
-        int(some.max()),
-        int(blank.sum()),
+        name=image_set.name,
+        features=near_duplicates.of_set(image_set, seen) if len(seen) else None,
+        digests=tuple(digests[i] for i in seen),
+        mean=some.mean(axis=0, dtype=np.float64).ravel(),
+        contrast=float(np.mean([each.std() for each in some])),
+        largest=int(some.max()),
+        blank=int(blank.sum()),
     )
 
 

@@ -64,7 +64,8 @@ def read(config: AuditConfig, reading: Reading, scratch: Path) -> GivenSamples:
     AuditError
         If a folder holds no samples, two stand for one step, the twins share no step, or sizes differ.
     """
-    roots = {"a": Path(config.samples_a)} | ({"b": Path(config.samples_b)} if config.samples_b else {})
+    given = zip(TWINS, (config.samples_a, config.samples_b), strict=True)
+    roots = {twin: Path(folder) for twin, folder in given if folder}
     if len(roots) == len(TWINS) and roots["a"].resolve() == roots["b"].resolve():
         raise AuditError("Both twins are the same folder.", roots["a"], "Give the samples of two trainings.")
     found = {twin: by_step(root, twin) for twin, root in roots.items()}
@@ -76,20 +77,16 @@ def read(config: AuditConfig, reading: Reading, scratch: Path) -> GivenSamples:
     shape = images.native_shape(images.open_source(found["a"][0][steps[0]], reading))
     exact = replace(reading, exact_size=True)
     sets = {
-        (twin, step): images.read(paths[step], f"samples {twin}/{step}", shape, exact, not config.no_cache, scratch)
+        (twin, step): images.read(
+            paths[step], f"samples {twin}/{step}", shape, exact, use_cache=not config.no_cache, scratch=scratch
+        )
         for twin, (paths, _) in found.items()
         for step in steps
     }
     sets, first_seed, how = aligned(sets, config.n_samples)
-    series = {
-        twin: CheckpointSeries(
-            twin, tuple(checkpoint(twin, step, found[twin][0][step], sets[twin, step]) for step in steps)
-        )
-        if twin in found
-        else CheckpointSeries(twin, ())
-        for twin in TWINS
-    }
-    pair = TwinPair(series["a"], series["b"], tuple(sorted(excluded, key=lambda each: (each.twin, each.step))))
+    shown = {twin: [checkpoint(twin, step, found[twin][0][step], sets[twin, step]) for step in steps] for twin in roots}
+    a, b = (CheckpointSeries(twin, tuple(shown.get(twin, ()))) for twin in TWINS)
+    pair = TwinPair(a, b, tuple(sorted(excluded, key=lambda each: (each.twin, each.step))))
     paired, said = pairing(sets, steps, how, config.unpaired) if len(roots) == len(TWINS) else (False, "")
     n = min(map(len, sets.values()))
     notes = [
@@ -155,7 +152,9 @@ def common_steps(steps: Mapping[str, set[int]], wanted: tuple[int, ...] | None) 
 
 def checkpoint(twin: str, step: int, path: Path, found: ImageSet) -> Checkpoint:
     """Return what stands for the checkpoint: its samples, by their content."""
-    return Checkpoint(twin, step, path, FORMAT, "", None, images.set_digest(found))
+    return Checkpoint(
+        twin=twin, step=step, path=path, format=FORMAT, weights="", scheduler=None, digest=images.set_digest(found)
+    )
 
 
 # Seeds
@@ -166,11 +165,12 @@ def aligned(sets: Mapping[tuple[str, int], ImageSet], most: int) -> tuple[dict[t
 
     By numbers in the names where every set has its own for each sample and they share most of them; else by order.
     """
-    numbers = {key: [number(Path(i).stem) for i in each.ids] for key, each in sets.items()}
+    found = {key: [number(Path(i).stem) for i in each.ids] for key, each in sets.items()}
+    numbers = {key: [value for value in each if value is not None] for key, each in found.items()}
     least = min(map(len, sets.values()))
     if least < LEAST:
         raise AuditError(f"A checkpoint has {least} samples.", "--samples-a, --samples-b", f"Give at least {LEAST}.")
-    if all(None not in each and len(set(each)) == len(each) for each in numbers.values()):
+    if all(len(set(numbers[key])) == len(each) for key, each in sets.items()):
         common = sorted(set.intersection(*(set(each) for each in numbers.values())))[:most]
         if len(common) >= max(LEAST, min(ENOUGH_IN_COMMON * least, most)):
             at = {key: {value: row for row, value in enumerate(each)} for key, each in numbers.items()}

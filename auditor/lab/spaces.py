@@ -22,9 +22,6 @@ class OneHotSpace(Space):
     revision = "onehot-1"
     metric_note = "Square root of the number of letters that differ (Hamming distance)."
 
-    def __init__(self, settings: SpaceSettings) -> None:
-        """Need nothing of the settings."""
-
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``[n, h*w]`` for uint8 ``[n, h, w, c]``: a row is a position, a column a letter."""
         return vectors(letters_of(images), images.shape[2])

@@ -8,7 +8,7 @@ batches are made here, and `auditor.neighbors` alone makes distances of the vect
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,10 +31,10 @@ class SpaceSettings:
 
 
 class Space(Protocol):
-    """What every space offers; its constructor takes `SpaceSettings`."""
+    """What every space offers; it is made from `SpaceSettings`."""
 
     name: str
-    revision: str  # changes whenever a vector would: weights digest and preprocessing version
+    revision: str  # changes whenever a vector or what refines would: weights digest and preprocessing version
     metric_note: str  # one sentence: what distance means here
     # Whether vectors mean something by themselves: twin distance, KID, cells and quality exist then (NaN otherwise).
     # A space of several views, or one that refines, has distances alone.
@@ -42,6 +42,9 @@ class Space(Protocol):
     # How far each query is from its own candidates as pictures: uint8 [n, h, w, c] and [n, m, h, w, c] -> finite
     # float64 [n, m]. Where a space has it, vectors only propose what is near, and this says how near it is.
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+
+    def __init__(self, settings: SpaceSettings) -> None:
+        """Need nothing of the settings, unless the space says otherwise."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``[n, views, d]``, or ``[n, d]`` for a single view, for uint8 ``[n, h, w, c]``, 0 to 255.
@@ -109,9 +112,10 @@ def features(space: Space, of: str, vectors: np.ndarray, ids: tuple[str, ...], i
     images
         uint8 ``[n, h, w, c]``, 0 to 255; may be memory-mapped, and is read only where the space refines.
     """
+    found = Features(space.name, of, vectors, ids)
     if space.refine is None:
-        return Features(space.name, of, vectors, ids)
-    return Features(space.name, of, vectors, ids, lambda rows: np.asarray(images[rows]), space.refine)
+        return found
+    return replace(found, pictures=lambda rows: np.asarray(images[rows]), refine=space.refine)
 
 
 def _check_finite(space: Space, vectors: np.ndarray, start: int) -> None:

@@ -61,10 +61,10 @@ class ClipSpace(Space):
         resolved = resolve(settings)
         self.revision = resolved.revision
         self._device = settings.device
-        self._tower, self._transform, self.dim = _load(resolved, settings)
+        self._tower, self._transform = _load(resolved, settings)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Return unit vectors, float32 ``[n, dim]``, for uint8 ``[n, h, w, 1 or 3]``, 0 to 255."""
+        """Return unit vectors, float32 ``[n, d]``, for uint8 ``[n, h, w, 1 or 3]``, 0 to 255."""
         import torch
 
         batch = torch.stack([self._transform(picture) for picture in _pictures(images)])
@@ -240,32 +240,27 @@ def _no_answer(url: str) -> str:
     return answer[0]
 
 
-def _load(resolved: ResolvedClip, settings: SpaceSettings) -> tuple[Any, Any, int]:
-    """Return image tower, picture transform and dimension; the text tower is dropped."""
-    import open_clip
+def _load(resolved: ResolvedClip, settings: SpaceSettings) -> tuple[Any, Any]:
+    """Return image tower and picture transform; the text tower is dropped."""
+    from pickle import UnpicklingError
+    from struct import error as StructError
 
+    import open_clip
+    from safetensors import SafetensorError
+
+    # What open_clip, torch, pickle and safetensors raise on a file that holds other weights, or none.
+    python = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, StopIteration)
     preprocess = {f"image_{name}": value for name, value in resolved.preprocess.items()}
     try:
         with _root_logging_left_alone():
             model, transform = open_clip.create_model_from_pretrained(
                 resolved.model, str(resolved.weights), weights_only=True, **preprocess
             )
-    except _reading_errors() as error:
+    except (*python, UnpicklingError, StructError, SafetensorError) as error:
         what = f"{resolved.weights} does not hold weights of {resolved.model}: {_first_lines(error)}"
         remedy = "Pass the --clip-model of these weights; of OpenAI's TorchScript archives, the safetensors version"
         raise _refusal(settings, what, remedy) from error
-    return model.visual.eval().to(settings.device), transform, open_clip.get_model_config(resolved.model)["embed_dim"]
-
-
-def _reading_errors() -> tuple[type[Exception], ...]:
-    """Return what open_clip, torch, pickle and safetensors raise on a file that holds other weights, or none."""
-    from pickle import UnpicklingError
-    from struct import error as StructError
-
-    from safetensors import SafetensorError
-
-    python = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, StopIteration)
-    return *python, UnpicklingError, StructError, SafetensorError
+    return model.visual.eval().to(settings.device), transform
 
 
 def _pictures(images: np.ndarray) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor.spaces import Space, SpaceSettings
+from auditor.spaces import Space
 
 
 class CorrelationSpace(Space):
@@ -32,9 +32,6 @@ class CorrelationSpace(Space):
     name = "correlation"
     revision = "correlation-1"
     metric_note = "sqrt(2 (1 - r)) with r the Pearson correlation of two images, averaged over channels."
-
-    def __init__(self, settings: SpaceSettings) -> None:
-        """Need nothing of the settings."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return unit vectors, float32 ``[n, h*w*c + 1]``, for uint8 ``[n, h, w, c]``, 0 to 255.

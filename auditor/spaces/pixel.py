@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor.spaces import Space, SpaceSettings
+from auditor.spaces import Space
 
 
 class PixelSpace(Space):
@@ -18,9 +18,6 @@ class PixelSpace(Space):
     name = "pixel"
     revision = "pixel-1"
     metric_note = "Root mean squared pixel difference, on a scale where black against white is 1."
-
-    def __init__(self, settings: SpaceSettings) -> None:
-        """Need nothing of the settings."""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``[n, h*w*c]``, 0 to ``1/sqrt(h w c)``, for uint8 ``[n, h, w, c]``."""

@@ -20,6 +20,7 @@ from auditor import images, registry
 from auditor.errors import AuditError
 from auditor.images import cache, pixels
 from auditor.images import pictures as pictures_module
+from auditor.images.sources import Kind, Source
 
 GRAY = (8, 8, 1)
 N = 6
@@ -354,3 +355,26 @@ def test_a_large_set_is_mapped_from_a_file_that_leaves_no_trace(folder, tmp_path
     assert isinstance(found.images, np.memmap)
     assert np.array_equal(found.images[..., 0], pictures[[0, 2, 4, 1, 3, 5]])
     assert not list((tmp_path / "scratch").iterdir())
+
+
+# A kind of source that nobody knew
+
+
+KIND = Kind(
+    claims=lambda path: (path / "tones.txt").is_file(),
+    open=lambda place, reading: Source(
+        ids=(tones := (place.path / "tones.txt").read_text().split()),
+        stamps=[["tones.txt", place.path.stat().st_mtime_ns]],
+        pictures=lambda rows, tally: (Image.new("L", (2, 2), int(tones[row])) for row in rows),
+    ),
+)
+
+
+def test_a_new_kind_of_source_takes_one_file_and_one_line_of_the_registry(tmp_path, monkeypatch):
+    """It may claim a folder, which is then no folder of pictures."""
+    (tmp_path / "tones.txt").write_text("7 250 90")
+    with pytest.raises(AuditError, match="holds no pictures"):
+        images.read(tmp_path, "train-a", (2, 2, 1))
+    monkeypatch.setitem(registry.SOURCES, "tones", f"{__name__}:KIND")
+    found = images.read(tmp_path, "train-a", (2, 2, 1))
+    assert found.ids == ("7", "250", "90") and found.images[:, 0, 0, 0].tolist() == [7, 250, 90]

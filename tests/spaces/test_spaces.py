@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from auditor import spaces
+from auditor.config import AuditConfig
 from auditor.errors import AuditError
 from auditor.lab.grammar import Grammar
 from auditor.neighbors import paired_distance, search
@@ -164,7 +165,7 @@ def test_a_space_of_two_views_finds_a_copy_of_either_half():
     reference = random_images(n=300)
     drawn = random_images(n=3, seed=1)
     drawn[0, :, :8], drawn[1, :, 8:], drawn[2] = reference[5, :, :8], reference[7, :, 8:], reference[11]
-    found = search(features(Halves(), drawn), features(Halves(), reference), k=2)
+    found = search(features(Halves(SpaceSettings()), drawn), features(Halves(SpaceSettings()), reference), k=2)
     np.testing.assert_array_equal(found.indices[:, 0], [5, 7, 11])
     assert (found.distances[:, 0] == 0).all() and (found.distances[:, 1] > 0.1).all()
 
@@ -172,20 +173,29 @@ def test_a_space_of_two_views_finds_a_copy_of_either_half():
 def test_views_are_compared_with_equal_views_so_that_a_copy_in_the_other_half_is_none():
     reference = random_images(n=20)
     turned = np.roll(reference, 8, axis=2)
-    assert (search(features(Halves(), turned), features(Halves(), reference), k=1).distances > 0.1).all()
+    assert (
+        search(features(Halves(SpaceSettings()), turned), features(Halves(SpaceSettings()), reference), k=1).distances
+        > 0.1
+    ).all()
 
 
 def test_several_views_are_kept_and_a_single_one_is_no_axis():
     images = random_images(n=5)
-    assert spaces.embed(Halves(), images, batch_size=2).shape == (5, 2, 384)
+    assert spaces.embed(Halves(SpaceSettings()), images, batch_size=2).shape == (5, 2, 384)
     one = PixelSpace(SpaceSettings())
     flat = spaces.embed(one, images)
     one.embed = lambda images: PixelSpace(SpaceSettings()).embed(images)[:, None]
     np.testing.assert_array_equal(spaces.embed(one, images, batch_size=2), flat)
 
 
+def test_a_new_space_takes_one_file_and_one_line_of_the_registry(monkeypatch):
+    monkeypatch.setitem(SPACES, "halves", f"{__name__}:Halves")
+    assert AuditConfig(out="x", spaces="pixel,halves").space_names == ("pixel", "halves")
+    assert spaces.embed(open_space("halves", SpaceSettings()), random_images()).shape == (7, 2, 384)
+
+
 def test_a_space_of_several_views_has_distances_alone():
-    space = Halves()
+    space = Halves(SpaceSettings())
     space.vectors = True
     with pytest.raises(AssertionError, match="distances alone"):
         spaces.embed(space, random_images())

@@ -18,22 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor.errors import AuditError
-from auditor.images import pictures
-from auditor.images.sources import (
-    SUFFIXES,
-    Kind,
-    Place,
-    Reading,
-    Source,
-    classes_of,
-    holds,
-    in_turn,
-    refuse_bomb,
-    stamp,
-    suffix_of,
-    told_as,
-    told_others,
-)
+from auditor.images import pictures, sources
+from auditor.images.sources import SUFFIXES, Kind, Place, Reading, Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +43,7 @@ _REMEDY = "Copy the archive again, or pack the pictures anew without encryption.
 def claims(path: Path) -> bool:
     """Return whether this is an archive, or a folder of webdataset shards."""
     if path.is_dir():
-        return holds(path, (".tar",))
+        return sources.holds(path, (".tar",))
     return path.name.lower().endswith((".zip", *TAR_SUFFIXES))
 
 
@@ -73,7 +59,7 @@ def open_archive(place: Place, reading: Reading) -> Source:
 
 def told_as_damaged(where: object) -> AbstractContextManager[None]:
     """Turn what a damaged archive raises into one error."""
-    return told_as("This archive cannot be read", where, _REMEDY, _DAMAGED)
+    return sources.told_as("This archive cannot be read", where, _REMEDY, _DAMAGED)
 
 
 def refuse_large(name: str, size: int, path: Path) -> None:
@@ -100,12 +86,12 @@ def sort_members(names: Sequence[str], path: Path) -> tuple[list[str], list[str]
         if is_outside(name):
             outside += 1
         elif not is_hidden(name):
-            suffix = suffix_of(name)
+            suffix = sources.suffix_of(name)
             if suffix in SUFFIXES:
                 seen.append(name)
             else:
                 others[suffix or "no suffix"] += 1
-    notes = told_others("Members", others)
+    notes = sources.told_others("Members", others)
     if outside:
         notes.append(f"Members whose names lead out of the archive were left out: {outside}.")
     if not seen:
@@ -119,10 +105,12 @@ def sort_members(names: Sequence[str], path: Path) -> tuple[list[str], list[str]
 def open_zip(path: Path, reading: Reading) -> Source:
     """Return the pictures of a zip, sorted by name."""
     with told_as_damaged(path), zipfile.ZipFile(path) as archive:
-        members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
-        repeated = len([m for m in archive.infolist() if not m.is_dir()]) - len(members)
+        every = [member for member in archive.infolist() if not member.is_dir()]
+        members = {member.filename: member for member in every}
+        repeated = len(every) - len(members)
         names, notes = sort_members(sorted(members), path)
-        refuse_bomb(sum(m.compress_size for m in members.values()), sum(m.file_size for m in members.values()), path)
+        packed, unpacked = (sum(getattr(m, size) for m in members.values()) for size in ("compress_size", "file_size"))
+        sources.refuse_bomb(packed, unpacked, path)
         labels = edm_labels(archive, members, path)
     if repeated:
         raise AuditError(f"{repeated} members of the archive have the name of another one", path, _REMEDY)
@@ -136,8 +124,8 @@ def open_zip(path: Path, reading: Reading) -> Source:
                     content = archive.read(members[names[row]])
                 yield pictures.decode(BytesIO(content), f"{path}: {names[row]}", reading, tally)
 
-    classes = [labels.get(name, "") for name in names] if labels else classes_of(names)
-    return Source(names, [stamp(path)], decoded, tuple(notes)).with_classes(classes)
+    classes = [labels.get(name, "") for name in names] if labels else sources.classes_of(names)
+    return Source(names, [sources.stamp(path)], decoded, tuple(notes)).with_classes(classes)
 
 
 def edm_labels(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> dict[str, str]:
@@ -173,7 +161,7 @@ def members_of(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     packed = path.stat().st_size
     with tarfile.open(path, "r:*", tarinfo=_Member) as archive:
         while (member := archive.next()) is not None:
-            refuse_bomb(packed, member.offset_data + max(member.size, 0), path)
+            sources.refuse_bomb(packed, member.offset_data + max(member.size, 0), path)
             archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member, of millions
             member.name = member.name.removeprefix("./")
             if member.isreg() and not member.issparse():
@@ -205,8 +193,8 @@ def open_tar(path: Path, reading: Reading) -> Source:
         for name, content in contents(path, {name for name in names if wanted_at[name] in wanted}):
             yield pictures.decode(BytesIO(content), f"{path}: {name}", reading, tally)
 
-    labels = [classes.get(stem(name), "") for name in names] if classes else classes_of(names)
-    return Source(names, [stamp(path)], decoded, tuple(notes)).with_classes(labels)
+    labels = [classes.get(stem(name), "") for name in names] if classes else sources.classes_of(names)
+    return Source(names, [sources.stamp(path)], decoded, tuple(notes)).with_classes(labels)
 
 
 def contents(path: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -233,7 +221,7 @@ def joined(shards: Sequence[Source], names: Sequence[str]) -> Source:
     notes = tuple(f"{name}: {note}" for name, shard in zip(names, shards, strict=True) for note in shard.notes)
     labels = [each for shard in shards for each in shard.column("label")] if all(each.label for each in shards) else []
     stamps = [each for shard in shards for each in shard.stamps]
-    return Source(ids, stamps, in_turn(shards), notes).with_classes(labels)
+    return Source(ids, stamps, sources.in_turn(shards), notes).with_classes(labels)
 
 
 KIND = Kind(claims, open_archive)

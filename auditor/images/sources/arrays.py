@@ -264,6 +264,10 @@ def columns_of(chosen: Mapping[str, Array], arrays: Mapping[str, Array]) -> dict
         for name, other in arrays.items():
             if is_column(other, images.shape[0]) and name not in chosen:
                 by_name.setdefault(column_name(key, name), []).append(other)
+
+    def reader(arrays: Sequence[Array]) -> Callable[[], list[str]]:
+        return lambda: [str(each) for array in arrays for block in array.blocks() for each in np.ravel(block).tolist()]
+
     return {name: reader(found) for name, found in by_name.items() if len(found) == len(chosen)}
 
 
@@ -278,11 +282,6 @@ def column_name(key: str, name: str) -> str:
         return "labels"
     prefix = key.removesuffix("images")
     return name.removeprefix(prefix) if key.endswith("images") and prefix else name
-
-
-def reader(arrays: Sequence[Array]) -> Callable[[], list[str]]:
-    """Return a function that reads the entries of several arrays as text."""
-    return lambda: [str(value) for array in arrays for block in array.blocks() for value in np.ravel(block).tolist()]
 
 
 KIND = Kind(claims, open_arrays)

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.errors import AuditError
-from auditor.images import pictures
-from auditor.images.sources import (
-    SUFFIXES,
-    Kind,
-    Place,
-    Reading,
-    Source,
-    classes_of,
-    entries_of,
-    suffix_of,
-    told_others,
-)
+from auditor.images import pictures, sources
+from auditor.images.sources import SUFFIXES, Kind, Place, Reading, Source
 from auditor.registry import SOURCES, lookup
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-class Listing(NamedTuple):
-    """What lies in a folder."""
-
-    stamps: list[tuple[str, int, int]]  # relative POSIX path, size in bytes, time of change in ns; sorted
-    notes: tuple[str, ...]  # what was left out
 
 
 def claims(path: Path) -> bool:
@@ -45,33 +23,32 @@ def open_folder(place: Place, reading: Reading) -> Source:
     folder = place.path
     if place.part is not None:
         raise AuditError(f"A folder of pictures has no part {place.part!r}", place, f"Give {folder}.")
-    listing = list_pictures(folder)
-    ids = [name for name, _, _ in listing.stamps]
+    stamps, notes = list_pictures(folder)
+    ids = [name for name, _, _ in stamps]
     if not ids:
         raise AuditError(
-            " ".join(("The folder holds no pictures.", *listing.notes)),
+            " ".join(("The folder holds no pictures.", *notes)),
             folder,
             f"Give a folder with {' '.join(SUFFIXES)} files at any depth, or another kind of source.",
         )
 
-    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
-        for row in rows:
-            path = os.path.join(folder, ids[row])
-            yield pictures.decode(path, path, reading, tally)
-
-    def origin(row: int) -> tuple[str, str]:
-        return os.path.join(folder, ids[row]), ""
-
-    return Source(ids, listing.stamps, decoded, listing.notes, origin=origin).with_classes(classes_of(ids))
+    places = [os.path.join(folder, each) for each in ids]
+    decoded = pictures.of_files(places, reading)
+    found = Source(ids, stamps, decoded, tuple(notes), origin=lambda row: (places[row], ""))
+    return found.with_classes(sources.classes_of(ids))
 
 
-def list_pictures(folder: Path) -> Listing:
-    """Return the picture files under a folder; linked folders are not followed, so no loop is endless."""
+def list_pictures(folder: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """Return the picture files under a folder, sorted, and sentences on what was left out.
+
+    Of each file its relative POSIX path, size in bytes and time of change in ns. Linked folders are not followed, so
+    no loop is endless.
+    """
     stamps, links, irregular, others = [], 0, 0, Counter[str]()
     pending = [""]
     while pending:
         inside = pending.pop()
-        for entry in entries_of(os.path.join(folder, inside) if inside else str(folder)):
+        for entry in sources.entries_of(os.path.join(folder, inside) if inside else str(folder)):
             if entry.name.startswith("."):
                 continue
             name = f"{inside}/{entry.name}" if inside else entry.name
@@ -79,18 +56,18 @@ def list_pictures(folder: Path) -> Listing:
                 pending.append(name)
             elif entry.is_symlink() and is_folder(entry):
                 links += 1
-            elif (suffix := suffix_of(entry.name)) not in SUFFIXES:
+            elif (suffix := sources.suffix_of(entry.name)) not in SUFFIXES:
                 others[suffix or "no suffix"] += 1
             elif (stamp := stamp_of(entry)) is None:
                 irregular += 1
             else:
                 stamps.append((name, *stamp))
-    notes = told_others("Files", others)
+    notes = sources.told_others("Files", others)
     if links:
         notes.append(f"Linked folders were not followed: {links}.")
     if irregular:
         notes.append(f"Pipes, sockets and devices with the name of a picture were left out: {irregular}.")
-    return Listing(sorted(stamps), tuple(notes))
+    return sorted(stamps), notes
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,11 +10,12 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.errors import AuditError
-from auditor.images import open_source, pictures
+from auditor.images import open_source, pictures, split_part
 from auditor.images.sources import Kind, Place, Reading, Source, in_turn, one_of, stamp
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def open_manifest(place: Place, reading: Reading) -> Source:
     facts = [row.facts for _, kept in parts for row in kept]
     columns = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
     label, group = one_of(columns, LABELS), one_of(columns, GROUPS)
-    stamps = [each for source, _ in parts for each in source.stamps] + [["rows", rows_digest(ids), 0]]
+    listed = sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()  # which pictures, in which order
+    stamps = [each for source, _ in parts for each in source.stamps] + [["rows", listed, 0]]
     notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
     places = [(os.path.join(place.path.parent, row.source or row.path), row) for _, kept in parts for row in kept]
 
@@ -60,13 +62,6 @@ def open_manifest(place: Place, reading: Reading) -> Source:
 
     decoded = in_turn([source for source, _ in parts])
     return Source(ids, stamps, decoded, notes, columns=columns, label=label, group=group, origin=origin)
-
-
-def rows_digest(ids: Sequence[str]) -> str:
-    """Return a digest of which pictures a list names, in order."""
-    from hashlib import sha256
-
-    return sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -96,9 +91,11 @@ def as_row(line: dict[str, str], column: str, where: str) -> Row:
 def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Source, list[Row]]:
     """Return the source that some lines name, with these pictures only, and the lines in its order."""
     if not name:
-        return files(path, [row.path for row in rows], reading), rows
+        places = [os.path.join(path.parent, row.path) for row in rows]
+        stamps = [stamp_of(place, path) for place in places]
+        return Source([row.path for row in rows], stamps, pictures.of_files(places, reading)), rows
     source = os.path.join(path.parent, name)
-    if source_of(source).suffix.lower() == ".csv":
+    if split_part(source).path.suffix.lower() == ".csv":
         raise AuditError("A list of pictures names another list as its source", path, "Name the pictures themselves.")
     opened = open_source(source, reading)
     at = {image_id: row for row, image_id in enumerate(opened.ids)}
@@ -112,22 +109,6 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
         yield from opened.pictures([chosen[row] for row in wanted], tally)
 
     return Source([row.path for row in kept], opened.stamps, decoded, opened.notes), kept
-
-
-def source_of(source: str) -> Path:
-    """Return the path of a source without its part."""
-    return Path(source) if os.path.exists(source) else Path(source.rpartition(":")[0] or source)
-
-
-def files(path: Path, names: list[str], reading: Reading) -> Source:
-    """Return the picture files that a CSV names."""
-    places = [os.path.join(path.parent, name) for name in names]
-
-    def decoded(rows: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
-        for row in rows:
-            yield pictures.decode(places[row], places[row], reading, tally)
-
-    return Source(names, [stamp_of(place, path) for place in places], decoded)
 
 
 def stamp_of(place: str, path: Path) -> tuple[str, int, int]:

@@ -198,21 +198,19 @@ def content_of(value: Any, where: str) -> BytesIO | str:
 def values_reader(
     files: Sequence[Path], counts: Sequence[int], column: str, names: Sequence[str] | None, path: Path
 ) -> Callable[[], list[str]]:
-    """Return a function that reads one column as text; numbers of classes become their names."""
+    """Return a function that reads one column as text: the names of classes, the empty one for what is missing."""
+
+    def text(value: Any) -> str:
+        if names and isinstance(value, int) and 0 <= value < len(names):
+            return names[value]
+        return "" if value is None else str(value)
 
     def read() -> list[str]:
         with told_as_damaged(path):
             found = [value for _, value in entries(files, counts, column, set(range(sum(counts))))]
-        return [class_name(value, names) for value in found]
+        return [text(value) for value in found]
 
     return read
-
-
-def class_name(value: Any, names: Sequence[str] | None) -> str:
-    """Return a value as text, the empty one where it is missing."""
-    if value is None:
-        return ""
-    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else str(value)
 
 
 KIND = Kind(claims, open_table)
