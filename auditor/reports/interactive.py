@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, Span, Style, edges, padded, ticks
+from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, Span, Style, padded, ticks
 
 if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource
@@ -82,12 +82,17 @@ class Axis:
         """Which form is shown at first: 0 is logarithmic, 1 linear."""
         return 0 if self.chart.is_logarithmic else 1
 
-    def forms(self, place: Callable[[bool], float]) -> list[float]:
-        """Return a position in both forms; ``place`` returns it in steps, for a logarithmic axis or a linear one."""
-        linear = float(place(False))
-        return [math.log10(place(True)) if self.chart.has_logarithm else linear, linear]
+    def forms(self, logarithmic: float, linear: float) -> list[float]:
+        """Return a position in both forms, given in steps for either axis."""
+        return [math.log10(logarithmic) if self.chart.has_logarithm else float(linear), float(linear)]
 
-    def placed(self, model: Any, **forms: list[float]) -> Any:
+    def ends(self, place: Callable[[Sequence[int], bool], tuple[float, float]]) -> tuple[list[float], list[float]]:
+        """Return where something begins and ends in both forms; ``place`` returns both in steps, for either axis."""
+        linear = place(self.chart.steps, False)
+        first, last = zip(place(self.chart.steps, True) if self.chart.has_logarithm else linear, linear, strict=True)
+        return self.forms(*first), self.forms(*last)
+
+    def placed(self, model: Any, **forms: list[Any]) -> Any:
         """Return a model at its first positions, with both in its tags."""
         model.update(tags=[forms], **{name: each[self.at_first] for name, each in forms.items()})
         return model
@@ -96,15 +101,15 @@ class Axis:
         """Return the range of the axis."""
         from bokeh.models import Range1d
 
-        ends = [self.forms(lambda logarithmic, i=i: padded(self.chart.steps, logarithmic)[i]) for i in (0, 1)]
-        return self.placed(Range1d(), start=ends[0], end=ends[1])
+        start, end = self.ends(padded)
+        return self.placed(Range1d(), start=start, end=end)
 
     def ticker(self) -> tuple[Any, dict[float, str]]:
         """Return the ticker and the labels of every tick in either form."""
         from bokeh.models import FixedTicker
 
         shown = [ticks(self.chart.steps, logarithmic, 5) for logarithmic in (self.chart.has_logarithm, False)]
-        at = [np.log10(shown[0]).tolist() if self.chart.has_logarithm else shown[0], shown[1]]
+        at: list[list[float]] = [np.log10(shown[0]).tolist() if self.chart.has_logarithm else [*shown[0]], [*shown[1]]]
         labels = {place: f"{step:,}" for i in (0, 1) for place, step in zip(at[i], shown[i], strict=True)}
         return self.placed(FixedTicker(), ticks=at), labels
 
@@ -186,19 +191,15 @@ def shade(plot: Plot, axis: Axis, panel: Panel) -> None:
     for span in panel.spans:
         look = {"fill_color": span.color, "hatch_color": span.color, "hatch_pattern": HATCH[span.hatch]}
         box = BoxAnnotation(**look, fill_alpha=0.13, hatch_alpha=0.3, hatch_scale=16, line_color=None)
-        left, right = (axis.forms(lambda log, i=i, span=span: ends(axis.chart, span, log)[i]) for i in (0, 1))
+        left, right = axis.ends(span.ends)
         plot.add_layout(axis.placed(box, left=left, right=right))
     for mark in panel.marks:
         line = Line(dimension="height", line_color=mark.style.color, line_dash=DASH[mark.style.dash], line_width=1.5)
-        plot.add_layout(axis.placed(line, location=axis.forms(lambda log, mark=mark: mark.step)))
+        plot.add_layout(axis.placed(line, location=axis.forms(mark.step, mark.step)))
     for level in panel.levels:
-        look = {"line_color": level.style.color, "line_dash": DASH[level.style.dash], "name": named(level.space, "")}
-        plot.add_layout(Line(dimension="width", location=level.y, **look))
-
-
-def ends(chart: Chart, span: Span, logarithmic: bool) -> tuple[float, float]:
-    """Return where a span begins and ends, in steps."""
-    return (span.low, span.high) if span.is_between else edges(chart.steps, span.low, span.high, logarithmic)
+        line = Line(dimension="width", line_color=level.style.color, line_dash=DASH[level.style.dash])
+        line.update(location=level.y, name=named(level.space, ""))
+        plot.add_layout(line)
 
 
 def named(space: str, series: str) -> str:
@@ -248,25 +249,19 @@ def draw_bar(plot: Plot, axis: Axis, bar: Bar) -> Any:
     """Draw one onset; return what can be hovered."""
     from bokeh.models import ColumnDataSource, Scatter, Segment
 
-    nowhere = bar.low < 0 and bar.high < 0
-    span = [
-        axis.forms(
-            lambda log, i=i: value if (value := (bar.low, bar.high)[i]) >= 0 else padded(axis.chart.steps, log)[i]
-        )
-        for i in (0, 1)
-    ]
-    at = [i for i in (0, 1) if (bar.low, bar.high)[i] >= 0] or [0]
-    columns = {"log": [span[i][0] for i in at], "linear": [span[i][1] for i in at], "y": [bar.row] * len(at)}
+    low, high = axis.ends(bar.ends)
+    at = [end for end, step in ((low, bar.low), (high, bar.high)) if step >= 0] or [low]
+    columns = {"log": [end[0] for end in at], "linear": [end[1] for end in at], "y": [bar.row] * len(at)}
     said = {"shown": [bar.says] * len(at), "says": [""] * len(at)}
     data = ColumnDataSource(columns | said, tags=[{"name": bar.row, "definition": "", "counted": axis.chart.counted}])
     x = ("log", "linear")[axis.at_first]
-    if not nowhere:
-        ends_data = {"log": [span[0][0]], "linear": [span[0][1]], "log1": [span[1][0]], "linear1": [span[1][1]]}
+    if bar.known:
+        ends = {"log": low[:1], "linear": low[1:], "log1": high[:1], "linear1": high[1:], "y": [bar.row]}
         line = Segment(x0=x, x1=f"{x}1", y0="y", y1="y", line_color=bar.style.color, line_width=5 if bar.found else 2)
-        plot.add_glyph(ColumnDataSource(ends_data | {"y": [bar.row]}), line)
-    color = GREY if nowhere else bar.style.color
+        plot.add_glyph(ColumnDataSource(ends), line)
+    color = bar.style.color if bar.known else GREY
     look = {"line_color": color, "fill_color": color, "fill_alpha": 1.0 if bar.found else 0.0, "size": 9}
-    return plot.add_glyph(data, Scatter(x=x, y="y", marker="x" if nowhere else bar.style.marker, **look))
+    return plot.add_glyph(data, Scatter(x=x, y="y", marker=bar.style.marker if bar.known else "x", **look))
 
 
 def swatch(style: Style) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -53,7 +54,7 @@ def rate_of(name: str, rows: pd.DataFrame) -> Rate:
     return Rate(name, tuple(attacked(row) for row in rows.sort_values(["step", "twin"]).itertuples()), "")
 
 
-def attacked(row: object) -> Attacked:
+def attacked(row: Any) -> Attacked:
     """Return one row of attacks.parquet as text."""
     if pd.isna(row.tpr):
         return Attacked(int(row.step), printable(row.twin), "–", Cell("–"), Cell("–"), "–", row.note)

@@ -75,9 +75,8 @@ def sentence(side: Side) -> str:
     )
     if not side.other.id:
         return claim
-    lean = {True: "It counts as nearer to its own half.", False: "It counts as nearer to the other half."}
-    tail = lean.get(side.is_closer_to_own, "It counts as a tie between the halves.")
-    return f"{claim} Own to other distance: {number(side.ratio)}. {tail}"
+    lean = {True: "nearer to its own half", False: "nearer to the other half", None: "a tie between the halves"}
+    return f"{claim} Own to other distance: {number(side.ratio)}. It counts as {lean[side.is_closer_to_own]}."
 
 
 def number(value: float) -> str:

@@ -208,19 +208,19 @@ def test_a_blurred_picture_holds_at_most_sixteen_numbers_per_channel(shape):
 
 def test_blurring_and_leaving_out_reach_every_picture_and_keep_the_numbers(album):
     case = album.case("pixel", "a", 1000, 0)
-    for changed in (case.blurred(), case.without_pictures()):
+    for changed in (case.blurred(), case.in_state(pictures.LEFT_OUT)):
         for old, new in ((case.mine, changed.mine), (case.theirs, changed.theirs)):
             assert new.own_distance == old.own_distance and new.own.id == old.own.id
             assert all(
                 a.pixels is None or (a.pixels != b.pixels).any()
                 for a, b in zip(new.pictures, old.pictures, strict=True)
             )
-    assert case.without_pictures().mine.own.reason == "pictures are left out of this report"
+    assert case.in_state(pictures.LEFT_OUT).mine.own.reason == "pictures are left out of this report"
 
 
 def test_pictures_are_read_without_torch_and_scipy(album):
     code = (
-        f"from auditor.reports.pictures import open_album; open_album({str(album.run.root)!r}).worst('pixel', 90, 3); "
+        f"from auditor.reports.album import open_album; open_album({str(album.run.root)!r}).worst('pixel', 90, 3); "
         "import sys; print([name for name in ('torch', 'scipy', 'diffusers', 'faiss') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -69,6 +69,10 @@ class Span:
     hatch: str = ""  # "/", "\\\\", "." or nothing
     is_between: bool = False  # from ``low`` to ``high`` themselves
 
+    def ends(self, steps: Sequence[int], logarithmic: bool) -> tuple[float, float]:
+        """Return where it begins and ends on an axis of ``steps``, in steps."""
+        return (self.low, self.high) if self.is_between else edges(steps, self.low, self.high, logarithmic)
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -90,6 +94,16 @@ class Bar:
     says: str
     style: Style
     space: str = ""
+
+    @property
+    def known(self) -> list[int]:
+        """The ends that are not open: none of an onset that is nowhere."""
+        return [step for step in (self.low, self.high) if step >= 0]
+
+    def ends(self, steps: Sequence[int], logarithmic: bool) -> tuple[float, float]:
+        """Return where it begins and ends on an axis of ``steps``, in steps; an open end is that of the axis."""
+        left, right = padded(steps, logarithmic)
+        return (self.low if self.low >= 0 else left), (self.high if self.high >= 0 else right)
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,14 @@ def lean(report: Report) -> Chart:
     curves, levels = [], [Level("no lean: 50%", 0.5, Style(BLACK, "solid", ""))]
     for space in report.scope.spaces:
         style = space_style(report, space)
-        both = curve(report, "own_share", "both", space, f"{space}, both twins", style, series="both twins")
+        both = curve(report, "own_share", f"{space}, both twins", style, space=space, series="both twins")
         p = report.estimates("own_share", "both", space).p_corrected.to_numpy(float)
         curves.append(replace(both, marked=p <= alpha))
         for i, twin in enumerate(report.scope.twins):
             look, name = replace(style, marker=TWIN_MARKERS[i % len(TWIN_MARKERS)]), f"twin {text(twin)}"
-            curves.append(curve(report, "own_share", twin, space, f"{space}, {name}", look, series=name, shown=False))
+            curves.append(
+                curve(report, "own_share", f"{space}, {name}", look, twin=twin, space=space, series=name, shown=False)
+            )
         if space in references:
             levels.append(
                 Level(f"smooth reference, {space}", references[space], replace(style, dash="dotted", marker=""), space)
@@ -105,12 +107,16 @@ def copies(report: Report) -> Chart:
 
 def copy_curves(report: Report, rule: str, space: str) -> Iterable[Curve]:
     """Yield the curves of one rule: every twin's, with that of held-out images behind it."""
-    common = {"series": COPY_RULES[rule], "shown": rule == copy_rule(report)}
+    series, shown = COPY_RULES[rule], rule == copy_rule(report)
     for i, twin in enumerate(report.scope.twins):
-        name = text(twin)
-        yield curve(report, rule, twin, space, f"twin {name}", TWIN_STYLES[i % len(TWIN_STYLES)], **common)
-        look, beside = Style(GREY, ("dotted", "dashdot", "dashed")[i % 3], ""), f"held-out images, half {name}"
-        yield curve(report, f"heldout_{rule}", twin, space, beside, look, is_control=True, **common)
+        look, behind = TWIN_STYLES[i % len(TWIN_STYLES)], Style(GREY, ("dotted", "dashdot", "dashed")[i % 3], "")
+        for metric, name, style, is_control in (
+            (rule, f"twin {text(twin)}", look, False),
+            (f"heldout_{rule}", f"held-out images, half {text(twin)}", behind, True),
+        ):
+            yield curve(
+                report, metric, name, style, twin=twin, space=space, series=series, shown=shown, is_control=is_control
+            )
 
 
 def copy_words(report: Report) -> Iterable[str]:
@@ -147,21 +153,7 @@ def quality(report: Report) -> Chart:
     """KID, precision, recall, density and coverage against held-out images."""
     panels = []
     for metric, label in QUALITY.items():
-        curves = [
-            curve(
-                report,
-                metric,
-                twin,
-                space,
-                f"{space}, twin {text(twin)}",
-                replace(space_style(report, space), dash=DASHES[(0, 1, 3, 2)[i % 4]]),
-                series=f"twin {text(twin)}",
-                shown=space == report.scope.quality_space,
-            )
-            for space in report.scope.spaces
-            for i, twin in enumerate(report.scope.twins)
-        ]
-        panels.append(Panel(label, "", tuple(filter(is_drawn, curves))))
+        panels.append(Panel(label, "", tuple(filter(is_drawn, quality_curves(report, metric)))))
     return Chart(
         "quality",
         "Are the samples good?",
@@ -175,12 +167,20 @@ def quality(report: Report) -> Chart:
     )
 
 
+def quality_curves(report: Report, metric: str) -> Iterable[Curve]:
+    """Yield one metric of every training in every space."""
+    for space in report.scope.spaces:
+        look, shown = space_style(report, space), space == report.scope.quality_space
+        for i, twin in enumerate(report.scope.twins):
+            name, style = f"twin {text(twin)}", replace(look, dash=DASHES[(0, 1, 3, 2)[i % 4]])
+            yield curve(report, metric, f"{space}, {name}", style, twin=twin, space=space, series=name, shown=shown)
+
+
 def quality_words(report: Report) -> Iterable[str]:
     """Say how quality goes, in the space in which it decides."""
     space = report.scope.quality_space
     for metric, label in QUALITY.items():
-        values = pd.concat([report.estimates(metric, twin, space).value for twin in report.scope.twins], axis=1).mean(
-            axis=1
-        )
+        each = [report.estimates(metric, twin, space).value for twin in report.scope.twins]
         name = label.split(" (")[0]
-        yield f"{name[0].upper()}{name[1:]} in {space}, mean of the trainings, {course(values)}."
+        said = course(pd.concat(each, axis=1).mean(axis=1))
+        yield f"{name[0].upper()}{name[1:]} in {space}, mean of the trainings, {said}."

@@ -97,8 +97,8 @@ def histogram(space: str, roles: Mapping[str, np.ndarray]) -> Panel:
             continue
         shares = np.append(np.histogram(values, edges)[0] / len(values), 0.0)
         says = *(f"{low:.4g} to {high:.4g}; n = {len(values):,}" for low, high in pairwise(edges)), ""
-        common = {"definition": f"share of distances per bin, {space}", "series": name}
-        curves.append(Curve(name, edges, shares, LOOKS[name], says=says, steps_like=True, **common))
+        means, look = f"share of distances per bin, {space}", LOOKS[name]
+        curves.append(Curve(name, edges, shares, look, says=says, definition=means, series=name, steps_like=True))
     return Panel(space, "share per bin", tuple(curves), is_share=True, from_zero=True)
 
 

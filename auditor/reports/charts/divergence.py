@@ -15,6 +15,11 @@ FOUND = {  # onset -> name and look of its vertical line
     "copying": ("copying found", Style(PURPLE, "dotted", "")),
     "loss_bias": ("lean of losses found", Style(ORANGE, "dotted", "")),
 }
+LOSSES = {  # metric -> what the images are, and the look
+    "loss_heldout": ("held-out images", Style(BLACK, "solid", "circle")),
+    "loss_own": ("own training images", Style(PURPLE, "dashed", "triangle")),
+    "loss_other": ("the twin's training images", Style(ORANGE, "dotted", "square")),
+}
 DISTANCES = {
     True: "Twin distance: between what both twins draw from the same noise, 1 being that of different seeds",
     False: "Distance of predictions: half the mean squared difference of the noise that both twins predict in noised "
@@ -24,8 +29,7 @@ DISTANCES = {
 
 def divergence(report: Report) -> Chart:
     """Twin distance and held-out loss against the step, their minima, the biased phase and the onsets of both risks."""
-    distance = distance_curves(report) if report.scope.with_samples else prediction_curves(report)
-    losses = tuple(each for each in loss_curves(report) if is_drawn(each))
+    distance, losses = distance_curves(report), tuple(filter(is_drawn, loss_curves(report)))
     sampled, spans, marks = report.scope.with_samples, tuple(minima(report)), tuple(onset_marks(report))
     panels = []
     if any(map(is_drawn, distance)):
@@ -51,41 +55,23 @@ def divergence(report: Report) -> Chart:
 
 
 def distance_curves(report: Report) -> tuple[Curve, ...]:
-    """Return how far apart the twins' samples of the same noise are, by space."""
-    spaces = report.scope.spaces
-    return tuple(
-        curve(
-            report,
-            "twin_distance_ratio",
-            "both",
-            space,
-            f"twin distance, {space}",
-            space_style(report, space),
-            shown=space == report.scope.headline_space,
-            series="twin distance",
-        )
-        for space in [report.scope.headline_space, *(each for each in spaces if each != report.scope.headline_space)]
-    )
+    """Return how far apart the twins' samples of the same noise are, by space; of a quick audit, their predictions."""
+    if not report.scope.with_samples:
+        return (curve(report, "prediction_variance", "distance of predictions", Style(BLUE, "solid", "circle")),)
+    first = report.scope.headline_space
+    drawn = []
+    for space in sorted(report.scope.spaces, key=lambda each: each != first):
+        name, look = f"twin distance, {space}", space_style(report, space)
+        shown = space == first
+        drawn.append(curve(report, "twin_distance_ratio", name, look, space=space, series="twin distance", shown=shown))
+    return tuple(drawn)
 
 
-def prediction_curves(report: Report) -> tuple[Curve, ...]:
-    """Return how far apart the twins' predictions on held-out images are."""
-    return (
-        curve(report, "prediction_variance", "both", "", "distance of predictions", Style(BLUE, "solid", "circle")),
-    )
-
-
-def loss_curves(report: Report) -> list[Curve]:
-    """Return the losses on held-out, own and other images, means of both twins."""
-    looks = {
-        "loss_heldout": ("held-out images", Style(BLACK, "solid", "circle"), True),
-        "loss_own": ("own training images", Style(PURPLE, "dashed", "triangle"), False),
-        "loss_other": ("the twin's training images", Style(ORANGE, "dotted", "square"), False),
-    }
-    return [
-        curve(report, metric, "both", "", f"loss, {name}", style, shown=shown, series=f"loss, {name}")
-        for metric, (name, style, shown) in looks.items()
-    ]
+def loss_curves(report: Report) -> Iterable[Curve]:
+    """Yield the losses on held-out, own and other images, means of both twins; the first is shown to begin with."""
+    for metric, (images, style) in LOSSES.items():
+        name = f"loss, {images}"
+        yield curve(report, metric, name, style, shown=metric == "loss_heldout", series=name)
 
 
 def minima(report: Report) -> Iterable[Span]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,7 @@ def loss_curves(report: Report, step: int, twin: str) -> Iterator[Curve]:
             yield Curve(images, x, positive(found.value), style, *ends, says=says)
 
 
-def interval(row: object) -> str:
+def interval(row: Any) -> str:
     """Return the interval of one value in words."""
     return f"95% interval {row.low:.4g} to {row.high:.4g}" if np.isfinite(row.low) else "no interval"
 

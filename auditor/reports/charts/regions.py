@@ -82,7 +82,7 @@ def best(table: pd.DataFrame) -> str:
 
 def shares(report: Report) -> Chart | None:
     """How far both networks have gone to the memorizers of their halves, by where they are asked."""
-    curves = [curve(report, name, "both", "", images, style) for name, (images, style) in SHARES.items()]
+    curves = [curve(report, name, images, style) for name, (images, style) in SHARES.items()]
     drawn = tuple(each for each in curves if is_drawn(each))
     if not drawn:
         return None
@@ -111,7 +111,7 @@ def parts(report: Report) -> Chart | None:
     style = Style(BLUE, "solid", "circle")
     panels, words = [], []
     for name, (label, none) in PARTS.items():
-        each = curve(report, name, "both", "", label, style)
+        each = curve(report, name, label, style)
         if is_drawn(each):
             levels = (Level("no memory", none, Style(GREY, "dashed", "")),)
             panels.append(Panel(label, "", (each,), levels=levels))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -18,24 +20,38 @@ def space_style(report: Report, space: str) -> Style:
     return Style(COLORS[at % len(COLORS)], DASHES[at % len(DASHES)], MARKERS[at % len(MARKERS)])
 
 
-def curve(report: Report, metric: str, twin: str, space: str, name: str, style: Style, **more: object) -> Curve:
+def curve(
+    report: Report,
+    metric: str,
+    name: str,
+    style: Style,
+    *,
+    twin: str = "both",
+    space: str = "",
+    series: str = "",
+    shown: bool = True,
+    is_control: bool = False,
+) -> Curve:
     """Return a metric along the series, with the band over all checkpoints where there is one, else the intervals."""
     rows = report.estimates(metric, twin, space)
     banded = rows.low_corrected.notna() & rows.high_corrected.notna()
     return Curve(
-        name,
-        rows.index.to_numpy(float),
-        rows.value.to_numpy(float),
-        style,
-        rows.low_corrected.where(banded, rows.low).to_numpy(float),
-        rows.high_corrected.where(banded, rows.high).to_numpy(float),
+        name=name,
+        x=rows.index.to_numpy(float),
+        y=rows.value.to_numpy(float),
+        style=style,
+        low=rows.low_corrected.where(banded, rows.low).to_numpy(float),
+        high=rows.high_corrected.where(banded, rows.high).to_numpy(float),
         says=tuple(says(row) for row in rows.itertuples()),
         definition=definition(report, metric),
-        **{"space": space, **more},
+        space=space,
+        series=series,
+        shown=shown,
+        is_control=is_control,
     )
 
 
-def says(row: object) -> str:
+def says(row: Any) -> str:
     """Return interval, number of units and note of one measurement."""
     parts = [
         f"{row.level:.0%} interval {row.low:.4g} to {row.high:.4g}" if pd.notna(row.low) else "no interval",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -41,7 +41,7 @@ def series(report: Report) -> Iterator[tuple[str, pd.DataFrame]]:
         yield ".".join(filter(None, (metric, twin, space))), found[metric, space, twin]
 
 
-def cells(rows: pd.DataFrame, steps: list[int]) -> Iterator[tuple[str, list[str]]]:
+def cells(rows: pd.DataFrame, steps: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
     """Yield value, low and high of one series, a cell per step: the shortest text that reads back as it."""
     known = rows.reindex(steps)
     for end, column in ENDS.items():

@@ -20,7 +20,6 @@ from auditor.reports.charts import (
     Panel,
     curves,
     distances,
-    edges,
     heats,
     mixed,
     networks,
@@ -144,7 +143,10 @@ def draw(chart: Chart) -> Figure:
 def named(chart: Chart) -> set[str]:
     """Return the names that the legend explains."""
     drawn = {each.name for each in chart.curves if each.shown}
-    return drawn | {each.name for panel in chart.panels for each in (*panel.spans, *panel.marks, *panel.levels)}
+    explained: list[Span | Mark | Level] = [
+        each for panel in chart.panels for each in (*panel.spans, *panel.marks, *panel.levels)
+    ]
+    return drawn | {each.name for each in explained}
 
 
 def grid(chart: Chart) -> tuple[int, int]:
@@ -169,9 +171,7 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
     ax.set_axisbelow(True)
     scale_steps(ax, chart)
     for span in panel.spans:
-        left, right = (
-            (span.low, span.high) if span.is_between else edges(chart.steps, span.low, span.high, chart.is_logarithmic)
-        )
+        left, right = span.ends(chart.steps, chart.is_logarithmic)
         # Opaque and below the grid: a hatch with opacity vanishes in SVG and turns black in print.
         ax.axvspan(
             left,
@@ -222,7 +222,7 @@ def draw_curve(ax: Axes, each: Curve) -> None:
     if each.steps_like:
         ax.stairs(each.y[:-1], each.x, color=style.color, linestyle=DASH[style.dash], label=each.name, linewidth=1.3)
         return
-    if each.low is not None and np.isfinite(each.low).any():
+    if each.low is not None and each.high is not None and np.isfinite(each.low).any():
         ax.fill_between(
             each.x, each.low, each.high, color=style.color, alpha=0.07 if each.is_control else 0.16, linewidth=0
         )
@@ -236,37 +236,24 @@ def draw_curve(ax: Axes, each: Curve) -> None:
         markeredgecolor=style.color,
     )
     if each.marked is not None:
-        hollow = ~each.marked
-        ax.plot(
-            each.x[hollow],
-            each.y[hollow],
-            linestyle="",
-            marker=MARKER[style.marker],
-            markerfacecolor="white",
-            markeredgecolor=style.color,
-        )
+        at = ~each.marked
+        hollow = {"markerfacecolor": "white", "markeredgecolor": style.color}
+        ax.plot(each.x[at], each.y[at], linestyle="", marker=MARKER[style.marker], **hollow)
 
 
 def draw_bars(ax: Axes, bars: Sequence[Bar], chart: Chart) -> None:
     """Draw one row per onset: a bar over its steps, hollow where nothing was found, an arrow where it is open."""
     if not bars:
         return
-    left, right = padded(chart.steps, chart.is_logarithmic)
     for at, bar in enumerate(bars):
-        if bar.low < 0 and bar.high < 0:
+        if not bar.known:
             ax.text(0.01, at, bar.says, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize=7)
             continue
-        low, high = (value if value >= 0 else end for value, end in ((bar.low, left), (bar.high, right)))
+        low, high = bar.ends(chart.steps, chart.is_logarithmic)
         ax.plot([low, high], [at, at], color=bar.style.color, linewidth=3 if bar.found else 1, solid_capstyle="butt")
-        ends = [value for value in (bar.low, bar.high) if value >= 0]
-        ax.plot(
-            ends,
-            [at] * len(ends),
-            linestyle="",
-            marker=MARKER[bar.style.marker],
-            color=bar.style.color,
-            markerfacecolor=bar.style.color if bar.found else "white",
-        )
+        look = {"marker": MARKER[bar.style.marker], "color": bar.style.color}
+        face = bar.style.color if bar.found else "white"
+        ax.plot(bar.known, [at] * len(bar.known), linestyle="", markerfacecolor=face, **look)
         label_bar(ax, bar, at, high)
     ax.set_yticks(range(len(bars)), [bar.row for bar in bars])
     ax.set_ylim(len(bars) - 0.4, -0.6)
@@ -298,8 +285,3 @@ def add_legend(figure: Figure, axes: Sequence[Axes]) -> None:
             found.setdefault(label, handle)
     if found:
         figure.legend(found.values(), found.keys(), loc="lower left", ncols=LEGEND_COLUMNS, handlelength=3.2)
-
-
-def svg(chart: Chart) -> str:
-    """Return a chart as the text of an SVG file."""
-    return picture(chart, "svg").decode()
