@@ -5,9 +5,9 @@ import torch
 from conftest import tiny_unet
 
 from auditor.diffusion import empirical, schedules
+from auditor.diffusion.gaussian import fit_vectors, linear_denoiser
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
-from auditor.stages.controls import fit_vectors, linear_denoiser
 
 TIMES = np.array([100, 300, 600])
 ABAR = np.asarray(schedules.forward_process(DDPM).alphas_cumprod.double())[TIMES]

@@ -10,6 +10,7 @@ from vectors import features
 
 from auditor import neighbors
 from auditor.neighbors import paired_distance, search, shifted_distance
+from auditor.records import Features
 
 
 def brute_force(queries, reference, k, exclude_self=False):

@@ -67,7 +67,8 @@ class Asked:
     pairs_samples: bool = True  # samples of one seed come from the same noise in both twins
     sees_alike: bool = True  # the twins' networks see a picture as the same numbers
     mirrored: bool = False  # training images are looked for mirrored, too
-    whole: bool = True  # run.json of an earlier version lacks what keys are made from
+    whole: bool = True  # run.json of an earlier version lacks what keys are made from; then it holds
+    earlier: Mapping[str, Any] = field(default_factory=dict)  # what was resolved
 
     @property
     def n_samples(self) -> int:
@@ -157,6 +158,7 @@ def from_record(run: RunDirectory, record: Mapping[str, Any], digests: Mapping[s
         sees_alike=len(set(resolved.get("pixels", {}).values())) < 2,
         mirrored=bool(resolved.get("flips", {}).get("mirrored")),
         whole=False,
+        earlier=resolved,
     )
 
 

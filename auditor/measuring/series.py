@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from auditor.config import SETS_SPACE
+from auditor.errors import AuditError
 from auditor.measuring import copies
 from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import ABSENT_TWIN, absent
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
 from auditor.stages import agreement, losses, stages
@@ -93,9 +95,10 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         for step in scope.steps:
             for twin in scope.twins:
                 found, landing = reader.read(twin, step)
+                require_seeds(run, found, scope)
                 if scope.same_data:
                     found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
-                seen = read_stages(run, twin, step, space)
+                seen = read_stages(run, twin, step, space) if scope.with_images else {}
                 evidence[step, twin, space] = replace(found, **networks[step, twin] | seen)
                 if landing is not None:
                     landings[step, twin, space] = landing
@@ -123,6 +126,16 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {step: cells for step, cells in scales.items() if cells is not None},
         next((reader.strata for reader in trained.values()), None),
     )
+
+
+def require_seeds(run: RunDirectory, found: Evidence, scope: Scope) -> None:
+    """Refuse evidence of other seeds than the run's, or in another order: twins would be compared with strangers."""
+    if not np.array_equal(found.seeds, scope.seed + np.arange(scope.n_samples)):
+        raise AuditError(
+            f"The evidence is not of the {scope.n_samples} seeds from {scope.seed} on.",
+            run.place(EVIDENCE, f"{found.twin}/{found.step}", found.space),
+            "Remove this file and give the audit run command again: it is made anew.",
+        )
 
 
 def read_networks(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], dict[str, Any]]:

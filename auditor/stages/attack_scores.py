@@ -279,6 +279,8 @@ def scores_key(asked: Asked, of: str, times: Times) -> dict[str, Any]:
 
 def all_times(asked: Asked) -> dict[str, np.ndarray]:
     """Return at which times images are scored, by attack; none where there are none to attack."""
+    if not asked.whole and "attack_times" not in asked.earlier:  # made before attacks asked the network
+        return {}
     if not (asked.with_losses and asked.scope.with_train and asked.scope.with_heldout):
         return {}
     quick = asked.config.quick

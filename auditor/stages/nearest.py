@@ -14,7 +14,7 @@ from auditor.config import N_NEIGHBORS
 from auditor.inputs.asked import Asked
 from auditor.metrics.copies import by_second
 from auditor.metrics.kid import heldout_term, seed_scores
-from auditor.neighbors import is_copy, paired_distance, search, shifted_distance
+from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors, other_twin
 from auditor.run import places, tables
 from auditor.scope import control_names

@@ -217,10 +217,7 @@ class Quality(Stage):
 
     def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:
         """Return by role the scores per block of every statistic: own_quality, other_quality, heldout_quality."""
-        path = run.place(self.places[0], f"{twin}/{step}", space)
-        if not path.exists():
-            return {}
-        data = tables.arrays(path, ["set", "statistic", "score"])
+        data = tables.arrays(run.place(self.places[0], f"{twin}/{step}", space), ["set", "statistic", "score"])
         found: dict[str, dict[str, np.ndarray]] = {}
         for where, name, statistic in tables.runs_of(data["set"], data["statistic"]):
             found.setdefault(f"{name}_quality", {})[statistic] = data["score"][where]

@@ -12,7 +12,7 @@ from auditor.images import mirror
 from auditor.inputs.image_sets import pool_masks
 from auditor.records import Features, ImageSet
 from auditor.run import tables
-from auditor.stages import nearest
+from auditor.stages import halves
 
 
 def pictures(n: int, seed: int = 0) -> np.ndarray:
@@ -28,10 +28,10 @@ def features(pixels: np.ndarray, ids: tuple[str, ...] | None = None) -> Features
     return Features("pixel", "x", vectors, ids or tuple(map(str, range(len(pixels)))))
 
 
-def reference(found: ImageSet, in_pool: np.ndarray | None = None) -> nearest.Reference:
+def reference(found: ImageSet, in_pool: np.ndarray | None = None) -> halves.Reference:
     chosen = np.ones(len(found), dtype=bool) if in_pool is None else in_pool
     clusters = np.tile(images.duplicate_groups(mirror.either(images.digests(found))), 2)
-    return nearest.Reference(features(found.images, found.ids), chosen, clusters, None, True)
+    return halves.Reference(features(found.images, found.ids), chosen, clusters, None, True)
 
 
 def test_every_image_is_followed_by_its_mirror_image_under_its_id():
@@ -54,7 +54,7 @@ def test_ranks_are_those_of_a_search_by_hand_over_originals():
     both, queries = mirror.with_mirrored(image_set(pictures(9))), pictures(5, seed=1)
     plain = features(queries).vectors[:, None] - features(np.asarray(both.images)).vectors[None]
     distances = np.linalg.norm(plain, axis=2).reshape(5, 2, 9).min(axis=1)
-    found = nearest.nearest_images(features(queries), reference(both), 4)
+    found = halves.nearest_images(features(queries), reference(both), 4)
     assert np.allclose(found.distances, np.sort(distances, axis=1)[:, :4])
     assert np.array_equal(found.indices % 9, np.argsort(distances, axis=1)[:, :4])
 
@@ -64,21 +64,21 @@ def test_the_second_nearest_is_never_the_mirror_image_of_the_nearest():
     pixels[0, :, 3:] = pixels[0, :, 2::-1]  # equal to its mirror image but for one pixel
     pixels[0, 0, 0] ^= 1
     both = mirror.with_mirrored(image_set(pixels))
-    found = nearest.nearest_images(features(pixels[:1]), reference(both), 2)
+    found = halves.nearest_images(features(pixels[:1]), reference(both), 2)
     assert found.distances[0, 0] == 0 and found.indices[0, 1] % 8 != 0
-    without = nearest.outside_distance(features(pixels[:1]), reference(both), found)
+    without = halves.outside_distance(features(pixels[:1]), reference(both), found)
     assert without[0] == found.distances[0, 1] > 100
 
 
 def test_a_mirrored_copy_is_found_and_within_a_set_no_image_finds_itself():
     both = mirror.with_mirrored(image_set(pictures(8)))
     copies = np.ascontiguousarray(pictures(8)[[3], :, ::-1])
-    found = nearest.nearest_images(features(copies), reference(both), 1)
+    found = halves.nearest_images(features(copies), reference(both), 1)
     assert found.distances[0, 0] == 0 and found.ids[0, 0] == "3.png (mirrored)"
-    within = nearest.nearest_images(reference(both).features, reference(both), 7, exclude_self=True)
+    within = halves.nearest_images(reference(both).features, reference(both), 7, exclude_self=True)
     assert not np.isnan(within.distances).any()
     assert (np.sort(within.indices[0] % 8) == np.arange(1, 8)).all()
-    more = nearest.nearest_images(reference(both).features, reference(both), 8, exclude_self=True)
+    more = halves.nearest_images(reference(both).features, reference(both), 8, exclude_self=True)
     assert np.isnan(more.distances[:, 7]).all() and (more.indices[:, 7] == -1).all()
 
 
@@ -86,13 +86,13 @@ def test_one_of_many_copies_still_has_a_neighbour_outside():
     pixels = np.concatenate([np.repeat(pictures(1), 60, axis=0), pictures(3, seed=2)])
     both = mirror.with_mirrored(image_set(pixels))
     full = reference(both)
-    found = nearest.nearest_images(features(pixels[:1]), full, 50)
+    found = halves.nearest_images(features(pixels[:1]), full, 50)
     assert (found.distances == 0).all()
     plain = features(np.asarray(both.images)).vectors - features(pixels[:1]).vectors
     outside = full.clusters != full.clusters[0]
     expected = np.linalg.norm(plain[outside], axis=1).min()
-    assert nearest.outside_distance(features(pixels[:1]), full, found)[0] == pytest.approx(expected)
-    assert nearest.cluster_sizes(found, full)[0] == 60
+    assert halves.outside_distance(features(pixels[:1]), full, found)[0] == pytest.approx(expected)
+    assert halves.cluster_sizes(found, full)[0] == 60
 
 
 def test_mirror_images_are_in_the_pool_with_their_originals_and_halves_stay_equal():

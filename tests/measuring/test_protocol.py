@@ -57,7 +57,7 @@ def rows_of(run, quantity: str) -> pd.DataFrame:
 
 def test_samples_follow_the_published_formula():
     """x <- (x - beta_t / sqrt(1 - abar_t) eps) / sqrt(1 - beta_t) + sqrt(beta_t) z, without z at times 1 and 0."""
-    model, seeds = unet_model(), [3, 4]
+    model, seeds = unet_model(num_train_timesteps=T), [3, 4]
     betas = torch.linspace(DDPM["beta_start"], DDPM["beta_end"], T)
     abar, streams = torch.cumprod(1 - betas, 0), noise.generators(seeds)
     x = noise.draw(streams, (1, 8, 8))
@@ -70,13 +70,15 @@ def test_samples_follow_the_published_formula():
 
 
 def test_networks_of_sequences_are_sampled_with_the_posterior_variance():
-    model = unet_model(prediction_type="sample", clip_sample=False)
+    model = unet_model(num_train_timesteps=T, prediction_type="sample", clip_sample=False)
     assert torch.equal(draw_batch(model, [1, 2], "published", T), draw_batch(model, [1, 2], "ddpm", T))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "published"])
 def test_a_schedule_with_an_offset_is_sampled_over_all_of_its_own_times(sampler):
-    moved, plain = (draw_batch(unet_model(steps_offset=offset), [1], sampler, T) for offset in (1, 0))
+    moved, plain = (
+        draw_batch(unet_model(num_train_timesteps=T, steps_offset=offset), [1], sampler, T) for offset in (1, 0)
+    )
     assert torch.equal(moved, plain)
 
 
@@ -84,7 +86,10 @@ def test_a_schedule_with_an_offset_is_sampled_over_all_of_its_own_times(sampler)
 
 
 def test_the_loss_is_the_plain_mean_over_50_images_and_all_times():
-    model, images = unet_model(), np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    model, images = (
+        unet_model(num_train_timesteps=T),
+        np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8),
+    )
     found = published_losses.losses(model, images, np.arange(T), 7)
     assert found.shape == (T, 3)
     eps = torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(4))

@@ -16,12 +16,12 @@ from vectors import distances, features
 
 from auditor import registry
 from auditor.errors import AuditError
-from auditor.measuring import reading
 from auditor.metrics import beside_heldout, gap, kid
-from auditor.records import Evidence, Features, Scores
-from auditor.run import tables
-from auditor.stages import cells, nearest, quality
-from auditor.stages.nearest import Reference
+from auditor.records import Evidence, Scores
+from auditor.run import RunDirectory, tables
+from auditor.stages import cells, nearest, quality, sets
+from auditor.stages import features as stage_features
+from auditor.stages.halves import Reference
 from auditor.stats import counts, intervals
 
 K = 5
@@ -45,8 +45,8 @@ def measured(samples, own, heldout, twin_samples=None) -> Evidence:
     twin = features(samples[::-1] if twin_samples is None else twin_samples)
     n = np.arange(len(samples))
     rows = nearest.sample_rows(features(samples), twin, {"own": half, "other": half}, features(heldout), n)
-    real = nearest.heldout_rows(features(heldout), {"a": half, "b": half})
-    spacing = nearest.train_rows(half, ["x"] * len(own), half.clusters)["outside_distance"]
+    real = sets.heldout_rows(features(heldout), {"a": half, "b": half})
+    spacing = sets.train_rows(half, ["x"] * len(own), half.clusters)["outside_distance"]
     place = {name: i for i, name in enumerate(half.features.ids)}
     matrix = lambda data, role: np.column_stack([data[f"{role}_distance_{j}"] for j in tables.RANKS])  # noqa: E731
     return Evidence(
@@ -271,8 +271,8 @@ def test_all_sets_are_compared_at_one_size():
 def test_a_folder_sorted_by_class_is_not_cut_off_after_its_first_class():
     """Fault: the first images of a sorted folder are one class; KID, coverage and radii were taken against it."""
     classes = features(np.repeat([[0.0], [1.0]], 500, axis=0))
-    assert 0.4 < quality.subset(classes, 200).vectors.mean() < 0.6
-    np.testing.assert_array_equal(quality.subset(classes, 1000).vectors, classes.vectors)
+    assert 0.4 < stage_features.subset(classes, 200).vectors.mean() < 0.6
+    np.testing.assert_array_equal(stage_features.subset(classes, 1000).vectors, classes.vectors)
 
 
 # ---------------------------------------------------------------------------
@@ -524,8 +524,8 @@ def test_split_identification_is_own_share_of_both_twins_with_its_test(finished)
 def test_a_missing_quality_table_is_an_error_and_no_gap_in_the_report(finished, tmp_path):
     """Fault: what is missing is skipped and its rows stay 0."""
     with pytest.raises(AuditError, match="missing"):
-        reading.read_quality(tmp_path / "evidence" / "pixel" / "a" / "90.quality.parquet")
-    found = reading.read_quality(finished / "evidence" / "pixel" / "a" / "90.quality.parquet")
+        quality.STAGE.read(RunDirectory(tmp_path), "a", 90, "pixel")
+    found = quality.STAGE.read(RunDirectory(finished), "a", 90, "pixel")
     assert set(found) == {"own_quality", "other_quality", "heldout_quality"}
     assert set(found["own_quality"]) == set(quality.STATISTICS)
 

@@ -47,6 +47,14 @@ def keep(path: Path, rows) -> None:
     pq.write_table(pq.read_table(path).take(list(rows)), path)
 
 
+def as_earlier(run: RunDirectory) -> None:
+    """Leave bare keys beside artefacts and no ``asked`` in run.json, as earlier versions did: nothing proves bytes."""
+    for path in run.root.rglob("*.key.json"):
+        if "key" in (beside := json.loads(path.read_text())):
+            path.write_text(json.dumps(beside["key"]))
+    change_json(run.record, lambda record: record.pop("asked", None))
+
+
 def stamps(root: Path) -> dict[str, tuple[int, int]]:
     return {p.as_posix(): (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(root.rglob("*"))}
 
@@ -91,6 +99,7 @@ def test_a_run_without_training_images_agrees(without_training, audit):
 
 def test_runs_from_before_attacks_asked_the_network_agree(same_evidence):
     change_json(same_evidence.record, lambda record: record["resolved"].pop("attack_times"))
+    as_earlier(same_evidence)
     shutil.rmtree(same_evidence.root / "attack-scores")
     assert verify.verify(same_evidence.root).agrees
 
@@ -222,6 +231,8 @@ def test_one_changed_number_of_the_evidence_changes_what_is_recomputed(disk, pat
     table = disk.root / path
     first = {name: pq.read_table(table)[name][0].as_py() for name in ("seed", "id", "set", "t") if name in names(table)}
     change(table, column, value, **first)
+    assert f"{path} has other bytes than when it was made" in problems(disk)
+    as_earlier(disk)
     found = [each for each in verify.verify(disk.root).differences if each.table == "measurements"]
     assert metric in {each.key["metric"] for each in found}
 
@@ -270,12 +281,20 @@ def test_a_missing_artefact_or_key_is_named_before_anything_is_computed(disk, pa
 @pytest.mark.parametrize("rows", [range(11), [*range(11), 0], list(reversed(range(12)))])
 def test_evidence_of_fewer_or_other_seeds_is_named(disk, rows):
     keep(disk.root / EVIDENCE, rows)
-    assert problems(disk) == f"{EVIDENCE} has {len(rows)} seeds, not 12 from 0 on"
+    assert f"{EVIDENCE} has other bytes than when it was made" in problems(disk)
+    as_earlier(disk)
+    if len(rows) < 12:
+        assert problems(disk) == f"{EVIDENCE} has {len(rows)} of 12 cells"
+    else:
+        with pytest.raises(AuditError, match="12 seeds"):
+            verify.verify(disk.root)
 
 
 def test_losses_that_were_cut_are_named(disk):
     path = disk.losses("a", 200)
     keep(path, range(10))
+    assert "losses/a/200.parquet has 10 of 36 cells" in problems(disk)
+    as_earlier(disk)
     assert problems(disk) == "losses/a/200.parquet has 10 of 36 cells"
 
 
@@ -283,17 +302,21 @@ def test_losses_that_were_cut_are_named(disk):
 def test_arrays_shorter_than_the_seeds_are_named(disk, of):
     path = disk.root / of / "a" / "200.npy"
     np.save(path, np.load(path)[:7])
+    assert f"{of}/a/200.npy has 7 of 12 rows" in problems(disk)
+    as_earlier(disk)
     assert problems(disk) == f"{of}/a/200.npy has 7 of 12 rows"
 
 
 def test_evidence_of_other_samples_than_those_on_disk_is_named(disk):
-    change_json(key_path(disk.root / EVIDENCE), lambda key: key["samples"]["of"].update(first_seed=7))
-    assert problems(disk) == f"{EVIDENCE} was made from other samples or features than those on disk"
+    change_json(key_path(disk.root / EVIDENCE), lambda beside: beside["key"]["samples"]["of"].update(first_seed=7))
+    assert f"{EVIDENCE} was made of something else: samples.of.first_seed: 7 -> 0" in problems(disk)
+    as_earlier(disk)  # whose keys cannot be made anew
+    assert f"{EVIDENCE} was made from other samples or features than those on disk" in problems(disk)
 
 
 @pytest.mark.parametrize("path", ["samples/a/200.npy", "losses/a/200.parquet"])
 def test_what_another_checkpoint_gave_is_named(disk, path):
-    change_json(key_path(disk.root / path), lambda key: key.update(checkpoint="0" * 64))
+    change_json(key_path(disk.root / path), lambda beside: beside["key"].update(checkpoint="0" * 64))
     assert f"{path} is of another checkpoint than checkpoints.parquet names" in problems(disk)
 
 

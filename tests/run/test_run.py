@@ -16,6 +16,7 @@ import pytest
 from auditor import run as run_module
 from auditor.errors import AuditError
 from auditor.run import FORMAT_VERSION, RunDirectory
+from auditor.run import files as run_files_module
 from auditor.run.files import atomic, differences, part_path, parts_folder
 
 KEY = {"stage": "samples", "steps": 50, "sizes": (8, 8)}
@@ -77,7 +78,7 @@ def test_an_interrupt_while_writing_leaves_no_temporary_file(tmp_path):
 
 def test_a_file_appears_under_its_name_only_when_it_is_whole_and_synced(tmp_path, monkeypatch):
     events = []
-    monkeypatch.setattr(run_module, "sync", lambda each: events.append(("sync", each.name)))
+    monkeypatch.setattr(run_files_module, "sync", lambda each: events.append(("sync", each.name)))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda old, new: (events.append(("rename", Path(new).name)), replace(old, new)))
     with atomic(tmp_path / "x.json") as temporary:

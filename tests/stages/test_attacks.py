@@ -16,7 +16,8 @@ from auditor.diffusion.denoising import time_levels
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.errors import CheckpointError
-from auditor.measuring import reading
+from auditor.measuring.series import read_stages
+from auditor.run import RunDirectory
 from auditor.stages import attack_scores
 
 TIMES = attack_scores.attack_times(time_levels(4, 1000), 1000)
@@ -155,13 +156,19 @@ def test_scores_that_are_not_finite_are_the_checkpoints_fault():
 # In a run ------------------------------------------------------------------
 
 
+def scores_of(finished, twin, step):
+    """The scores of all attacks, as measuring reads them."""
+    return read_stages(RunDirectory(finished), twin, step)["attack_scores"]
+
+
 def test_a_run_keeps_the_scores_of_own_and_heldout_images_and_reads_them_back(finished):
-    path = finished / "attack-scores" / "b" / "200.parquet"
-    table, losses = pd.read_parquet(path), pd.read_parquet(finished / "losses" / "b" / "200.parquet")
+    folder = finished / "attack-scores" / "b"
+    table = pd.concat([pd.read_parquet(folder / name) for name in ("200.parquet", "200.stepped.parquet")])
+    losses = pd.read_parquet(finished / "losses" / "b" / "200.parquet")
     for role in ("own", "heldout"):
         assert set(table.id[table.set == role]) == set(losses.id[losses.set == role])
     assert set(table.set) == {"own", "heldout"} and (table.score >= 0).all()
-    read = reading.read_attack_scores(path)
+    read = scores_of(finished, "b", 200)
     assert list(read) == ["SimA", "PIA", "SecMI"]
     for name, by_role in read.items():
         for role, scored in by_role.items():
@@ -174,7 +181,7 @@ def test_the_scores_of_a_run_are_those_of_its_checkpoint(finished, saved_inputs)
     """Asked anew, about the held-out images alone."""
     unet = UNet2DModel.from_pretrained(Path(saved_inputs.options["ckpts-a"]) / "checkpoint-200" / "unet_ema")
     model = DiffusionModel(lambda x, t: unet(x, t, return_dict=False)[0], DDPM, (8, 8, 1), 0)
-    stored = reading.read_attack_scores(finished / "attack-scores" / "a" / "200.parquet")
+    stored = scores_of(finished, "a", 200)
     pictures_of_set = np.load(saved_inputs.options["heldout"])["images"]
     chosen = pictures_of_set[[int(each.removeprefix("images/")) for each in stored["SimA"]["heldout"].ids]]
     times = {name: each["heldout"].times for name, each in stored.items()}

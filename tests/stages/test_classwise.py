@@ -13,8 +13,8 @@ from auditor.metrics import LEAST_IN_CLASS
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.stages import classes as classwise
-from auditor.stages import nearest
-from auditor.stages.nearest import Reference
+from auditor.stages import halves, nearest, sets
+from auditor.stages.halves import Reference
 from auditor.stats.relabeling import Pool, relabel
 
 HALVES = ("train-a", "train-b")
@@ -100,7 +100,7 @@ def test_the_nearest_of_the_class_is_that_of_all_pairs_however_few_neighbours_we
     counted[counted == 4] = -1  # a class that queries ask for and nobody is of
     numbers = np.random.default_rng(4).integers(-1, 12, 60)
     whole = Reference(features("train-a", reference), np.ones(300, dtype=bool))
-    found = nearest.nearest_images(features("samples", queries), whole, k)
+    found = halves.nearest_images(features("samples", queries), whole, k)
     index, distance = classwise.nearest_in_class(features("samples", queries), numbers, whole.features, counted, found)
     expected = brute(queries, numbers, reference, counted)
     np.testing.assert_allclose(distance, expected, rtol=1e-6)
@@ -143,12 +143,12 @@ def write_run(root, samples: dict[str, np.ndarray], drawn: np.ndarray | None, fe
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(mine, twins, references, heldout, np.arange(N), classes=drawn)
         tables.write(run.evidence("pixel", f"{twin}/100"), tables.EVIDENCE, rows)
-        within = nearest.train_rows(halves[twin], list(map(str, numbers)), halves[twin].clusters)
+        within = sets.train_rows(halves[twin], list(map(str, numbers)), halves[twin].clusters)
         tables.write(run.evidence("pixel", f"train-{twin}"), tables.TRAIN, within)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(numbers))) for half in TWINS}
-    tables.write(run.evidence("pixel", "pool"), tables.POOL_IMAGES, nearest.pool_rows(halves, pixels, heldout))
+    tables.write(run.evidence("pixel", "pool"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
     known = numbers if drawn is not None else None
-    tables.write(run.evidence("pixel", "heldout"), tables.HELDOUT, nearest.heldout_rows(heldout, halves, classes=known))
+    tables.write(run.evidence("pixel", "heldout"), tables.HELDOUT, sets.heldout_rows(heldout, halves, classes=known))
     return EvidenceReader(run, "pixel", N, with_train=True, with_heldout=True)
 
 

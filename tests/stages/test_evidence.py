@@ -22,8 +22,8 @@ from auditor.measuring import reading
 from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
-from auditor.stages import nearest
-from auditor.stages.nearest import Reference
+from auditor.stages import losses, nearest, sets
+from auditor.stages.halves import Reference
 from auditor.stats.landing import own_share_both, own_share_one
 
 SPACE, STEP = "pixel", 300
@@ -60,13 +60,13 @@ def write_run(root, with_train: bool = True, with_heldout: bool = True) -> RunDi
         tables.write(run.evidence(SPACE, f"{twin}/{STEP}"), tables.EVIDENCE, rows)
     if with_train:
         pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(TRAIN[half]))) for half in TWINS}
-        tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, nearest.pool_rows(halves, pixels, heldout))
+        tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
         for half, each in halves.items():
             digests = [f"{half}{cluster}" for cluster in CLUSTERS[half]]
-            rows = nearest.train_rows(each, digests, each.clusters)
+            rows = sets.train_rows(each, digests, each.clusters)
             tables.write(run.evidence(SPACE, f"train-{half}"), tables.TRAIN, rows)
     if with_train and with_heldout:
-        tables.write(run.evidence(SPACE, "heldout"), tables.HELDOUT, nearest.heldout_rows(heldout, halves))
+        tables.write(run.evidence(SPACE, "heldout"), tables.HELDOUT, sets.heldout_rows(heldout, halves))
     return run
 
 
@@ -382,10 +382,10 @@ def test_a_tie_of_both_halves_lands_on_both_however_many_images_tie(tmp_path):
     far = [(90 + i, 90) for i in range(9)]
     halves["b"] = Reference(features("train-b", [circle(10)[-1], *far]), np.ones(10, bool), np.arange(10))
     for half, each in halves.items():
-        rows = nearest.train_rows(each, ["x"] * 10, np.arange(10))
+        rows = sets.train_rows(each, ["x"] * 10, np.arange(10))
         tables.write(run.evidence(SPACE, f"train-{half}"), tables.TRAIN, rows)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(10)) for half in TWINS}
-    tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, nearest.pool_rows(halves, pixels, None))
+    tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, None))
     for twin in TWINS:
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(samples, samples, references, None, np.arange(1))
@@ -433,7 +433,7 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
     roles, ids = ["own"] * 4 + ["other"] * 4 + ["heldout"] * 2, ["x", "x", "y", "y", "x", "x", "z", "z", "h", "h"]
     columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0), "share": [0.5] * 10}
     tables.write(path, tables.LOSSES, columns)
-    found = reading.read_losses(path)
+    found = losses.read_losses(path)
     assert list(found) == ["own", "other", "heldout"]
     np.testing.assert_array_equal(found["own"].values, [[0, 1], [2, 3]])
     np.testing.assert_array_equal(found["other"].values, [[4, 5], [6, 7]])
@@ -445,10 +445,10 @@ def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_
     path = RunDirectory(tmp_path).losses("a", STEP)
     columns = {"set": ["own"] * 2, "id": ["x"] * 2, "t": [10, 90], "loss": [1.0, 3.0]}
     tables.write(path, tables.LOSSES, columns | {"share": [0.25, 0.75]})
-    assert reading.read_losses(path)["own"].means.tolist() == [2.5]
+    assert losses.read_losses(path)["own"].means.tolist() == [2.5]
     pd.read_parquet(path).drop(columns="share").to_parquet(path)
-    assert reading.read_losses(path)["own"].means.tolist() == [2.0]
+    assert losses.read_losses(path)["own"].means.tolist() == [2.0]
 
 
 def test_losses_that_were_not_measured_are_absent(tmp_path):
-    assert reading.read_losses(RunDirectory(tmp_path).losses("a", STEP)) == {}
+    assert losses.read_losses(RunDirectory(tmp_path).losses("a", STEP)) == {}
