@@ -53,15 +53,24 @@ class Stage(ABC):
     per: ClassVar[str]  # "set", "control", "checkpoint" or "step"
     places: ClassVar[tuple[Place, ...]]  # of its files, the one whose key counts first
     columns: ClassVar[tuple[Column, ...]] = ()  # of its table; none where it writes an array
+    made_from: ClassVar[tuple[str, ...]] = ()  # stages that it needs of the same checkpoint
+    among_sets: ClassVar[bool] = False  # needs the features of every image set in its space
+    row_bytes: ClassVar[int] = 0  # of a compressed row of its table, measured on the demo
     transient: ClassVar[tuple[Place, ...]] = ()  # files that need not exist once all that needs them is up to date
     by_space: ClassVar[bool] = False  # its files lie in a folder per space
     network: ClassVar[bool] = False  # asks the network of one checkpoint
     alone: ClassVar[bool] = False  # depends on one training, so that the pairs of three or more share it
     follows: ClassVar[bool] = False  # the key does not say all: it is made again whenever what it needs was
 
-    @abstractmethod
+    def applies(self, asked: Asked) -> bool:
+        """Tell whether a run consists of it at all."""
+        return True
+
     def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield ``of`` and space of every artefact that a run consists of."""
+        """Yield ``of`` and space of every artefact that a run consists of: by default every checkpoint, or step."""
+        ofs = per_step(asked) if self.per == "step" else per_checkpoint(asked)
+        for of in ofs if self.applies(asked) else ():
+            yield from ((of, space) for space in (asked.scope.spaces if self.by_space else ("",)))
 
     @abstractmethod
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
@@ -76,16 +85,18 @@ class Stage(ABC):
         return tuple(place.file(of, space) for place in self.places)
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the artefacts that it is made from."""
-        return iter(())
+        """Yield the artefacts that it is made from; by default ``made_from`` of the same, and features of the sets."""
+        for name in self.made_from:
+            yield Item(name, of, space if stage(name).by_space else "")
+        yield from (Item("features", name, space) for name in (asked.sets if self.among_sets else ()))
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return how many rows it has to have, None where only the key says; an array with fewer is extended."""
         return None
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return what it still costs where ``have`` rows are there."""
-        return Cost()
+        """Return what it still costs where ``have`` rows are there; by default the bytes of its rows."""
+        return Cost(bytes=self.row_bytes * (self.rows(asked, of) or 0))
 
     def found(self, run: RunDirectory, asked: Asked, of: str, space: str) -> dict[str, Any] | None:
         """Return the key of what is on disk, None where nothing is; a stage may know an earlier layout of its files."""

@@ -22,13 +22,12 @@ from auditor.inputs.asked import Asked
 from auditor.records import TWINS, Agreement, CellScales, LossTable, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.run.places import Place
-from auditor.stages import Cost, Item, Stage, Task, chosen, keys, losses, per_step, step_of
+from auditor.stages import Cost, Item, Stage, Task, chosen, keys, losses, step_of
 from auditor.stages.bench import Bench
 
 REVISION = 2
 HALVES = ("a", "b")
 ENCODED_AT_ONCE = 64
-ROW = 140  # bytes of a compressed row of the table, measured on the demo
 SCALES = Place("agreement", part=".scales", by_step=True)  # one row per image and scale
 MEMORIZER = ("noise_loss", "error", "along", "reach", "spread", "sharing", "largest", "shell")
 COLUMNS = (
@@ -137,11 +136,11 @@ class AgreementStage(Stage):
     name, word, per = "agreement", "agreement", "step"
     places = (Place("agreement", by_step=True), SCALES)
     columns = tables.AGREEMENT
+    row_bytes = 140
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every step, where the networks of both twins see pictures alike."""
-        if asked.compares_predictions:
-            yield from ((of, "") for of in per_step(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Wherever the networks of both twins see pictures alike."""
+        return asked.compares_predictions
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
         """Yield the losses of both twins, whose predictions are compared."""
@@ -165,7 +164,7 @@ class AgreementStage(Stage):
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the bytes of the tables: no network is called."""
         n = sum(chosen.loss_counts(asked).values())
-        return Cost(bytes=n * ROW * (len(asked.times) + len(scales.HAAR) + len(scales.PCA)))
+        return Cost(bytes=n * self.row_bytes * (len(asked.times) + len(scales.HAAR) + len(scales.PCA)))
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Compare the twins' predictions at every cell, and drop them."""

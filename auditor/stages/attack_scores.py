@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,11 +31,10 @@ from auditor.inputs.asked import Asked
 from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
 from auditor.run.places import Place
-from auditor.stages import Cost, Stage, Task, chosen, keys, per_checkpoint
+from auditor.stages import Cost, Stage, Task, chosen, keys
 from auditor.stages.bench import Bench
 
 REVISION = 1
-ROW = 12  # bytes of a compressed row of the table, measured on the demo
 POWER = 4  # of the norms of SimA and PIA, as published
 ERRORS = 11  # t-errors of SecMI: at 0, 1, ..., 10 hundredths of the process, as published for 1,000 times
 ENCODED_AT_ONCE = 32
@@ -185,12 +184,12 @@ class AttackScores(Stage):
     places = (Place("attack-scores"),)
     columns = tables.ATTACK_SCORES
     network = True
-    attacks = ("SimA", "PIA")
+    row_bytes = 12
+    attacks: ClassVar[tuple[str, ...]] = ("SimA", "PIA")
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint, where there are members and others; in a quick audit only where that can tell 1 %."""
-        if self.times(asked):
-            yield from ((of, "") for of in per_checkpoint(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Wherever there are members and others; in a quick audit only where that can tell 1 %."""
+        return bool(self.times(asked))
 
     def times(self, asked: Asked) -> dict[str, np.ndarray]:
         """Return the times of these attacks, by attack."""
@@ -209,7 +208,7 @@ class AttackScores(Stage):
         n, batch, times = sum(attacked(asked, of).values()), asked.batch_size, self.times(asked)
         return Cost(
             calls=sum(n_calls(min(batch, n - start), times, batch) for start in range(0, n, batch)),
-            bytes=(self.rows(asked, of) or 0) * ROW,
+            bytes=(self.rows(asked, of) or 0) * self.row_bytes,
         )
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:

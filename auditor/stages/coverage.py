@@ -10,10 +10,8 @@ from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import tables
 from auditor.run.places import Place
-from auditor.stages import Cost, Item, Stage, Task, features, nearest, per_checkpoint
+from auditor.stages import Stage, Task, features, nearest
 from auditor.stages.bench import Bench
-
-ROW = 8  # bytes of a compressed row of the table
 
 
 def first(features: Features, n: int) -> Features:
@@ -33,23 +31,19 @@ class Coverage(Stage):
     places = (Place("evidence", part=".coverage"),)
     by_space = True
     columns = tables.COVERAGE
+    made_from, among_sets, row_bytes = ("sample_features",), True, 8
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint in every space, where there are held-out images."""
-        if asked.scope.with_heldout:
-            yield from ((of, space) for of in per_checkpoint(asked) for space in asked.scope.spaces)
+    def applies(self, asked: Asked) -> bool:
+        """Wherever there are held-out images."""
+        return asked.scope.with_heldout
 
-    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the features of the samples and of the held-out images."""
-        yield from (Item("sample_features", of, space), Item("features", "heldout", space))
+    def rows(self, asked: Asked, of: str) -> int | None:
+        """Return the number of held-out images."""
+        return asked.sets["heldout"].images
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the table: the same as the evidence of these samples."""
         return nearest.STAGE.key(asked, of, space)
-
-    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return the bytes of the table."""
-        return Cost(bytes=ROW * asked.sets["heldout"].images)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest sample of each held-out image, among no more samples than a half has images."""

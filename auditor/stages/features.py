@@ -12,7 +12,7 @@ from auditor.inputs.asked import Asked
 from auditor.records import Features
 from auditor.run.places import Place
 from auditor.seeds import derived_seed
-from auditor.stages import Cost, Item, Stage, Task, controls, keys, per_checkpoint, stage
+from auditor.stages import Cost, Item, Stage, Task, controls, keys, stage
 from auditor.stages.bench import Bench
 
 EMBEDDED_AT_ONCE = 64
@@ -77,13 +77,8 @@ class SampleFeatures(SetFeatures):
     name, word, per = "sample_features", "sample-features", "checkpoint"
     alone = True
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint in every space."""
-        yield from ((of, space) for of in per_checkpoint(asked) for space in asked.scope.spaces)
-
-    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the samples."""
-        yield Item("samples", of)
+    made_from = ("samples",)
+    wanted, needs = Stage.wanted, Stage.needs
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the vectors; how many there are does not."""

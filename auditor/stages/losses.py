@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,12 +22,11 @@ from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
 from auditor.run.files import save_array
 from auditor.run.places import Place
-from auditor.stages import Cost, Stage, Task, chosen, controls, expected_key, keys, per_checkpoint
+from auditor.stages import Cost, Stage, Task, chosen, controls, expected_key, keys
 from auditor.stages.bench import Bench
 
 IMAGES_AT_ONCE = 32  # images whose cells make one resumable part
 ENCODED_AT_ONCE = 64
-ROW = 12  # bytes of a compressed row of the table, measured on the demo
 PREDICTIONS = Place("predictions", ".npy")  # float32 [cells, 2, d], the noise predicted in eps and in -eps
 
 
@@ -37,13 +36,13 @@ class Losses(Stage):
     name, word, per = "losses", "losses", "checkpoint"
     places = (Place("losses"),)
     columns = tables.LOSSES
-    transient = (PREDICTIONS,)
+    row_bytes = 12
+    transient: ClassVar[tuple[Place, ...]] = (PREDICTIONS,)
     network = True
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint, where there are images and a model."""
-        if asked.with_losses:
-            yield from ((of, "") for of in per_checkpoint(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Wherever there are images and a model."""
+        return asked.with_losses
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the losses of a checkpoint."""
@@ -60,7 +59,7 @@ class Losses(Stage):
         d = int(np.prod(asked.image_shape))
         return Cost(
             calls=sum(-(-n * len(asked.times) * 2 // asked.batch_size) for n in parts),
-            bytes=cells * ROW,
+            bytes=cells * self.row_bytes,
             scratch=cells * ((1 + 2 * d) * 8 + 2 * d * 4 * asked.compares_predictions),
         )
 

@@ -18,7 +18,7 @@ from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors, other_twin
 from auditor.run import places, tables
 from auditor.scope import control_names
-from auditor.stages import Cost, Item, Stage, Task, cells, controls, features, halves, keys, per_checkpoint, stage
+from auditor.stages import Item, Stage, Task, cells, controls, features, halves, keys, stage
 from auditor.stages.bench import Bench
 from auditor.stages.classes import NO_CLASS
 from auditor.stages.halves import (
@@ -33,7 +33,6 @@ from auditor.stages.halves import (
 
 REVISION = 3  # 2: calibrated and cluster-aware copies, cells and spacing; sets drawn, not cut off; 3: within classes
 KID_HELDOUT = 5000  # held-out images that KID is taken against; its cost grows with their square
-ROW = 400  # bytes of a compressed row, measured on the demo
 
 
 def sample_rows(
@@ -164,18 +163,13 @@ class SampleEvidence(Stage):
     places = (places.EVIDENCE,)
     by_space = True
     columns = tables.EVIDENCE
-
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint in every space."""
-        yield from ((of, space) for of in per_checkpoint(asked) for space in asked.scope.spaces)
+    made_from, among_sets, row_bytes = ("samples", "sample_features"), True, 400
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
         """Yield the samples, their features, those of the twin's samples and of every set."""
-        yield Item("samples", of)
-        yield Item("sample_features", of, space)
+        yield from super().needs(asked, of, space)
         if paired(asked):
             yield Item("sample_features", twin_of(of), space)
-        yield from (Item("features", name, space) for name in asked.sets)
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the table; it holds the count, for different-seed distances use all seeds."""
@@ -192,10 +186,6 @@ class SampleEvidence(Stage):
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of pictures."""
         return asked.n_samples
-
-    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return the bytes of the table."""
-        return Cost(bytes=ROW * (self.rows(asked, of) or 0))
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest images of every sample."""

@@ -12,14 +12,13 @@ from auditor.diffusion.model import DiffusionModel
 from auditor.inputs.asked import Asked
 from auditor.run import tables
 from auditor.run.places import Place
-from auditor.stages import Cost, Stage, Task, keys, per_checkpoint
+from auditor.stages import Cost, Stage, Task, keys
 from auditor.stages.bench import Bench
 
 REVISION = 1
 LOSS_IMAGES = 50
 SUBSET_SEED = 1
 TIMES_AT_ONCE = 20  # one resumable part of the losses
-ROW = 10  # bytes of a compressed row of the table, measured on the demo
 NOT_ASKED = ("images", "times", "seed", "sets", "classes")  # of the losses' key: what this protocol settles itself
 
 
@@ -73,14 +72,14 @@ class PublishedLosses(Stage):
 
     name, word, per = "published_losses", "published-losses", "checkpoint"
     alone = True
+    row_bytes = 10
     places = (Place("losses", part=".published"),)
     columns = tables.PUBLISHED_LOSSES
     network = True
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint, where this protocol is asked for and there are images to measure it on."""
-        if asked.config.protocol == "paper" and asked.scope.with_heldout and asked.with_model:
-            yield from ((of, "") for of in per_checkpoint(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Wherever this protocol is asked for and there are images to measure it on."""
+        return asked.config.protocol == "paper" and asked.scope.with_heldout and asked.with_model
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the losses of one checkpoint by this protocol."""
@@ -99,7 +98,7 @@ class PublishedLosses(Stage):
         n, n_times = asked.sets["heldout"].originals, schedules.n_times(asked.scheduler)
         return Cost(
             calls=n_calls(n, n_times, asked.batch_size),
-            bytes=(self.rows(asked, of) or 0) * ROW,
+            bytes=(self.rows(asked, of) or 0) * self.row_bytes,
         )
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:

@@ -17,14 +17,13 @@ from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import RunDirectory, tables
 from auditor.run.places import Place
-from auditor.stages import Cost, Item, Stage, Task, features, halves, per_checkpoint, stage
+from auditor.stages import Stage, Task, features, halves, stage
 from auditor.stages.bench import Bench
 from auditor.stages.features import drawn
 
 K = 5  # neighbours that make a radius; Naeem et al. 2020
 MOST = 2000  # images of each set, and samples, that are compared
 N_BLOCKS = 20  # blocks of seeds that are left out in turn
-ROW = 16  # bytes of a compressed row of the table
 LOOKED_AT = 32  # neighbours among which the radius without a block is found
 STATISTICS = ("precision", "recall", "density", "coverage")
 
@@ -189,24 +188,15 @@ class Quality(Stage):
     places = (Place("evidence", part=".quality"),)
     by_space = True
     columns = tables.QUALITY
+    made_from, among_sets = ("sample_features",), True
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint in every space, where there is a set to compare with."""
-        if asked.sets:
-            yield from ((of, space) for of in per_checkpoint(asked) for space in asked.scope.spaces)
-
-    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the features of the samples and of every set."""
-        yield Item("sample_features", of, space)
-        yield from (Item("features", name, space) for name in asked.sets)
+    def applies(self, asked: Asked) -> bool:
+        """Wherever there is a set to compare with."""
+        return bool(asked.sets)
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the table: the same as the evidence of these samples."""
         return stage("evidence").key(asked, of, space)
-
-    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return the bytes of the table."""
-        return Cost(bytes=ROW * len(asked.sets) * len(STATISTICS) * N_BLOCKS)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Compare the samples of one checkpoint with every set."""

@@ -11,7 +11,7 @@ import numpy as np
 from auditor.diffusion import noise, sampling
 from auditor.inputs.asked import Asked
 from auditor.run import places
-from auditor.stages import Cost, Stage, Task, keys, per_checkpoint
+from auditor.stages import Cost, Stage, Task, keys
 from auditor.stages.bench import Bench
 
 
@@ -23,10 +23,9 @@ class Samples(Stage):
     places = (places.SAMPLES,)
     network = True
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint, but in a quick audit."""
-        if asked.scope.with_samples:
-            yield from ((of, "") for of in per_checkpoint(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Not to a quick audit."""
+        return asked.scope.with_samples
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the samples of one checkpoint; how many there are does not."""

@@ -12,7 +12,7 @@ from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import places, tables
-from auditor.stages import Cost, Item, Stage, Task, cells, features, halves, keys, nearest
+from auditor.stages import Cost, Stage, Task, cells, features, halves, keys, nearest
 from auditor.stages.bench import Bench
 from auditor.stages.halves import (
     MEAN_OVER,
@@ -118,16 +118,12 @@ class SetEvidence(Stage):
 
     name, word, per = "sets", "set-evidence", "set"
     places = (places.EVIDENCE,)
-    by_space = True
+    by_space, among_sets = True, True
 
     def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
         """Yield every set and the pool in every space, where there are training images."""
         if asked.scope.with_train:
             yield from ((name, space) for space in features.set_spaces(asked) for name in (*asked.sets, POOL))
-
-    def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the features of every set."""
-        yield from (Item("features", name, space) for name in asked.sets)
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the table."""
@@ -143,7 +139,7 @@ class SetEvidence(Stage):
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the bytes of the table."""
         pooled = sum(each.pooled or 0 for each in asked.sets.values())
-        return Cost(bytes=nearest.ROW * (asked.sets[of].images if of in asked.sets else pooled))
+        return Cost(bytes=nearest.STAGE.row_bytes * (asked.sets[of].images if of in asked.sets else pooled))
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Write the table of one set, or of the pool."""

@@ -19,7 +19,7 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.run import RunDirectory, tables
 from auditor.run.places import Place
-from auditor.stages import Cost, Stage, Task, agreement, per_step, u_turns
+from auditor.stages import Cost, Stage, Task, agreement, u_turns
 from auditor.stages.bench import Bench
 
 REVISION = 1
@@ -110,11 +110,11 @@ class TrajectoryStage(Stage):
     name, word, per = "trajectories", "trajectories", "step"
     places = (Place("trajectories", by_step=True),)
     columns = tables.AGREEMENT
+    row_bytes = agreement.AgreementStage.row_bytes
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every step, where it is asked for, predictions can be compared, and what memorizing says is known."""
-        if asked.compares_predictions and asked.scope.with_train and asked.config.trajectories > 0:
-            yield from ((of, "") for of in per_step(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Wherever it is asked for, predictions can be compared, and what memorizing says is known."""
+        return asked.compares_predictions and asked.scope.with_train and asked.config.trajectories > 0
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines how the twins' predictions compare where samples come from."""
@@ -130,7 +130,7 @@ class TrajectoryStage(Stage):
         """Return the calls of both networks."""
         n = asked.config.trajectories
         rows = 2 * n * (len(state_times(asked.times, asked.scheduler)) + len(asked.times))
-        return Cost(calls=n_calls(n, asked.times, asked.scheduler, asked.batch_size), bytes=rows * agreement.ROW)
+        return Cost(calls=n_calls(n, asked.times, asked.scheduler, asked.batch_size), bytes=rows * self.row_bytes)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Compare both networks' predictions along the trajectories of both, and on their samples noised again."""

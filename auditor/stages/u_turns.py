@@ -21,13 +21,12 @@ from auditor.records import Features, UTurns
 from auditor.run import RunDirectory, tables
 from auditor.run.places import Place
 from auditor.spaces.pixel import PixelSpace
-from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys, per_checkpoint
+from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys
 from auditor.stages.bench import Bench
 
 REVISION = 1
 SAMPLER = "ddim"  # without noise: what comes back depends on the image and one noise alone
 SEARCHED_AT_ONCE = 8192  # images that what comes back is searched among, a block at a time
-ROW = 16  # bytes of a compressed row of the table, measured on the demo
 SHARES = (0.1, 0.2, 0.4, 0.6)  # of the process, at which images turn
 
 
@@ -116,12 +115,12 @@ class UTurnStage(Stage):
     name, word, per = "u_turns", "u-turns", "checkpoint"
     places = (Place("u-turns"),)
     columns = tables.U_TURNS
+    row_bytes = 16
     network = True
 
-    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield every checkpoint, where it is asked for."""
-        if asked.with_losses and asked.config.u_turns > 0:
-            yield from ((of, "") for of in per_checkpoint(asked))
+    def applies(self, asked: Asked) -> bool:
+        """Wherever it is asked for and there is a model."""
+        return asked.with_losses and asked.config.u_turns > 0
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
         """Yield the features of the sets in pixels, where there are any; else they are embedded here."""
@@ -145,7 +144,7 @@ class UTurnStage(Stage):
         n, batch = sum(chosen.counts(asked, asked.config.u_turns).values()), asked.batch_size
         return Cost(
             calls=sum(n_calls(min(batch, n - at), asked.scheduler, batch) for at in range(0, n, batch)),
-            bytes=(self.rows(asked, of) or 0) * ROW,
+            bytes=(self.rows(asked, of) or 0) * self.row_bytes,
         )
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
