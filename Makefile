@@ -21,7 +21,7 @@ demo: .venv/installed  ## a complete audit of the shipped twins on handwritten d
 test: .venv/developed  ## the test suite, in under five minutes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest  # tests/test_types.py runs mypy
 
 samples: .venv/developed  ## remake sample_reports from a fresh run of the demo
 	rm -rf .venv/demo
@@ -38,7 +38,10 @@ lint: .venv/developed  ## format and check the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+types: .venv/developed  ## what mypy finds; make test allows what tests/types.json does
+	$(BIN)/mypy
+
 clean:  ## remove the environment and the demo run
 	rm -rf .venv audit-demo
 
-.PHONY: help demo test test-demo samples lint clean
+.PHONY: help demo test test-demo samples lint types clean

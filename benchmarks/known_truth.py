@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table here")
     parser.add_argument("--n", type=int, default=10_000, help="samples of each twin behind the truth")
+    parser.add_argument("--smoke", action="store_true", help="a small audit, right or not: does it start?")
     given = parser.parse_args()
     fixture = Fixture(course=Course(memory=0.5, growth=1.0), n_train=2000, n_heldout=1000, taus=tuple(range(1, 21)))
+    settings: dict[str, object] = {"n_samples": 1000}
+    if given.smoke:
+        given.n = BATCH
+        fixture = replace(fixture, n_train=60, n_heldout=40, taus=(2, 19))
+        settings = {"n_samples": 20, "loss_images": 8, "loss_levels": 2, "sampling_steps": 2}
     with tempfile.TemporaryDirectory() as work:
-        found, prepared = measured(fixture, Path(work) / "audit", n_samples=1000)
+        found, prepared = measured(fixture, Path(work) / "audit", **settings)
     phases = fixture.phases(prepared.times + 1, prepared.budgets)
     rows = []
     for facts, decision, phase in zip(found.facts, found.decisions, phases, strict=True):
@@ -82,7 +88,7 @@ def main() -> None:
     print(f"released: {found.recommendation.step}; controls passed: {trusted}")
     if given.out:
         table.to_csv(given.out, index=False, float_format="%.4g")
-    sys.exit(not (table["is_right"].all() and trusted))
+    sys.exit(not given.smoke and not (table["is_right"].all() and trusted))
 
 
 def row_of(

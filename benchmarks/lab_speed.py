@@ -1,4 +1,4 @@
-"""Throughput and memory of exact denoising: ``python benchmarks/lab_speed.py``.
+"""Throughput and memory of exact denoising: ``python benchmarks/lab_speed.py [--smoke]``.
 
 Batched belief propagation of ``auditor.lab.exact`` beside a straightforward implementation of the same recursion, one
 sequence and one node at a time in numpy, on the same sequences in one run; and its peak memory at depth 8 with 16
@@ -7,6 +7,7 @@ letters.
 
 from __future__ import annotations
 
+import argparse
 import resource
 import time
 
@@ -66,10 +67,14 @@ def rate(function, x_t: object) -> tuple[float, object]:
 
 def main() -> None:
     """Print the throughputs, their ratio, the largest difference, and the memory of a large tree."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few sequences: does it start?")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    memory()  # first: the peak is that of the process
+    memory((1, 2) if given.smoke else (50, 500))  # first: the peak is that of the process
     h = Diffusion().fields[T]
-    for grammar, n_slow, n_fast in ((Grammar(), 200, 8000), (Grammar(q=16, q_eff=8, depth=6), 20, 200)):
+    sizes = ((2, 4), (1, 2)) if given.smoke else ((200, 8000), (20, 200))
+    for grammar, (n_slow, n_fast) in zip((Grammar(), Grammar(q=16, q_eff=8, depth=6)), sizes, strict=True):
         x_t = noised(grammar, n_fast)
         slow, by_one = rate(lambda x: one_by_one(x, h, grammar.rules), x_t[:n_slow].numpy())
         double, batched = rate(lambda x: exact.posterior(x, h, grammar), x_t)
@@ -81,10 +86,10 @@ def main() -> None:
         print(f"  batched, float32  {single:10,.0f}  {single / slow:6.1f} times")
 
 
-def memory() -> None:
+def memory(numbers: tuple[int, int]) -> None:
     """Print the peak memory at depth 8 and 16 letters, for a few and for ten times as many sequences."""
     grammar, h = Grammar(q=16, q_eff=16, depth=8), Diffusion().fields[T]
-    for n in (50, 500):
+    for n in numbers:
         x_t = noised(grammar, n).float()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = -time.process_time()

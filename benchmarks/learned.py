@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +47,41 @@ def sets_of(data: Path, pair: tuple[str, str], grammar, diffusion, time: int, n:
 
 
 def main() -> None:
-    """Measure all checkpoints and write the tables."""
+    """Compare the trainings that are given, or a few short ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("runs", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("runs", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/learned"))
     parser.add_argument("--n", type=int, default=2000, help="sequences of each set")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averages, or the weights themselves")
     parser.add_argument("--time", type=int, default=75, help="of the noise, of 500")
+    parser.add_argument("--smoke", action="store_true", help="four short trainings of its own: does it start?")
     given = parser.parse_args()
+    if given.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            given.data, given.runs, given.out = (Path(folder) / name for name in ("data", "runs", "out"))
+            given.n = 20
+            train_little(given.data, given.runs)
+            return compare(given)
+    if given.data is None or given.runs is None:
+        parser.error("DATA and RUNS are needed")
+    compare(given)
+
+
+def train_little(data: Path, runs: Path) -> None:
+    """Train the smallest transformers for a few steps, as the command line does."""
+    from auditor.cli import app
+
+    sizes = {"q": 3, "q-eff": 3, "depth": 4, "n-train": 40}
+    recipe = {"width": 8, "layers": 1, "heads": 2, "feedforward": 16, "batch-size": 20, "average": 0.1}
+    recipe |= {"steps": 6, "first": 2, "checkpoints": 3, "repeats": 2}
+    for start, options in ((["make", "--out", data], sizes), (["train", data, "--out", runs], recipe)):
+        given = [part for name, value in options.items() for part in (f"--{name}", value)]
+        app(["lab", *map(str, [*start, *given])], standalone_mode=False)
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Measure all checkpoints and write the tables."""
     series = {name: steps_of(given.runs, pair) for name, pair in PAIRS.items()}
     _, diffusion, grammar, _ = read(folder_of(given.runs / "a", series["split"][0]))
     curves, values = [], {}

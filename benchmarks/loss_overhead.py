@@ -51,7 +51,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--levels", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--smoke", action="store_true", help="a few images: does it start?")
     given = parser.parse_args()
+    if given.smoke:
+        given.images, given.levels, given.batch = 4, 2, 4
     for name, make in models().items():
         model = make()
         images = np.random.default_rng(0).integers(0, 256, (given.images, *model.image_shape), dtype=np.uint8)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
+import tempfile
 import time
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def loss_rows(rng: np.random.Generator, sets: tuple[str, ...], level: float) -> 
         "id": np.tile(np.repeat(identifiers(LOSS_IMAGES), LEVELS), len(sets)),
         "t": np.tile(np.arange(LEVELS), len(sets) * LOSS_IMAGES),
         "loss": rng.gamma(50, level / 50, n),
+        "share": np.full(n, 1 / LEVELS),
     }
 
 
@@ -165,13 +167,23 @@ def fabricate(run: RunDirectory, scope: Scope) -> None:
 
 
 def main() -> None:
-    """Write the evidence where it is missing, and time what follows."""
+    """Time a run of the size that is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("/tmp/measuring-speed"))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=2000)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes in a folder of its own: does it start?")
     given = parser.parse_args()
+    if not given.smoke:
+        return timed(given)
+    with tempfile.TemporaryDirectory() as folder:
+        given.run, given.steps, given.seeds = Path(folder), 2, 60
+        timed(given)
+
+
+def timed(given: argparse.Namespace) -> None:
+    """Write the evidence where it is missing, and time what follows."""
     run = RunDirectory(given.run / f"{given.steps}-{given.seeds}")
     scope = Scope(tuple(range(1000, 1000 * given.steps + 1, 1000)), SPACES, given.seeds, 0, True, True)
     if not (run.root / "complete").exists():

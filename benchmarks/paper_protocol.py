@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a run made with --protocol paper")
     parser.add_argument("--demo", action="store_true", help="re-used noise in samples of the demo's twins")
+    parser.add_argument("--smoke", action="store_true", help="few simulations: does it start?")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.run is not None:
@@ -41,7 +42,8 @@ def main() -> None:
         print(colliding_samples())
         return
     for each in (pair_error, argmin_alone, colliding_noise, bins, floor, contamination, uturn_ratio):
-        print(f"{each.__doc__.splitlines()[0]}\n  {each()}")
+        few = {"repeats": 5} if given.smoke and each in (pair_error, argmin_alone) else {}
+        print(f"{each.__doc__.splitlines()[0]}\n  {each(**few)}")
 
 
 def pair_error(k: int = 15, repeats: int = 2000) -> str:

@@ -58,10 +58,20 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200_000)
     parser.add_argument("--size", type=int, default=28)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "auditor-many-pictures")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes in a folder of its own: does it start?")
     parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.read:
         return read(str(given.folder), given.size)
+    if not given.smoke:
+        return timed(given)
+    with tempfile.TemporaryDirectory() as folder:
+        given.folder, given.n = Path(folder), 100
+        timed(given)
+
+
+def timed(given: argparse.Namespace) -> None:
+    """Make the pictures, and read them with an empty cache and with a full one."""
     make(given.folder, given.n, given.size)
     time.sleep(3)  # pictures that changed a moment ago are not remembered
     with tempfile.TemporaryDirectory() as cache:

@@ -12,12 +12,13 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from measuring_speed import IMAGES, SPACES, fabricate, identifiers
+from measuring_speed import IMAGES, LEVELS, SPACES, fabricate, identifiers
 
 from auditor.config import AuditConfig, Budgets
 from auditor.measuring import measure
@@ -40,6 +41,7 @@ def complete(run: RunDirectory, scope: Scope, size: int) -> None:
     write_images(run, scope, size)
     resolved = {"weights": "raw", "image_shape": [size, size, 3], "steps": list(scope.steps), "scheduler": {}}
     sets = {name: {"images": IMAGES, "digest": "0" * 64} for name in ("heldout", "train-a", "train-b")}
+    resolved |= {"loss_times": list(range(LEVELS)), "loss_log_snr": np.linspace(6, -6, LEVELS).tolist()}
     run.write_record(
         {"status": "complete", "given": asdict(AuditConfig()), "resolved": resolved, "scope": asdict(scope)}
         | {"budgets": asdict(Budgets()), "sets": sets, "notes": [], "checks": checks, "versions": {"auditor": "0"}}
@@ -61,14 +63,24 @@ def write_images(run: RunDirectory, scope: Scope, size: int) -> None:
 
 
 def main() -> None:
-    """Write the run where it is missing, and time ``audit report --html`` as a command of its own."""
+    """Time the page of a run of the size that is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("/tmp/report-speed"))
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5000)
     parser.add_argument("--size", type=int, default=64, help="Pixels per side of the images.")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes in a folder of its own: does it start?")
     given = parser.parse_args()
+    if not given.smoke:
+        return timed(given)
+    with tempfile.TemporaryDirectory() as folder:
+        given.run, given.steps, given.seeds, given.size = Path(folder), 2, 60, 8
+        timed(given)
+
+
+def timed(given: argparse.Namespace) -> None:
+    """Write the run where it is missing, and time ``audit report --html`` as a command of its own."""
     run = RunDirectory(given.run / f"{given.steps}-{given.seeds}-{given.size}")
     scope = Scope(tuple(range(1000, 1000 * given.steps + 1, 1000)), SPACES, given.seeds, 0, True, True)
     if not run.record.exists():

@@ -161,10 +161,11 @@ def own_peak_mib() -> float:
     raise RuntimeError("/proc/self/status has no VmHWM")
 
 
-def peak_mib(n: int) -> float:
+def peak_mib(n: int, repetitions: int = 3) -> float:
     """Return by how much sampling n images raises the peak resident memory of a fresh, warmed-up process."""
     command = [sys.executable, __file__, "--peak-of", str(n)]
-    raised = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+    processes = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(repetitions))
+    raised = [float(each.stdout) for each in processes]
     return median(raised)
 
 
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--peak-of", type=int, help="only sample N images and print the peak memory in MiB")
+    parser.add_argument("--smoke", action="store_true", help="a few samples, no limit: does it start?")
     given = parser.parse_args()
     if given.peak_of:
         sample_zeros(WARM_SAMPLES)  # what libraries and one batch take differs between processes by 20 MiB and more
@@ -183,11 +185,16 @@ def main() -> None:
         sample_zeros(given.peak_of)
         print(own_peak_mib() - before)
         return
+    if given.smoke:
+        given.n, given.batch, given.steps, given.repetitions = 8, 4, 2, 1
     worst = 0.0
     for name, make in models().items():
         found = ratios(make(), given.n, given.batch, given.steps, given.repetitions)
         worst = max(worst, found["wall"])
         print(json.dumps({"model": name} | {key: round(value, 3) for key, value in found.items()}), flush=True)
+    if given.smoke:
+        print(json.dumps({"peak_raised_by_mib": {WARM_SAMPLES: peak_mib(WARM_SAMPLES, repetitions=1)}}))
+        return
     peaks = {n: peak_mib(n) for n in (PEAK_SAMPLES, 4 * PEAK_SAMPLES)}
     growth = peaks[4 * PEAK_SAMPLES] - peaks[PEAK_SAMPLES]
     print(

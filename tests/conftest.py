@@ -6,6 +6,7 @@ networks, not what training does to them.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import shutil
@@ -167,6 +168,29 @@ def as_arguments(options: dict[str, str | None]) -> list[str]:
     return [part for name, value in given for part in ((name, value) if value != "" else (name,))]
 
 
+SLOWEST = (  # files that take longest, longest first; one left to the end would keep one process waiting for the other
+    "test_checkpoint_formats",
+    "test_html",
+    "test_smoke",
+    "test_resume",
+    "test_protocol",
+    "test_run_formats",
+    "test_cli",
+    "test_verify",
+    "test_lab",
+    "test_networks",
+    "test_scales",
+    "test_real_images",
+    "test_trainings",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slowest files first; --no-loadscope-reorder keeps this order among processes."""
+    rank = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOWEST)))
+
+
 def audited(options: dict[str, str | None], out: Path) -> Path:
     """Return ``out`` after a complete run into it."""
     outcome = call("run", *as_arguments({**options, "out": str(out)}))
@@ -214,9 +238,29 @@ def network_calls(monkeypatch) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def saved_inputs(tmp_path_factory) -> Inputs:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """``made_once(name, make)`` returns a folder that ``make`` filled once for all processes of this run of pytest."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = root / f"made-once-{name}", root / f"made-once-{name}.done"
+        with open(root / f"made-once-{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def saved_inputs(made_once) -> Inputs:
     """The inputs, made once; read them only."""
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
+    return Inputs(made_once("inputs", write_inputs))
 
 
 @pytest.fixture
@@ -238,72 +282,80 @@ def audit_args(saved_inputs, tmp_path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def finished(saved_inputs, tmp_path_factory) -> Path:
+def finished(saved_inputs, made_once) -> Path:
     """A complete run; read it only."""
-    return audited({**saved_inputs.options, **FAST}, tmp_path_factory.mktemp("finished") / "run")
+    options = {**saved_inputs.options, **FAST}
+    return made_once("finished", lambda folder: audited(options, folder / "run")) / "run"
 
 
 @pytest.fixture(scope="session")
-def without_training(saved_inputs, tmp_path_factory) -> Path:
+def without_training(saved_inputs, made_once) -> Path:
     """A complete run with neither training nor held-out images; read it only."""
     options = {name: saved_inputs.options[name] for name in ("ckpts-a", "ckpts-b")}
-    return audited({**options, **FAST}, tmp_path_factory.mktemp("alone") / "run")
+    return made_once("alone", lambda folder: audited({**options, **FAST}, folder / "run")) / "run"
 
 
 @pytest.fixture(scope="session")
-def single(saved_inputs, tmp_path_factory) -> Path:
+def single(saved_inputs, made_once) -> Path:
     """A complete run of one training, that on half a; read it only."""
     options = {name: saved_inputs.options[name] for name in ("ckpts-a", "train-a", "heldout")}
-    return audited({**options, **FAST}, tmp_path_factory.mktemp("single") / "run")
+    return made_once("single", lambda folder: audited({**options, **FAST}, folder / "run")) / "run"
+
+
+def write_three(root: Path) -> None:
+    """Write the checkpoints and images of three trainings, x, y and z."""
+    for seed, name in enumerate("xyz", start=20):
+        write_series(root / name, seed)
+        np.savez(root / f"{name}.npz", smooth_images(40, seed))
 
 
 @pytest.fixture(scope="session")
-def three(saved_inputs, tmp_path_factory) -> tuple[Path, list[str]]:
+def three(saved_inputs, made_once) -> tuple[Path, list[str]]:
     """Where three trainings, x, y and z, and their images lie, and the options that name them."""
-    root = tmp_path_factory.mktemp("three")
+    root = made_once("three", write_three)
     options = ["--heldout", saved_inputs.options["heldout"]]
-    for seed, name in enumerate("xyz", start=20):
-        folder = write_series(root / name, seed)
-        np.savez(root / f"{name}.npz", smooth_images(40, seed))
-        options += ["--ckpts", f"{name}={folder}", "--train", f"{name}={root / name}.npz"]
+    for name in "xyz":
+        options += ["--ckpts", f"{name}={root / name}", "--train", f"{name}={root / name}.npz"]
     return root, options
 
 
 @pytest.fixture(scope="session")
-def three_audited(three) -> Path:
+def three_audited(three, made_once) -> Path:
     """A complete run of three trainings; read it only."""
-    root, options = three
-    outcome = call("run", *options, *as_arguments({**FAST, "out": str(root / "run")}))
-    assert outcome.status == 0, outcome.err
-    return root / "run"
+
+    def audit_all(folder: Path) -> None:
+        outcome = call("run", *three[1], *as_arguments({**FAST, "out": str(folder / "run")}))
+        assert outcome.status == 0, outcome.err
+
+    return made_once("three-audited", audit_all) / "run"
 
 
 @pytest.fixture(scope="session")
-def hostile(saved_inputs, tmp_path_factory) -> Path:
+def hostile(saved_inputs, made_once) -> Path:
     """A complete run whose image and folder names try to be markup; read it only."""
     from PIL import Image
 
-    root = tmp_path_factory.mktemp("hostile")
-    for seed, half in enumerate("ab", start=7):
-        folder = root / f"<i onclick=x>{half}"
-        folder.mkdir()
-        for i, pixels in enumerate(smooth_images(40, seed)):
-            Image.fromarray(pixels).save(
-                folder / f"{i}{HOSTILE_NAMES[i % len(HOSTILE_NAMES)].replace('/', '∕')}", "PNG"
-            )
-    given = {f"train-{half}": str(root / f"<i onclick=x>{half}") for half in "ab"}
-    outcome = call("run", *as_arguments({**saved_inputs.options, **given, "out": str(root / "run"), **FAST}))
-    assert outcome.status == 0, outcome.err
-    return root / "run"
+    def audit_hostile(root: Path) -> None:
+        given = {}
+        for seed, half in enumerate("ab", start=7):
+            folder = root / f"<i onclick=x>{half}"
+            folder.mkdir()
+            given[f"train-{half}"] = str(folder)
+            for i, pixels in enumerate(smooth_images(40, seed)):
+                name = f"{i}{HOSTILE_NAMES[i % len(HOSTILE_NAMES)].replace('/', '∕')}"
+                Image.fromarray(pixels).save(folder / name, "PNG")
+        audited({**saved_inputs.options, **given, **FAST}, root / "run")
+
+    return made_once("hostile", audit_hostile) / "run"
 
 
 @pytest.fixture(scope="session")
-def hostile_page(hostile) -> Path:
+def hostile_page(hostile, tmp_path_factory) -> Path:
     """The page of that run, as a file."""
     from auditor.reports import read_report
     from auditor.reports.formats import html
 
-    path = hostile.parent / "report.html"
+    path = tmp_path_factory.mktemp("hostile") / "report.html"
     path.write_text(html.page(read_report(hostile)))
     return path
 

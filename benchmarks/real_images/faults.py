@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figure import distances, jackknife
+from figure import distances, folder_of, jackknife
 from make import SCHEDULER, abar
 from safetensors.torch import load_file
 from unet import make
@@ -28,14 +28,15 @@ EVERY = 10  # one time in so many stands for its neighbors; time 0 stands for it
 def main() -> None:
     """Print every comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    out = parser.parse_args().out
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--smoke", action="store_true", help="of an experiment at toy size: does it start?")
+    out, smoke = folder_of(parser), parser.parse_args().smoke
     torch.set_num_threads(1)
     run = RunDirectory(out / "audit")
     record = json.loads(run.record.read_text())
     steps, names = record["scope"]["steps"], record["scope"]["twins"]
     print(errors(run, [tuple(pair) for pair in record["pairs"]], steps, names))
-    print(losses(out, steps[-1], names))
+    print(losses(out, steps[-1], names, TIMES // 2 if smoke else EVERY))
 
 
 def errors(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[int], names: list[str]) -> str:
@@ -53,7 +54,7 @@ def errors(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[int], na
     return "\n".join(lines)
 
 
-def losses(out: Path, step: int, names: list[str]) -> str:
+def losses(out: Path, step: int, names: list[str], spacing: int = EVERY) -> str:
     """The published loss of the last checkpoints, and what another mean and time 0 do to it."""
     pixels = {name: np.load(out / "data" / f"{name}.npz")["images"].astype(float) / 255 for name in (*names, "heldout")}
     means = {name: each.mean() for name, each in pixels.items()}
@@ -61,8 +62,8 @@ def losses(out: Path, step: int, names: list[str]) -> str:
     network, lines = make(**json.loads((out / "network.json").read_text())).eval(), []
     for name, other in zip(names, [*names[1:], names[0]], strict=True):
         network.load_state_dict(load_file(out / "runs" / name / f"step-{step}.safetensors"))
-        own = cells(network, chosen - means[name])
-        wrong = cells(network, chosen - means[other])
+        own = cells(network, chosen - means[name], spacing)
+        wrong = cells(network, chosen - means[other], spacing)
         rest = own[1:].mean()
         every = (own[0].mean() + (TIMES - 1) * rest) / TIMES
         over_cells, by_image = own[1:].std(ddof=1) / np.sqrt(len(chosen) * TIMES), own[1:].mean(axis=0)
@@ -75,12 +76,12 @@ def losses(out: Path, step: int, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def cells(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
+def cells(network: torch.nn.Module, images: np.ndarray, spacing: int = EVERY) -> np.ndarray:
     """Return the squared errors at time 0 and at some others, float64 ``[times, images]``, one noise per cell."""
     x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     found = []
     with torch.inference_mode():
-        for t in (0, *range(EVERY // 2, TIMES, EVERY)):
+        for t in (0, *range(spacing // 2, TIMES, spacing)):
             eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
             x_t = abar()[t].sqrt() * x0 + (1 - abar()[t]).sqrt() * eps
             error = network(x_t, torch.full((len(x0),), t)) - eps

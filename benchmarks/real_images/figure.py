@@ -35,8 +35,21 @@ LOOKS = {"distance": ("twins", BLUE, "solid", "circle"), "loss": ("held-out loss
 def main() -> None:
     """Draw the figures of one folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    write(parser.parse_args().out)
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--smoke", action="store_true", help="of an experiment at toy size: does it start?")
+    write(folder_of(parser))
+
+
+def folder_of(parser: argparse.ArgumentParser) -> Path:
+    """Return the experiment that a command line names."""
+    given = parser.parse_args()
+    if given.smoke:
+        from make import smoke
+
+        return smoke()
+    if given.out is None:
+        parser.error("OUT is needed")
+    return given.out
 
 
 def write(out: Path) -> None:

@@ -13,12 +13,15 @@ Duplicates and near-duplicates are removed first. OUT must lie outside the repos
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import sys
+import tempfile
 import time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,11 @@ SCALES = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Carry out one verb."""
+    if "--smoke" in (sys.argv[1:] if arguments is None else arguments):
+        from make import smoke  # this file as the others import it: what it makes is made once
+
+        print(f"made {sum(1 for _ in smoke().rglob('*'))} files")
+        return
     given = parsed(arguments)
     verbs = ("prepare", "train", "audit", "figure") if given.verb == "all" else (given.verb,)
     try:
@@ -126,6 +134,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", help="audit these checkpoints only, comma-separated")
     parser.add_argument("--color", action="store_true", help="three channels instead of one")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--smoke", action="store_true", help="alone: all of it on noise, at toy size: does it start?")
     return parser.parse_args(arguments)
 
 
@@ -377,6 +386,24 @@ def plan(experiment: Experiment, data: str, out: Path, device: str) -> None:
     )
     print(f"{'':>16}  steps on {n} pictures (a GPU takes larger batches much better)")
     print(f"{'audit':>16}: audit {' '.join(audit_command(experiment, out.resolve(), device))}")
+
+
+# Does it start?
+
+
+@cache
+def smoke() -> Path:
+    """Return the folder of a whole experiment at toy size, on colored noise, which goes when the process ends."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    out = Path(folder.name) / "out"
+    toy = Experiment(8, 8, 10, 10, 5, 1e-3, (1, 2), 4, "ddim", 1, 2, 1, 0.1, trainings=LEAST_TRAININGS)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    np.savez(Path(folder.name) / "data.npz", images=pixels)
+    given = argparse.Namespace(data=str(Path(folder.name) / "data.npz"), out=out, device="cpu", steps=None)
+    for verb in ("prepare", "train", "audit", "figure"):
+        carry_out(verb, toy, given)
+    return out
 
 
 # Small things

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +31,16 @@ CAPTIONS = ("a normal chest x-ray", "a chest x-ray with pneumonia")
 STEPS = (200, 290, 421, 611, 886, 1286, 1866, 2708, 3929, 5700, 8270)  # held-out loss is least near 5,000
 SEEDS = {"a": 1, "b": 2}
 THREADS = 1
+TWIN = trainer.TrainSettings(steps=STEPS, widths=(24, 48), bfloat16=True)
+CLIP = clip.ClipSettings(groups=32)
 
 
 def main() -> None:
     """Run one of the three verbs."""
+    if "--smoke" in sys.argv[1:]:
+        return smoke()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="alone: all verbs on made-up films: does it start?")
     verbs = parser.add_subparsers(dest="verb", required=True)
     prepare_verb = verbs.add_parser("prepare", help="remove duplicates, resize, split")
     prepare_verb.add_argument("source", type=Path, help="pneumoniamnist.npz")
@@ -50,7 +58,7 @@ def main() -> None:
         train_clip(given.out)
 
 
-def prepare(source: Path, out: Path) -> None:
+def prepare(source: Path, out: Path, sizes: Mapping[str, int] = SIZES) -> None:
     """Write ``out/data/{half-a,half-b,heldout,clip}.npz`` with the keys ``images``, ``labels`` and ``indices``.
 
     Training and validation films are pooled (the test split differs in class balance);
@@ -65,7 +73,7 @@ def prepare(source: Path, out: Path) -> None:
     order = np.random.default_rng(SPLIT_SEED).permutation(kept)
     print(f"{len(images)} films, {len(images) - len(kept)} near-duplicates removed")
     (out / "data").mkdir(parents=True, exist_ok=True)
-    for (name, n), end in zip(SIZES.items(), np.cumsum(list(SIZES.values())), strict=True):
+    for (name, n), end in zip(sizes.items(), np.cumsum(list(sizes.values())), strict=True):
         indices = order[end - n : end]
         np.savez_compressed(
             out / "data" / f"{name}.npz", images=resize(images[indices]), labels=labels[indices], indices=indices
@@ -102,23 +110,38 @@ def resize(images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(image) for image in small])
 
 
-def train_twin(out: Path, twin: str) -> None:
+def train_twin(out: Path, twin: str, steps: tuple[int, ...] = STEPS) -> None:
     """Train one twin on its half, into ``out/runs/<twin>``."""
     one_thread()
     half = np.load(out / "data" / f"half-{twin}.npz")["images"]
-    settings = trainer.TrainSettings(steps=STEPS, widths=(24, 48), bfloat16=True, seed=SEEDS[twin])
-    trainer.train(half[..., None], out / "runs" / twin, settings, say)
+    trainer.train(half[..., None], out / "runs" / twin, replace(TWIN, seed=SEEDS[twin], steps=steps), say)
 
 
-def train_clip(out: Path) -> None:
+def train_clip(out: Path, settings: clip.ClipSettings = CLIP) -> None:
     """Train the small CLIP on films of neither half nor held-out; print what it can tell on held-out films."""
     one_thread()
     films, heldout = np.load(out / "data" / "clip.npz"), np.load(out / "data" / "heldout.npz")
     captions = [CAPTIONS[label] for label in films["labels"]]
-    clip.train(films["images"][..., None], captions, out / "clip", clip.ClipSettings(groups=32), say)
+    clip.train(films["images"][..., None], captions, out / "clip", settings, say)
     right = clip.zero_shot(out / "clip", heldout["images"][..., None], CAPTIONS) == heldout["labels"]
     for label, caption in enumerate(CAPTIONS):
         print(f"{caption}: {right[heldout['labels'] == label].mean():.3f} of the held-out films told right")
+
+
+def smoke() -> None:
+    """Do all of it on a few films of noise: the real ones, ../shared/data/pneumoniamnist, are not needed to start."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        out, sets = Path(folder), {}
+        for name, n in (("train", 48), ("val", 8)):
+            sets[f"{name}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+            sets[f"{name}_labels"] = (np.arange(n) % 2)[:, None]
+        np.savez(out / "films.npz", **sets)
+        print("made-up films, so nothing is said of real ones")
+        prepare(out / "films.npz", out, {"half-a": 12, "half-b": 12, "heldout": 12, "clip": 16})
+        for twin in SEEDS:
+            train_twin(out, twin, (1, 2))
+        train_clip(out, replace(CLIP, steps=2, groups=2))
 
 
 def one_thread() -> None:

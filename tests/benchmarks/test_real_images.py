@@ -133,14 +133,13 @@ def test_all_pairs_are_audited_and_the_figures_have_intervals_over_trainings(mad
         assert "<svg" in (made / "figure" / f"{name}.svg").read_text()
 
 
-def test_published_errors_and_losses_are_told_on_the_same_trainings(made, monkeypatch):
-    monkeypatch.setattr(faults, "EVERY", 250)
+def test_published_errors_and_losses_are_told_on_the_same_trainings(made):
     names = [f"s{i}" for i in range(3)]
     told = faults.errors(RunDirectory(made / "audit"), [("s0", "s1"), ("s0", "s2"), ("s1", "s2")], [3, 6], names)
     assert told.count("times 1.96 published errors") == 2
     network = unet.make(1, 8).eval()
-    assert faults.cells(network, np.zeros((2, 8, 8, 1))).shape == (5, 2)
-    assert faults.losses(made, 6, names).count("with the mean of") == 3
+    assert faults.cells(network, np.zeros((2, 8, 8, 1)), 250).shape == (5, 2)
+    assert faults.losses(made, 6, names, 250).count("with the mean of") == 3
 
 
 def test_the_set_over_trainings_holds_what_is_not_shown_to_lie_above():

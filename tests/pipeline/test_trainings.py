@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
+import conftest
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,16 +71,16 @@ def test_the_report_the_gate_and_the_verification_know_three_trainings(audit, au
     assert record["pairs"] == [["x", "y"], ["x", "z"], ["y", "z"]]
 
 
-def test_the_same_command_again_makes_nothing_anew(three, audited):
+def test_the_same_command_again_makes_nothing_anew(three, audited, tmp_path):
     _, options = three
-    before = {path: path.stat().st_mtime_ns for path in audited.rglob("samples/*/*.npy")}
-    assert call("run", *options, *as_arguments({**FAST, "out": str(audited)})).status == 0
-    assert {path: path.stat().st_mtime_ns for path in audited.rglob("samples/*/*.npy")} == before
+    run = Path(shutil.copytree(audited, tmp_path / "run"))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("samples/*/*.npy")}
+    assert before
+    assert call("run", *options, *as_arguments({**FAST, "out": str(run)})).status == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("samples/*/*.npy")} == before
 
 
 def test_a_changed_number_of_any_pair_is_found_by_verification(audit, audited, tmp_path):
-    import shutil
-
     run = shutil.copytree(audited, tmp_path / "run")
     path = run / "pairs" / "x+z" / "measurements.parquet"
     frame = pd.read_parquet(path)
@@ -133,13 +136,11 @@ def test_the_node_jackknife_covers_where_pairs_as_units_do_not():
 
 
 @pytest.fixture(scope="module")
-def with_second(three, saved_inputs):
+def with_second(three, saved_inputs, tmp_path_factory):
     """An audit of two trainings with a second one on half a."""
     root, _ = three
-    options = {**saved_inputs.options, **FAST, "ckpts-a2": str(root / "z"), "out": str(root / "second")}
-    outcome = call("run", *as_arguments(options))
-    assert outcome.status == 0, outcome.err
-    return root / "second"
+    options = {**saved_inputs.options, **FAST, "ckpts-a2": str(root / "z")}
+    return conftest.audited(options, tmp_path_factory.mktemp("second") / "run")
 
 
 def test_the_variance_of_predictions_is_split_into_that_of_seeds_and_that_of_halves(with_second):
