@@ -97,14 +97,16 @@ def lean_by_column(
     losses: Mapping[int, lean.Losses], series: Series, relabeling: Relabeling
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield step, time (or scale) and loss lean with its tests, corrected over all steps and columns together."""
-    scored = {step: lean.loss_scores(each, series.pool, by_time=True) for step, each in losses.items()}
+    pool = series.pool
+    assert pool is not None, "images were relabeled"
+    scored = {step: lean.loss_scores(each, pool, by_time=True) for step, each in losses.items()}
     scored = {step: (columns, r) for step, (columns, r) in scored.items() if len(r) and np.isfinite(r).all()}
     if not scored:
         return
     tests = [half_difference_test(relabeling, columns, r) for columns, r in scored.values()]
     corrected = iter(step_down_max_t(np.hstack([test.z for test in tests])))
     for (step, (columns, r)), test in zip(scored.items(), tests, strict=True):
-        labels, groups = series.pool.labels[columns], series.pool.groups[columns]
+        labels, groups = pool.labels[columns], pool.groups[columns]
         draws = half_difference_draws(r, labels, groups, derived_seed("groups", series.scope.seed))
         low, high = np.quantile(draws, [0.025, 0.975], axis=0)
         value = (r[labels > 0].mean(axis=0) - r[labels < 0].mean(axis=0)) / 2

@@ -21,9 +21,9 @@ from auditor.stats import minima
 from auditor.stats.relabeling import Relabeling
 
 
-def rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
+def scale_rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
     """Return the rows of scales.parquet, by step, scale and metric."""
-    found = [row for step, cells in series.scales.items() for row in mean_rows(step, cells)]
+    found = [row for step, cells in series.scales.items() for row in scale_mean_rows(step, cells)]
     if relabeling is not None and series.scales:
         losses = {step: cells.losses for step, cells in series.scales.items()}
         names = next(iter(series.scales.values())).names
@@ -32,7 +32,7 @@ def rows(series: Series, relabeling: Relabeling | None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["step"], row["scale"], row["metric"]))
 
 
-def mean_rows(step: int, cells: CellScales) -> Iterator[dict[str, Any]]:
+def scale_mean_rows(step: int, cells: CellScales) -> Iterator[dict[str, Any]]:
     """Yield the means over images at one step: losses of both models, and the variance on held-out images."""
     for metric, values in curves_of(cells).items():
         for j, scale in enumerate(cells.names):
@@ -50,7 +50,7 @@ def curves_of(cells: CellScales) -> dict[str, np.ndarray]:
     return found
 
 
-def onset_rows(
+def scale_onset_rows(
     series: Series, leans: Sequence[Mapping[str, Any]], evaluable: Sequence[int], budgets: Budgets
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of onsets.parquet by scale; ``leans`` are the rows of scales.parquet."""

@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from auditor.config import N_EXCHANGEABLE, Budgets
-from auditor.measuring import copies as copying
-from auditor.measuring import lean as leaning
+from auditor.measuring import copies, lean
 from auditor.measuring.series import Series
-from auditor.measuring.verdict import Reference
+from auditor.measuring.verdict import Reference, is_specific
 from auditor.records import TWINS, other_twin
 from auditor.scope import control_names
 from auditor.stats import counts
@@ -30,10 +29,9 @@ def failed_controls(
     failures = []
     level = budgets.alpha / max(len(series.scope.judged_spaces), 1)
     for space in series.scope.judged_spaces:
-        copier = {twin: copying.flags(series.evidence["copier", twin, space]) for twin in series.scope.twins}
+        copier = {twin: copies.flags(series.evidence["copier", twin, space]) for twin in series.scope.twins}
         rate = control_rate(series, space)
-        specific = space in ("pixel", "correlation") or rate <= budgets.copy_rule_false_alarms
-        if specific and copying.copy_p(with_heldout(series, copier, space)) > level:
+        if is_specific(space, rate, budgets) and copies.copy_p(with_heldout(series, copier, space)) > level:
             failures.append(f"Control failed: a model that draws only copies is not found to copy in {space}.")
         if "heldout" not in control_names(series.scope):
             continue
@@ -48,10 +46,11 @@ def failed_controls(
 def could_be_found(series: Series, level: float) -> bool:
     """Return whether 2 % copies are significant at all with this many seeds and held-out images."""
     n, twins = series.scope.n_samples, len(series.scope.twins)
-    copies = max(1, n // COPIER_SHARE)
-    p = counts.more_hits(twins * copies, twins * n, 0, twins * len(series.heldout))
+    n_copies = max(1, n // COPIER_SHARE)
+    assert series.heldout is not None, "copies are mixed into held-out images"
+    p = counts.more_hits(twins * n_copies, twins * n, 0, twins * len(series.heldout))
     if series.scope.with_twin:  # the twin's samples must be fewer, too
-        p = max(p, counts.paired_hits(twins * copies, 0))
+        p = max(p, counts.paired_hits(twins * n_copies, 0))
     return p <= level
 
 
@@ -62,42 +61,43 @@ def control_rate(series: Series, space: str) -> float:
     return float(np.concatenate([each.heldout for each in real_flags(series, space).values()]).mean())
 
 
-def real_flags(series: Series, space: str) -> dict[str, copying.Flags]:
+def real_flags(series: Series, space: str) -> dict[str, copies.Flags]:
     """Return by twin the flags of a checkpoint, of which those of held-out images are the same for all."""
     first = series.scope.steps[0]
-    return {twin: copying.flags(series.evidence[first, twin, space]) for twin in series.scope.twins}
+    return {twin: copies.flags(series.evidence[first, twin, space]) for twin in series.scope.twins}
 
 
-def with_heldout(series: Series, found: Mapping[str, copying.Flags], space: str) -> dict[str, copying.Flags]:
+def with_heldout(series: Series, found: Mapping[str, copies.Flags], space: str) -> dict[str, copies.Flags]:
     """Return a control's flags with those of real held-out images beside them."""
     return {twin: replace(found[twin], heldout=real.heldout) for twin, real in real_flags(series, space).items()}
 
 
-def mixed_p(series: Series, copier: Mapping[str, copying.Flags], space: str) -> float:
+def mixed_p(series: Series, copier: Mapping[str, copies.Flags], space: str) -> float:
     """Return the copying p of held-out images of which one in 50 is a copy, as many as the run has seeds."""
     real = with_heldout(series, copier, space)
     n = series.scope.n_samples
-    copies = max(1, n // COPIER_SHARE)
+    n_copies = max(1, n // COPIER_SHARE)
     mixed = {}
     for twin, flags in real.items():
         own = np.resize(flags.heldout, n).copy()
-        own[:copies] = np.resize(flags.own, copies)
+        own[:n_copies] = np.resize(flags.own, n_copies)
         other = None
         if flags.other is not None:
             other = np.resize(real[other_twin(twin)].heldout, n).copy()
-            other[:copies] = np.resize(flags.other, copies)
-        mixed[twin] = copying.Flags(own, other, flags.heldout)
-    return copying.copy_p(mixed)
+            other[:n_copies] = np.resize(flags.other, n_copies)
+        mixed[twin] = copies.Flags(own, other, flags.heldout)
+    return copies.copy_p(mixed)
 
 
 def leaning_heldout(
     series: Series, relabeling: Relabeling, space: str, reference: Reference, level: float, budgets: Budgets
 ) -> list[str]:
     """Return whether real held-out images, taken as samples, are called biased."""
+    assert series.pool is not None, "images were relabeled"
     lands = {twin: series.landings["heldout", twin, space] for twin in TWINS}
-    result, _ = leaning.test_all(series.pool, relabeling, {(0, space): lands}, {}, 0)
-    lean = leaning.lean_fact(result[0, space], reference, len(lands["a"].in_a))
-    if replace(lean, p_corrected=lean.p_corrected * budgets.alpha / level).is_bias(budgets):
+    result, _ = lean.lean_tests(series.pool, relabeling, {(0, space): lands}, {}, 0)
+    found = lean.lean_fact(result[0, space], reference, len(lands["a"].in_a))
+    if replace(found, p_corrected=found.p_corrected * budgets.alpha / level).is_bias(budgets):
         return [f"Control failed: real held-out images are called biased in {space}."]
     return []
 
@@ -105,10 +105,10 @@ def leaning_heldout(
 def copied_heldout(series: Series, space: str, level: float) -> list[str]:
     """Return whether real held-out images, taken as samples, are called copies."""
     found = {
-        twin: replace(copying.flags(series.evidence["heldout", twin, space]), heldout=real.heldout[2::3])
+        twin: replace(copies.flags(series.evidence["heldout", twin, space]), heldout=real.heldout[2::3])
         for twin, real in real_flags(series, space).items()
     }
-    if copying.copy_p(found) <= level:
+    if copies.copy_p(found) <= level:
         return [f"Control failed: real held-out images are called copies in {space}."]
     return []
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor.config import COPY_RATIO
 from auditor.measuring.verdict import Copying
+from auditor.neighbors import is_copy
 from auditor.records import TWINS, Evidence
 from auditor.stats import counts
 
@@ -19,14 +19,16 @@ def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple
     It is the quantile of d1 / d2 of held-out images to either half, over a random half of
     those images (fold 1); the others, a bool mask, tell the rate that the rule really has.
     """
-    n = len(evidence["a"].heldout_ids)
-    judged = np.random.default_rng(seed).permutation(n) % 2 == 1
+    ids = evidence["a"].heldout_ids
+    assert ids is not None, "a rule is set by held-out images"
+    judged = np.random.default_rng(seed).permutation(len(ids)) % 2 == 1
     ratios = np.concatenate([ratio_of(each)[~judged] for each in evidence.values()])
     return float(np.sort(ratios)[int(fpr * len(ratios))]), judged
 
 
 def ratio_of(evidence: Evidence) -> np.ndarray:
     """Return d1 / d2 of held-out images to the half of this twin, 0 where d1 is 0, float64 ``[H]``."""
+    assert evidence.heldout_own is not None and evidence.heldout_own_outside is not None, "held-out images are given"
     nearest, outside = evidence.heldout_own[:, 0], evidence.heldout_own_outside
     return np.divide(nearest, outside, out=np.zeros_like(nearest), where=nearest > 0)
 
@@ -40,23 +42,19 @@ class Flags:
     heldout: np.ndarray  # bool [H], held-out images of the own half
 
 
-def flagged(nearest: np.ndarray, outside: np.ndarray, ratio: float | None) -> np.ndarray:
-    """Return d1 = 0 or d1 < c d2, d2 the nearest image that is no duplicate of the nearest (4.1); c is 1/3 or given."""
-    return (nearest == 0) | (nearest < (ratio or COPY_RATIO) * outside)
-
-
 def flags(evidence: Evidence) -> Flags:
     """Return the flags of one twin's samples and of held-out images against its half."""
+    assert evidence.own is not None and evidence.own_outside is not None, "copies are looked for in training images"
+    own, other, ratio = evidence.own, evidence.other, evidence.copy_ratio
     heldout = np.zeros(0, dtype=bool)
-    if evidence.heldout_own is not None:
-        heldout = flagged(evidence.heldout_own[:, 0], evidence.heldout_own_outside, evidence.copy_ratio)
+    if evidence.heldout_own is not None and evidence.heldout_own_outside is not None:
+        heldout = is_copy(evidence.heldout_own[:, 0], evidence.heldout_own_outside, ratio)
         if evidence.heldout_judged is not None:
             heldout = heldout[evidence.heldout_judged]
-    return Flags(
-        flagged(evidence.own[:, 0], evidence.own_outside, evidence.copy_ratio),
-        None if evidence.other is None else flagged(evidence.other[:, 0], evidence.other_outside, evidence.copy_ratio),
-        heldout,
-    )
+    copied = None
+    if other is not None and evidence.other_outside is not None:
+        copied = is_copy(other[:, 0], evidence.other_outside, ratio)
+    return Flags(is_copy(own[:, 0], evidence.own_outside, ratio), copied, heldout)
 
 
 def copy_p(found: Mapping[str, Flags]) -> float:
@@ -74,12 +72,13 @@ def copy_p(found: Mapping[str, Flags]) -> float:
 
 def twin_p(a: Flags, b: Flags) -> float:
     """Return p_T, McNemar's exact test over (seed, half): own flags against the twin's of the same half."""
+    assert a.other is not None and b.other is not None, "both twins are looked at in both halves"
     own_only = int((a.own & ~b.other).sum() + (b.own & ~a.other).sum())
     twin_only = int((~a.own & b.other).sum() + (~b.own & a.other).sum())
     return counts.paired_hits(own_only, twin_only)
 
 
-def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict[tuple[int, str], Copying]:
+def copying_tests(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict[tuple[int, str], Copying]:
     """Test copying at every checkpoint and space, corrected by Holm (7.1)."""
     cells = list(evidence)
     found = {cell: {twin: flags(each) for twin, each in evidence[cell].items()} for cell in cells}
@@ -93,9 +92,17 @@ def test_all(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict
 def copying(found: Mapping[str, Flags], sources: int, p: float, ratio: float | None) -> Copying:
     """Return the counts of one checkpoint and space."""
     own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
-    return Copying(int(own.sum()), len(own), int(control.sum()), len(control), p, sources, ratio)
+    return Copying(
+        hits=int(own.sum()),
+        n=len(own),
+        control_hits=int(control.sum()),
+        control_n=len(control),
+        p_corrected=p,
+        sources=sources,
+        ratio=ratio,
+    )
 
 
 def n_sources(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> int:
     """Return how many distinct training images the flagged samples copy."""
-    return sum(len(set(evidence[twin].own_nearest[each.own])) for twin, each in found.items())
+    return sum(len(set(np.asarray(evidence[twin].own_nearest)[each.own])) for twin, each in found.items())

@@ -68,7 +68,7 @@ Lands = Mapping[str, Landing]  # by twin
 Losses = Mapping[str, Mapping[str, LossTable]]  # twin -> role -> table
 
 
-def test_all(
+def lean_tests(
     pool: Pool, relabeling: Relabeling, lands: Mapping[tuple[int, str], Lands], losses: Mapping[int, Losses], seed: int
 ) -> tuple[dict[tuple[int, str], LeanResult], dict[int, LossLeanResult]]:
     """Test and estimate every lean of a run; one family for the correction (statistics 7.1)."""
@@ -98,12 +98,14 @@ def test_all(
     return leans, loss_leans
 
 
-def test_in_class(
+def class_tests(
     pool: Pool, strata: np.ndarray, lands: Mapping[tuple[int, str], Lands], seed: int
 ) -> dict[tuple[int, str], ClassLean]:
     """Test and estimate every lean within classes, labels permuted within classes; a family of its own (3.7)."""
-    judged = {cell: {t: of[t].in_class for t in TWINS} for cell, of in lands.items()}
-    cells = [cell for cell, of in judged.items() if None not in of.values()]
+    judged = {
+        cell: {twin: land for twin in TWINS if (land := of[twin].in_class) is not None} for cell, of in lands.items()
+    }
+    cells = [cell for cell, of in judged.items() if len(of) == len(TWINS)]
     if not cells:
         return {}
     n, relabeling = len(pool.labels), relabel(pool, seed, strata=strata)
@@ -145,7 +147,15 @@ def lean_result(
     both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
     gap_value = float(tests["gap"].value[i]) / 2
     half = 1.96 * float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
-    gap = Estimate(gap_value, gap_value - half, gap_value + half, LEVEL, both.n, "seed", "two-way: seeds and split")
+    gap = Estimate(
+        value=gap_value,
+        low=gap_value - half,
+        high=gap_value + half,
+        level=LEVEL,
+        n=both.n,
+        unit="seed",
+        method="two-way: seeds and split",
+    )
     return LeanResult(
         share=shares_of(lands, pool, tests, i),
         share_p={twin: float(tests[twin].p[i]) for twin in (*TWINS, "both")},
@@ -188,7 +198,13 @@ def loss_result(
     draws = half_difference_draws(r, labels, groups, seed)
     low, one_low, one_high, high = np.quantile(draws, [0.025, 0.05, 0.95, 0.975])
     estimate = Estimate(
-        value, min(low, value), max(high, value), LEVEL, len(r), "image", "bootstrap of groups within halves"
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        level=LEVEL,
+        n=len(r),
+        unit="image",
+        method="bootstrap of groups within halves",
     )
     return LossLeanResult(estimate, float(one_low), float(one_high), p, p_corrected)
 
@@ -209,12 +225,12 @@ def reference_loss(losses: Losses, pool: Pool) -> float:
 def lean_fact(result: LeanResult, reference: Reference, n: int) -> Lean:
     """Return what the verdict needs of one lean."""
     return Lean(
-        result.share["both"].value,
-        result.v_seed,
-        result.v_hub,
-        n,
-        result.gap_p_corrected,
-        reference.share,
-        reference.se,
-        result.few_images,
+        value=result.share["both"].value,
+        v_seed=result.v_seed,
+        v_hub=result.v_hub,
+        n_seeds=n,
+        p_corrected=result.gap_p_corrected,
+        reference=reference.share,
+        reference_se=reference.se,
+        few_images=result.few_images,
     )

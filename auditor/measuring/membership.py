@@ -6,7 +6,7 @@ other half was trained on, too, by the twin that the comparison rests on (statis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,11 +80,11 @@ def by_time(name: str, times: np.ndarray, members: np.ndarray, others: np.ndarra
     yield Attack(name, -1, members.mean(axis=1), others.mean(axis=1))
 
 
-def folds(ids: Sequence[str], of: str, seed: int) -> np.ndarray:
+def folds(ids: Iterable[str], of: str, seed: int) -> np.ndarray:
     """Return a random half of the images, bool ``[n]``, that depends on their ids and not on their order."""
     draws = np.array([derived_seed("fold", of, seed, i) for i in ids], dtype=np.uint64)
-    half = np.zeros(len(ids), dtype=bool)
-    half[np.argsort(draws)[: len(ids) // 2]] = True
+    half = np.zeros(len(draws), dtype=bool)
+    half[np.argsort(draws)[: len(draws) // 2]] = True
     return half
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
 
+from auditor.scope import Scope
+from auditor.seeds import derived_seed
 from auditor.stats import minima
 from auditor.stats.intervals import NAN
 
@@ -68,6 +71,27 @@ def find(
         p=cross_fitted(distances, losses, jitters[0].v, jitters[1].v, jitter_seed),
         note="the twins may be closest at step 0, to which no step has a ratio" if from_zero else "",
     )
+
+
+def phase_check(
+    scope: Scope, losses: np.ndarray, distances: Mapping[str, np.ndarray], kept: Sequence[int]
+) -> dict[str, Any]:
+    """Return the biased phase as the record of a run holds it; what it needs, samples, a quick audit has not.
+
+    Both curves are given over all steps, ``kept`` are the positions of those that are not underfit.
+    """
+    if not scope.with_samples:
+        return {"note": "no samples were drawn"}
+    seeds = derived_seed("seeds", scope.seed), derived_seed("images", scope.seed)
+    jitter = derived_seed("jitter", "phase", scope.seed)
+    steps = [scope.steps[i] for i in kept]
+    found = find(distances[scope.headline_space][kept], losses[kept], steps, seeds, jitter)
+    return {name: without_nan(value) for name, value in asdict(found).items()}
+
+
+def without_nan(value: Any) -> Any:
+    """Return None for NaN, which JSON does not know."""
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def cross_fitted(distances: np.ndarray, losses: np.ndarray, v_distance: float, v_loss: float, seed: int) -> float:

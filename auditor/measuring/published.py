@@ -33,7 +33,7 @@ SEEDS = 512
 COPIES_FROM = 0.001  # share of copies at which memorizing is said to begin
 KL_SPACES = ("onehot", "pixel")
 
-Runs = Mapping[tuple[str, ...], RunDirectory]  # by pair of trainings
+Runs = Mapping[tuple[str, str], RunDirectory]  # by pair of trainings
 Rows = list[dict[str, Any]]
 
 
@@ -41,17 +41,17 @@ def write(run: RunDirectory, config: AuditConfig, scope: Scope, pairs: Runs) -> 
     """Write protocol.parquet beside the finished tables of a run; remove an older one where it was not asked for."""
     path = run.table("protocol")
     if config.protocol == "paper":
-        tables.write(path, tables.PROTOCOL, compute(run, scope, pairs))
+        tables.write(path, tables.PROTOCOL, protocol_rows(run, scope, pairs))
     else:
         path.unlink(missing_ok=True)
 
 
-def compute(run: RunDirectory, scope: Scope, pairs: Runs) -> Rows:
+def protocol_rows(run: RunDirectory, scope: Scope, pairs: Runs) -> Rows:
     """Return the rows of protocol.parquet: by quantity, training and step."""
     measured, onsets = tables.read(run.table("measurements")), tables.read(run.table("onsets"))
     rows = distance_rows(scope, pairs, steps_in(onsets, "divergence", HEADLINE_SPACE))
     if scope.with_heldout:
-        rows += loss_rows(scope, pairs, curve(measured, "loss_heldout", "both"), steps_in(onsets, "loss", ""))
+        rows += loss_rows(scope, pairs, measured_curve(measured, "loss_heldout", "both"), steps_in(onsets, "loss", ""))
     space = next((name for name in KL_SPACES if name in scope.spaces), None)
     if space is not None and scope.with_train:
         rows += kl_rows(scope, space, measured) if scope.with_heldout else []
@@ -109,7 +109,7 @@ def kl_rows(scope: Scope, space: str, measured: pd.DataFrame) -> Rows:
     """Return the divergence of nearest distances, beside their signed shift; the onset is that of the mean."""
     rows, curves = [], []
     for twin in scope.twins:
-        published, own = curve(measured, "nn_kl_paper", twin, space), curve(measured, "nn_shift", twin, space)
+        published, own = (measured_curve(measured, name, twin, space) for name in ("nn_kl_paper", "nn_shift"))
         curves.append([float(published.value.get(step, np.nan)) for step in scope.steps])
         for step, value in zip(scope.steps, curves[-1], strict=True):
             rows.append(blank("nn_kl", twin, space, step) | own_of(own, step) | {"published": value})
@@ -120,7 +120,7 @@ def copy_rows(scope: Scope, space: str, measured: pd.DataFrame, onset: set[int])
     """Return the share of copies by the gap ratio; published memorizing begins at a thousandth, in any training."""
     rows, curves = [], []
     for twin in scope.twins:
-        found = curve(measured, "memorized_fraction", twin, space)
+        found = measured_curve(measured, "memorized_fraction", twin, space)
         curves.append([float(found.value.get(step, np.nan)) for step in scope.steps])
         for step, value in zip(scope.steps, curves[-1], strict=True):
             row = blank("copies", twin, space, step) | own_of(found, step)
@@ -153,7 +153,7 @@ def standard_error(values: np.ndarray) -> np.ndarray:
     return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], intervals.NAN)
 
 
-def curve(measured: pd.DataFrame, metric: str, twin: str, space: str = "") -> pd.DataFrame:
+def measured_curve(measured: pd.DataFrame, metric: str, twin: str, space: str = "") -> pd.DataFrame:
     """Return the measurements of one metric by step."""
     chosen = (measured.metric == metric) & (measured.twin == twin) & (measured.space == space)
     return measured[chosen].set_index("step")

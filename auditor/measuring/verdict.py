@@ -7,7 +7,7 @@ a few numbers per checkpoint; every reason is a sentence that carries them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -137,17 +137,24 @@ class Copying:
 
     def counts(self, space: str, budgets: Budgets) -> bool:
         """Whether a finding in this space makes the verdict: the rule must be specific here."""
-        rate = self.control_hits / self.control_n if self.control_n else 0.0
-        return space in ("pixel", "correlation") or rate <= budgets.copy_rule_false_alarms
+        return is_specific(space, self.control_hits / self.control_n if self.control_n else 0.0, budgets)
 
     def sentence(self, space: str) -> str:
         """Say the numbers."""
         control = f"{self.control_hits} of {self.control_n} held-out images" if self.control_n else "no held-out images"
-        rule = f" (d1 / d2 below {self.ratio:.3f})" if self.ratio else ""
+        rule = f" (d1 / d2 below {self.ratio:.3f})" if self.ratio is not None else ""
         return (
             f"{space}: {self.hits} of {self.n} samples flagged as copies{rule} of {self.sources} images "
             f"(at most {upper_limit(self.hits, self.n):.2%} at 95%), {control}, corrected p {self.p_corrected:.3g}"
         )
+
+
+def is_specific(space: str, false_alarms: float, budgets: Budgets) -> bool:
+    """Return whether the copying rule makes verdicts in a space: it flags few held-out images there (4.1).
+
+    ``false_alarms`` is the share of held-out images that it flags, in [0, 1].
+    """
+    return space in ("pixel", "correlation") or false_alarms <= budgets.copy_rule_false_alarms
 
 
 @dataclass(frozen=True)
@@ -336,12 +343,12 @@ def attack_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
 
 def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
     """Return the earliest whose KID is not significantly worse than the best of those passed (paired 95 %)."""
-    known = [f for f in passed if f.quality is not None and np.isfinite(f.quality).all()]
+    known = [(f, f.quality) for f in passed if f.quality is not None and np.isfinite(f.quality).all()]
     if not known:
         return passed[-1]
-    best = min(known, key=lambda f: f.quality.mean())
-    for each in known:
-        difference = each.quality - best.quality
+    best, least = min(known, key=lambda each: each[1].mean())
+    for each, quality in known:
+        difference = quality - least
         se = difference.std(ddof=1) / np.sqrt(len(difference))
         if difference.mean() <= 1.96 * se:
             return each
@@ -415,56 +422,6 @@ def least_lean(candidates: Sequence[StepFacts]) -> tuple[int, str, Lean] | None:
     """Return the step whose worst space leans least, with that space."""
     worst = [(f.step, *max(f.lean.items(), key=lambda item: item[1].value)) for f in candidates if f.lean]
     return min(worst, key=lambda item: item[2].value, default=None)
-
-
-def judge_together(decisions: Mapping[str, Decision]) -> Decision:
-    """Return the verdict on one checkpoint of three or more trainings, from those of every pair of them.
-
-    The first rung that any pair stands on; generalizing takes all pairs.
-    """
-    step = next(iter(decisions.values())).step
-    said = {pair: [f"{pair}: {reason}" for reason in each.reasons] for pair, each in decisions.items()}
-    for rung in ("memorizing", "underfit", "overfit", "biased"):
-        found = [reason for pair, each in decisions.items() if each.verdict == rung for reason in said[pair]]
-        if found:
-            return Decision(step, rung, False, tuple(found))
-    open_ = [reason for pair, each in decisions.items() if each.verdict != "generalizing" for reason in said[pair]]
-    if open_:
-        return Decision(step, "undecided", False, tuple(open_))
-    return Decision(step, "generalizing", False, tuple(reason for reasons in said.values() for reason in reasons))
-
-
-def recommend_together(
-    facts: Mapping[str, Sequence[StepFacts]], contexts: Mapping[str, Context], budgets: Budgets
-) -> Recommendation:
-    """Return the step to release of three or more trainings: the rule of ``recommend``, to be passed in every pair."""
-    for pair, context in contexts.items():
-        barred = bars(context, budgets)
-        if barred is not None:
-            return replace(barred, sentence=f"{pair}: {barred.sentence}")
-    by_step = [dict(zip(facts, each, strict=True)) for each in zip(*facts.values(), strict=True)]
-    candidates = [each for each in by_step if not any(f.underfit for f in each.values())]
-    if not candidates:
-        return Recommendation("none", -1, "Every checkpoint is underfit in some pair of trainings.")
-    passed: list[StepFacts] = []
-    stopped = ""
-    for each in candidates:
-        failing = [pair for pair, f in each.items() if not passes(f, contexts[pair], budgets)]
-        if failing:
-            step = each[failing[0]].step
-            stopped = f" The first that does not pass is step {step:,} ({', '.join(failing)})."
-            break
-        qualities = [f.quality for f in each.values()]
-        known = all(q is not None for q in qualities)
-        passed.append(replace(each[next(iter(each))], quality=np.mean(qualities, axis=0) if known else None))
-    if passed:
-        best = earliest_good(passed)
-        said = f"Release step {best.step:,}: in every pair of trainings all risks up to step {passed[-1].step:,} are "
-        said += "shown to be within their budgets, and its quality is not shown to be worse than that of any of them."
-        return Recommendation("found", best.step, said + stopped)
-    pair = failing[0]
-    alone = no_release(candidates[0][pair], [f[pair] for f in candidates], contexts[pair], budgets)
-    return replace(alone, sentence=f"{alone.sentence} (Of the trainings {pair}.)")
 
 
 def risk_onset(steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]) -> tuple[str, int, int]:

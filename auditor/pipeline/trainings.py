@@ -20,7 +20,8 @@ from auditor.config import AuditConfig, Budgets, budgets_from_file
 from auditor.errors import AuditError
 from auditor.inputs.asked import Asked
 from auditor.inputs.loaded import Loaded, Say
-from auditor.measuring import Measured, onsets, published, verdict
+from auditor.measuring import Measured, onsets, published, together
+from auditor.measuring.estimates import estimate_fields
 from auditor.pipeline.plan import in_order, plan, refuse_loss_of_work
 from auditor.pipeline.record import checkpoint_rows, record
 from auditor.records import TWINS
@@ -245,9 +246,9 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
     facts = {label(pair): each.facts for pair, each in done.items()}
     contexts = {label(pair): each.context for pair, each in done.items()}
     shared = replace(budgets, alpha=budgets.alpha / len(done))
-    recommendation = verdict.recommend_together(facts, contexts, shared)
+    recommendation = together.recommend_together(facts, contexts, shared)
     judged = [
-        verdict.judge_together({label(pair): each.decisions[i] for pair, each in done.items()})
+        together.judge_together({label(pair): each.decisions[i] for pair, each in done.items()})
         for i in range(len(scope.steps))
     ]
     decisions = [replace(each, recommended=each.step == recommendation.step) for each in judged]
@@ -309,7 +310,7 @@ def of_all(found: Mapping[Pair, dict[str, Any]], names: Sequence[str]) -> dict[s
     estimate = intervals.node_jackknife({pair: each["value"] for pair, each in found.items()}, names)
     p = [each["p_corrected"] for each in found.values()]
     corrected = min(1.0, len(p) * min(p)) if np.isfinite(p).all() else intervals.NAN
-    return row | measuring.estimate_fields(estimate) | {"p_corrected": corrected}
+    return row | estimate_fields(estimate) | {"p_corrected": corrected}
 
 
 def blank_interval(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured
         scope = restored(Scope, record["scope"], run.record)
         pairs = {tuple(pair): run.pair(*pair) for pair in record.get("pairs", [])} or {scope.twins: run}
         stored = tables.read(run.table("protocol")).to_dict("records")
-        more, differences = compare("protocol", stored, published.compute(run, scope, pairs))
+        more, differences = compare("protocol", stored, published.protocol_rows(run, scope, pairs))
         n, found = n + more, [*found, *differences]
     return Verification(run.root, n, (), tuple(found), tuple(changed_versions(record["versions"])))
 

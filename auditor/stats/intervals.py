@@ -17,7 +17,7 @@ NAN = float("nan")
 
 def undefined(reason: str, unit: str = "", n: int = 0, level: float = LEVEL) -> Estimate:
     """Return the estimate of something that has no value, with the reason."""
-    return Estimate(NAN, NAN, NAN, level, n, unit, "", reason)
+    return Estimate(value=NAN, low=NAN, high=NAN, level=level, n=n, unit=unit, method="", note=reason)
 
 
 def without_value(scores: Scores, level: float) -> Estimate | None:
@@ -30,9 +30,15 @@ def without_value(scores: Scores, level: float) -> Estimate | None:
 
 def without_interval(scores: Scores, value: float, level: float, note: str, method: str = "") -> Estimate:
     """Return a value that has no honest interval, and why."""
-    return Estimate(
-        float(value), NAN, NAN, level, len(scores.values), scores.unit, method, join_notes(scores.note, note)
-    )
+    noted = replace(scores, note=join_notes(scores.note, note))
+    return with_limits(noted, float(value), (NAN, NAN), level, method)
+
+
+def with_limits(scores: Scores, value: float, limits: tuple[float, float], level: float, method: str) -> Estimate:
+    """Return a value of the scores with its lower and upper limit, and how these were found."""
+    low, high = limits
+    n, unit, note = len(scores.values), scores.unit, scores.note
+    return Estimate(value=value, low=low, high=high, level=level, n=n, unit=unit, method=method, note=note)
 
 
 def mean_interval(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -42,9 +48,9 @@ def mean_interval(scores: Scores, level: float = LEVEL) -> Estimate:
         return missing
     value = float(x.mean())
     if len(x) == 1:
-        return Estimate(value, NAN, NAN, level, 1, scores.unit, "", f"one {scores.unit} has no interval")
+        return with_limits(replace(scores, note=f"one {scores.unit} has no interval"), value, (NAN, NAN), level, "")
     half = student_half(x, level)
-    return Estimate(value, value - half, value + half, level, len(x), scores.unit, "t over units", scores.note)
+    return with_limits(scores, value, (value - half, value + half), level, "t over units")
 
 
 def student_half(x: np.ndarray, level: float = LEVEL) -> float:
@@ -61,9 +67,7 @@ def proportion(scores: Scores, level: float = LEVEL) -> Estimate:
         return missing
     value = float(x.mean())
     low, high = clopper_pearson(float(x.sum()), len(x), level)
-    return Estimate(
-        value, min(low, value), max(high, value), level, len(x), scores.unit, "Clopper-Pearson", scores.note
-    )
+    return with_limits(scores, value, (min(low, value), max(high, value)), level, "Clopper-Pearson")
 
 
 def percent(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -99,7 +103,9 @@ def standard_error(scores: Scores) -> float:
 
     With placement values this is DeLong's, with differences from the other sample's mean Welch's.
     """
-    return float(np.sqrt(sum(x.var(ddof=1) / len(x) if len(x) > 1 else np.inf for x in (scores.values, scores.second))))
+    assert scores.second is not None, "two samples are compared"
+    both = (scores.values, scores.second)
+    return float(np.sqrt(sum(float(x.var(ddof=1)) / len(x) if len(x) > 1 else np.inf for x in both)))
 
 
 def two_sample(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -110,8 +116,7 @@ def two_sample(scores: Scores, level: float = LEVEL) -> Estimate:
     if not np.isfinite(se):
         return without_interval(scores, value, level, "one unit on a side has no interval")
     half = special.ndtri((1 + level) / 2) * se
-    n = len(scores.values)
-    return Estimate(value, value - half, value + half, level, n, scores.unit, "Welch, normal", scores.note)
+    return with_limits(scores, value, (value - half, value + half), level, "Welch, normal")
 
 
 def auc(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -123,7 +128,7 @@ def auc(scores: Scores, level: float = LEVEL) -> Estimate:
     if (missing := without_value(scores, level)) is not None:
         return missing
     value, se = float(np.clip(scores.values.mean(), 0, 1)), standard_error(scores)
-    n, pairs = len(scores.values), min(len(scores.values), len(scores.second))
+    pairs = min(len(x) for x in (scores.values, scores.second) if x is not None)
     if not np.isfinite(se) or se == 0 or not 0 < value < 1:
         low, high = clopper_pearson(value * pairs, pairs, level)
         method = "Clopper-Pearson over pairs"
@@ -131,7 +136,7 @@ def auc(scores: Scores, level: float = LEVEL) -> Estimate:
         half = special.ndtri((1 + level) / 2) * se / (value * (1 - value))
         low, high = (float(special.expit(special.logit(value) + shift)) for shift in (-half, half))
         method = "DeLong, logit"
-    return Estimate(value, min(low, value), max(high, value), level, n, scores.unit, method, scores.note)
+    return with_limits(scores, value, (min(low, value), max(high, value)), level, method)
 
 
 def shown(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -149,9 +154,7 @@ def quantile_99(scores: Scores, level: float = LEVEL) -> Estimate:
     low, high = np.searchsorted(special.bdtr(np.arange(n + 1), n, 0.99), (tail, 1 - tail)).tolist()
     if low < 1 or high >= n:
         return without_interval(scores, value, level, f"{n} are too few to bound a 99 % quantile")
-    return Estimate(
-        float(value), float(x[low - 1]), float(x[high]), level, n, scores.unit, "order statistics", scores.note
-    )
+    return with_limits(scores, float(value), (float(x[low - 1]), float(x[high])), level, "order statistics")
 
 
 def maximum(scores: Scores, level: float = LEVEL) -> Estimate:
@@ -175,7 +178,8 @@ def node_jackknife(values: Mapping[tuple[str, str], float], nodes: Sequence[str]
     without = np.array([np.mean([v for pair, v in values.items() if node not in pair]) for node in nodes])
     se = np.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
     half = float(special.stdtrit(n - 1, (1 + level) / 2) * se)
-    return Estimate(value, value - half, value + half, level, n, "training", "node jackknife over trainings")
+    method = "node jackknife over trainings"
+    return Estimate(value=value, low=value - half, high=value + half, level=level, n=n, unit="training", method=method)
 
 
 INTERVALS: Mapping[str, Callable[[Scores], Estimate]] = {
@@ -219,8 +223,8 @@ def widen(estimate: Estimate, n_looks: int) -> tuple[float, float]:
         return NAN, NAN
     one = special.ndtri((1 + estimate.level) / 2)
     many = special.ndtri(1 - (1 - estimate.level) / (2 * n_looks))
-    grow = lambda end: estimate.value + (end - estimate.value) * many / one  # noqa: E731
-    return max(0.0, grow(estimate.low)), min(1.0, grow(estimate.high))
+    low, high = (estimate.value + (end - estimate.value) * many / one for end in (estimate.low, estimate.high))
+    return max(0.0, low), min(1.0, high)
 
 
 def paired_lower(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> float:

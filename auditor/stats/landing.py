@@ -59,7 +59,9 @@ def own_share_both(a: Landing, b: Landing, pool: Pool, level: float = LEVEL) -> 
     v_hub = hub_variance(c, pool, differing(a, b, pool.groups), n)
     half = special.ndtri((1 + level) / 2) * np.sqrt(v_seed + v_hub)
     low, high = max(0.0, value - half), min(1.0, value + half)
-    return Estimate(float(value), low, high, level, n, "seed", "two-way: seeds and split"), v_seed, v_hub
+    method = "two-way: seeds and split"
+    share = Estimate(value=float(value), low=low, high=high, level=level, n=n, unit="seed", method=method)
+    return share, v_seed, v_hub
 
 
 def gap_variance(a: Landing, b: Landing, pool: Pool) -> float:
@@ -106,4 +108,5 @@ def own_share_one(landing: Landing, pool: Pool, sign: float, test_sd: float, lev
         return undefined("some samples have no nearest image", "seed", len(landing.in_a), level)
     half = special.ndtri((1 + level) / 2) * test_sd
     low, high = max(0.0, value - half), min(1.0, value + half)
-    return Estimate(value, low, high, level, len(landing.in_a), "seed", "spread under relabelling")
+    n, method = len(landing.in_a), "spread under relabelling"
+    return Estimate(value=value, low=low, high=high, level=level, n=n, unit="seed", method=method)

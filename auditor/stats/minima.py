@@ -79,7 +79,7 @@ def jitter_of(curve: np.ndarray) -> Jitter | None:
 
 def white_variance(third: np.ndarray) -> np.ndarray:
     """Return the variance of white noise from its third differences along the last axis, by their median size."""
-    return (1.4826 * np.median(np.abs(third), axis=-1)) ** 2 / 20
+    return np.asarray((1.4826 * np.median(np.abs(third), axis=-1)) ** 2 / 20)
 
 
 def argmin_set(
@@ -129,9 +129,10 @@ def locate_minimum(
     """
     known = np.isfinite(curve).all(axis=1)
     if not known.all():
-        steps = np.asarray(steps)
-        onset = locate_minimum(curve[known], steps[known], draws, seed, last_is_none)
-        return replace(onset, note=join_notes(onset.note, f"without values at {', '.join(map(str, steps[~known]))}"))
+        judged = [step for step, kept in zip(steps, known, strict=True) if kept]
+        others = ", ".join(str(step) for step, kept in zip(steps, known, strict=True) if not kept)
+        onset = locate_minimum(curve[known], judged, draws, seed, last_is_none)
+        return replace(onset, note=join_notes(onset.note, f"without values at {others}"))
     if len(steps) < 3:
         return Onset("undecided", -1, (), "fewer than three checkpoints can be judged")
     jitter = jitter_of(curve)

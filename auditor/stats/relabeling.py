@@ -98,7 +98,7 @@ def step_down_max_t(z: np.ndarray) -> np.ndarray:
 def effective_images(weights: np.ndarray) -> np.ndarray:
     """Return n_eff = (sum |w|)^2 / sum w^2 of each row: on how many images the evidence rests (2.4)."""
     total, squares = np.abs(weights).sum(-1) ** 2, (weights**2).sum(-1)
-    return np.divide(total, squares, out=np.zeros_like(total), where=squares > 0)
+    return np.asarray(np.divide(total, squares, out=np.zeros_like(total), where=squares > 0))
 
 
 def half_difference_test(relabeling: Relabeling, columns: np.ndarray, r: np.ndarray) -> RelabelingTest:

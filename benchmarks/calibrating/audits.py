@@ -80,13 +80,13 @@ def judge(audit: Audit, copies: bool = True, may_be_safe: bool = False) -> Judge
     cells = [(step, name) for step in steps for name in names]
     lands = {(i, name): {t: audit.lookups[name].landing(audit.rows[t][i - 1]) for t in TWINS} for i, name in cells}
     losses = {} if audit.losses is None else {step: loss_tables(split, audit.losses, step - 1) for step in steps}
-    leans, loss_leans = leaning.test_all(split.pool, split.relabeling, lands, losses, seed=1)
+    leans, loss_leans = leaning.lean_tests(split.pool, split.relabeling, lands, losses, seed=1)
     significant = min(each.gap_p_corrected for each in leans.values()) <= budgets.alpha
     references = (
         smooth_reference(split, names) if significant or may_be_safe else dict.fromkeys(names, verdict.Reference(0.5))
     )
     n_seeds = len(audit.rows["a"][0])
-    found = copying.test_all(copy_evidence(audit, cells)) if copies else {}
+    found = copying.copying_tests(copy_evidence(audit, cells)) if copies else {}
     facts = tuple(
         StepFacts(
             step,

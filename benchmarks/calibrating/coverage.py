@@ -90,7 +90,7 @@ def share_estimates(world: World, rng: np.random.Generator) -> dict:
             moved = {t: rng.uniform(size=N_SEEDS) < part for t in TWINS}
             case = f"twins {kind}, T = {lean}", "pixel"
             lands[case] = {t: leaning_landing(lookup.landing(images[t][0]), t, moved[t]) for t in TWINS}
-    results, _ = leaning.test_all(split.pool, split.relabeling, lands, {}, 1)
+    results, _ = leaning.lean_tests(split.pool, split.relabeling, lands, {}, 1)
     return {
         case: {
             "own_share, two-way": result.share["both"],

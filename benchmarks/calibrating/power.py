@@ -158,7 +158,7 @@ def rate_rows(size: Size) -> Iterator[Row]:
                 rng = np.random.default_rng([i, n_heldout, int(1e4 * rate)])
                 cells = [(step, name) for step in range(N_STEPS) for name in SPACES]
                 evidence = {c: flags_as_evidence(rng, rate, c[0] >= N_STEPS - N_PLANTED, n_heldout) for c in cells}
-                found += copying.test_all(evidence)[N_STEPS - 1, "pixel"].is_copy(Budgets())
+                found += copying.copying_tests(evidence)[N_STEPS - 1, "pixel"].is_copy(Budgets())
             aim = "at least" if rate == 0 else "reported"
             case = f"copies 2 %, 1,000 seeds, held-out rate {rate:.1%} of {n_heldout:,} images"
             yield Row("Power", case, n_series, {"found": found}, aim, 0.9)

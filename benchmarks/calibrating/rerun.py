@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from auditor import measuring
 from auditor.config import Budgets
-from auditor.measuring import Series, lean, lean_fact, verdict
 from auditor.measuring import copies as copying
+from auditor.measuring import lean, verdict
+from auditor.measuring.lean import lean_fact
+from auditor.measuring.series import Series, read_series
 from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
@@ -44,7 +45,7 @@ def rows(root: Path, size: Size) -> Iterator[Row]:
     """Yield how often relabelled audits of a run are called biased."""
     run = RunDirectory(root)
     scope = scope_of(run)
-    series = measuring.read_series(run, scope)
+    series = read_series(run, scope)
     near = {
         (step, twin, space): near_samples(series, run, step, twin, space)
         for space in scope.spaces
@@ -129,10 +130,10 @@ def alarms(
     cells = [(step, space) for step in scope.steps for space in scope.spaces]
     lands = {(c, s): {t: landing(near[c, t, s], pool) for t in TWINS} for c, s in cells}
     losses = {step: series.losses(step) for step in scope.steps if "own" in series.losses(step)["a"]}
-    leans, loss_leans = lean.test_all(pool, relabeling, lands, losses, 1)
+    leans, loss_leans = lean.lean_tests(pool, relabeling, lands, losses, 1)
     reference = lean.reference_loss(series.linear, series.pool) if losses else 0.0
     copies = {(c, s): {t: evidence(near[c, t, s], heldout.get(s), pool, t, c, s) for t in TWINS} for c, s in cells}
-    found = copying.test_all(copies) if heldout else {}
+    found = copying.copying_tests(copies) if heldout else {}
     counts: Counter[str] = Counter()
     for step in scope.steps:
         facts = StepFacts(

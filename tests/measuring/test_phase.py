@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from auditor.measuring import phase, without_nan
+from auditor.measuring import phase
+from auditor.measuring.phase import without_nan
 from auditor.reports.formats import terminal
 
 STEPS = [100 * (i + 1) for i in range(11)]

@@ -164,7 +164,7 @@ def copier(twin: str) -> np.ndarray:
 
 def lean(reader: EvidenceReader) -> dict:
     lands = {(100, "pixel"): {twin: reader.read(twin, 100)[1] for twin in TWINS}}
-    return leaning.test_in_class(reader.pool, reader.strata, lands, seed=1)
+    return leaning.class_tests(reader.pool, reader.strata, lands, seed=1)
 
 
 def score(name: str, reader: EvidenceReader, twin: str = "a"):
