@@ -39,7 +39,16 @@ def scan_command(
     from auditor.inputs import scan
 
     shape = settings.shape_from(image_shape)
-    told = ModelSettings(format, model, model_config, base, autoencoder, prediction, shape, trust_pickle)
+    told = ModelSettings(
+        format=format,
+        model=model,
+        model_config=model_config,
+        base=base,
+        autoencoder=autoencoder,
+        prediction=prediction,
+        image_shape=shape,
+        trust_pickle=trust_pickle,
+    )
     found = scan.scan(paths, told, scheduler)
     (scan.write_json if json else scan.write_table)(found, sys.stdout)
 
@@ -84,8 +93,18 @@ def split_command(
         from auditor.split import card as split_card
         from auditor.split import items
 
-        clip = (near_clip, clip_model, clip_weights, device)
-        options = items.Options(data, seed, heldout, group_by, near, limits, *clip)
+        options = items.Options(
+            data,
+            seed=seed,
+            heldout=heldout,
+            group_by=group_by,
+            near=near,
+            window=limits,
+            near_clip=near_clip,
+            clip_model=clip_model,
+            clip_weights=clip_weights,
+            device=device,
+        )
         done = split.split(options, out, lambda text: say(text, 0))
         say("checking the halves", 0)
         card = split_card.write(done, out)

@@ -11,10 +11,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
 from auditor.config import COPY_RATIO
-from auditor.reports import Report, gallery, interactive, members, percent, printable, sections
+from auditor.reports import Report, gallery, members, percent, printable, sections
 from auditor.reports.album import BLURRED, LEFT_OUT, copy_ratios
 from auditor.reports.charts import Chart, Curve, Style, curves, distances, distinct, networks
-from auditor.reports.formats import figures
+from auditor.reports.drawing import interactive, printed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -55,8 +55,8 @@ class Drawing:
         return [each for each in self.legend if each.group == group]
 
 
-def render(report: Report, out: TextIO, width: int | None = None, color: bool = False) -> None:
-    """Write the page. ``width`` and ``color`` have no meaning here."""
+def render(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write the page. ``width`` has no meaning here."""
     out.write(page(report))
 
 
@@ -157,7 +157,7 @@ def split_sentence(text: str) -> tuple[str, str]:
 
 def drawing(chart: Chart) -> Drawing:
     """Return a chart with its static picture and its legend."""
-    image = "data:image/svg+xml;base64," + base64.b64encode(figures.picture(chart, "svg")).decode()
+    image = "data:image/svg+xml;base64," + base64.b64encode(printed.picture(chart, "svg")).decode()
     return Drawing(chart, image, 1 if chart.is_stacked else len(chart.panels), tuple(legend(chart)))
 
 

@@ -20,9 +20,9 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDE = 120  # from here on the table shows intervals and both twins
 
 
-def render(report: Report, out: TextIO, width: int | None = None, color: bool | None = None) -> None:
-    """Write the report; ``width`` and ``color`` default to what the terminal offers."""
-    console = Console(file=out, width=width, no_color=None if color is None else not color, highlight=False)
+def render(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write the report; ``width`` defaults to what the terminal offers."""
+    console = Console(file=out, width=width, highlight=False)
     for part in (heading, conclusion, table, reasons, curves, onsets, published, excluded, caveats, footer):
         block = part(report, console.width)
         if block is not None:
