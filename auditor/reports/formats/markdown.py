@@ -36,8 +36,9 @@ def render(report: Report, out: TextIO, width: int | None = None) -> None:
 
 def render_body(report: Report, out: TextIO, width: int | None = None) -> None:
     """Write the report without metadata, as it is pasted into a pull request."""
-    sections = (heading, table, reasons, onsets, membership, excluded, caveats, settings)
-    out.write("\n\n".join("\n".join(lines) for lines in map(list, (each(report) for each in sections)) if lines) + "\n")
+    parts = {title: list(part(report)) for title, part in SECTIONS.items()}
+    texts = ["\n".join([f"## {title}", "", *lines]) for title, lines in parts.items() if lines]
+    out.write("\n\n".join(["\n".join(heading(report)), "\n".join(table(report)), *texts]) + "\n")
 
 
 # ---------------------------------------------------------------------------
@@ -132,8 +133,6 @@ def reasons(report: Report) -> Iterator[str]:
     """Why each checkpoint got its verdict."""
     if not report.scope.with_train:
         return
-    yield "## Verdicts"
-    yield ""
     for row in report.tables["verdicts"].itertuples():
         chosen = ", recommended" if row.recommended else ""
         yield f"- Step {row.step:,}: **{row.verdict}**{chosen}. {escaped(row.reasons)}"
@@ -141,8 +140,6 @@ def reasons(report: Report) -> Iterator[str]:
 
 def onsets(report: Report) -> Iterator[str]:
     """Where the curves have their minimum and the risks begin, as sets."""
-    yield "## Onsets"
-    yield ""
     rows = report.tables["onsets"]
     rows = rows[rows.onset.isin(ONSETS)].itertuples()  # by scale: a figure
     yield from grid(
@@ -163,8 +160,6 @@ def membership(report: Report) -> Iterator[str]:
     ]
     if not columns and listed.empty:
         return
-    yield "## What the networks tell"
-    yield ""
     yield from grid(
         ["step", *(name for name, *_ in columns), *(f"exposed images, half {half}" for half in listed)],
         (
@@ -202,16 +197,12 @@ def excluded(report: Report) -> Iterator[str]:
     rows = rows[~rows.audited]
     if rows.empty:
         return
-    yield "## Not audited"
-    yield ""
     for reason, group in rows.groupby("reason", sort=False):
         yield f"- {escaped(reason)}: {', '.join(code(f'{row.twin}/{row.path}') for row in group.itertuples())}"
 
 
 def caveats(report: Report) -> Iterator[str]:
     """What must not be concluded."""
-    yield "## What must not be concluded"
-    yield ""
     yield from (f"- {escaped(sentence)}" for sentence in report.caveats)
 
 
@@ -227,8 +218,6 @@ def settings(report: Report) -> Iterator[str]:
         **{f"sha256 of {name}": each["digest"] for name, each in sorted(record["sets"].items())},
         **{name: version for name, version in sorted(record["versions"].items())},
     }
-    yield "## Settings and versions"
-    yield ""
     yield from grid(["", ""], ([name, str(value)] for name, value in facts.items()))
 
 
@@ -251,3 +240,13 @@ def code(name: str) -> str:
     fence = "`" * (1 + max((len(each) for each in re.findall("`+", shown)), default=0))
     pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+SECTIONS = {  # heading -> its lines; one without lines is left out
+    "Verdicts": reasons,
+    "Onsets": onsets,
+    "What the networks tell": membership,
+    "Not audited": excluded,
+    "What must not be concluded": caveats,
+    "Settings and versions": settings,
+}
