@@ -38,7 +38,7 @@ def render_body(report: Report, out: TextIO, width: int | None = None) -> None:
     """Write the report without metadata, as it is pasted into a pull request."""
     parts = {title: list(part(report)) for title, part in SECTIONS.items()}
     texts = ["\n".join([f"## {title}", "", *lines]) for title, lines in parts.items() if lines]
-    out.write("\n\n".join(["\n".join(heading(report)), "\n".join(table(report)), *texts]) + "\n")
+    out.write("\n\n".join(["\n".join(_heading(report)), "\n".join(_table(report)), *texts]) + "\n")
 
 
 # ---------------------------------------------------------------------------
@@ -55,10 +55,10 @@ def metadata(report: Report) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    return ModelCardData(model_name="audited diffusion model", eval_results=list(results(report))).to_yaml() + "\n"
+    return ModelCardData(model_name="audited diffusion model", eval_results=list(_results(report))).to_yaml() + "\n"
 
 
-def results(report: Report) -> Iterator[Any]:
+def _results(report: Report) -> Iterator[Any]:
     """Yield one evaluation result per metric, twin and space; where no value is known at all, that nothing is."""
     from huggingface_hub import EvalResult
 
@@ -85,11 +85,11 @@ def results(report: Report) -> Iterator[Any]:
                         metric_type=metric,
                         metric_value=float(rows.value[step]),
                         metric_name=" ".join(filter(None, (metric, twin, space))),
-                        metric_args=args | interval(rows.loc[step]),
+                        metric_args=args | _interval(rows.loc[step]),
                     )
 
 
-def interval(row: Any) -> dict[str, float | int]:
+def _interval(row: Any) -> dict[str, float | int]:
     """Return the ends of an interval with its level and count, nothing where there is none."""
     if not np.isfinite(row.low) or not np.isfinite(row.high):
         return {}
@@ -101,7 +101,7 @@ def interval(row: Any) -> dict[str, float | int]:
 # ---------------------------------------------------------------------------
 
 
-def heading(report: Report) -> Iterator[str]:
+def _heading(report: Report) -> Iterator[str]:
     """What was audited, and the conclusion."""
     scope, resolved = report.scope, report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
@@ -117,7 +117,7 @@ def heading(report: Report) -> Iterator[str]:
     )
 
 
-def table(report: Report) -> Iterator[str]:
+def _table(report: Report) -> Iterator[str]:
     """One row per checkpoint, with intervals."""
     columns = table_columns(report, wide=True)
     yield from grid(
@@ -129,7 +129,7 @@ def table(report: Report) -> Iterator[str]:
     yield escaped(legend(report))
 
 
-def reasons(report: Report) -> Iterator[str]:
+def _reasons(report: Report) -> Iterator[str]:
     """Why each checkpoint got its verdict."""
     if not report.scope.with_train:
         return
@@ -138,7 +138,7 @@ def reasons(report: Report) -> Iterator[str]:
         yield f"- Step {row.step:,}: **{row.verdict}**{chosen}. {escaped(row.reasons)}"
 
 
-def onsets(report: Report) -> Iterator[str]:
+def _onsets(report: Report) -> Iterator[str]:
     """Where the curves have their minimum and the risks begin, as sets."""
     rows = report.tables["onsets"]
     rows = rows[rows.onset.isin(ONSETS)].itertuples()  # by scale: a figure
@@ -150,7 +150,7 @@ def onsets(report: Report) -> Iterator[str]:
     yield escaped(phase(report))
 
 
-def membership(report: Report) -> Iterator[str]:
+def _membership(report: Report) -> Iterator[str]:
     """What attacks on the networks find, and how many training images are exposed, per checkpoint."""
     found, listed = members.rates(report), members.listed_counts(report)
     columns = [
@@ -191,7 +191,7 @@ def attack_cell(rate: members.Rate, twin: str, step: int) -> str:
     return f"{hits.value} [{hits.interval.replace(' to ', ', ')}] at {false.value}"
 
 
-def excluded(report: Report) -> Iterator[str]:
+def _excluded(report: Report) -> Iterator[str]:
     """Checkpoints that were found and not audited, by reason."""
     rows = report.tables["checkpoints"]
     rows = rows[~rows.audited]
@@ -201,12 +201,12 @@ def excluded(report: Report) -> Iterator[str]:
         yield f"- {escaped(reason)}: {', '.join(code(f'{row.twin}/{row.path}') for row in group.itertuples())}"
 
 
-def caveats(report: Report) -> Iterator[str]:
+def _caveats(report: Report) -> Iterator[str]:
     """What must not be concluded."""
     yield from (f"- {escaped(sentence)}" for sentence in report.caveats)
 
 
-def settings(report: Report) -> Iterator[str]:
+def _settings(report: Report) -> Iterator[str]:
     """What made the numbers: settings, image sets by digest, versions."""
     record = report.record
     given = record["given"]
@@ -243,10 +243,10 @@ def code(name: str) -> str:
 
 
 SECTIONS = {  # heading -> its lines; one without lines is left out
-    "Verdicts": reasons,
-    "Onsets": onsets,
-    "What the networks tell": membership,
-    "Not audited": excluded,
-    "What must not be concluded": caveats,
-    "Settings and versions": settings,
+    "Verdicts": _reasons,
+    "Onsets": _onsets,
+    "What the networks tell": _membership,
+    "Not audited": _excluded,
+    "What must not be concluded": _caveats,
+    "Settings and versions": _settings,
 }
