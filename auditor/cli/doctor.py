@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import auditor
 from auditor import spaces
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 SCHEMA_VERSION = 1  # of the JSON
 REINSTALL = "Install the packages of constraints.txt anew: pip install -c constraints.txt ."
@@ -72,7 +76,7 @@ def installation() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"{len(wanted)} requirements are met")
 
 
-def is_met(requirement: object) -> bool:
+def is_met(requirement: Requirement) -> bool:
     """Return whether a package is there in a version that fits; faiss-cpu stands for faiss-gpu."""
     for name in (requirement.name, "faiss-cpu" if requirement.name == "faiss-gpu" else requirement.name):
         try:
@@ -90,12 +94,9 @@ def faiss() -> Iterator[Finding]:
 
     both = [name for name in ("faiss-gpu", "faiss-cpu") if is_installed(name)]
     if len(both) == 2:
-        yield Finding(
-            "faiss",
-            "note",
-            "faiss-gpu and faiss-cpu are both installed, into one folder: which of them is used is chance",
-            "pip uninstall faiss-cpu faiss-gpu, then install the one that is wanted.",
-        )
+        what = "faiss-gpu and faiss-cpu are both installed, into one folder: which of them is used is chance"
+        remedy = "pip uninstall faiss-cpu faiss-gpu, then install the one that is wanted."
+        yield Finding("faiss", "note", what, remedy)
     vectors = np.random.default_rng(0).normal(size=(300, 32)).astype(np.float32)
     points = Features("doctor", "x", vectors, tuple(map(str, range(300))))
     found = search(points, points, 2, exclude_self=True)
@@ -192,8 +193,8 @@ def self_test() -> Iterator[Finding]:
     from auditor.run.files import save_array
 
     started = time.perf_counter()
-    found = [checkpoints.discover(shipped() / "twins" / twin, twin) for twin in "ab"]
-    pair = pairing.pair(*found)
+    first, second = (checkpoints.discover(shipped() / "twins" / twin, twin) for twin in "ab")
+    pair = pairing.pair(first, second)
     _, scheduler = checkpoints.check_compatible(pair, None)
     model = checkpoints.load(pair.a.checkpoints[0], scheduler, "cpu")
     seeds = list(range(TESTED_SEEDS))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+RunFolder = Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")]
 
 
 class WithJson(TyperCommand):
@@ -31,29 +34,51 @@ Example: audit report audits/first --html report.html --figures figures --csv re
 """
 
 
+FORMS = {  # report format -> what its option takes, and help; others that the registry names have a plain option
+    "markdown": ("FILE", "Write it as a model card, with metadata; - is stdout."),
+    "pull-request": ("FILE", "The same Markdown without metadata."),
+    "json": ("[FILE]", "The same facts as JSON: to a file, or to stdout."),
+    "csv": ("FILE", "Write every measurement, one row per step."),
+    "html": ("FILE", "Write one page for a browser, complete in itself."),
+    "figures": ("FOLDER", "Write every figure as PNG and SVG, for a paper."),
+    "tensorboard": ("FOLDER", "Write event files with curves and galleries; needs tensorboard."),
+}
+
+
+def with_formats(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per report format of the registry; it gets those asked for as ``targets``."""
+    from auditor import registry
+
+    others = [form for form in (*registry.REPORTS, *registry.FOLDER_REPORTS) if form not in ("terminal", *FORMS)]
+    plain = {form: ("FILE" if form in registry.REPORTS else "FOLDER", f"Write it as {form}.") for form in others}
+    made = {form.replace("-", "_"): (form, metavar, text) for form, (metavar, text) in (FORMS | plain).items()}
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Path | None, typer.Option(f"--{form}", metavar=metavar, help=text)],
+        )
+        for name, (form, metavar, text) in made.items()
+    ]
+    run, *own = (p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "targets")
+
+    def wrapped(**given: Any) -> None:
+        asked = {form: given.pop(name) for name, (form, *_) in made.items()}
+        command(targets={form: path for form, path in asked.items() if path is not None}, **given)
+
+    parameters = [run, *options, *own]
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    )
+    return wrapped
+
+
 @app.command("report", help=REPORT_EXAMPLE, cls=WithJson)
+@with_formats
 def report_command(
-    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
-    markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it as a model card, with metadata; - is stdout.")
-    ] = None,
-    pull_request: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The same Markdown without metadata.")
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="[FILE]", help="The same facts as JSON: to a file, or to stdout.")
-    ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every measurement, one row per step.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one page for a browser, complete in itself.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write every figure as PNG and SVG, for a paper.")
-    ] = None,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write event files with curves and galleries; needs tensorboard."),
-    ] = None,
+    run: RunFolder,
+    targets: dict[str, Path],
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave every picture out.")] = False,
     blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
@@ -61,9 +86,6 @@ def report_command(
     from auditor.reports import read_report, write_reports
     from auditor.reports.album import BLURRED, LEFT_OUT, SHOWN
 
-    files = {"markdown": markdown, "pull-request": pull_request, "json": json and Path(json), "csv": csv}
-    files |= {"html": html, "figures": figures, "tensorboard": tensorboard}
-    targets = {form: path for form, path in files.items() if path is not None}
     if not targets:
         show_report(run, width)
         return
@@ -91,7 +113,7 @@ Example: audit show audits/first --step 4000 --seed 17 --out seed-17.png
 
 @app.command("show", help=SHOW_EXAMPLE)
 def show_command(
-    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    run: RunFolder,
     step: Annotated[int, typer.Option("--step", help="The checkpoint.")],
     seed: Annotated[int | None, typer.Option("--seed", help="The sample [default: the worst of this step].")] = None,
     twin: Annotated[str | None, typer.Option("--twin", help="a or b [default: a, or that of the worst].")] = None,
@@ -102,7 +124,8 @@ def show_command(
     blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The numbers as JSON, without pictures.")] = False,
 ) -> None:
-    from auditor.reports import album, sheet, show, write_file
+    from auditor.reports import album, show, write_file
+    from auditor.reports.drawing import sheet
 
     case = album.open_album(run).pick(space, twin, step, seed)
     case = case.blurred() if blur else case
@@ -133,7 +156,7 @@ Example: audit check audits/first --step 4000 --policy release.toml --junit chec
 
 @app.command("check", help=CHECK_EXAMPLE)
 def check_command(
-    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    run: RunFolder,
     policy: Annotated[
         Path | None,
         typer.Option("--policy", help="TOML file: [budgets] METRIC = upper limit, [require] verdict = [...]."),
@@ -155,7 +178,7 @@ def check_command(
     "verify", help="Recompute a run's tables from its evidence and compare. Example: audit verify audits/first"
 )
 def verify_command(
-    run: Annotated[Path, typer.Argument(help="A run directory that audit run wrote.")],
+    run: RunFolder,
     json: Annotated[bool, typer.Option("--json", help="Every difference, as JSON.")] = False,
 ) -> None:
     from auditor.cli.console import Chatter, shown

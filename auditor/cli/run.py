@@ -10,12 +10,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from auditor import config as settings
 from auditor.cli import report
+
+if TYPE_CHECKING:
+    from auditor.cli.console import Chatter, Progress
+    from auditor.run import RunDirectory
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -51,7 +55,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command(given={name: given[name] for name in names}, **rest)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    wrapped.__signature__ = inspect.Signature([*made, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)])
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*made, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+    )
     return wrapped
 
 
@@ -102,9 +108,9 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
 
             chatter.quiet_libraries()
             required.require(config)
-            run = RunDirectory(config.out)
+            run = RunDirectory(config.out or "")
             carry_out = run_trainings if config.ckpts else run_twins
-            if not carry_out(config, run, say, chatter, remake, dry_run):
+            if not carry_out(config, run, say=say, chatter=chatter, remake=remake, dry_run=dry_run):
                 return
     except KeyboardInterrupt:
         print(f"stopped; to go on from the last finished batch: {resume_line()}", file=sys.stderr)
@@ -113,7 +119,9 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
     print(f"wrote {run.report}", file=sys.stderr)
 
 
-def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
+def run_twins(
+    config: settings.AuditConfig, run: RunDirectory, say: Progress, chatter: Chatter, remake: bool, dry_run: bool
+) -> bool:
     """Audit two trainings, or one; return whether there is something to report."""
     from auditor import inputs, pipeline
     from auditor.pipeline import trainings
@@ -139,7 +147,9 @@ def run_twins(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, re
     return True
 
 
-def run_trainings(config: settings.AuditConfig, run: Any, say: Any, chatter: Any, remake: bool, dry_run: bool) -> bool:
+def run_trainings(
+    config: settings.AuditConfig, run: RunDirectory, say: Progress, chatter: Chatter, remake: bool, dry_run: bool
+) -> bool:
     """Audit every pair of three or more trainings; return whether there is something to report."""
     from auditor.pipeline import trainings
     from auditor.pipeline.plan import plan
@@ -166,7 +176,7 @@ def resume_line() -> str:
     return shlex.join(["audit", *sys.argv[1:]])
 
 
-def show_plan(tasks: list[Any], loaded: Any, run: Any, say: Any) -> None:
+def show_plan(tasks: list[Any], loaded: Any, run: RunDirectory, say: Progress) -> None:
     """Print what would be done and why, one line per kind of task and reason, what it costs, and what it can find."""
     from auditor.pipeline import forecast, power
 

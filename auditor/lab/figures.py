@@ -11,7 +11,7 @@ import numpy as np
 from auditor.lab import oracle, sweeps
 from auditor.reports import write_file
 from auditor.reports.charts import COLORS, DASHES, MARKERS, Chart, Curve, Panel, Style
-from auditor.reports.formats.figures import picture
+from auditor.reports.drawing.printed import picture
 from auditor.run import tables
 
 if TYPE_CHECKING:

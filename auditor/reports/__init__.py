@@ -16,6 +16,7 @@ from auditor import registry
 from auditor.errors import AuditError
 from auditor.reports.album import SHOWN, Album, album_of, open_album
 from auditor.reports.caveats import caveats
+from auditor.reports.formats import FolderFormat, TextFormat
 from auditor.run import RunDirectory, restored, tables
 from auditor.run.files import atomic
 from auditor.scope import Scope
@@ -190,7 +191,8 @@ def shortened(name: str, letters: int) -> str:
 def text_of(report: Report, form: str) -> bytes:
     """Return a report in one of the text formats of the registry: UTF-8, plain line ends, where it matters 80 wide."""
     out = io.StringIO(newline="")
-    registry.lookup("report", form)(report, out, 80)
+    render: TextFormat = registry.lookup("report", form)
+    render(report, out, 80)
     return out.getvalue().encode(errors="backslashreplace")  # a name that is no Unicode shows its bytes
 
 
@@ -207,7 +209,8 @@ def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
     texts = {form: text_of(report, form) for form in targets if form in registry.REPORTS}
     for form in targets:
         if form in registry.FOLDER_REPORTS:
-            registry.lookup("folder report", form)(report, targets[form])
+            write: FolderFormat = registry.lookup("folder report", form)
+            write(report, targets[form])
     for form, content in texts.items():
         if str(targets[form]) == "-":
             sys.stdout.write(content.decode())
@@ -215,8 +218,8 @@ def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
             write_file(targets[form], content)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file atomically.
+def write_file(path: Path, content: bytes, remedy: str = "Choose another file.") -> None:
+    """Write a file atomically; ``remedy`` is what the error says where that fails.
 
     Raises
     ------
@@ -227,7 +230,7 @@ def write_file(path: Path, content: bytes) -> None:
         with atomic(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise AuditError(f"Cannot write here: {error.strerror}.", path, "Choose another file.") from None
+        raise AuditError(f"Cannot write here: {error.strerror}.", path, remedy) from None
 
 
 def read_report(root: str | Path, pictures: str = SHOWN) -> Report:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from auditor.neighbors import is_copy
 from auditor.records import TWINS, other_twin
 from auditor.run import RunDirectory, restored, tables
 from auditor.scope import Scope
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SHOWN, BLURRED, LEFT_OUT = "shown", "blurred", "left out"  # what a report does with pictures
 BLUR_CELLS = 4  # cells per side that are left of a blurred picture, and at least this many pixels per cell
@@ -380,9 +383,7 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
     """Return uint8 ``[h, w, c]`` as PNG bytes, each pixel drawn ``scale`` times ``scale``; the same bytes each time."""
     from PIL import Image
 
-    shown = png_pixels(pixels)
-    image = Image.fromarray(np.ascontiguousarray(shown[..., 0] if shown.shape[2] == 1 else shown))
-    out = io.BytesIO()
+    image, out = as_image(pixels), io.BytesIO()
     image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(out, "PNG")
     return out.getvalue()
 
@@ -394,3 +395,17 @@ def png_pixels(pixels: np.ndarray) -> np.ndarray:
     more the first three are shown.
     """
     return pixels if pixels.shape[2] <= 4 else pixels[..., :3]
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """Return uint8 ``[h, w, c]`` as an image of Pillow with the channels that a PNG can hold."""
+    from PIL import Image
+
+    shown = png_pixels(pixels)
+    return Image.fromarray(np.ascontiguousarray(shown[..., 0] if shown.shape[2] == 1 else shown))
+
+
+def in_color(pixels: np.ndarray) -> np.ndarray:
+    """Return uint8 ``[h, w, c]`` as uint8 ``[h, w, 3]``: gray thrice, opacity left out."""
+    shown = png_pixels(pixels)
+    return np.repeat(shown[..., :1], 3, axis=2) if shown.shape[2] < 3 else shown[..., :3]

@@ -96,7 +96,7 @@ def row(case: Case) -> Row:
         (theirs.sample, f"sample of {b}, same noise", seed, beside),
         (theirs.own, f"its nearest in own half ({b})", theirs.own.id, (distance(theirs.own_distance),)),
     )
-    pictures = tuple(shown(picture, *words) for picture, *words in found if picture.id)
+    pictures = tuple(shown(picture, caption, name, says) for picture, caption, name, says in found if picture.id)
     return Row(f"Seed {case.seed}, twin {a}", mine.is_copy, pictures)
 
 

@@ -21,8 +21,8 @@ import pandas as pd
 from auditor.config import Budgets, read_toml
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
+from auditor.reports import write_file
 from auditor.run import RunDirectory, tables
-from auditor.run.files import atomic
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 EXIT_STATUS = {PASS: 0, FAIL: 3, UNDECIDED: 4}
@@ -101,13 +101,14 @@ def check(root: str | Path, policy_path: str | Path | None = None, step: int | N
         return Judgement(step, (sound,))
     verdicts = tables.read(run.table("verdicts")).set_index("step").sort_index()
     found, notes = [sound, *exchangeability(record)], [changed_budgets(record)]
-    is_named, step = step is not None, recommended_step(record) if step is None else step
-    require_audited(step, verdicts, run.root)
-    if not is_named:
+    chosen = recommended_step(record)
+    require_audited(chosen if step is None else step, verdicts, run.root)
+    if step is None:
         found.append(recommendation(record))
+        step = chosen
     elif policy is None:
         found += by_rule(step, record, verdicts)
-    if step is not None and step == recommended_step(record) and verdicts.verdict[step] != "generalizing":
+    if step is not None and step == chosen and verdicts.verdict[step] != "generalizing":
         notes.append(f"It is recommended although its verdict is {verdicts.verdict[step]}: {verdicts.reasons[step]}")
     if policy is not None and step is not None:
         measurements = tables.read(run.table("measurements"))
@@ -366,8 +367,4 @@ def write_junit(judgement: Judgement, path: Path) -> None:
     ElementTree.indent(suites)
     data = BytesIO()
     ElementTree.ElementTree(suites).write(data, encoding="utf-8", xml_declaration=True)
-    try:
-        with atomic(path) as temporary:
-            temporary.write_bytes(data.getvalue() + b"\n")
-    except OSError as error:
-        raise AuditError(f"Cannot write here: {error.strerror}.", path, "Choose another --junit file.") from None
+    write_file(path, data.getvalue() + b"\n", "Choose another --junit file.")

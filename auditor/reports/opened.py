@@ -140,7 +140,7 @@ class OpenedRun:
         """
         import matplotlib
 
-        from auditor.reports.formats.figures import LOOK, draw
+        from auditor.reports.drawing.printed import LOOK, draw
 
         charts = {chart.key: chart for chart in self._charts()}
         require("figure", [figure], list(charts), self.path)
@@ -167,7 +167,7 @@ class OpenedRun:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{text(legend(self.report))}</p>"
 
     def _figure(self) -> str:
-        from auditor.reports.formats.figures import picture
+        from auditor.reports.drawing.printed import picture
 
         chart = self._charts()[0]
         data = base64.b64encode(picture(chart, "png")).decode()

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor.reports import printable
-from auditor.reports.album import Case, Picture, Side, png_pixels
+from auditor.reports.album import Case, Picture, Side, in_color
 from auditor.reports.formats.json import plain
 
 RAMP = " .:-=+*#%@"  # dark to light on a dark terminal; what logs and pipes get
@@ -88,7 +88,7 @@ def blocks(picture: Picture) -> Text:
     """Return a picture as half blocks: two pixels per character, the upper as its colour, the lower behind it."""
     if picture.pixels is None:
         return Text(printable(picture.reason), style="dim")
-    pixels = fitted(color(picture.pixels))
+    pixels = fitted(in_color(picture.pixels))
     if len(pixels) % 2:
         pixels = np.concatenate([pixels, pixels[-1:]])
     text = Text()
@@ -103,15 +103,9 @@ def letters(picture: Picture) -> Text:
     """Return a picture in ASCII, one letter per two pixels above each other, denser for lighter."""
     if picture.pixels is None:
         return Text(printable(picture.reason), style="dim")
-    gray = fitted(color(picture.pixels)).mean(axis=2)
+    gray = fitted(in_color(picture.pixels)).mean(axis=2)
     rows = gray[: len(gray) // 2 * 2].reshape(-1, 2, gray.shape[1]).mean(axis=1) if len(gray) > 1 else gray
     return Text("\n".join("".join(RAMP[int(each * len(RAMP) / 256)] for each in row) for row in rows))
-
-
-def color(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 ``[h, w, 3]``."""
-    shown = png_pixels(pixels)
-    return np.repeat(shown[..., :1], 3, axis=2) if shown.shape[2] < 3 else shown[..., :3]
 
 
 def fitted(pixels: np.ndarray) -> np.ndarray:

@@ -427,7 +427,8 @@ class Categories:
     @property
     def values(self) -> np.ndarray:
         """The column as an object array."""
-        return self.names[self.codes]
+        values: np.ndarray = self.names[self.codes]
+        return values
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -479,7 +480,7 @@ def runs_of(*columns: Categories) -> Iterator[tuple[Any, ...]]:
 
 def plain(column: pa.Array) -> np.ndarray:
     """Return an Arrow array as numbers of 64 bits, truth values or objects."""
-    values = column.to_numpy(zero_copy_only=False)
+    values: np.ndarray = column.to_numpy(zero_copy_only=False)
     return values.astype({"f": np.float64, "i": np.int64}.get(values.dtype.kind, values.dtype))
 
 

@@ -22,7 +22,7 @@ from auditor.config import HEADLINE_SPACE, LEVEL
 from auditor.records import Estimate
 from auditor.reports import write_file
 from auditor.reports.charts import BLUE, COLORS, DASHES, MARKERS, VERMILLION, Bar, Chart, Curve, Panel, Style
-from auditor.reports.formats.figures import picture
+from auditor.reports.drawing.printed import picture
 from auditor.run import RunDirectory
 from auditor.stats import intervals
 

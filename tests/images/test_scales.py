@@ -14,7 +14,7 @@ from auditor.errors import AuditError
 from auditor.images import scales
 from auditor.registry import HAAR, PCA, SCALES
 from auditor.reports import read_report
-from auditor.reports.charts import scales as figure
+from auditor.reports.charts import by_scale as figure
 from auditor.spaces import SpaceSettings, open_space
 from auditor.stages import agreement
 

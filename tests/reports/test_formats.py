@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import inspect
 import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import jsonschema
 import pandas as pd
@@ -18,8 +20,9 @@ from markdown_it import MarkdownIt
 from repository import DOCS
 
 from auditor import registry
-from auditor.reports import Report, printable, read_report, text_of, write_reports
-from auditor.reports.formats import markdown
+from auditor.cli import report
+from auditor.reports import Report, formats, printable, read_report, text_of, write_reports
+from auditor.reports.formats import FolderFormat, TextFormat, markdown
 
 RUNS = ("finished", "without_training", "single", "three_audited")
 HOSTILE = (
@@ -73,6 +76,35 @@ def words(tokens) -> str:
 
 
 # All formats
+
+
+@pytest.mark.parametrize("kind", ["report", "folder report"])
+def test_every_format_is_called_as_its_protocol_says(kind):
+    protocol = TextFormat if kind == "report" else FolderFormat
+    wanted = list(inspect.signature(protocol.__call__).parameters.values())[1:]
+    for name in registry.TABLES[kind]:
+        found = inspect.signature(registry.lookup(kind, name)).parameters
+        assert [(p.name, p.default) for p in found.values()] == [(p.name, p.default) for p in wanted], name
+
+
+def test_every_file_of_formats_is_in_the_registry_and_the_other_way_round():
+    named = {value.split(":")[0].split(".")[-1] for value in (registry.REPORTS | registry.FOLDER_REPORTS).values()}
+    folder = Path(formats.__file__).parent
+    assert named == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+
+
+def test_a_format_that_is_added_to_the_registry_gets_its_option(monkeypatch):
+    monkeypatch.setitem(registry.REPORTS, "one-line", "auditor.reports.formats.csv:render")
+    asked = []
+
+    def command(run: Path, targets: dict[str, Path]) -> None:
+        asked.append(targets)
+
+    with_option = report.with_formats(command)
+    assert "one_line" in inspect.signature(with_option).parameters
+    every = dict.fromkeys(inspect.signature(with_option).parameters)
+    with_option(**every | {"run": Path("run"), "one_line": Path("-")})
+    assert asked == [{"one-line": Path("-")}]
 
 
 @pytest.mark.parametrize("form", [name for name in registry.REPORTS if name not in ("terminal", "html")])

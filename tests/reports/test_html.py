@@ -18,9 +18,10 @@ from edits import edit_json
 from page import Page
 
 from auditor import pipeline, registry
-from auditor.reports import gallery, interactive, plates, read_report, sections
+from auditor.reports import gallery, read_report, sections
 from auditor.reports.album import BLURRED, LEFT_OUT, png
 from auditor.reports.charts import BLACK, COLORS, GREY, curves, distances, divergence, edges, networks, ticks
+from auditor.reports.drawing import interactive, plates, printed
 from auditor.reports.formats import figures, html
 from auditor.run import RunDirectory, tables
 
@@ -266,7 +267,7 @@ def test_the_command_writes_page_and_figures_without_torch_and_scipy(finished, p
     names = sorted(path.name for path in (tmp_path / "f").iterdir())
     assert names == sorted(f"{chart.key}.{suffix}" for chart in drawn for suffix in ("png", "svg"))
     for suffix in ("png", "svg"):  # the same bytes in another process
-        assert (tmp_path / "f" / f"{drawn[0].key}.{suffix}").read_bytes() == figures.picture(drawn[0], suffix)
+        assert (tmp_path / "f" / f"{drawn[0].key}.{suffix}").read_bytes() == printed.picture(drawn[0], suffix)
 
 
 def test_the_end_of_a_run_writes_the_page(run_copy, monkeypatch):
@@ -289,12 +290,12 @@ def test_pictures_are_figures_too_unless_they_are_left_out(finished, three_audit
 
 def test_a_hostile_name_is_no_formula_in_a_figure(hostile):
     drawn = next(iter(plates.plates(read_report(hostile)).values()))
-    assert figures.saved(drawn, "svg").startswith(b"<?xml")
+    assert printed.saved(drawn, "svg").startswith(b"<?xml")
 
 
 def test_no_shaded_span_depends_on_the_opacity_of_its_hatch(finished):
     """In SVG such a hatch vanishes, in print it is black."""
-    svg = figures.picture(curves.charts(read_report(finished))[0], "svg").decode()
+    svg = printed.picture(curves.charts(read_report(finished))[0], "svg").decode()
     spans = re.findall(r"style=\"(fill: url\(#h[^\"]*)\"", svg)
     assert spans and not [style for style in spans if "opacity" in style]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from repository import SAMPLE_RUN
 
-from auditor.reports import plates, read_report
-from auditor.reports.charts import heats
+from auditor.reports import read_report
+from auditor.reports.drawing import heats, plates, printed
 from auditor.reports.formats import figures, html
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -263,9 +263,9 @@ def test_hostile_names_run_nothing(browser, hostile_page):
 
 def test_no_two_texts_of_a_figure_lie_on_one_another(browser, report):
     page = browser.new_page()
-    drawn = {chart.key: figures.picture(chart, "svg") for chart in figures.charts(report)}
+    drawn = {chart.key: printed.picture(chart, "svg") for chart in figures.charts(report)}
     drawn |= {
-        name: figures.saved(figure, "svg") for name, figure in (heats.drawn(report) | plates.plates(report)).items()
+        name: printed.saved(figure, "svg") for name, figure in (heats.drawn(report) | plates.plates(report)).items()
     }
     for name, svg in drawn.items():
         page.set_content(re.sub(r"^.*?<svg", "<svg", svg.decode(), flags=re.DOTALL))

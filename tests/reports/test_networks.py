@@ -12,7 +12,8 @@ from repository import SAMPLE_RUN
 
 from auditor.reports import members, read_report, text_of
 from auditor.reports.album import BLURRED, LEFT_OUT
-from auditor.reports.charts import heats, networks
+from auditor.reports.charts import networks
+from auditor.reports.drawing import heats
 from auditor.reports.formats import html
 
 SETS_COMPARED = ["images of half a", "images of half b", "held-out images"]

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from auditor.reports import printable, sheet, shortened, show
+from auditor.reports import printable, shortened, show
 from auditor.reports.album import Picture, open_album
+from auditor.reports.drawing import sheet
 
 HOSTILE = "<script>alert(1)</script>\n\x1b[2J\u202e|'\" 图片/" + "long" * 100
 

@@ -10,7 +10,7 @@ import pandas as pd
 from auditor.reports import Report, percent
 from auditor.reports.charts import BLACK, DASHES, GREY, Chart, Curve, Level, Panel, Style
 from auditor.reports.charts.divergence import divergence
-from auditor.reports.charts.traces import TWIN_MARKERS, TWIN_STYLES, course, curve, is_drawn, space_style, text
+from auditor.reports.charts.series import TWIN_MARKERS, TWIN_STYLES, course, curve, is_drawn, space_style, text
 
 
 def charts(report: Report) -> list[Chart]:

@@ -8,7 +8,7 @@ from itertools import chain
 from auditor.reports import Report, where
 from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Chart, Curve, Mark, Panel, Span, Style
 from auditor.reports.charts.onsets import ONSETS, bars, known_onsets
-from auditor.reports.charts.traces import course, curve, is_drawn, space_style
+from auditor.reports.charts.series import course, curve, is_drawn, space_style
 
 FOUND = {  # onset -> name and look of its vertical line
     "bias": ("lean found", Style(VERMILLION, "dashed", "")),

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from auditor.reports import Report, shortened
-from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, regions, scales, signed
-from auditor.reports.charts.traces import text
+from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, by_scale, regions, signed
+from auditor.reports.charts.series import text
 
 SETS = {  # metric, what the images are, and their look
     "loss_own": ("own images", Style(BLUE, "solid", "circle")),
@@ -60,7 +60,7 @@ def rows(report: Report, metric: str, twin: str, step: int | None = None) -> pd.
 
 def charts(report: Report) -> list[Chart]:
     """Return the charts of losses and predictions by noise level, region and scale, as far as the run has them."""
-    return [] if missing(report) else [losses(report), *regions.charts(report), *scales.charts(report)]
+    return [] if missing(report) else [losses(report), *regions.charts(report), *by_scale.charts(report)]
 
 
 def losses(report: Report) -> Chart:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from auditor.reports import Report
 from auditor.reports.charts import BLUE, GREY, ORANGE, VERMILLION, Chart, Curve, Level, Panel, Style
-from auditor.reports.charts.traces import course, curve, is_drawn
+from auditor.reports.charts.series import course, curve, is_drawn
 
 LEVELS = 4  # noise levels that have a panel of their own
 AGREEMENT = {  # rows of profiles.parquet, what the images are, and their look

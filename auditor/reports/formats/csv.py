@@ -19,11 +19,11 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a sheet computes a cell that begin
 def render(report: Report, out: TextIO, width: int | None = None) -> None:
     """Write the table; an empty cell is a number that is not known. ``width`` has no meaning here."""
     writer = csv.writer(out, lineterminator="\n")
-    columns = {f"{name}{end}": each for name, rows in series(report) for end, each in cells(rows, report.steps)}
-    writer.writerow(map(text, ["step", "verdict", "recommended", *columns]))
+    columns = {f"{name}{end}": each for name, rows in series(report) for end, each in _cells(rows, report.steps)}
+    writer.writerow(map(_text, ["step", "verdict", "recommended", *columns]))
     verdicts = report.tables["verdicts"].set_index("step").verdict
     for i, step in enumerate(report.steps):
-        said = [text(verdicts.get(step, "")), "yes" if step == report.recommended else "no"]
+        said = [_text(verdicts.get(step, "")), "yes" if step == report.recommended else "no"]
         writer.writerow([step, *said, *(each[i] for each in columns.values())])
 
 
@@ -41,14 +41,14 @@ def series(report: Report) -> Iterator[tuple[str, pd.DataFrame]]:
         yield ".".join(filter(None, (metric, twin, space))), found[metric, space, twin]
 
 
-def cells(rows: pd.DataFrame, steps: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
+def _cells(rows: pd.DataFrame, steps: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
     """Yield value, low and high of one series, a cell per step: the shortest text that reads back as it."""
     known = rows.reindex(steps)
     for end, column in ENDS.items():
         yield end, ["" if np.isnan(each) else repr(each) for each in known[column].tolist()]
 
 
-def text(value: Any) -> str:
+def _text(value: Any) -> str:
     """Return a text cell: one line, and no formula."""
     shown = printable(str(value))
     return f"'{shown}" if shown.startswith(FORMULA) else shown

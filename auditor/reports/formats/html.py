@@ -11,10 +11,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
 from auditor.config import COPY_RATIO
-from auditor.reports import Report, gallery, interactive, members, percent, printable, sections
+from auditor.reports import Report, gallery, members, percent, printable, sections
 from auditor.reports.album import BLURRED, LEFT_OUT, copy_ratios
 from auditor.reports.charts import Chart, Curve, Style, curves, distances, distinct, networks
-from auditor.reports.formats import figures
+from auditor.reports.drawing import interactive, printed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -55,8 +55,8 @@ class Drawing:
         return [each for each in self.legend if each.group == group]
 
 
-def render(report: Report, out: TextIO, width: int | None = None, color: bool = False) -> None:
-    """Write the page. ``width`` and ``color`` have no meaning here."""
+def render(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write the page. ``width`` has no meaning here."""
     out.write(page(report))
 
 
@@ -71,37 +71,20 @@ def page(report: Report) -> str:
         .get_template("report.html.j2")
         .render(
             report=report,
+            **{each.__name__.rpartition(".")[2]: each for each in (gallery, members, networks, sections)},
             record=report.record,
             scope=report.scope,
             headline=split_sentence(report.conclusion)[0],
             detail=split_sentence(report.conclusion)[1],
-            warnings=sections.warnings(report),
             verdicts=report.tables["verdicts"].to_dict("records"),
             symbols=SYMBOLS,
-            table=sections.checkpoint_table(report),
             drawings={chart.key: drawing(chart) for chart in (*series, *by_noise)},
-            no_networks=networks.missing(report),
-            heats=networks.heats(report),
-            attacks=members.rates(report),
-            no_attacks=members.no_attacks(report),
-            exposures=members.exposures(report),
-            most_pictured=members.PICTURED,
-            counts=members.counts(report),
-            no_exposure=members.no_exposure(report),
             histograms=[drawing(chart) for chart in histograms],
-            walls=gallery.walls(report),
-            films=gallery.films(report),
             copy_below=copy_ratios(report.record).get(report.scope.picture_space, COPY_RATIO),
             agreed=report.scope.with_train and report.has_samples,
             left_out=report.pictures == LEFT_OUT,
             blurred=report.pictures == BLURRED,
-            onsets=sections.onset_rows(report),
             spaces=sections.space_rows(report, nearest),
-            excluded=sections.excluded(report),
-            controls=sections.controls(report),
-            cards=sections.cards(report),
-            facts=sections.facts(report),
-            command=sections.command(report.record["given"]),
             style=asset("page.css"),
             script=script,
             library=library,
@@ -157,7 +140,7 @@ def split_sentence(text: str) -> tuple[str, str]:
 
 def drawing(chart: Chart) -> Drawing:
     """Return a chart with its static picture and its legend."""
-    image = "data:image/svg+xml;base64," + base64.b64encode(figures.picture(chart, "svg")).decode()
+    image = "data:image/svg+xml;base64," + base64.b64encode(printed.picture(chart, "svg")).decode()
     return Drawing(chart, image, 1 if chart.is_stacked else len(chart.panels), tuple(legend(chart)))
 
 

@@ -9,10 +9,14 @@ from typing import Any, TextIO
 from auditor.reports import Report
 
 SCHEMA_VERSION = 1
+TABLES = (
+    *("verdicts", "onsets", "checkpoints", "measurements"),
+    *("metrics", "attacks", "profiles", "scales", "protocol"),
+)
 
 
-def render(report: Report, out: TextIO, width: int | None = None, color: bool = False) -> None:
-    """Write one JSON object; NaN becomes null. ``width`` and ``color`` have no meaning here."""
+def render(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write one JSON object; NaN becomes null. ``width`` has no meaning here."""
     out.write(json.dumps(facts(report), indent=2, allow_nan=False) + "\n")
 
 
@@ -27,23 +31,11 @@ def facts(report: Report) -> dict[str, Any]:
         "trusted": report.is_trusted,
         "weights": report.record["resolved"]["weights"],
         "caveats": list(report.caveats),
-        "verdicts": rows(report, "verdicts"),
-        "onsets": rows(report, "onsets"),
-        "checkpoints": rows(report, "checkpoints"),
-        "measurements": rows(report, "measurements"),
-        "metrics": rows(report, "metrics"),
-        "attacks": rows(report, "attacks"),
-        "profiles": rows(report, "profiles"),
-        "scales": rows(report, "scales"),
-        "protocol": rows(report, "protocol"),
+        **{name: rows(report, name) for name in TABLES},
         "exposed": [row for row in rows(report, "exposure") if row["listed"]],
         "scope": report.record["scope"],
         "pairs": report.record.get("pairs", []),
-        "resolved": report.record["resolved"],
-        "budgets": report.record["budgets"],
-        "checks": report.record["checks"],
-        "sets": report.record["sets"],
-        "versions": report.record["versions"],
+        **{name: report.record[name] for name in ("resolved", "budgets", "checks", "sets", "versions")},
     }
 
 

@@ -36,8 +36,9 @@ def render(report: Report, out: TextIO, width: int | None = None) -> None:
 
 def render_body(report: Report, out: TextIO, width: int | None = None) -> None:
     """Write the report without metadata, as it is pasted into a pull request."""
-    sections = (heading, table, reasons, onsets, membership, excluded, caveats, settings)
-    out.write("\n\n".join("\n".join(lines) for lines in map(list, (each(report) for each in sections)) if lines) + "\n")
+    parts = {title: list(part(report)) for title, part in SECTIONS.items()}
+    texts = ["\n".join([f"## {title}", "", *lines]) for title, lines in parts.items() if lines]
+    out.write("\n\n".join(["\n".join(_heading(report)), "\n".join(_table(report)), *texts]) + "\n")
 
 
 # ---------------------------------------------------------------------------
@@ -54,10 +55,10 @@ def metadata(report: Report) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    return ModelCardData(model_name="audited diffusion model", eval_results=list(results(report))).to_yaml() + "\n"
+    return ModelCardData(model_name="audited diffusion model", eval_results=list(_results(report))).to_yaml() + "\n"
 
 
-def results(report: Report) -> Iterator[Any]:
+def _results(report: Report) -> Iterator[Any]:
     """Yield one evaluation result per metric, twin and space; where no value is known at all, that nothing is."""
     from huggingface_hub import EvalResult
 
@@ -84,11 +85,11 @@ def results(report: Report) -> Iterator[Any]:
                         metric_type=metric,
                         metric_value=float(rows.value[step]),
                         metric_name=" ".join(filter(None, (metric, twin, space))),
-                        metric_args=args | interval(rows.loc[step]),
+                        metric_args=args | _interval(rows.loc[step]),
                     )
 
 
-def interval(row: Any) -> dict[str, float | int]:
+def _interval(row: Any) -> dict[str, float | int]:
     """Return the ends of an interval with its level and count, nothing where there is none."""
     if not np.isfinite(row.low) or not np.isfinite(row.high):
         return {}
@@ -100,7 +101,7 @@ def interval(row: Any) -> dict[str, float | int]:
 # ---------------------------------------------------------------------------
 
 
-def heading(report: Report) -> Iterator[str]:
+def _heading(report: Report) -> Iterator[str]:
     """What was audited, and the conclusion."""
     scope, resolved = report.scope, report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
@@ -116,7 +117,7 @@ def heading(report: Report) -> Iterator[str]:
     )
 
 
-def table(report: Report) -> Iterator[str]:
+def _table(report: Report) -> Iterator[str]:
     """One row per checkpoint, with intervals."""
     columns = table_columns(report, wide=True)
     yield from grid(
@@ -128,21 +129,17 @@ def table(report: Report) -> Iterator[str]:
     yield escaped(legend(report))
 
 
-def reasons(report: Report) -> Iterator[str]:
+def _reasons(report: Report) -> Iterator[str]:
     """Why each checkpoint got its verdict."""
     if not report.scope.with_train:
         return
-    yield "## Verdicts"
-    yield ""
     for row in report.tables["verdicts"].itertuples():
         chosen = ", recommended" if row.recommended else ""
         yield f"- Step {row.step:,}: **{row.verdict}**{chosen}. {escaped(row.reasons)}"
 
 
-def onsets(report: Report) -> Iterator[str]:
+def _onsets(report: Report) -> Iterator[str]:
     """Where the curves have their minimum and the risks begin, as sets."""
-    yield "## Onsets"
-    yield ""
     rows = report.tables["onsets"]
     rows = rows[rows.onset.isin(ONSETS)].itertuples()  # by scale: a figure
     yield from grid(
@@ -153,7 +150,7 @@ def onsets(report: Report) -> Iterator[str]:
     yield escaped(phase(report))
 
 
-def membership(report: Report) -> Iterator[str]:
+def _membership(report: Report) -> Iterator[str]:
     """What attacks on the networks find, and how many training images are exposed, per checkpoint."""
     found, listed = members.rates(report), members.listed_counts(report)
     columns = [
@@ -163,8 +160,6 @@ def membership(report: Report) -> Iterator[str]:
     ]
     if not columns and listed.empty:
         return
-    yield "## What the networks tell"
-    yield ""
     yield from grid(
         ["step", *(name for name, *_ in columns), *(f"exposed images, half {half}" for half in listed)],
         (
@@ -196,26 +191,22 @@ def attack_cell(rate: members.Rate, twin: str, step: int) -> str:
     return f"{hits.value} [{hits.interval.replace(' to ', ', ')}] at {false.value}"
 
 
-def excluded(report: Report) -> Iterator[str]:
+def _excluded(report: Report) -> Iterator[str]:
     """Checkpoints that were found and not audited, by reason."""
     rows = report.tables["checkpoints"]
     rows = rows[~rows.audited]
     if rows.empty:
         return
-    yield "## Not audited"
-    yield ""
     for reason, group in rows.groupby("reason", sort=False):
         yield f"- {escaped(reason)}: {', '.join(code(f'{row.twin}/{row.path}') for row in group.itertuples())}"
 
 
-def caveats(report: Report) -> Iterator[str]:
+def _caveats(report: Report) -> Iterator[str]:
     """What must not be concluded."""
-    yield "## What must not be concluded"
-    yield ""
     yield from (f"- {escaped(sentence)}" for sentence in report.caveats)
 
 
-def settings(report: Report) -> Iterator[str]:
+def _settings(report: Report) -> Iterator[str]:
     """What made the numbers: settings, image sets by digest, versions."""
     record = report.record
     given = record["given"]
@@ -227,8 +218,6 @@ def settings(report: Report) -> Iterator[str]:
         **{f"sha256 of {name}": each["digest"] for name, each in sorted(record["sets"].items())},
         **{name: version for name, version in sorted(record["versions"].items())},
     }
-    yield "## Settings and versions"
-    yield ""
     yield from grid(["", ""], ([name, str(value)] for name, value in facts.items()))
 
 
@@ -251,3 +240,13 @@ def code(name: str) -> str:
     fence = "`" * (1 + max((len(each) for each in re.findall("`+", shown)), default=0))
     pad = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+SECTIONS = {  # heading -> its lines; one without lines is left out
+    "Verdicts": _reasons,
+    "Onsets": _onsets,
+    "What the networks tell": _membership,
+    "Not audited": _excluded,
+    "What must not be concluded": _caveats,
+    "Settings and versions": _settings,
+}

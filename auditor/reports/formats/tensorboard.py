@@ -17,7 +17,7 @@ import pandas as pd
 
 from auditor.errors import AuditError
 from auditor.reports import Report, write_file
-from auditor.reports.album import Case, Picture, png, png_pixels
+from auditor.reports.album import Case, Picture, in_color, png
 from auditor.reports.formats.csv import series
 from auditor.reports.formats.markdown import escaped
 
@@ -109,8 +109,7 @@ def tile(picture: Picture, height: int, width: int) -> np.ndarray:
     if picture.pixels is None:
         pixels = np.full((height, width, 3), 128, np.uint8)
     else:
-        shown = png_pixels(picture.pixels)
-        pixels = shown[..., :3] if shown.shape[2] >= 3 else np.repeat(shown[..., :1], 3, axis=2)
+        pixels = in_color(picture.pixels)
     large = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
     return np.pad(large, ((0, GAP), (0, GAP), (0, 0)), constant_values=PAPER)
 

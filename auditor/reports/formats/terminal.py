@@ -20,17 +20,17 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDE = 120  # from here on the table shows intervals and both twins
 
 
-def render(report: Report, out: TextIO, width: int | None = None, color: bool | None = None) -> None:
-    """Write the report; ``width`` and ``color`` default to what the terminal offers."""
-    console = Console(file=out, width=width, no_color=None if color is None else not color, highlight=False)
-    for part in (heading, conclusion, table, reasons, curves, onsets, published, excluded, caveats, footer):
+def render(report: Report, out: TextIO, width: int | None = None) -> None:
+    """Write the report; ``width`` defaults to what the terminal offers."""
+    console = Console(file=out, width=width, highlight=False)
+    for part in (_heading, _conclusion, _table, _reasons, _curves, _onsets, _published, _excluded, _caveats, _footer):
         block = part(report, console.width)
         if block is not None:
             console.print(block)
             console.print()
 
 
-def heading(report: Report, width: int) -> Text:
+def _heading(report: Report, width: int) -> Text:
     """What was audited, in two lines."""
     scope, resolved = report.scope, report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
@@ -44,12 +44,12 @@ def heading(report: Report, width: int) -> Text:
     return text
 
 
-def conclusion(report: Report, width: int) -> Text:
+def _conclusion(report: Report, width: int) -> Text:
     """The one sentence."""
     return Text(report.conclusion, style="bold green" if report.recommended is not None else "bold yellow")
 
 
-def table(report: Report, width: int) -> Group:
+def _table(report: Report, width: int) -> Group:
     """One row per checkpoint with the few columns that matter."""
     wide = width >= WIDE
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 0, 0, 1))
@@ -72,30 +72,30 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
     scope = report.scope
     columns = [
         ("step", {step: f"{step:,}{' *' if step == report.recommended else ''}" for step in report.steps}),
-        ("held-out\nloss", cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
+        ("held-out\nloss", _cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
     ]
     if scope.with_twin and not scope.with_samples:  # what a quick audit has in their place
         distance, lean = (report.estimates(metric, "both") for metric in ("prediction_variance", "loss_lean"))
-        columns.append(("predictions\napart", cells(distance, "{:.4f}", wide)))
-        columns.append(("lean of\nlosses", cells(lean, "{:.3f}", wide, report.alpha)))
+        columns.append(("predictions\napart", _cells(distance, "{:.4f}", wide)))
+        columns.append(("lean of\nlosses", _cells(lean, "{:.3f}", wide, report.alpha)))
     elif scope.with_twin:
         distance = report.estimates("twin_distance_ratio", "both", scope.headline_space)
-        columns.append(("twin\ndistance", cells(distance, "{:.3f}", wide)))
+        columns.append(("twin\ndistance", _cells(distance, "{:.3f}", wide)))
     for space in scope.judged_spaces if report.with_lean else ():
         share, within = (report.estimates(metric, "both", space) for metric in ("own_share", "own_share_in_class"))
         name = f"own share\n{space}" if wide else f"own\n{space[:6]}"
-        columns.append((name, cells(share, "{:.2f}", wide, report.alpha)))
+        columns.append((name, _cells(share, "{:.2f}", wide, report.alpha)))
         if report.with_classes and wide:
-            columns.append((f"own in class\n{space}", cells(within, "{:.2f}", wide, report.alpha)))
+            columns.append((f"own in class\n{space}", _cells(within, "{:.2f}", wide, report.alpha)))
     if report.with_copies:
         if not report.with_lean:
             shift = report.estimates("nn_shift", "a", scope.picture_space)
-            columns.append((f"nearness\n{scope.picture_space}", cells(shift, "{:.3f}", wide)))
-        columns.append((f"copies\n{' / '.join(scope.twins)}" if wide else "copies", copies(report, wide)))
+            columns.append((f"nearness\n{scope.picture_space}", _cells(shift, "{:.3f}", wide)))
+        columns.append((f"copies\n{' / '.join(scope.twins)}" if wide else "copies", _copies(report, wide)))
     return [*columns, ("verdict", {row.step: row.verdict for row in report.tables["verdicts"].itertuples()})]
 
 
-def cells(rows: pd.DataFrame, form: str, with_interval: bool, alpha: float | None = None) -> dict[int, str]:
+def _cells(rows: pd.DataFrame, form: str, with_interval: bool, alpha: float | None = None) -> dict[int, str]:
     """Return value (and interval) per step; with ``alpha`` marked by ! where the corrected p is at most that."""
     found = {}
     for step, row in rows.iterrows():
@@ -107,7 +107,7 @@ def cells(rows: pd.DataFrame, form: str, with_interval: bool, alpha: float | Non
     return found
 
 
-def copies(report: Report, wide: bool) -> dict[int, str]:
+def _copies(report: Report, wide: bool) -> dict[int, str]:
     """Return the flagged share per step: of both twins, or of the twin with more."""
     scope = report.scope
     found = [report.estimates("memorized_fraction", twin, scope.picture_space).value for twin in scope.twins]
@@ -167,7 +167,7 @@ def max_control(report: Report) -> str:
     return f"{percent(worst.value)} ({percent(worst.low)} to {percent(worst.high)})"
 
 
-def reasons(report: Report, width: int) -> Table | None:
+def _reasons(report: Report, width: int) -> Table | None:
     """Why each checkpoint got its verdict: the first sentence, all of them where there is room."""
     if not report.scope.with_train:
         return None
@@ -180,7 +180,7 @@ def reasons(report: Report, width: int) -> Table | None:
     return grid
 
 
-def curves(report: Report, width: int) -> Table:
+def _curves(report: Report, width: int) -> Table:
     """Small curves over the series, least to largest value of each."""
     grid = Table.grid(padding=(0, 2))
     wanted = [("held-out loss", "loss_heldout", "")]
@@ -205,7 +205,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(" " if np.isnan(each) else BARS[round(float(each))] for each in level)
 
 
-def onsets(report: Report, width: int) -> Group:
+def _onsets(report: Report, width: int) -> Group:
     """Where the curves have their minimum and the risks begin, as sets."""
     grid = Table.grid(padding=(0, 1))
     rows = report.tables["onsets"]
@@ -229,7 +229,7 @@ def phase(report: Report) -> str:
     )
 
 
-def published(report: Report, width: int) -> Group | None:
+def _published(report: Report, width: int) -> Group | None:
     """What the published protocol would have read off this run, beside what is read off it here."""
     rows = report.tables["protocol"]
     if rows.empty:
@@ -274,7 +274,7 @@ def published_onset(rows: pd.DataFrame, says: str, none: str) -> str:
     return f"{says} {f'step {steps[0]:,}' if steps else none}."
 
 
-def excluded(report: Report, width: int) -> Text | None:
+def _excluded(report: Report, width: int) -> Text | None:
     """Checkpoints that were found and not audited, by reason."""
     rows = report.tables["checkpoints"]
     rows = rows[~rows.audited]
@@ -287,7 +287,7 @@ def excluded(report: Report, width: int) -> Text | None:
     return Text("Not audited\n" + "\n".join(lines))
 
 
-def caveats(report: Report, width: int) -> Table:
+def _caveats(report: Report, width: int) -> Table:
     """What must not be concluded."""
     grid = Table.grid(padding=(0, 1))
     for sentence in report.caveats:
@@ -295,6 +295,6 @@ def caveats(report: Report, width: int) -> Table:
     return grid
 
 
-def footer(report: Report, width: int) -> Text:
+def _footer(report: Report, width: int) -> Text:
     """Where the numbers lie."""
     return Text(f"tables: {report.root}/measurements.parquet, onsets.parquet, verdicts.parquet", style="dim")

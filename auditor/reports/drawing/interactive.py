@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 HEIGHT, STACKED_HEIGHT, ROW_HEIGHT = 260, 270, 24  # pixels
 DASH = {"solid": [], "dashed": [6, 3], "dotted": [2, 3], "dashdot": [7, 3, 2, 3]}
 HATCH = {"/": "right_diagonal_line", "\\": "left_diagonal_line", ".": "dot", "": "blank"}
+SVG = '<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" {look}>{inner}</svg>'
 COUNTED = re.compile(r"^p\d+$")
 TIP = """
 <div style="max-width:22rem;font-size:13px"><b>@name</b><br>@at <b>@shown</b><br>@says<br><i>@definition</i></div>
@@ -279,10 +280,7 @@ def swatch(style: Style) -> str:
         return ""
     dash = " ".join(map(str, DASH.get(style.dash, [])))
     line = f'<path d="M0 6H32" stroke-width="2" stroke-dasharray="{dash}"/>' if style.dash else ""
-    return (
-        f'<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" stroke="{style.color}" '
-        f'fill="{style.color}">{line}{shape}</svg>'
-    )
+    return SVG.format(look=f'stroke="{style.color}" fill="{style.color}"', inner=f"{line}{shape}")
 
 
 def patch(span: Span) -> str:
@@ -293,7 +291,5 @@ def patch(span: Span) -> str:
         ".": '<path d="M2 3H32M2 9H32" stroke-dasharray="1.5 4.5" stroke-width="1.5"/>',
         "": "",
     }[span.hatch]
-    return (
-        f'<svg class="swatch" width="32" height="12" viewBox="0 0 32 12" aria-hidden="true" stroke="{span.color}">'
-        f'<rect width="32" height="12" fill="{span.color}" fill-opacity=".16" stroke="none"/>{strokes}</svg>'
-    )
+    box = f'<rect width="32" height="12" fill="{span.color}" fill-opacity=".16" stroke="none"/>'
+    return SVG.format(look=f'stroke="{span.color}"', inner=f"{box}{strokes}")

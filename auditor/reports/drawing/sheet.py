@@ -7,10 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from auditor.reports import printable, shortened
-from auditor.reports.album import Case, Picture, Side, png_pixels
+from auditor.reports.album import Case, Picture, Side, as_image
 from auditor.reports.show import labels, number, sentence, sides, title
 
 if TYPE_CHECKING:
@@ -67,8 +65,7 @@ def draw_picture(image: Image.Image, pen: ImageDraw.ImageDraw, picture: Picture,
         for j, line in enumerate(wrapped(picture.reason, 30)):
             pen.text((left + 12, top + 12 + j * LINE), drawable(line), PALE, font(TEXT))
         return
-    shown = png_pixels(picture.pixels)
-    drawn = Image.fromarray(np.ascontiguousarray(shown[..., 0] if shown.shape[2] == 1 else shown)).convert("RGB")
+    drawn = as_image(picture.pixels).convert("RGB")
     small = max(drawn.size) <= SIDE
     scale = SIDE // max(drawn.size) if small else SIDE / max(drawn.size)
     size = tuple(max(1, round(each * scale)) for each in drawn.size)
