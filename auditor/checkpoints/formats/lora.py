@@ -34,11 +34,10 @@ class LoraFormat(files.WeightFiles):
     name = "lora"
     REVISION = 2  # each layer at the scale of its own alpha
     guide = Guide(
-        trainers="LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion "
-        "1 and 2",
+        trainers="LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 "
+        "and 2",
         layout="`checkpoint-500/pytorch_lora_weights.safetensors` (the `model.safetensors` of accelerate beside it is "
-        "passed "
-        "over), or flat: `NAME-000010.safetensors`, `NAME-step00001000.safetensors` of kohya, "
+        "passed over), or flat: `NAME-000010.safetensors`, `NAME-step00001000.safetensors` of kohya, "
         "`NAME_000000250.safetensors` of ai-toolkit (which keeps the last few only: raise `max_step_saves_to_keep`), "
         "and the last, `NAME.safetensors`; the step is that of the header. kohya's `--no_metadata` leaves it out: then "
         "epochs count, and the last file is passed over",
@@ -47,14 +46,12 @@ class LoraFormat(files.WeightFiles):
         "compared). Prompts are encoded with the clip skip that a header of kohya states (`ss_clip_skip`). LoHa, LoKr, "
         "DoRA, trained scalars and embeddings are refused",
         schedule="the scheduler of `--base`; in a header of kohya `modelspec.prediction_type` and "
-        "`ss_zero_terminal_snr` go "
-        "before it",
+        "`ss_zero_terminal_snr` go before it",
         command="`--base PIPELINE --prompts prompts.txt`",
         tested="that `train_text_to_image_lora.py` wrote in a run of four steps; kohya: trained and saved by its "
-        "network "
-        "class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process not run. "
-        "From the last two, what is loaded equals the base plus alpha / rank times up times down, the text encoder "
-        "included",
+        "network class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process "
+        "not run. From the last two, what is loaded equals the base plus alpha / rank times up times down, the text "
+        "encoder included",
         examples=(("", "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5"),),
     )
 

@@ -38,13 +38,11 @@ class PlainFormat(files.WeightFiles):
         layout="`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or "
         "`checkpoint-500/model.safetensors`",
         weights="under `ema`, `model_ema`, `ema_model.*`, lightning's `EMAWeightAveraging`, or in files called "
-        "`ema_...`; "
-        "prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
+        "`ema_...`; prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
         schedule="`--scheduler` and `--prediction`",
         command="`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
         tested="written by lightning's Trainer; for arXiv 2603.03469, of its authors' network class at width 8, "
-        "trained with "
-        "their loss and saved by their statement; other layouts by `torch.save`",
+        "trained with their loss and saved by their statement; other layouts by `torch.save`",
         examples=(
             (
                 "lightning, accelerate, an own loop",
