@@ -18,20 +18,14 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 OURS = "auditor"  # the package whose entry points come first
-
-
-class Offer(NamedTuple):
-    """A component that an installed package offers."""
-
-    package: str
-    name: str
-    value: str  # module:object
 
 
 class Table(UserDict[str, str]):
@@ -41,7 +35,7 @@ class Table(UserDict[str, str]):
         self.kind, self.own = kind, own
 
     @cached_property
-    def offered(self) -> dict[str, Offer]:
+    def offered(self) -> dict[str, EntryPoint]:
         """What packages offer, by name.
 
         Raises
@@ -49,22 +43,23 @@ class Table(UserDict[str, str]):
         AuditError
             If a package offers a name that is ours, or another package's.
         """
-        found: dict[str, Offer] = {}
-        for offer in offers(f"auditor.{self.kind}s"):
-            if offer.name in self.own or offer.name in found:
-                owner = found[offer.name].package if offer.name in found else OURS
-                what = f"The package {offer.package} offers a {self.kind} called {offer.name!r}, and {owner} has one."
-                raise AuditError(what, offer.value, f"Take one of them away: pip uninstall {offer.package}.")
-            found[offer.name] = offer
+        found: dict[str, EntryPoint] = {}
+        for entry in offers(f"auditor.{self.kind}s"):
+            if entry.name in self.own or entry.name in found:
+                owner = package_of(found[entry.name]) if entry.name in found else OURS
+                package = package_of(entry)
+                what = f"The package {package} offers a {self.kind} called {entry.name!r}, and {owner} has one."
+                raise AuditError(what, entry.value, f"Take one of them away: pip uninstall {package}.")
+            found[entry.name] = entry
         return found
 
     @cached_property
     def data(self) -> dict[str, str]:  # type: ignore[override]  # what UserDict keeps
         """Every name and its object, ours first."""
-        return {**self.own, **{name: offer.value for name, offer in self.offered.items()}}
+        return {**self.own, **{name: entry.value for name, entry in self.offered.items()}}
 
 
-def offers(group: str) -> list[Offer]:
+def offers(group: str) -> list[EntryPoint]:
     """Return what installed packages offer to a group of entry points: our own package's first, then by package.
 
     Those of one package are ordered by their objects, for what builds packages does not keep their order. Metadata of
@@ -72,12 +67,16 @@ def offers(group: str) -> list[Offer]:
     """
     from importlib.metadata import distributions
 
-    found: dict[tuple[str, str], Offer] = {}
+    found: dict[tuple[str, str], EntryPoint] = {}
     for distribution in distributions():
         for entry in distribution.entry_points.select(group=group):
-            package = re.sub(r"[-_.]+", "-", str(distribution.name)).lower()
-            found.setdefault((package, entry.name), Offer(package, entry.name, entry.value))
-    return sorted(found.values(), key=lambda offer: (offer.package != OURS, offer.package, offer.value, offer.name))
+            found.setdefault((package_of(entry), entry.name), entry)
+    return [found[key] for key in sorted(found, key=lambda key: (key[0] != OURS, key[0], found[key].value, key[1]))]
+
+
+def package_of(entry: EntryPoint) -> str:
+    """Return the normalized name of the package that offers an entry point."""
+    return re.sub(r"[-_.]+", "-", entry.dist.name if entry.dist else "").lower()
 
 
 FORMATS = Table(
@@ -225,13 +224,17 @@ def lookup(kind: str, name: str) -> Any:
         raise AuditError(
             f"There is no {kind} called {name!r}.", OPTIONS.get(kind, kind), f"{hint}Choose from: {', '.join(table)}."
         )
-    module, _, attribute = table[name].partition("[")[0].strip().partition(":")  # extras of an entry point go last
-    offer = table.offered.get(name) if isinstance(table, Table) else None
+    entry = table.offered.get(name) if isinstance(table, Table) else None
+    if entry is None:
+        module, attribute = table[name].split(":")
+        return getattr(import_module(module), attribute)
     try:
-        return attrgetter(attribute)(import_module(module))
+        found = entry.load()
+        if not callable(found):
+            raise TypeError(f"{entry.value} is no class and no function")
+        return found
     except Exception as problem:  # the module of another package may raise anything
-        if offer is None:
-            raise
         what = f"The {kind} {name!r} cannot be loaded: {type(problem).__name__}: {problem}."
-        remedy = f"Install the package {offer.package}, which ships it, again, or pip uninstall {offer.package}."
-        raise AuditError(what, offer.value, remedy) from problem
+        package = package_of(entry)
+        remedy = f"Install the package {package}, which ships it, again, or take it away: pip uninstall {package}."
+        raise AuditError(what, entry.value, remedy) from problem

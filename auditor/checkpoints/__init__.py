@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from auditor.checkpoints.discovery import LAYOUTS, Discovery, discover, series_under
+from auditor.checkpoints.discovery import Discovery, discover
 from auditor.checkpoints.formats import open_format
-from auditor.checkpoints.recipe import check_compatible, model_facts, scheduler_config, without_clipping
+from auditor.checkpoints.recipe import check_compatible, model_facts, scheduler_config
 from auditor.checkpoints.settings import ModelSettings
 from auditor.diffusion import schedules
 from auditor.diffusion.model import DiffusionModel
@@ -19,7 +19,6 @@ from auditor.diffusion.scaling import Codec
 from auditor.records import Checkpoint, Flips
 
 __all__ = [
-    "LAYOUTS",
     "Discovery",
     "ModelSettings",
     "check_compatible",
@@ -30,8 +29,6 @@ __all__ = [
     "model_facts",
     "open_format",
     "scheduler_config",
-    "series_under",
-    "without_clipping",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ DOWN = (".lora_A.", ".lora.down.", ".lora_down.")
 UP = (".lora_B.", ".lora.up.", ".lora_up.")
 MARKS = (*DOWN, *UP)
 ALPHA = ".alpha"
+PEFT = "lora_adapter_metadata"  # settings of peft that newer training scripts write into the header
 PARTS = ("unet", "text_encoder")  # of a pipeline: the networks that a LoRA may change
 # Of LyCORIS: products of Hadamard and Kronecker, rotations.
 RELATIVES = (".hada_w", ".lokr_w", ".oft_blocks", ".oft_diag")
@@ -66,7 +66,7 @@ def scale(path: Path, header: Header) -> str:
         return f"LoRA of rank {every}, at the scale that its alpha weights state."
     if alphas:
         return _in_words(Counter(layers.values()))
-    stated = adapter_metadata(header)
+    stated = header.stated(PEFT)
     said = dict.fromkeys(_of_peft(one, path) for part in PARTS if (one := of_part(stated, part)))
     return " ".join(said) or f"LoRA of rank {every}; the file states no alpha, so its scale is taken as 1."
 
@@ -145,12 +145,3 @@ def schedule(base: Mapping[str, Any], header: Header) -> dict[str, Any]:
     if header.metadata.get("ss_zero_terminal_snr") == "True":
         changed["rescale_betas_zero_snr"] = True
     return changed
-
-
-def adapter_metadata(header: Header) -> dict[str, Any]:
-    """Return the settings of peft that newer training scripts write into the header."""
-    try:
-        found = json.loads(header.metadata.get("lora_adapter_metadata", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from auditor.checkpoints import names
 from auditor.checkpoints.configs import absence
-from auditor.checkpoints.formats import open_format
+from auditor.checkpoints.formats import Unusable, open_format
 from auditor.checkpoints.names import a_path
 from auditor.checkpoints.settings import ModelSettings
 from auditor.errors import AuditError
-from auditor.records import Excluded, Found
+from auditor.records import Checkpoint, Excluded, Found
 from auditor.registry import FORMATS
 
 LAYOUTS = (
@@ -20,7 +20,7 @@ LAYOUTS = (
     "pipelines), or one file per step (.pt, .pth, .ckpt, .bin, .safetensors) with --model MODULE:FACTORY; "
     "docs/formats.md has the command for each trainer."
 )
-Answers = dict[str, tuple[list[Found], list[tuple[int, Path, str]]]]  # by format: found, unusable
+Answers = dict[str, tuple[list[Found], Unusable]]  # by format: found, unusable
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def candidates(settings: ModelSettings | None) -> list[str]:
     return list(FORMATS)
 
 
-def _only_claim(answers: Mapping[str, tuple], root: Path, twin: str) -> str:
+def _only_claim(answers: Answers, root: Path, twin: str) -> str:
     claims = [name for name, (found, _) in answers.items() if found]
     if len(claims) > 1:
         what = f"The checkpoints of twin {twin} can be read as {' and as '.join(claims)}."
@@ -116,7 +116,7 @@ def _only_claim(answers: Mapping[str, tuple], root: Path, twin: str) -> str:
     return claims[0]
 
 
-def _why_unusable(answers: Mapping[str, tuple]) -> list[str]:
+def _why_unusable(answers: Answers) -> list[str]:
     """Return the reasons why nothing can be used, each once, with the first path and how many more it concerns."""
     paths: dict[str, dict[Path, None]] = {}
     for _, unusable in answers.values():
@@ -125,6 +125,13 @@ def _why_unusable(answers: Mapping[str, tuple]) -> list[str]:
     return [
         f"{next(iter(of))}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {reason}" for reason, of in paths.items()
     ]
+
+
+def checkpoint_of(found: Found, twin: str, form: str, kind: str) -> Checkpoint:
+    """Return the weights of one kind, ``raw`` or ``ema``, of a step that a format found."""
+    return Checkpoint(
+        twin, found.step, found.paths[kind], format=form, weights=kind, scheduler=found.scheduler, unit=found.unit
+    )
 
 
 def _refuse_shared_steps(found: Sequence[Found], root: Path, twin: str) -> None:

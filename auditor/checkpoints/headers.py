@@ -71,6 +71,14 @@ class Header:
     names: tuple[str, ...]  # what unpickling would import, sorted; empty for safetensors
     metadata: Mapping[str, str] = field(default_factory=dict)  # of safetensors
 
+    def stated(self, name: str) -> dict[str, Any]:
+        """Return the JSON object that the metadata hold under a name; empty where they hold none."""
+        try:
+            found = json.loads(self.metadata.get(name, "{}"))
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
 
 def read_header(path: Path) -> Header:
     """Return the structure of a weights file; whatever is wrong with it is a ``CheckpointError``."""

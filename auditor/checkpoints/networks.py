@@ -15,7 +15,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import weights
+from auditor.checkpoints import files, weights
 from auditor.checkpoints.configs import absence, read_json
 from auditor.checkpoints.headers import SAVE_AGAIN, read_header, tensors_in
 from auditor.errors import CheckpointError
@@ -40,17 +40,6 @@ REQUIRED = {
 }
 # EMAModel.save_pretrained writes its own state into the configuration of the network.
 EMA_STATE = {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"}
-# What torch and diffusers raise for impossible settings, as found by trying them; there is no common class.
-IMPOSSIBLE = (
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    NameError,
-    AssertionError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -121,18 +110,18 @@ def read(folder: Path, classes: tuple[str, ...]) -> Read:
     """Return configuration, finite tensors that fit it, and the sha256 over the files."""
     config = config_of(folder, classes)
     tensors: dict[str, Any] = {}
-    files = weight_files(folder)
+    paths = weight_files(folder)
     try:
         digest = sha256((folder / CONFIG).read_bytes())
-        for path in files:
+        for path in paths:
             digest.update(path.read_bytes())
     except OSError as problem:
-        raise CheckpointError(f"The weights cannot be read: {problem.strerror}.", files[0]) from problem
-    for path in files:
+        raise CheckpointError(f"The weights cannot be read: {problem.strerror}.", paths[0]) from problem
+    for path in paths:
         tensors |= state_dict(path)
-    strict(tensors, files[0])
+    strict(tensors, paths[0])
     _require_modest(config, len(tensors), folder / CONFIG)
-    return Read(config, fit(blueprint(config, folder), tensors, files[0]), digest.hexdigest())
+    return Read(config, fit(blueprint(config, folder), tensors, paths[0]), digest.hexdigest())
 
 
 def _require_modest(config: Mapping[str, Any], n_tensors: int, path: Path) -> None:
@@ -165,7 +154,6 @@ def strict(tensors: Mapping[str, Any], path: Path) -> None:
 def build(config: Mapping[str, Any], folder: Path, device: str) -> Any:
     """Return the network that a configuration describes, weights not yet filled."""
     import diffusers
-    import torch
 
     kind = getattr(diffusers, config["_class_name"])
     known = signature(kind.__init__).parameters
@@ -175,13 +163,9 @@ def build(config: Mapping[str, Any], folder: Path, device: str) -> Any:
     if foreign:
         what = f"{CONFIG} has settings unknown to the installed diffusers: {', '.join(foreign)}."
         raise CheckpointError(what, folder / CONFIG, "Install the diffusers that wrote it.")
-    # Building draws initial weights; the global generator must not notice.
-    with torch.random.fork_rng(devices=[]), torch.device(device):
-        try:
-            return kind(**{key: value for key, value in settings.items() if key in known})
-        except IMPOSSIBLE as problem:
-            what = f"{CONFIG} describes no network that diffusers can build: {problem}."
-            raise CheckpointError(what, folder / CONFIG, "Save it with save_pretrained.") from problem
+    settings = {key: value for key, value in settings.items() if key in known}
+    failed, remedy = f"{CONFIG} describes no network that diffusers can build", "Save it with save_pretrained."
+    return files.made(kind, settings, device, failed=failed, path=folder / CONFIG, remedy=remedy)
 
 
 def blueprint(config: Mapping[str, Any], folder: Path) -> Any:
@@ -209,8 +193,7 @@ def fit(network: Any, tensors: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the tensors under the network's names, if names and shapes agree."""
     tensors = dict(tensors)
     network._fix_state_dict_keys_on_load(tensors)  # old diffusers called attention weights query, key, value
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    problem = weights.misfit(tensors, expected)
+    problem = weights.misfit(tensors, files.expected_of(network))
     if problem:
         problem = problem.replace("in the network", "by the configuration")
         raise CheckpointError(f"The weights do not fit {CONFIG}: {problem}.", path, "Save both again from one model.")
@@ -219,9 +202,7 @@ def fit(network: Any, tensors: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def filled(found: Read, folder: Path, device: str) -> Any:
     """Return the network in float32 on a device, in evaluation mode and without gradients."""
-    network = build(found.config, folder, "cpu")
-    network.load_state_dict(found.tensors)  # copies into the float32 of the network, whatever the file has
-    return network.to(device).eval().requires_grad_(False)
+    return files.fill(build(found.config, folder, "cpu"), found.tensors, device)
 
 
 def require_forward(call: Callable[..., Any], shape: tuple[int, int, int], path: Path) -> None:
@@ -235,7 +216,7 @@ def require_forward(call: Callable[..., Any], shape: tuple[int, int, int], path:
     x = torch.empty(1, channels, height, width, device="meta")
     try:
         found = call(x, torch.zeros(1, dtype=torch.long, device="meta")).shape
-    except IMPOSSIBLE as problem:
+    except Exception as problem:  # there is no common class
         what = f"The network of {path.name} fails on an image of its size {height} x {width}: {problem}."
         raise CheckpointError(what, path, "Save it with save_pretrained.") from problem
     if found != x.shape:
@@ -246,14 +227,14 @@ def require_forward(call: Callable[..., Any], shape: tuple[int, int, int], path:
 
 def folder_digest(folder: Path) -> str:
     """Return the sha256 over the files of a folder, names included; read again only where a file changed."""
-    files = sorted(one for one in folder.iterdir() if one.is_file())
-    return _digest_of(tuple((one, one.stat().st_size, one.stat().st_mtime_ns) for one in files))
+    inside = sorted(one for one in folder.iterdir() if one.is_file())
+    return _digest_of(tuple((one, one.stat().st_size, one.stat().st_mtime_ns) for one in inside))
 
 
 @lru_cache(maxsize=64)
-def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+def _digest_of(inside: tuple[tuple[Path, int, int], ...]) -> str:
     total = sha256()
-    for path, _, _ in files:
+    for path, _, _ in inside:
         total.update(path.name.encode())
         with path.open("rb") as file:
             while chunk := file.read(2**20):

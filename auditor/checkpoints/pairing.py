@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from auditor.checkpoints.discovery import Discovery
+from auditor.checkpoints.discovery import Discovery, checkpoint_of
 from auditor.checkpoints.names import a_path
 from auditor.errors import AuditError
-from auditor.records import TWINS, UNITS, Checkpoint, CheckpointSeries, Excluded, Found, TwinPair
+from auditor.records import TWINS, UNITS, CheckpointSeries, Excluded, Found, TwinPair
 
 WEIGHTS = ("auto", "ema", "raw")
 FoundByTwin = Mapping[str, Mapping[int, Found]]  # twin -> step -> what was found
@@ -41,11 +41,8 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
     for one in given:
         reasons = {step: _left_out(found, one.twin, step, wanted, kind) for step in found[one.twin]}
         kept = [each for each in one.found if not reasons[each.step]]
-        checkpoints = [
-            Checkpoint(one.twin, each.step, each.paths[kind], one.format, kind, each.scheduler, unit=each.unit)
-            for each in kept
-        ]
-        series[one.twin] = CheckpointSeries(one.twin, tuple(checkpoints))
+        checkpoints = tuple(checkpoint_of(each, one.twin, one.format, kind) for each in kept)
+        series[one.twin] = CheckpointSeries(one.twin, checkpoints)
         left_out = [each for each in one.found if reasons[each.step]]
         excluded += [Excluded(one.twin, each.step, a_path(each), reasons[each.step]) for each in left_out]
     excluded.sort(key=lambda one: (one.twin, one.step, str(one.path)))

@@ -6,11 +6,10 @@ configuration), the object is replaced by an inert dictionary. Names that no tra
 
 from __future__ import annotations
 
-import json
 import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -151,15 +150,20 @@ def kinds(header: Header) -> set[str]:
     if not isinstance(content, dict):
         return {"raw"} if isinstance(content, Opaque) else set()  # a whole module
     found = {_kind_of("raw", name) for name in tensors_in(content)}
-    averaged = {"state_dict"} if "current_model_state" in content else set()
-    for key in (*EMA_KEYS, *RAW_KEYS):
-        value = content.get(key)
-        inner = [value.get(one) for one in INNER_KEYS] if isinstance(value, dict) else []
-        place = "ema" if key in EMA_KEYS or key in averaged else "raw"
-        found |= {_kind_of(place, name) for each in (value, *inner) for name in tensors_in(each)}
-        if isinstance(value, Opaque):
+    for place, values in _spots(content):
+        found |= {_kind_of(place, name) for each in values for name in tensors_in(each)}
+        if isinstance(values[0], Opaque):
             found.add(place)
     return found
+
+
+def _spots(content: Mapping[Any, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield (kind, values) of every key under which trainers keep weights: what is there, and what is within it."""
+    averaged = {"state_dict"} if "current_model_state" in content else set()  # Lightning's WeightAveraging
+    for key in (*EMA_KEYS, *RAW_KEYS):
+        value = content.get(key)
+        inner = [value.get(one) for one in INNER_KEYS] if isinstance(value, Mapping) else []
+        yield "ema" if key in EMA_KEYS or key in averaged else "raw", [value, *inner]
 
 
 def progress(header: Header, stem: str = "") -> tuple[int, str]:
@@ -172,7 +176,7 @@ def progress(header: Header, stem: str = "") -> tuple[int, str]:
         value = content.get(key)
         if type(value) is int and 0 <= value < 10**names.MAX_DIGITS:
             return value, unit
-    stated = {**_training_info(header), **header.metadata}
+    stated = {**header.stated("training_info"), **header.metadata}  # ai-toolkit writes the former
     for key, unit in (("ss_steps", "step"), ("step", "step"), ("global_step", "step"), ("ss_epoch", "epoch")):
         value = str(stated.get(key, ""))
         if value.isdecimal() and names.number(value) >= 0:
@@ -182,27 +186,12 @@ def progress(header: Header, stem: str = "") -> tuple[int, str]:
     return -1, "step"
 
 
-def _training_info(header: Header) -> dict[str, Any]:
-    """Return what ai-toolkit writes of the training."""
-    try:
-        found = json.loads(header.metadata.get("training_info", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def places(content: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return (kind, tensors by name) of every dictionary in which weights may be, the likeliest first."""
     if not isinstance(content, Mapping):
         return [("raw", state)] if (state := _tensors(content)) else []
-    averaged = {"state_dict"} if "current_model_state" in content else set()  # Lightning's WeightAveraging
-    found = []
-    for key in (*EMA_KEYS, *RAW_KEYS):
-        value = content.get(key)
-        inner = [value.get(one) for one in INNER_KEYS] if isinstance(value, Mapping) else []
-        kind = "ema" if key in EMA_KEYS or key in averaged else "raw"
-        found += [(kind, state) for state in map(_tensors, (value, *inner)) if state]
-    return found + [("raw", state) for state in (_tensors(content),) if state]
+    spots = [*_spots(content), ("raw", [content])]
+    return [(kind, state) for kind, values in spots for state in map(_tensors, values) if state]
 
 
 def _tensors(value: Any) -> dict[str, Any]:

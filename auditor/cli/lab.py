@@ -85,7 +85,16 @@ def train_command(
 
     shape = Shape(width, layers, heads, feedforward, dropout)
     saved = log_spaced(first, steps, checkpoints)
-    recipe = Recipe(saved, shape, batch_size, learning_rate, seed, bfloat16, times_from(times), average)
+    recipe = Recipe(
+        steps=saved,
+        shape=shape,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        bfloat16=bfloat16,
+        times=times_from(times),
+        average=average,
+    )
     with interruptible(), shown() as say:
         train_all(data, out, recipe, repeats, device, lambda text: say(text, 0))
     from auditor.lab.data import audit_command, is_distinct

@@ -69,11 +69,9 @@ def write(out: Path) -> dict[str, Path]:
     The files are ``train-a.npz``, ``train-b.npz``, ``clip.npz`` and ``heldout.npz``, with
     the keys ``images``, ``labels`` and ``indices``. The same bytes are written every time.
     """
-    return {name: save(out / "data" / f"{name.replace('_', '-')}.npz", part) for name, part in load().items()}
-
-
-def save(path: Path, part: Part) -> Path:
-    """Write one part as an uncompressed ``.npz``; return its path."""
-    with atomic(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, images=part.images, labels=part.labels, indices=part.indices)
-    return path
+    paths = {}
+    for name, part in load().items():
+        paths[name] = out / "data" / f"{name.replace('_', '-')}.npz"
+        with atomic(paths[name]) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, images=part.images, labels=part.labels, indices=part.indices)
+    return paths

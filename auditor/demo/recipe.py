@@ -49,6 +49,8 @@ def demo_config(out: Path, retrained: bool = False, say: Callable[[str, int], No
     if retrained:
         retrain(out, say and (lambda *line: say("training {}: step {:,} of {:,}, loss {:.3f}".format(*line), 0)))
     source = out if is_trained(out) else shipped()
+    with atomic(out / "budgets.toml") as temporary:
+        temporary.write_text(BUDGETS)
     return AuditConfig(
         ckpts_a=str(source / "twins" / "a"),
         ckpts_b=str(source / "twins" / "b"),
@@ -61,15 +63,8 @@ def demo_config(out: Path, retrained: bool = False, say: Callable[[str, int], No
         clip_model=f"local-dir:{source / 'clip'}",
         loss_images=128,
         loss_levels=8,
-        budgets=str(write_budgets(out / "budgets.toml")),
+        budgets=str(out / "budgets.toml"),
     )
-
-
-def write_budgets(path: Path) -> Path:
-    """Write the budget file of the demo, which lowers the least number of seeds and says so; return its path."""
-    with atomic(path) as temporary:
-        temporary.write_text(BUDGETS)
-    return path
 
 
 def shipped() -> Path:

@@ -147,7 +147,14 @@ def summed(parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Posterior:
     variance = (squares / weight - mean.square().sum(1)).clamp(min=0.0) / mean.shape[1]
     entropy = torch.log(weight) - logs / weight
     unknown = torch.full_like(weight, torch.nan)
-    return Posterior(mean, variance, torch.exp(entropy), 1 / weight, torch.zeros_like(weight), unknown)
+    return Posterior(
+        mean=mean,
+        variance=variance,
+        n_effective=torch.exp(entropy),
+        largest=1 / weight,
+        omitted=torch.zeros_like(weight),
+        shell=unknown,
+    )
 
 
 def noise_prediction(z: torch.Tensor, mean: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import ModelSettings, without_clipping
+from auditor.checkpoints import ModelSettings
+from auditor.checkpoints.recipe import without_clipping
 from auditor.config import AuditConfig, shape_from
 from auditor.diffusion.sampling import Conditions
 from auditor.diffusion.scaling import Pixels

@@ -16,9 +16,11 @@ from rich.text import Text
 from auditor import checkpoints
 from auditor.checkpoints import ModelSettings
 from auditor.checkpoints.configs import absence
+from auditor.checkpoints.discovery import LAYOUTS, checkpoint_of, series_under
+from auditor.checkpoints.formats import Unusable, open_format
 from auditor.errors import AuditError
 from auditor.inputs.mirroring import as_text
-from auditor.records import NOT_SAID, UNITS, Checkpoint, Facts, Flips, Found
+from auditor.records import NOT_SAID, UNITS, Facts, Flips, Found
 from auditor.scope import gaps
 
 
@@ -60,15 +62,15 @@ def scan(paths: Sequence[Path], settings: ModelSettings | None = None, scheduler
     if not any(one.steps for one in found):
         reasons = "; ".join(dict.fromkeys(each["reason"] for one in found for each in one.excluded))
         what = f"There is no usable checkpoint{f': {reasons[:600]}' if reasons else ''}".rstrip(".") + "."
-        raise AuditError(what, ", ".join(map(str, paths)), checkpoints.LAYOUTS)
+        raise AuditError(what, ", ".join(map(str, paths)), LAYOUTS)
     return found
 
 
 def _under(root: Path, settings: ModelSettings | None, scheduler: str | None) -> list[Scanned]:
     if not root.is_dir():
-        raise AuditError(f"{root} {absence(root)}.", root, checkpoints.LAYOUTS)
+        raise AuditError(f"{root} {absence(root)}.", root, LAYOUTS)
     scanned = []
-    for folder, answers in checkpoints.series_under(root, settings).items():
+    for folder, answers in series_under(root, settings).items():
         claims = {name: each for name, each in answers.items() if each[0]}
         for name, (found, unusable) in claims.items():
             rivals = [other for other in claims if other != name]
@@ -83,7 +85,7 @@ def _described(
     folder: Path,
     name: str,
     found: list[Found],
-    unusable: list[Any],
+    unusable: Unusable,
     rivals: list[str],
     settings: ModelSettings | None,
     scheduler: str | None,
@@ -94,10 +96,10 @@ def _described(
     held = {kind: sum(kind in one.paths for one in found) for kind in ("ema", "raw")}
     chosen = max(held, key=lambda kind: held[kind])
     first = next(one for one in found if chosen in one.paths)
-    checkpoint = Checkpoint("a", first.step, first.paths[chosen], name, chosen, first.scheduler, unit=first.unit)
+    checkpoint = checkpoint_of(first, "a", name, chosen)
     facts, unknown = _tried(lambda: checkpoints.model_facts(checkpoint, settings))
     if facts is None:  # all else is worth showing where only the size of the pictures is not known
-        facts, _ = _tried(lambda: checkpoints.open_format(name, settings).facts(checkpoint))
+        facts, _ = _tried(lambda: open_format(name, settings).facts(checkpoint))
     schedule, no_schedule = _tried(lambda: checkpoints.scheduler_config(checkpoint, scheduler, settings))
     flips, _ = _tried(lambda: checkpoints.flips_of(checkpoint, settings))
     ambiguous = f"{' and '.join(rivals)} can read it as well: choose by --format." if rivals else ""
@@ -135,7 +137,7 @@ def _tried(read: Callable[[], Any]) -> tuple[Any, str]:
         return None, f"{error.what} {error.remedy}".strip()
 
 
-def _as_dicts(unusable: Sequence[tuple[int, Path, str]]) -> tuple[dict[str, Any], ...]:
+def _as_dicts(unusable: Unusable) -> tuple[dict[str, Any], ...]:
     return tuple({"step": step, "path": str(path), "reason": reason} for step, path, reason in unusable)
 
 

@@ -111,4 +111,12 @@ class Course:
     ) -> Blend:
         """Return the model of one training at tau."""
         level, memory = self.level(tau, grammar.depth), self.memory_at(tau)
-        return Blend(grammar, diffusion, level, memory, self.initial_at(tau), train, weights)
+        return Blend(
+            grammar=grammar,
+            diffusion=diffusion,
+            level=level,
+            memory=memory,
+            initial=self.initial_at(tau),
+            train=train,
+            weights=weights,
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 TAUS = (2, 5, 8, 10, 12, 14, 17, 20)
 N_HELDOUT = 1000
 SAMPLING_STEPS = 20
+# Of every audit here, as a command line gives them.
+SETTINGS = {"spaces": "onehot", "sampling_steps": SAMPLING_STEPS, "batch_size": "256", "device": "cpu"}
 ALARMS = ("biased", "overfit", "memorizing")
 TRUTHS = ("underfit", "generalizing", "biased", "overfit")
 MEMORIES = ((0.0, 0.02), (0.02, 0.05), (0.05, 0.15), (0.15, 0.4), (0.4, 1.0))
@@ -82,48 +84,25 @@ def calibrate(
 
 
 def measured(
-    fixture: Fixture,
-    work: Path,
-    n_samples: int,
-    sampling_steps: int = SAMPLING_STEPS,
-    loss_images: int = AuditConfig.loss_images,
-    loss_levels: int = AuditConfig.loss_levels,
+    fixture: Fixture, work: Path, n_samples: int, settings: Mapping[str, Any] = SETTINGS
 ) -> tuple[Measured, Asked]:
-    """Audit a fixture by every stage of ``audit run``; return what was measured, and from what."""
+    """Audit a fixture by every stage of ``audit run`` under these settings; return what was measured, and from what."""
     from auditor import inputs, pipeline
     from auditor.pipeline.plan import plan
 
     shutil.rmtree(work, ignore_errors=True)
-    given: dict[str, Any] = {**fixture.write(work / "fixture"), "spaces": "onehot"}  # as a command line gives them
-    config = AuditConfig(
-        **given,
-        out=str(work / "audit"),
-        n_samples=n_samples,
-        sampling_steps=sampling_steps,
-        loss_images=loss_images,
-        loss_levels=loss_levels,
-        batch_size="256",
-        device="cpu",
-        allow_overlap=True,
-    )
     run = RunDirectory(work / "audit")
-    loaded = inputs.prepare(config, run)
+    given = {**settings, **fixture.write(work / "fixture"), "out": str(run.root), "n_samples": n_samples}
+    loaded = inputs.prepare(AuditConfig(**given, allow_overlap=True), run)
     with run.locked():
         found = pipeline.audit(loaded, run, plan(loaded.asked, run), lambda text, calls: None)
     shutil.rmtree(work)
     return found, loaded.asked
 
 
-def audited(
-    fixture: Fixture,
-    work: Path,
-    n_samples: int,
-    sampling_steps: int = SAMPLING_STEPS,
-    loss_images: int = AuditConfig.loss_images,
-    loss_levels: int = AuditConfig.loss_levels,
-) -> Result:
+def audited(fixture: Fixture, work: Path, n_samples: int, settings: Mapping[str, Any] = SETTINGS) -> Result:
     """Return truth and verdict of every checkpoint of a fixture, and what was recommended."""
-    found, asked = measured(fixture, work, n_samples, sampling_steps, loss_images, loss_levels)
+    found, asked = measured(fixture, work, n_samples, settings)
     memory = [fixture.course.memory_at(tau) for tau in fixture.taus]
     truths = fixture.phases(asked.times + 1, asked.budgets)
     rows = [

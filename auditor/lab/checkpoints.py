@@ -218,7 +218,15 @@ def blend_of(
     d = grammar.length * grammar.q
     if arrays["weights"].shape != (d, d) or train.shape[1:] != (grammar.length,) or (train >= grammar.q).any():
         raise ValueError("an array has another shape than the grammar's")
-    return Blend(grammar, diffusion, level, memory, initial, train, arrays["weights"])
+    return Blend(
+        grammar=grammar,
+        diffusion=diffusion,
+        level=level,
+        memory=memory,
+        initial=initial,
+        train=train,
+        weights=arrays["weights"],
+    )
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

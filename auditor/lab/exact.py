@@ -47,12 +47,12 @@ def rules_of(grammar: Grammar, levels: Sequence[int], like: torch.Tensor) -> Rul
     with np.errstate(divide="ignore"):
         left, right = grammar.children[..., 0], grammar.children[..., 1]
         return Rules(
-            tensor(np.log(grammar.rules.sum(axis=0))),
-            tensor(np.maximum(grammar.owner, 0), torch.int64),
-            tensor(left, torch.int64),
-            tensor(right, torch.int64),
-            tensor(np.log(grammar.rules[np.arange(grammar.q)[:, None], left, right])),
-            {k: tensor(np.log(grammar.channels(k))) for k in levels},
+            weights=tensor(np.log(grammar.rules.sum(axis=0))),
+            owner=tensor(np.maximum(grammar.owner, 0), torch.int64),
+            left=tensor(left, torch.int64),
+            right=tensor(right, torch.int64),
+            by_parent=tensor(np.log(grammar.rules[np.arange(grammar.q)[:, None], left, right])),
+            channels={k: tensor(np.log(grammar.channels(k))) for k in levels},
         )
 
 

@@ -142,4 +142,4 @@ def drawn(rows: pd.DataFrame, x: str, name: str, i: int) -> Curve:
     rows = rows.sort_values(x)
     values = {column: rows[column].to_numpy(dtype=np.float64) for column in (x, "value", "low", "high")}
     style = Style(COLORS[i % len(COLORS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
-    return Curve(name, values[x], values["value"], style, values["low"], values["high"])
+    return Curve(name=name, x=values[x], y=values["value"], style=style, low=values["low"], high=values["high"])

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +114,8 @@ def train(
     record = Record(out / LOG, recipe, start, progress)
     with own_random_state(device):
         for step in range(start + 1, recipe.steps[-1] + 1):
-            set_rate(optimizer, rate(step, len(letters), recipe))
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step, len(letters), recipe)
             loss = one_step(network, optimizer, letters, grammar, diffusion, recipe, step)
             record.add(step, loss)
             if recipe.average:
@@ -140,15 +140,10 @@ def train_all(
         for name, sequences in sets.items():
             folder = out / (name if repeat == 1 else f"{name}{repeat}")
             own = replace(recipe, seed=derived_seed("lab training", recipe.seed, name, repeat))
-            tell = partial(said, say, folder.name)
-            train(sequences, grammar, Diffusion(), own, folder, where, tell)
+            line = f"training {folder.name}: step {{:,}} of {{:,}}, loss {{:.4f}}".format
+            train(sequences, grammar, Diffusion(), own, folder, where, lambda *at, line=line: say(line(*at)))
             folders.append(folder)
     return folders
-
-
-def said(say: Callable[[str], None], name: str, step: int, steps: int, loss: float) -> None:
-    """Say how far a training is."""
-    say(f"training {name}: step {step:,} of {steps:,}, loss {loss:.4f}")
 
 
 def one_step(
@@ -200,12 +195,6 @@ def rate(step: int, n: int, recipe: Recipe) -> float:
     return recipe.learning_rate * factor
 
 
-def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
 def kept_share(step: int, width: float) -> float:
     """Return the share of the old average that a step keeps, (1 - 1/step)^(g + 1); 0 at the first step.
 
@@ -242,7 +231,7 @@ def write_checkpoint(
     out: Path, step: int, networks: Networks, grammar: Grammar, diffusion: Diffusion, recipe: Recipe
 ) -> None:
     """Write the weights of one step, and their average before them: a checkpoint that is there is whole."""
-    settings = transformer.settings_of(recipe.shape)
+    settings = asdict(recipe.shape)
     for name, weights in (("average", "ema"), ("network", "raw")):
         if (network := networks.get(name)) is None:
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,11 +86,6 @@ def as_denoiser(network: torch.nn.Module, diffusion: Diffusion) -> Denoiser:
 
 
 # Checkpoints
-
-
-def settings_of(shape: Shape) -> dict[str, Any]:
-    """Return what a checkpoint says of its network."""
-    return asdict(shape)
 
 
 def arrays_of(network: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -693,8 +693,8 @@ def test_a_calibration_audits_fixtures_once_and_writes_its_page(tmp_path, monkey
     make_fast(monkeypatch)
     small = Grammar(1, 4, 3, 1.0, 3)
     fixtures = [Fixture(small, Course(memory=memory), 60, 50, (6, 14, 20), seed=3) for memory in (0.0, 0.9)]
-    fast = {"loss_images": 6, "loss_levels": 2, "sampling_steps": 4}
-    monkeypatch.setattr(calibration, "audited", partial(calibration.audited, **fast))
+    fast = {**calibration.SETTINGS, "loss_images": 6, "loss_levels": 2, "sampling_steps": 4}
+    monkeypatch.setattr(calibration, "audited", partial(calibration.audited, settings=fast))
     results = calibration.calibrate(tmp_path, range(2), 12, fixture=lambda index: fixtures[index])
     truths = [[row["truth"] for row in each["rows"]] for each in results]
     assert truths == [["generalizing"] * 3, ["generalizing", "overfit", "overfit"]]

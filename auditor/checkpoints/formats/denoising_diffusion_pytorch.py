@@ -33,14 +33,14 @@ class DenoisingDiffusionPytorchFormat(files.WeightFiles):
     name = "denoising-diffusion-pytorch"
     REVISION = 1
     guide = Guide(
-        "the `Trainer` of denoising-diffusion-pytorch",
-        "`model-1.pt`, `model-2.pt`; the numbers are milestones, the true steps are read from the files",
-        "`ema` (`ema_model.*`) and `model`",
-        "the buffers `betas` and `loss_weight` in the file: schedule and objective follow exactly",
-        "`--model-config model.json`, or put it beside the series: "
+        trainers="the `Trainer` of denoising-diffusion-pytorch",
+        layout="`model-1.pt`, `model-2.pt`; the numbers are milestones, the true steps are read from the files",
+        weights="`ema` (`ema_model.*`) and `model`",
+        schedule="the buffers `betas` and `loss_weight` in the file: schedule and objective follow exactly",
+        command="`--model-config model.json`, or put it beside the series: "
         '`{"dim": 64, "dim_mults": [1, 2, 4, 8], "channels": 3, "image_size": 32}`',
-        "written by its Trainer",
-        (("", "--model-config model.json"),),
+        tested="written by its Trainer",
+        examples=(("", "--model-config model.json"),),
     )
 
     def claims(self, header: Header) -> bool:

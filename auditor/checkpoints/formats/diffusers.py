@@ -92,17 +92,18 @@ class DiffusersFormat:
     name = "diffusers"
     REVISION = 2
     guide = Guide(
-        "training scripts and pipelines of diffusers: unconditional, class-conditional (`UNet2DModel`, "
+        trainers="training scripts and pipelines of diffusers: unconditional, class-conditional (`UNet2DModel`, "
         "`DiTTransformer2DModel`), latent diffusion, full fine-tunes of Stable Diffusion 1 and 2",
-        "`checkpoint-500/unet/`, `checkpoint-500/transformer/`, `checkpoint-500/config.json`, or whole pipelines per "
-        "step; safetensors in one file, in shards or as `fp16` variant, or `.bin`",
-        "`unet_ema/` and `transformer_ema/` beside `unet/` and `transformer/`",
-        "`scheduler/scheduler_config.json` in the step's folder, in that of the series, or in `--base`",
-        "nothing; `--base PIPELINE` where autoencoder and text encoder are not beside the series",
-        "that `train_unconditional.py` wrote in a run of six steps (`--use_ema`, `--checkpoints_total_limit`); checked "
-        "on what `train_text_to_image.py` wrote, too large to keep; fine-tunes of Stable Diffusion, class-conditional "
-        "networks and pipelines: saved by diffusers' own `save_pretrained`, the fine-tunes after a few optimizer steps",
-        (
+        layout="`checkpoint-500/unet/`, `checkpoint-500/transformer/`, `checkpoint-500/config.json`, or whole "
+        "pipelines per step; safetensors in one file, in shards or as `fp16` variant, or `.bin`",
+        weights="`unet_ema/` and `transformer_ema/` beside `unet/` and `transformer/`",
+        schedule="`scheduler/scheduler_config.json` in the step's folder, in that of the series, or in `--base`",
+        command="nothing; `--base PIPELINE` where autoencoder and text encoder are not beside the series",
+        tested="that `train_unconditional.py` wrote in a run of six steps (`--use_ema`, `--checkpoints_total_limit`); "
+        "checked on what `train_text_to_image.py` wrote, too large to keep; fine-tunes of Stable Diffusion, "
+        "class-conditional networks and pipelines: saved by diffusers' own `save_pretrained`, the fine-tunes after a "
+        "few optimizer steps",
+        examples=(
             ("`train_unconditional.py`, and whole pipelines per step", ""),
             (
                 "`train_text_to_image.py` (once it has ended, without `--base`: the rest of the pipeline lies beside)",

@@ -52,13 +52,15 @@ class DitFormat(files.WeightFiles):
     name = "dit"
     REVISION = 1
     guide = Guide(
-        "`train.py` of DiT and of SiT (linear path, velocity)",
-        "`checkpoints/0050000.pt` with `model`, `ema`, `opt` and `args`",
-        "`ema` and `model`",
-        "DiT: 1000 linear steps, noise; SiT: the linear path, velocity, as `args` says",
-        "`--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents; `--labels`, `--guidance-scale`",
-        "that are saved by its code, not trained: its model class at width 12, two steps on noise, its save statement",
-        (("", "--autoencoder models/sd-vae-ft-mse --labels 10 --guidance-scale 4"),),
+        trainers="`train.py` of DiT and of SiT (linear path, velocity)",
+        layout="`checkpoints/0050000.pt` with `model`, `ema`, `opt` and `args`",
+        weights="`ema` and `model`",
+        schedule="DiT: 1000 linear steps, noise; SiT: the linear path, velocity, as `args` says",
+        command="`--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents; `--labels`, "
+        "`--guidance-scale`",
+        tested="that are saved by its code, not trained: its model class at width 12, two steps on noise, its save "
+        "statement",
+        examples=(("", "--autoencoder models/sd-vae-ft-mse --labels 10 --guidance-scale 4"),),
     )
 
     def claims(self, header: Header) -> bool:

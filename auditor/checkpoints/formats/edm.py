@@ -39,18 +39,18 @@ class EdmFormat(files.WeightFiles):
     name = "edm"
     REVISION = 2
     guide = Guide(
-        "snapshots of EDM and EDM2",
-        "`network-snapshot-002500.pkl`, of EDM2 `network-snapshot-0002147-0.050.pkl` and `phema-0002147-0.085.pkl`; "
-        "progress in thousand images",
-        "averages only; of several widths (EDM2 saves 0.050 and 0.100) the one that most steps have, the narrowest of "
-        "equals. To choose, put links to the files of one width into a folder of their own",
-        "EDM's: sigma from 0.002 to 80, the network is a denoiser D(x, sigma), asked in float32",
-        "`--trust-pickle`, started where `torch_utils` and `dnnlib` of EDM can be imported: the files run code; "
-        "`--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents of EDM2",
-        "of a denoiser of the same structure, saved by the same statements; and checked, free and by class, on "
+        trainers="snapshots of EDM and EDM2",
+        layout="`network-snapshot-002500.pkl`, of EDM2 `network-snapshot-0002147-0.050.pkl` and "
+        "`phema-0002147-0.085.pkl`; progress in thousand images",
+        weights="averages only; of several widths (EDM2 saves 0.050 and 0.100) the one that most steps have, the "
+        "narrowest of equals. To choose, put links to the files of one width into a folder of their own",
+        schedule="EDM's: sigma from 0.002 to 80, the network is a denoiser D(x, sigma), asked in float32",
+        command="`--trust-pickle`, started where `torch_utils` and `dnnlib` of EDM can be imported: the files run "
+        "code; `--autoencoder FOLDER` (an `AutoencoderKL` saved by diffusers) for latents of EDM2",
+        tested="of a denoiser of the same structure, saved by the same statements; and checked, free and by class, on "
         "snapshots that the own network, loss, averaging and persistence code of EDM and of EDM2 wrote at width 4 on a "
         "CPU, which are not kept: their pickles contain its source",
-        (("in the folder of EDM's code", "--trust-pickle"),),
+        examples=(("in the folder of EDM's code", "--trust-pickle"),),
     )
 
     def claims(self, header: Header) -> bool:

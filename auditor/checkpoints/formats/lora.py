@@ -34,24 +34,25 @@ class LoraFormat(files.WeightFiles):
     name = "lora"
     REVISION = 2  # each layer at the scale of its own alpha
     guide = Guide(
-        "LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 and 2",
-        "`checkpoint-500/pytorch_lora_weights.safetensors` (the `model.safetensors` of accelerate beside it is passed "
-        "over), or flat: `NAME-000010.safetensors`, `NAME-step00001000.safetensors` of kohya, "
+        trainers="LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 "
+        "and 2",
+        layout="`checkpoint-500/pytorch_lora_weights.safetensors` (the `model.safetensors` of accelerate beside it is "
+        "passed over), or flat: `NAME-000010.safetensors`, `NAME-step00001000.safetensors` of kohya, "
         "`NAME_000000250.safetensors` of ai-toolkit (which keeps the last few only: raise `max_step_saves_to_keep`), "
         "and the last, `NAME.safetensors`; the step is that of the header. kohya's `--no_metadata` leaves it out: then "
         "epochs count, and the last file is passed over",
-        "as saved (of ai-toolkit the average, where it keeps one); rank and scale (alpha over rank) of the "
+        weights="as saved (of ai-toolkit the average, where it keeps one); rank and scale (alpha over rank) of the "
         "layers are reported, and twins must agree in them (of safetensors; alphas in files of torch are followed, not "
         "compared). Prompts are encoded with the clip skip that a header of kohya states (`ss_clip_skip`). LoHa, LoKr, "
         "DoRA, trained scalars and embeddings are refused",
-        "the scheduler of `--base`; in a header of kohya `modelspec.prediction_type` and `ss_zero_terminal_snr` go "
-        "before it",
-        "`--base PIPELINE --prompts prompts.txt`",
-        "that `train_text_to_image_lora.py` wrote in a run of four steps; kohya: trained and saved by its network "
-        "class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process not run. "
-        "From the last two, what is loaded equals the base plus alpha / rank times up times down, the text encoder "
-        "included",
-        (("", "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5"),),
+        schedule="the scheduler of `--base`; in a header of kohya `modelspec.prediction_type` and "
+        "`ss_zero_terminal_snr` go before it",
+        command="`--base PIPELINE --prompts prompts.txt`",
+        tested="that `train_text_to_image_lora.py` wrote in a run of four steps; kohya: trained and saved by its "
+        "network class, `train_network.py` itself not run; ai-toolkit: saved as its code does, its training process "
+        "not run. From the last two, what is loaded equals the base plus alpha / rank times up times down, the text "
+        "encoder included",
+        examples=(("", "--base models/stable-diffusion-v1-5 --prompts prompts.txt --guidance-scale 7.5"),),
     )
 
     def claims(self, header: Header) -> bool:
@@ -135,7 +136,7 @@ class LoraFormat(files.WeightFiles):
             _insert(network, encoder, tensors, header, checkpoint.path)
         skip = adapters.clip_skip(header)
         text.skip_layers(encoder, skip, checkpoint.path)  # only now: a LoRA may have weights for the layers skipped
-        said = [one for one in (adapters.adapter_metadata(header), skip if skip > 1 else 0) if one]
+        said = [one for one in (header.stated(adapters.PEFT), skip if skip > 1 else 0) if one]
         digests = [weights.digest(tensors, *said), found.digest, *map(networks.folder_digest, parts.fixed)]
         return network.float().eval(), encoder.eval(), sha256("".join(digests).encode()).hexdigest()
 
@@ -158,7 +159,7 @@ def _insert(network: Any, encoder: Any, tensors: dict[str, Any], header: Header,
 
     weighed = adapters.folded(tensors, path)
     # What the header says of peft is for files without alpha weights; without either, the scale is 1.
-    stated = adapters.adapter_metadata(header) if len(weighed) == len(tensors) else {}
+    stated = header.stated(adapters.PEFT) if len(weighed) == len(tensors) else {}
     of_unet, of_text = (adapters.of_part(stated, part) or None for part in adapters.PARTS)
     try:
         state, _ = Pipeline.lora_state_dict(dict(weighed), unet_config=network.config)

@@ -35,13 +35,13 @@ class MonaiFormat(files.WeightFiles):
     name = "monai"
     REVISION = 1
     guide = Guide(
-        "`DiffusionModelUNet` of MONAI and of MONAI GenerativeModels, two-dimensional",
-        "`net_epoch=5.pt`, `net_iteration=400.pt`: state dicts, bare or under a key",
-        "as saved",
-        "the arguments of MONAI's `DDPMScheduler` under `scheduler` in the configuration, or `--scheduler`",
-        "`--model-config network.json --image-shape 64x64x1`; pictures are taken to be scaled to [0, 1]",
-        "of a training through MONAI's `DiffusionInferer`, saved as its tutorials do",
-        (("", "--model-config network.json --image-shape 64x64x1"),),
+        trainers="`DiffusionModelUNet` of MONAI and of MONAI GenerativeModels, two-dimensional",
+        layout="`net_epoch=5.pt`, `net_iteration=400.pt`: state dicts, bare or under a key",
+        weights="as saved",
+        schedule="the arguments of MONAI's `DDPMScheduler` under `scheduler` in the configuration, or `--scheduler`",
+        command="`--model-config network.json --image-shape 64x64x1`; pictures are taken to be scaled to [0, 1]",
+        tested="of a training through MONAI's `DiffusionInferer`, saved as its tutorials do",
+        examples=(("", "--model-config network.json --image-shape 64x64x1"),),
     )
 
     def claims(self, header: Header) -> bool:

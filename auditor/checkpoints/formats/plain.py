@@ -33,16 +33,17 @@ class PlainFormat(files.WeightFiles):
     name = "plain"
     REVISION = 1
     guide = Guide(
-        "anything else in PyTorch: own loops, lightning, accelerate, guided-diffusion, k-diffusion, the paper's code",
-        "`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or "
+        trainers="anything else in PyTorch: own loops, lightning, accelerate, guided-diffusion, k-diffusion, the "
+        "paper's code",
+        layout="`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or "
         "`checkpoint-500/model.safetensors`",
-        "under `ema`, `model_ema`, `ema_model.*`, lightning's `EMAWeightAveraging`, or in files called `ema_...`; "
-        "prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
-        "`--scheduler` and `--prediction`",
-        "`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
-        "written by lightning's Trainer; for arXiv 2603.03469, of its authors' network class at width 8, trained with "
-        "their loss and saved by their statement; other layouts by `torch.save`",
-        (
+        weights="under `ema`, `model_ema`, `ema_model.*`, lightning's `EMAWeightAveraging`, or in files called "
+        "`ema_...`; prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
+        schedule="`--scheduler` and `--prediction`",
+        command="`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
+        tested="written by lightning's Trainer; for arXiv 2603.03469, of its authors' network class at width 8, "
+        "trained with their loss and saved by their statement; other layouts by `torch.save`",
+        examples=(
             (
                 "lightning, accelerate, an own loop",
                 f"{MAKE} --image-shape 32x32x1 --prediction epsilon --scheduler ddpm",
