@@ -146,7 +146,7 @@ def audit(
     published.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
     facts = record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
-    facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}
+    facts |= {"given": asdict(config), "scope": scope.as_record(), "budgets": asdict(budgets), "notes": notes}
     run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
     pipeline.write_page(run)
 

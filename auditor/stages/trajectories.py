@@ -18,7 +18,7 @@ from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, agreement, u_turns
 from auditor.stages.bench import Bench
 
@@ -108,7 +108,7 @@ class TrajectoryStage(Stage):
     """One row per seed and time: how predictions compare along trajectories and on samples noised again."""
 
     name, word, per = "trajectories", "trajectories", "step"
-    places = (Place("trajectories", by_step=True),)
+    places = (FilePlace("trajectories", by_step=True),)
     columns = tables.AGREEMENT
     row_bytes = agreement.AgreementStage.row_bytes
 
@@ -172,7 +172,7 @@ class TrajectoryStage(Stage):
                 predictions = {other: said[twin, other] for other in twins}
                 found = agreement.cell_columns(predictions, noise_of, z, halves, abar[at])
                 agreement.add_rows(columns, f"{name}-{twin}", ids, at.tolist(), found)
-        bench.write(task, agreement.joined(columns))
+        bench.write(task, agreement.as_columns(columns))
         yield task.calls
 
     def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.records import Features, UTurns
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.spaces.pixel import PixelSpace
 from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys
 from auditor.stages.bench import Bench
@@ -113,7 +113,7 @@ class UTurnStage(Stage):
     """One row per image and time: what comes back when it is noised and denoised again."""
 
     name, word, per = "u_turns", "u-turns", "checkpoint"
-    places = (Place("u-turns"),)
+    places = (FilePlace("u-turns"),)
     columns = tables.U_TURNS
     row_bytes = 16
     network = True
@@ -137,11 +137,11 @@ class UTurnStage(Stage):
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of images and times."""
-        return sum(chosen.counts(asked, asked.config.u_turns).values()) * len(turning_times(asked.scheduler))
+        return sum(chosen.image_counts(asked, asked.config.u_turns).values()) * len(turning_times(asked.scheduler))
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the calls for all images, a batch at a time."""
-        n, batch = sum(chosen.counts(asked, asked.config.u_turns).values()), asked.batch_size
+        n, batch = sum(chosen.image_counts(asked, asked.config.u_turns).values()), asked.batch_size
         return Cost(
             calls=sum(n_calls(min(batch, n - at), asked.scheduler, batch) for at in range(0, n, batch)),
             bytes=(self.rows(asked, of) or 0) * self.row_bytes,
@@ -150,7 +150,7 @@ class UTurnStage(Stage):
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Noise images of every set and denoise them again by one checkpoint; a batch is a resumable part."""
         asked, loaded = bench.asked, bench.loaded
-        images = chosen.each_of(loaded, chosen.counts(asked, asked.config.u_turns))
+        images = chosen.each_of(loaded, chosen.image_counts(asked, asked.config.u_turns))
         times, (h, w, c) = turning_times(asked.scheduler), bench.network(task.of).x_shape
 
         def compute(rows: range) -> np.ndarray:
