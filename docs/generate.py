@@ -5,11 +5,13 @@ docs/metrics.md and docs/report.schema.json are whole; in docs/formats.md the se
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import auditor
 from auditor import registry
 from auditor.records import VERDICTS
 from auditor.reports.formats.json import SCHEMA_VERSION
@@ -225,7 +227,24 @@ def rows(columns: Sequence[tables.Column], **known: dict[str, Any]) -> dict[str,
     return {"type": "array", "items": record(each)}
 
 
+def architecture_page(page: str) -> str:
+    """Return docs/architecture.md with its table of rooms made anew: the first line of each room's docstring."""
+    root = Path(auditor.__file__).parent
+    hall = sorted(path for path in root.glob("*.py") if not path.name.startswith("__"))
+    rooms = sorted(path for path in root.glob("*/__init__.py"))
+    lines = ["| room | what it owns |", "|---|---|"]
+    for path in (*hall, *rooms):
+        name = path.name if path in hall else f"{path.parent.name}/"
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        lines.append(f"| `{name}` | {first.strip().rstrip('.').replace('``', '`')} |")
+    before, rest = page.split("<!-- rooms -->")
+    after = rest.split("<!-- end of rooms -->")[1]
+    return before + "<!-- rooms -->\n" + "\n".join(lines) + "\n<!-- end of rooms -->" + after
+
+
 if __name__ == "__main__":
+    rooms = Path(__file__).with_name("architecture.md")
+    rooms.write_text(architecture_page(rooms.read_text()))
     Path(__file__).with_name("metrics.md").write_text(page())
     formats = Path(__file__).with_name("formats.md")
     formats.write_text(formats_page(formats.read_text()))
