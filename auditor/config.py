@@ -39,7 +39,9 @@ class AuditConfig:
     ckpts_a: str | None = setting("Checkpoints of the training on half a: a folder.")
     ckpts_b: str | None = setting("Checkpoints of the training on half b: a folder.")
     ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
-    ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
+    ckpts: tuple[str, ...] = setting(
+        "NAME=DIR, three times or more: checkpoints of one training each. Beside --ckpts-a: a2=DIR, as --ckpts-a2.", ()
+    )
     train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
     samples_a: str | None = setting("Instead of --ckpts-a: samples drawn already, a folder or file per checkpoint.")
     samples_b: str | None = setting("The same of the training on half b.")
@@ -341,11 +343,23 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
     return value
 
 
+def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``--ckpts a2=DIR`` beside twins as the setting ``ckpts_a2``: further trainings are all NAME=DIR."""
+    named = settings.get("ckpts", ())
+    if not settings.get("ckpts_a") or len(named) != 1 or not named[0].startswith("a2="):
+        return {}
+    if settings.get("ckpts_a2"):
+        what = "The second training on half a is given twice."
+        raise AuditError(what, "--ckpts a2=DIR, --ckpts-a2", "Leave one of both out.")
+    return {"ckpts": (), "ckpts_a2": named[0].removeprefix("a2=")}
+
+
 def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     """Return the configuration: the command line wins over the file, the file over the defaults."""
     settings = from_file(file) if file else {}
     settings.update({name: value for name, value in given.items() if value is not None and value != []})
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
+    settings |= beside_twins(settings)
     if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
         refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for
     return AuditConfig(**settings)

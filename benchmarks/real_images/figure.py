@@ -24,8 +24,8 @@ from auditor.reports import write_file
 from auditor.reports.charts import BLUE, COLORS, DASHES, MARKERS, VERMILLION, Bar, Chart, Curve, Panel, Style
 from auditor.reports.drawing.printed import picture
 from auditor.run import RunDirectory
-from auditor.stages import agreement
 from auditor.run.places import EVIDENCE
+from auditor.stages import agreement
 from auditor.stats import intervals
 
 Pairs = Mapping[tuple[str, str], np.ndarray]  # by pair of trainings, float64 [steps]
@@ -122,7 +122,9 @@ def cosine_table(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[in
     by_pair = {}
     for pair in pairs:
         for step in steps:
-            frame = pd.read_parquet(run.pair(*pair).place(agreement.STAGE.places[0], f"a/{step}"), columns=["set", "t", "cosine"])
+            frame = pd.read_parquet(
+                run.pair(*pair).place(agreement.STAGE.places[0], f"a/{step}"), columns=["set", "t", "cosine"]
+            )
             on = np.where(frame["set"].astype(str) == "heldout", "held-out", "own")  # own: trained on by one of the two
             for (t, where), value in frame.cosine.groupby([frame.t, on]).mean().items():
                 by_pair.setdefault((step, int(t), where), {})[pair] = float(value)
