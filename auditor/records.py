@@ -382,6 +382,7 @@ class Evidence:
     same_data_agreement: Agreement | None = None  # of a and a second training on half a, on held-out images
     u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # own, other, heldout
     twin_u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # the twin's, by its own roles
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # stage -> what else it gives, by name
 
 
 @dataclass(frozen=True)
