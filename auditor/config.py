@@ -28,7 +28,7 @@ HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 
 def setting(help: str, default: Any = None, **metadata: Any) -> Any:
-    """Return a dataclass field with its one-line description."""
+    """Return a dataclass field with its one-line description; ``extra`` marks the size of what few runs ask for."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -116,12 +116,15 @@ class AuditConfig:
         "What the noise levels divide evenly: time (the diffusion's), or log-snr (more of them at little noise).",
         "time",
     )
-    u_turns: int = setting("Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0)
+    u_turns: int = setting(
+        "Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0, extra=True
+    )
     trajectories: int = setting(
         "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.",
         0,
         low=0,
         high=10**5,
+        extra=True,
     )
     fpr: float | None = setting(
         "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
@@ -129,6 +132,12 @@ class AuditConfig:
         high=0.2,
     )
     budgets: str | None = setting("TOML file with other margins for the verdict [default: docs/statistics.md].")
+
+    def without_extras(self) -> AuditConfig:
+        """Return the settings without what few runs ask for beside the usual."""
+        return dataclasses.replace(
+            self, **{each.name: 0 for each in dataclasses.fields(self) if each.metadata.get("extra")}
+        )
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):

@@ -13,6 +13,7 @@ from auditor.diffusion.model import DiffusionModel
 from auditor.errors import AuditError, CheckpointError
 
 REVISION = 1
+WITHOUT_NOISE = "ddim"  # the sampler of U-turns and trajectories: where they end depends on one noise alone
 
 STOCHASTIC = ("ddpm", "published")
 PUBLISHED = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "steps_offset": 0}
@@ -150,3 +151,9 @@ def draw_batch(
                 "the network returns values that are not finite", f"seeds {seeds[0]} to {seeds[-1]}", "Leave it out."
             )
         return x
+
+
+def descending_times(scheduler: Mapping[str, Any]) -> np.ndarray:
+    """Return the times of the sampler without noise, in its usual number of steps, int64, descending."""
+    steps = resolve_steps(WITHOUT_NOISE, None, scheduler)
+    return np.asarray(make_scheduler(WITHOUT_NOISE, steps, scheduler).timesteps, dtype=np.int64)

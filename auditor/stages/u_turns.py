@@ -25,28 +25,21 @@ from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys
 from auditor.stages.bench import Bench
 
 REVISION = 1
-SAMPLER = "ddim"  # without noise: what comes back depends on the image and one noise alone
 SEARCHED_AT_ONCE = 8192  # images that what comes back is searched among, a block at a time
 SHARES = (0.1, 0.2, 0.4, 0.6)  # of the process, at which images turn
 
 
 def turning_times(scheduler: Mapping[str, Any]) -> np.ndarray:
     """Return the times at which images turn, int64, ascending: the sampler's own that are nearest to the shares."""
-    path = descending_times(scheduler)
+    path = sampling.descending_times(scheduler)
     nearest = [path[np.abs(path - share * schedules.n_times(scheduler)).argmin()] for share in SHARES]
     return np.unique(nearest)
-
-
-def descending_times(scheduler: Mapping[str, Any]) -> np.ndarray:
-    """Return the times of the sampler, int64, descending."""
-    steps = sampling.resolve_steps(SAMPLER, None, scheduler)
-    return np.asarray(sampling.make_scheduler(SAMPLER, steps, scheduler).timesteps, dtype=np.int64)
 
 
 def n_calls(n_images: int, scheduler: Mapping[str, Any], batch_size: int) -> int:
     """Return how many network calls the U-turns of some images take."""
     times = turning_times(scheduler)
-    return sum(-(-n_images * int((times >= t).sum()) // batch_size) for t in descending_times(scheduler))
+    return sum(-(-n_images * int((times >= t).sum()) // batch_size) for t in sampling.descending_times(scheduler))
 
 
 def come_back(
@@ -79,7 +72,9 @@ def come_back(
 
     times, numbers = turning_times(model.scheduler), np.full(len(images), -1) if numbers is None else numbers
     start, numbers = np.tile(times, len(images)), np.repeat(numbers, len(times))
-    stepper = sampling.make_scheduler(SAMPLER, len(descending_times(model.scheduler)), model.scheduler)
+    stepper = sampling.make_scheduler(
+        sampling.WITHOUT_NOISE, len(sampling.descending_times(model.scheduler)), model.scheduler
+    )
     with torch.inference_mode():
         x0 = model.codec.encode(images, device).repeat_interleave(len(times), 0)
         x = noised(model.scheduler, x0, eps.flatten(0, 1).to(device), start)
