@@ -165,10 +165,10 @@ def test_the_chatter_of_libraries_goes_to_the_log_and_not_to_the_screen(audit, a
 
     sample_batch = sampling.sample_batch
 
-    def chatty(*arguments):
+    def chatty(*arguments, **named):
         warnings.warn("an advice of a library", stacklevel=1)
         logging.getLogger("diffusers.models").warning("another advice")
-        return sample_batch(*arguments)
+        return sample_batch(*arguments, **named)
 
     monkeypatch.setattr(sampling, "sample_batch", chatty)
     outcome = audit(*audit_args(steps="90", spaces="pixel"))
