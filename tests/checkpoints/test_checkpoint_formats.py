@@ -1127,7 +1127,7 @@ def test_class_conditional_transformers_are_audited_with_one_class_per_seed(audi
     more = {"labels": "2", "guidance_scale": "2"}
     record, outcome = audited(audit_args, audit, tmp_path, FIXTURES / "dit", b, **more)
     assert record["resolved"]["model"]["conditioning"] == "class" and record["resolved"]["weights"] == "ema"
-    key = json.loads((tmp_path / "run" / "samples" / "a" / "2.npy.key.json").read_text())
+    key = json.loads((tmp_path / "run" / "samples" / "a" / "2.npy.key.json").read_text())["key"]
     assert key["conditions"] == [0, 1] and key["guidance_scale"] == 2
     assert "the same class per seed" in " ".join(record["notes"])
     outcome = audit("verify", tmp_path / "run")
