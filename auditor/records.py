@@ -181,6 +181,11 @@ class Features:
     pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows int64 [m] -> uint8 [m, h, w, c]; with refine
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # that of the space; see spaces.Space
 
+    @property
+    def are_points(self) -> bool:
+        """Whether a picture is one vector whose distance from others is *the* distance, so that vectors can be used."""
+        return self.vectors.ndim == 2 and self.refine is None
+
     def rows(self, kept: np.ndarray) -> Features:
         """Return the features of these images only, by their numbers."""
         pictures = self.pictures
@@ -399,3 +404,4 @@ class Metric:
     scores: Callable[[Evidence], Scores]
     per_space: bool = True  # False: about the network, not about a feature space
     needs_twin: bool = False  # it compares two trainings, or their halves
+    needs_vectors: bool = False  # it computes with vectors, which some spaces do not have

@@ -25,6 +25,7 @@ class Scope:
     fpr: float | None = None  # false-positive rate that the copying rule is set to; None: the ratio 1/3
     twins: tuple[str, ...] = TWINS  # a alone for a single training
     same_data: bool = False  # whether a second training on half a was audited, too
+    distance_spaces: tuple[str, ...] = ()  # spaces that have distances to images alone, and no vectors
 
     @property
     def with_twin(self) -> bool:
@@ -57,9 +58,14 @@ class Scope:
         return tuple(space for space in self.spaces if space in SCALES)
 
     @property
+    def vector_spaces(self) -> tuple[str, ...]:
+        """The spaces in which the twins' samples and distributions are compared, too."""
+        return tuple(space for space in self.spaces if space not in self.distance_spaces)
+
+    @property
     def first_space(self) -> str:
-        """The first space; the empty name where there is none."""
-        return self.spaces[0] if self.spaces else ""
+        """The first space, with vectors if any has them; the empty name where there is none."""
+        return next(iter((*self.vector_spaces, *self.spaces)), "")
 
     @property
     def headline_space(self) -> str:

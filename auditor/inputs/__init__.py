@@ -82,7 +82,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
     asked = Asked(
         config=config,
-        scope=scope_of(config, origin.pair, pictures.sets),
+        scope=scope_of(config, origin.pair, pictures.sets, opened),
         budgets=budgets,
         device=device,
         batch_size=devices.resolve_batch_size(
@@ -95,7 +95,10 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         checkpoints=checkpoint_digests(origin.pair),
         sets=facts_of_sets(pictures, bool(flips.mirrored)),
         spaces={
-            name: SpaceFacts(each.revision, int(getattr(each, "dim", 0) or math.prod(origin.facts.image_shape)))
+            name: SpaceFacts(
+                revision=each.revision,
+                dim=int(getattr(each, "dim", 0) or math.prod(origin.facts.image_shape)),
+            )
             for name, each in opened.items()
         },
         scaling={twin: scaling(each) for twin, each in pixels.items() if not each.is_standard},
@@ -196,7 +199,9 @@ def all_notes(
     )
 
 
-def scope_of(config: AuditConfig, pair: TwinPair, sets: Mapping[str, ImageSet]) -> Scope:
+def scope_of(
+    config: AuditConfig, pair: TwinPair, sets: Mapping[str, ImageSet], opened: Mapping[str, spaces.Space]
+) -> Scope:
     """Return the axes of the run's tables."""
     return Scope(
         steps=pair.steps,
@@ -208,6 +213,7 @@ def scope_of(config: AuditConfig, pair: TwinPair, sets: Mapping[str, ImageSet]) 
         fpr=config.fpr,
         twins=pair.twins,
         same_data=config.ckpts_a2 is not None,
+        distance_spaces=() if config.quick else tuple(name for name in opened if not opened[name].vectors),
     )
 
 

@@ -151,7 +151,7 @@ def curves_of(series: Series) -> Curves:
     scope = series.scope
     return Curves(
         curve(series, "loss_heldout", scope.steps, scope.first_space),
-        {space: curve(series, "twin_distance_ratio", scope.steps, space) for space in scope.spaces},
+        {space: curve(series, "twin_distance_ratio", scope.steps, space) for space in scope.vector_spaces},
         curve(series, "prediction_variance", scope.steps, scope.first_space),
     )
 

@@ -13,7 +13,7 @@ from auditor.config import SETS_SPACE
 from auditor.errors import AuditError
 from auditor.measuring import copies
 from auditor.measuring.reading import EvidenceReader
-from auditor.metrics import ABSENT_TWIN, absent
+from auditor.metrics import ABSENT_TWIN, ABSENT_VECTORS, absent
 from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.run.places import EVIDENCE
@@ -52,6 +52,8 @@ class Series:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
         if metric.needs_twin and not self.scope.with_twin:
             return absent("seed", ABSENT_TWIN)
+        if metric.needs_vectors and space in self.scope.distance_spaces:
+            return absent("seed", ABSENT_VECTORS)
         if twin != "both":
             return metric.scores(self.evidence[step, twin, space])
         if "a" not in metric.twins:  # a comparison: the same from either side
@@ -98,7 +100,8 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
                 require_seeds(run, found, scope)
                 if scope.same_data:
                     found = replace(found, same_data_distance=same_data_distance(run, space, step, found.seeds))
-                seen = read_stages(run, twin, step, space) if scope.with_images else {}
+                known = scope.with_images and space in scope.vector_spaces
+                seen = read_stages(run, twin, step, space) if known else {}
                 evidence[step, twin, space] = replace(found, **networks[step, twin] | seen)
                 if landing is not None:
                     landings[step, twin, space] = landing

@@ -16,6 +16,7 @@ from auditor.records import Evidence, Metric, Scores
 
 ABSENT_TRAIN = "no training images were given (--train-a, --train-b)"
 ABSENT_TWIN = "a single training has no twin to be compared with (--ckpts-b)"
+ABSENT_VECTORS = "the space compares pictures and has no vectors: there are distances to images, and nothing else"
 ABSENT_HELDOUT = "no held-out images were given (--heldout)"
 LEAST_IN_CLASS = 10  # images of a class in each half; with fewer, its samples are not compared within it
 ABSENT_CLASS = "the models are not class-conditional, or the classes of the images are not known"

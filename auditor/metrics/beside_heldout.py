@@ -191,6 +191,7 @@ NN_KL_PAPER = beside(
 )
 C_T = beside(
     name="c_t",
+    needs_vectors=True,
     question="Are samples nearer to the training images than real images of their kind are?",
     unit="standard normal scores",
     direction="larger means farther than held-out images (underfit), far below 0 copying",

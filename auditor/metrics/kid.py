@@ -62,6 +62,7 @@ def scores(evidence: Evidence) -> Scores:
 
 KID = Metric(
     name="kid",
+    needs_vectors=True,
     question="How far is the distribution of the samples from that of held-out images?",
     unit="squared kernel distance",
     direction="larger means worse samples; about 0 is as good as real images",

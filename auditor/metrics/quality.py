@@ -21,6 +21,7 @@ def frechet_scores(evidence: Evidence) -> Scores:
 
 FRECHET = Metric(
     name="frechet",
+    needs_vectors=True,
     question="How far are mean and covariance of the samples from those of held-out images?",
     unit="squared distance of the space",
     direction="larger means worse samples; KID is the one to prefer at these numbers of samples",
@@ -60,6 +61,7 @@ def against_sets(
             twins=("a", "b"),
             interval=interval,
             scores=partial(over_blocks, role=role, statistic=statistic),
+            needs_vectors=True,
         )
         for role in SETS
     ]

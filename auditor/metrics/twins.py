@@ -51,7 +51,7 @@ def variance_part(evidence: Evidence, of_data: bool) -> Scores:
     return over_pairs(evidence, evidence.twin_distance**2 / 2 - seed if of_data else seed)
 
 
-of_twins = partial(Metric, k=0, twins=("both",), interval="mean", needs_twin=True)
+of_twins = partial(Metric, k=0, twins=("both",), interval="mean", needs_twin=True, needs_vectors=True)
 
 TWIN_DISTANCE = of_twins(
     name="twin_distance",

@@ -330,7 +330,7 @@ def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) ->
     evaluable = [scope.steps[i] for i in kept]
     losses = np.mean([each.curves.losses for each in measured], axis=0)
     rows = [onsets.onset_row("loss", "", onsets.loss_onset(scope, losses))]
-    for space in scope.spaces:
+    for space in scope.vector_spaces:
         distances = np.mean([each.curves.distances[space] for each in measured], axis=0)[kept]
         rows.append(onsets.onset_row("divergence", space, onsets.divergence_onset(scope, space, evaluable, distances)))
         for name, of, finding in RISKS if space in scope.judged_spaces else ():

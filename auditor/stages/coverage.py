@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from auditor.inputs.asked import Asked
@@ -14,14 +15,10 @@ from auditor.stages import Stage, Task, features, nearest
 from auditor.stages.bench import Bench
 
 
-def first(features: Features, n: int) -> Features:
-    """Return the first ``n`` rows of features."""
-    return Features(features.space, features.of, features.vectors[:n], features.ids[:n])
-
-
 def coverage_rows(heldout: Features, samples: Features, n: int) -> dict[str, Any]:
     """Return how near the first ``n`` samples come to each held-out image."""
-    return {"id": list(heldout.ids), "distance": search(heldout, first(samples, n), 1).distances[:, 0]}
+    few = replace(samples, vectors=samples.vectors[:n], ids=samples.ids[:n])
+    return {"id": list(heldout.ids), "distance": search(heldout, few, 1).distances[:, 0]}
 
 
 class Coverage(Stage):

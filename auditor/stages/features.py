@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,12 +98,14 @@ def of_samples(bench: Bench, space: str, of: str, n: int | None = None) -> Featu
     """Return the features of the first ``n`` samples of a checkpoint, of all by default; their ids are the seeds."""
     seeds = bench.asked.seeds[:n]
     vectors = bench.array(Item("sample_features", of, space))[: len(seeds)]
-    return Features(space, of, vectors, tuple(map(str, seeds)))
+    images = bench.array(Item("samples", of))
+    return spaces.features(bench.loaded.spaces[space], of, vectors, tuple(map(str, seeds)), images)
 
 
 def of_set(bench: Bench, space: str, name: str) -> Features:
     """Return the features of an image set."""
-    return Features(space, name, bench.array(Item("features", name, space)), bench.loaded.sets[name].ids)
+    vectors, images = bench.array(Item("features", name, space)), bench.loaded.sets[name]
+    return spaces.features(bench.loaded.spaces[space], name, vectors, images.ids, images.images)
 
 
 def of_heldout(bench: Bench, space: str) -> Features | None:
@@ -114,10 +117,10 @@ def of_control(bench: Bench, space: str, name: str) -> Features:
     """Return the features of a control; ``heldout-a`` and ``heldout-b`` are two thirds of the held-out images."""
     if name.startswith("heldout"):
         whole = of_set(bench, space, "heldout")
-        third, fold = slice("ab".index(name[-1]), None, HELDOUT_FOLDS), len(whole.ids) // HELDOUT_FOLDS
-        return Features(space, name, whole.vectors[third][:fold], whole.ids[third][:fold])
-    vectors = bench.array(Item("features", name, space))
-    return Features(space, name, vectors, tuple(map(str, range(len(vectors)))))
+        third = np.arange("ab".index(name[-1]), len(whole.ids), HELDOUT_FOLDS)[: len(whole.ids) // HELDOUT_FOLDS]
+        return replace(whole.rows(third), of=name)
+    vectors, images = bench.array(Item("features", name, space)), bench.array(Item("controls", name))
+    return spaces.features(bench.loaded.spaces[space], name, vectors, tuple(map(str, range(len(vectors)))), images)
 
 
 def drawn(n: int, most: int) -> np.ndarray:
@@ -129,8 +132,7 @@ def subset(features: Features, most: int) -> Features:
     """Return at most ``most`` images of a set, all of them in their order where that suffices."""
     if len(features.ids) <= most:
         return features
-    rows = np.sort(drawn(len(features.ids), most))
-    return Features(features.space, features.of, features.vectors[rows], tuple(features.ids[i] for i in rows))
+    return features.rows(np.sort(drawn(len(features.ids), most)))
 
 
 STAGE, SAMPLES = SetFeatures(), SampleFeatures()

@@ -151,7 +151,9 @@ def of_half(bench: Bench, space: str, name: str) -> Reference:
         features=found,
         in_pool=loaded.in_pool[name],
         clusters=loaded.groups[name],
-        centers=bench.once("centers", space, name, make=lambda: cells.centers(found.vectors)),
+        centers=bench.once("centers", space, name, make=lambda: cells.centers(found.vectors))
+        if space not in bench.asked.scope.distance_spaces
+        else None,
         mirrored=facts.originals < facts.images,
         classes=loaded.classes.get(name),
         in_class_pool=loaded.class_pools.get(name),

@@ -86,8 +86,8 @@ def class_column(classes: np.ndarray | None, n: int) -> np.ndarray:
 
 
 def twin_columns(samples: Features, twin_samples: Features | None) -> dict[str, Any]:
-    """Return how far the twin's samples are, of the same seed and of others; NaN without a twin."""
-    if twin_samples is None:
+    """Return how far the twin's samples are, of the same seed and of others; NaN without a twin or vectors."""
+    if twin_samples is None or not samples.are_points:
         return dict.fromkeys(("twin_distance", "different_seed_distance"), np.full(len(samples.ids), np.nan))
     return {
         "twin_distance": paired_distance(samples.vectors, twin_samples.vectors),
@@ -102,7 +102,9 @@ def heldout_columns(samples: Features, heldout: Features | None, kid_term: float
         return {"heldout_distance": unknown, "kid_score": unknown}
     return {
         "heldout_distance": search(samples, heldout, 1).distances[:, 0],
-        "kid_score": seed_scores(samples.vectors, features.subset(heldout, KID_HELDOUT).vectors, kid_term),
+        "kid_score": seed_scores(samples.vectors, features.subset(heldout, KID_HELDOUT).vectors, kid_term)
+        if samples.are_points
+        else np.full(len(samples.ids), np.nan),
     }
 
 
@@ -200,7 +202,9 @@ class SampleEvidence(Stage):
             heldout=heldout,
             seeds=asked.seeds,
             saturated=saturated(pictures),
-            kid_term=bench.once("kid", space, make=lambda: kid_heldout_term(heldout)) if heldout else None,
+            kid_term=bench.once("kid", space, make=lambda: kid_heldout_term(heldout))
+            if heldout is not None and heldout.are_points
+            else None,
             classes=drawn_as if bench.loaded.facts.conditioning == "class" else None,
         )
         yield from bench.write_rows(task, data)

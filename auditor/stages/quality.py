@@ -194,6 +194,10 @@ class Quality(Stage):
         """Wherever there is a set to compare with."""
         return bool(asked.sets)
 
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint in the spaces that have vectors."""
+        yield from ((of, space) for of, space in super().wanted(asked) if space in asked.scope.vector_spaces)
+
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the table: the same as the evidence of these samples."""
         return stage("evidence").key(asked, of, space)

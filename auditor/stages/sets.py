@@ -63,8 +63,7 @@ def pool_rows(
     kept = {half: np.flatnonzero(each.in_pool) for half, each in references.items()}
     halves = np.repeat(list(references), [len(part.ids) for part in parts])
     groups = pool_groups([each.clusters[kept[half]] for half, each in references.items()])
-    vectors = np.concatenate([part.vectors for part in parts])
-    everyone = Features(parts[0].space, "pool", vectors, tuple(map(str, range(len(vectors)))))
+    everyone = Features.joined(parts, "pool")
     nearest, distance = nearest_of_another_group(everyone, groups)
     ids = np.asarray([i for part in parts for i in part.ids], dtype=object)
     unknown = np.full(len(ids), np.nan)

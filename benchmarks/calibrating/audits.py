@@ -10,7 +10,8 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import copies as copying
 from auditor.measuring import lean as leaning
-from auditor.measuring import lean_fact, verdict
+from auditor.measuring import verdict
+from auditor.measuring.lean import lean_fact
 from auditor.measuring.verdict import Context, Decision, LossLean, StepFacts
 from auditor.records import TWINS, LossTable
 from auditor.stats import intervals, relabeling
