@@ -160,10 +160,14 @@ def fabricate(run: RunDirectory, scope: Scope) -> None:
                 tables.write(run.evidence(space, f"{twin}/{step}.coverage"), tables.COVERAGE, covered)
                 tables.write(run.evidence(space, f"{twin}/{step}.quality"), tables.QUALITY, quality_rows(rng))
     for twin in TWINS:
-        tables.write(run.control_losses(f"linear-{twin}"), tables.LOSSES, loss_rows(rng, ("own", "other"), 0.1))
+        tables.write(run.root / f"losses/linear-{twin}.parquet", tables.LOSSES, loss_rows(rng, ("own", "other"), 0.1))
         for i, step in enumerate(scope.steps):
             level = 0.1 + 0.1 * (i / len(scope.steps) - 0.7) ** 2
-            tables.write(run.losses(twin, step), tables.LOSSES, loss_rows(rng, ("own", "other", "heldout"), level))
+            tables.write(
+                run.root / f"losses/{twin}/{step}.parquet",
+                tables.LOSSES,
+                loss_rows(rng, ("own", "other", "heldout"), level),
+            )
 
 
 def main() -> None:

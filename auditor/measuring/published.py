@@ -27,6 +27,7 @@ from auditor.config import HEADLINE_SPACE, AuditConfig
 from auditor.records import Scores
 from auditor.run import RunDirectory, tables
 from auditor.scope import Scope
+from auditor.stages import published_losses
 from auditor.stats import intervals
 
 SEEDS = 512
@@ -90,9 +91,10 @@ def distances(run: RunDirectory, steps: Iterable[int]) -> np.ndarray:
 def loss_rows(scope: Scope, pairs: Runs, own: pd.DataFrame, onset: set[int]) -> Rows:
     """Return the held-out loss: the median over trainings of the mean over all cells, beside the tool's own."""
     of = {name: (run, "ab"[pair.index(name)]) for pair, run in pairs.items() for name in pair}
+    (place,) = published_losses.STAGE.places
     means = np.array(
         [
-            [tables.read(run.published_losses(letter, step), ["loss"]).loss.mean() for step in scope.steps]
+            [tables.read(run.place(place, f"{letter}/{step}"), ["loss"]).loss.mean() for step in scope.steps]
             for run, letter in of.values()
         ]
     )

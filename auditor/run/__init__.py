@@ -39,7 +39,7 @@ from auditor.run.files import (
     write_beside,
     write_json,
 )
-from auditor.run.places import Place
+from auditor.run.places import EVIDENCE, IMAGES, SAMPLES, Place
 
 T = TypeVar("T")
 FORMAT_VERSION = 1  # of the run directory; raised when an older auditor could misread a newer run
@@ -80,59 +80,15 @@ class RunDirectory:
 
     def samples(self, twin: str, step: int) -> Path:
         """uint8 ``[n, h, w, c]``; row i has seed ``first seed + i``."""
-        return self.root / "samples" / twin / f"{step}.npy"
-
-    def features(self, space: str, of: str) -> Path:
-        """float32 ``[n, d]``; ``of`` is an image set or ``twin/step``."""
-        return self.root / "features" / space / f"{of}.npy"
+        return self.place(SAMPLES, f"{twin}/{step}")
 
     def evidence(self, space: str, of: str) -> Path:
         """One row per seed (``of`` = ``twin/step``) or per image (``heldout``, ``train-a``, ``train-b``)."""
-        return self.root / "evidence" / space / f"{of}.parquet"
-
-    def losses(self, twin: str, step: int) -> Path:
-        """One row per image and noise level."""
-        return self.root / "losses" / twin / f"{step}.parquet"
-
-    def published_losses(self, twin: str, step: int) -> Path:
-        """One row per held-out image and time: losses as the published protocol measures them."""
-        return self.root / "losses" / twin / f"{step}.published.parquet"
-
-    def predictions(self, twin: str, step: int) -> Path:
-        """float32 ``[cells, 2, d]``: noise predictions of one checkpoint; gone once the twins' are compared."""
-        return self.root / "predictions" / twin / f"{step}.npy"
-
-    def agreement(self, step: int) -> Path:
-        """One row per image and noise level: how the twins' predictions compare."""
-        return self.root / "agreement" / f"{step}.parquet"
-
-    def cell_scales(self, step: int) -> Path:
-        """One row per image and scale: errors and differences of the twins' predictions there."""
-        return self.root / "agreement" / f"{step}.scales.parquet"
-
-    def u_turns(self, twin: str, step: int) -> Path:
-        """One row per image and time: what comes back when it is noised and denoised again."""
-        return self.root / "u-turns" / twin / f"{step}.parquet"
-
-    def trajectories(self, step: int) -> Path:
-        """One row per seed and time: how predictions compare along trajectories and on samples noised again."""
-        return self.root / "trajectories" / f"{step}.parquet"
-
-    def attack_scores(self, twin: str, step: int) -> Path:
-        """One row per image, attack and time: what membership attacks say of own and held-out images."""
-        return self.root / "attack-scores" / twin / f"{step}.parquet"
-
-    def control(self, name: str) -> Path:
-        """uint8 ``[n, h, w, c]``: images of a control, ``smooth-a``, ``copier-b``, ..."""
-        return self.root / "controls" / f"{name}.npy"
-
-    def control_losses(self, name: str) -> Path:
-        """One row per image and noise level: losses of a reference denoiser, ``linear-a``, ``linear-b``."""
-        return self.root / "losses" / f"{name}.parquet"
+        return self.place(EVIDENCE, of, space)
 
     def images(self, name: str) -> Path:
         """The images of a set that are somebody's neighbour, as the model sees them."""
-        return self.root / "images" / f"{name}.npy"
+        return self.place(IMAGES, name)
 
     @property
     def same_data(self) -> RunDirectory:

@@ -120,7 +120,7 @@ def cosine_table(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[in
     by_pair = {}
     for pair in pairs:
         for step in steps:
-            frame = pd.read_parquet(run.pair(*pair).agreement(step), columns=["set", "t", "cosine"])
+            frame = pd.read_parquet(run.pair(*pair).root / f"agreement/{step}.parquet", columns=["set", "t", "cosine"])
             on = np.where(frame["set"].astype(str) == "heldout", "held-out", "own")  # own: trained on by one of the two
             for (t, where), value in frame.cosine.groupby([frame.t, on]).mean().items():
                 by_pair.setdefault((step, int(t), where), {})[pair] = float(value)

@@ -291,7 +291,7 @@ def test_evidence_of_fewer_or_other_seeds_is_named(disk, rows):
 
 
 def test_losses_that_were_cut_are_named(disk):
-    path = disk.losses("a", 200)
+    path = disk.root / "losses/a/200.parquet"
     keep(path, range(10))
     assert "losses/a/200.parquet has 10 of 36 cells" in problems(disk)
     as_earlier(disk)
@@ -322,7 +322,7 @@ def test_what_another_checkpoint_gave_is_named(disk, path):
 
 def test_the_command_says_how_many_problems_there_are(disk, audit):
     for step in (90, 200):
-        disk.losses("a", step).unlink()
+        (disk.root / f"losses/a/{step}.parquet").unlink()
     outcome = audit("verify", disk.root)
     assert outcome.status == 1
     assert "not whole (2 problems)" in outcome.err and "losses/a/90.parquet is missing" in outcome.err

@@ -429,7 +429,7 @@ def test_the_nearest_image_outside_a_cluster(points, clusters, expected):
 
 
 def test_losses_read_back_by_role_image_and_time(tmp_path):
-    path = RunDirectory(tmp_path).losses("a", STEP)
+    path = tmp_path / f"losses/a/{STEP}.parquet"
     roles, ids = ["own"] * 4 + ["other"] * 4 + ["heldout"] * 2, ["x", "x", "y", "y", "x", "x", "z", "z", "h", "h"]
     columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0), "share": [0.5] * 10}
     tables.write(path, tables.LOSSES, columns)
@@ -442,7 +442,7 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
 
 
 def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_have_equal_ones(tmp_path):
-    path = RunDirectory(tmp_path).losses("a", STEP)
+    path = tmp_path / f"losses/a/{STEP}.parquet"
     columns = {"set": ["own"] * 2, "id": ["x"] * 2, "t": [10, 90], "loss": [1.0, 3.0]}
     tables.write(path, tables.LOSSES, columns | {"share": [0.25, 0.75]})
     assert losses.read_losses(path)["own"].means.tolist() == [2.5]
@@ -451,4 +451,4 @@ def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_
 
 
 def test_losses_that_were_not_measured_are_absent(tmp_path):
-    assert losses.read_losses(RunDirectory(tmp_path).losses("a", STEP)) == {}
+    assert losses.read_losses(tmp_path / f"losses/a/{STEP}.parquet") == {}
