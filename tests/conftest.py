@@ -302,6 +302,33 @@ def single(saved_inputs, made_once) -> Path:
     return made_once("single", lambda folder: audited({**options, **FAST}, folder / "run")) / "run"
 
 
+SHORT = 16  # times of a noise schedule that the published losses can go through in no time
+EVERYTHING = {
+    **FAST,
+    "sampling-steps": None,
+    "protocol": "paper",
+    "u-turns": "4",
+    "trajectories": "4",
+    "steps": "90,200",
+}
+
+
+def write_everything(root: Path) -> None:
+    """Write both series with a short noise schedule, the three image sets, and a run with everything switched on."""
+    from diffusers import DDPMScheduler
+
+    inputs = write_inputs(root)
+    for twin in "ab":
+        DDPMScheduler(num_train_timesteps=SHORT).save_pretrained(root / twin / "scheduler")
+    audited({**inputs.options, **EVERYTHING}, root / "run")
+
+
+@pytest.fixture(scope="session")
+def everything(made_once) -> Inputs:
+    """The inputs of a complete run with everything switched on, which lies beside them: ``run``; read it only."""
+    return Inputs(made_once("everything", write_everything))
+
+
 def write_three(root: Path) -> None:
     """Write the checkpoints and images of three trainings, x, y and z."""
     for seed, name in enumerate("xyz", start=20):
