@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -189,6 +189,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the slowest files first; --no-loadscope-reorder keeps this order among processes."""
     rank = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOWEST)))
+
+
+def config_of(options: dict[str, str | None], **more: object):
+    """Return options of the command line as settings."""
+    from auditor.config import AuditConfig
+
+    kinds = {each.name: str(each.type) for each in fields(AuditConfig)}
+    given = {name.replace("-", "_"): value for name, value in options.items() if value is not None}
+    return AuditConfig(**{name: int(v) if kinds[name].startswith("int") else v for name, v in given.items()}, **more)
 
 
 def audited(options: dict[str, str | None], out: Path) -> Path:

@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EVERYTHING, as_arguments, make_fast
+from conftest import EVERYTHING, as_arguments, config_of, make_fast
 from edits import change_json
 from repository import ROOT
 
 import auditor.stages
 from auditor import inputs as read_inputs
 from auditor import registry
-from auditor.config import AuditConfig
 from auditor.errors import AuditError, RunExists
 from auditor.inputs.asked import Asked, SetFacts
 from auditor.inputs.loaded import Loaded
@@ -40,13 +39,6 @@ from auditor.stages import Item, Stage, Task, stage, stages
 from auditor.stages.bench import Bench
 
 NAMES = tuple(registry.STAGES)
-
-
-def config_of(options: Mapping[str, str | None]) -> AuditConfig:
-    """Return options of the command line as settings."""
-    kinds = {each.name: str(each.type) for each in fields(AuditConfig)}
-    given = {name.replace("-", "_"): value for name, value in options.items() if value is not None}
-    return AuditConfig(**{name: int(v) if kinds[name].startswith("int") else v for name, v in given.items()})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,6 +201,7 @@ DERIVED = {  # a property, and what it is made from
     "n_samples": "config.n_samples",
     "seeds": "config.seed",
     "times": "config.loss_levels",
+    "level_shares": "config.loss_strata",
     "with_losses": "with_model",
     "compares_predictions": "sees_alike",
 }
@@ -216,7 +209,6 @@ NOT_IN_KEYS = {
     "image_shape": "checkpoints and images have it, whose digests are there",
     "whole": "says how much run.json told",
     "earlier": "run.json of an earlier version",
-    "level_shares": "follow from the times",
 }
 # What a stage reads and why its bytes do not change with it.
 NOT_OF_THE_BYTES = {
