@@ -28,7 +28,7 @@ HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
 
 
 def setting(help: str, default: Any = None, **metadata: Any) -> Any:
-    """Return a dataclass field with its one-line description."""
+    """Return a dataclass field with its one-line description; ``extra`` marks the size of what few runs ask for."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -39,7 +39,9 @@ class AuditConfig:
     ckpts_a: str | None = setting("Checkpoints of the training on half a: a folder.")
     ckpts_b: str | None = setting("Checkpoints of the training on half b: a folder.")
     ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
-    ckpts: tuple[str, ...] = setting("NAME=DIR, three times or more: checkpoints of one training each.", ())
+    ckpts: tuple[str, ...] = setting(
+        "NAME=DIR, three times or more: checkpoints of one training each. Beside --ckpts-a: a2=DIR, as --ckpts-a2.", ()
+    )
     train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
     samples_a: str | None = setting("Instead of --ckpts-a: samples drawn already, a folder or file per checkpoint.")
     samples_b: str | None = setting("The same of the training on half b.")
@@ -114,12 +116,15 @@ class AuditConfig:
         "What the noise levels divide evenly: time (the diffusion's), or log-snr (more of them at little noise).",
         "time",
     )
-    u_turns: int = setting("Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0)
+    u_turns: int = setting(
+        "Images per set that are noised and denoised again; 0 is none, 64 a start.", 0, low=0, extra=True
+    )
     trajectories: int = setting(
         "Seeds along whose trajectories the networks are compared with memorizing; 0 is none, 64 a start.",
         0,
         low=0,
         high=10**5,
+        extra=True,
     )
     fpr: float | None = setting(
         "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
@@ -127,6 +132,12 @@ class AuditConfig:
         high=0.2,
     )
     budgets: str | None = setting("TOML file with other margins for the verdict [default: docs/statistics.md].")
+
+    def without_extras(self) -> AuditConfig:
+        """Return the settings without what few runs ask for beside the usual."""
+        return dataclasses.replace(
+            self, **{each.name: 0 for each in dataclasses.fields(self) if each.metadata.get("extra")}
+        )
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -341,11 +352,23 @@ def checked_value(name: str, value: Any, path: str | Path) -> Any:
     return value
 
 
+def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``--ckpts a2=DIR`` beside twins as the setting ``ckpts_a2``: further trainings are all NAME=DIR."""
+    named = settings.get("ckpts", ())
+    if not settings.get("ckpts_a") or len(named) != 1 or not named[0].startswith("a2="):
+        return {}
+    if settings.get("ckpts_a2"):
+        what = "The second training on half a is given twice."
+        raise AuditError(what, "--ckpts a2=DIR, --ckpts-a2", "Leave one of both out.")
+    return {"ckpts": (), "ckpts_a2": named[0].removeprefix("a2=")}
+
+
 def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     """Return the configuration: the command line wins over the file, the file over the defaults."""
     settings = from_file(file) if file else {}
     settings.update({name: value for name, value in given.items() if value is not None and value != []})
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
+    settings |= beside_twins(settings)
     if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
         refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for
     return AuditConfig(**settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -382,6 +383,7 @@ class Evidence:
     same_data_agreement: Agreement | None = None  # of a and a second training on half a, on held-out images
     u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # own, other, heldout
     twin_u_turns: Mapping[str, UTurns] = field(default_factory=dict)  # the twin's, by its own roles
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # stage -> what else it gives, by name
 
 
 @dataclass(frozen=True)

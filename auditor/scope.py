@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from auditor.config import HEADLINE_SPACE
 from auditor.records import TWINS, UNITS
@@ -26,6 +27,11 @@ class Scope:
     twins: tuple[str, ...] = TWINS  # a alone for a single training
     same_data: bool = False  # whether a second training on half a was audited, too
     distance_spaces: tuple[str, ...] = ()  # spaces that have distances to images alone, and no vectors
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what run.json holds of it: what few runs have only where there is some."""
+        kept = asdict(self)
+        return kept if self.distance_spaces else {name: kept[name] for name in kept if name != "distance_spaces"}
 
     @property
     def with_twin(self) -> bool:

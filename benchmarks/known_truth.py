@@ -31,7 +31,7 @@ import torch
 from auditor.config import AuditConfig, Budgets
 from auditor.diffusion.sampling import sample_batch
 from auditor.lab.blend import Blend, Course
-from auditor.lab.calibration import SAMPLING_STEPS, measured
+from auditor.lab.calibration import SAMPLING_STEPS, SETTINGS, measured
 from auditor.lab.checkpoints import as_model, schedule
 from auditor.lab.exact import as_one_hot
 from auditor.lab.fixture import Fixture
@@ -67,19 +67,19 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a small audit, right or not: does it start?")
     given = parser.parse_args()
     fixture = Fixture(course=Course(memory=0.5, growth=1.0), n_train=2000, n_heldout=1000, taus=tuple(range(1, 21)))
-    settings: dict[str, object] = {"n_samples": 1000}
+    n_samples, settings = 1000, SETTINGS
     if given.smoke:
         given.n = BATCH
         fixture = replace(fixture, n_train=60, n_heldout=40, taus=(2, 19))
-        settings = {"n_samples": 20, "loss_images": 8, "loss_levels": 2, "sampling_steps": 2}
+        n_samples, settings = 20, SETTINGS | {"loss_images": 8, "loss_levels": 2, "sampling_steps": 2}
     with tempfile.TemporaryDirectory() as work:
-        found, prepared = measured(fixture, Path(work) / "audit", **settings)
-    phases = fixture.phases(prepared.times + 1, prepared.budgets)
+        found, asked = measured(fixture, Path(work) / "audit", n_samples, settings)
+    phases = fixture.phases(asked.times + 1, asked.budgets)
     rows = []
     for facts, decision, phase in zip(found.facts, found.decisions, phases, strict=True):
-        truth = counted(fixture, decision.step, prepared.times + 1, given.n)
-        allowed = right_verdicts(truth, facts, phase, prepared.budgets)
-        rows.append(row_of(fixture, truth, facts, phase, prepared.budgets, decision.verdict in allowed))
+        truth = counted(fixture, decision.step, asked.times + 1, given.n)
+        allowed = right_verdicts(truth, facts, phase, asked.budgets)
+        rows.append(row_of(fixture, truth, facts, phase, asked.budgets, decision.verdict in allowed))
         rows[-1] |= {"right": " or ".join(sorted(allowed)), "verdict": decision.verdict}
         print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="  ", flush=True)
     table = pd.DataFrame(rows)

@@ -21,6 +21,7 @@ from auditor.config import Budgets
 from auditor.measuring import measure
 from auditor.records import TWINS
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.scope import Scope
 from auditor.stages import nearest as evidence
 from auditor.stages import quality
@@ -146,25 +147,27 @@ def fabricate(run: RunDirectory, scope: Scope) -> None:
     """Write the evidence of a whole run."""
     rng = np.random.default_rng(0)
     for space in scope.spaces:
-        tables.write(run.evidence(space, "heldout"), tables.HELDOUT, heldout_rows(rng, IMAGES // 2))
-        tables.write(run.evidence(space, "pool"), tables.POOL_IMAGES, pool_rows(rng))
+        tables.write(run.place(EVIDENCE, "heldout", space), tables.HELDOUT, heldout_rows(rng, IMAGES // 2))
+        tables.write(run.place(EVIDENCE, "pool", space), tables.POOL_IMAGES, pool_rows(rng))
         for twin in TWINS:
-            tables.write(run.evidence(space, f"train-{twin}"), tables.TRAIN, train_rows(rng))
+            tables.write(run.place(EVIDENCE, f"train-{twin}", space), tables.TRAIN, train_rows(rng))
             for name, n in CONTROLS.items():
-                tables.write(run.evidence(space, f"{name}-{twin}"), tables.EVIDENCE, sample_rows(rng, n, 0.0))
+                tables.write(run.place(EVIDENCE, f"{name}-{twin}", space), tables.EVIDENCE, sample_rows(rng, n, 0.0))
             for i, step in enumerate(scope.steps):
                 progress = i / len(scope.steps)
-                path = run.evidence(space, f"{twin}/{step}")
+                path = run.place(EVIDENCE, f"{twin}/{step}", space)
                 tables.write(path, tables.EVIDENCE, sample_rows(rng, scope.n_samples, progress))
                 covered = {"id": identifiers(IMAGES // 2), "distance": rng.gamma(30, 1 / 40, IMAGES // 2)}
-                tables.write(run.evidence(space, f"{twin}/{step}.coverage"), tables.COVERAGE, covered)
-                tables.write(run.evidence(space, f"{twin}/{step}.quality"), tables.QUALITY, quality_rows(rng))
+                tables.write(run.place(EVIDENCE, f"{twin}/{step}.coverage", space), tables.COVERAGE, covered)
+                tables.write(run.place(EVIDENCE, f"{twin}/{step}.quality", space), tables.QUALITY, quality_rows(rng))
     for twin in TWINS:
-        tables.write(run.root / f"losses/linear-{twin}.parquet", tables.LOSSES, loss_rows(rng, ("own", "other"), 0.1))
+        tables.write(
+            (run.root / f"losses/{f'linear-{twin}'}.parquet"), tables.LOSSES, loss_rows(rng, ("own", "other"), 0.1)
+        )
         for i, step in enumerate(scope.steps):
             level = 0.1 + 0.1 * (i / len(scope.steps) - 0.7) ** 2
             tables.write(
-                run.root / f"losses/{twin}/{step}.parquet",
+                (run.root / f"losses/{twin}/{step}.parquet"),
                 tables.LOSSES,
                 loss_rows(rng, ("own", "other", "heldout"), level),
             )

@@ -17,14 +17,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import measuring_speed
 import numpy as np
-from measuring_speed import IMAGES, LEVELS, SPACES, fabricate, identifiers
+from measuring_speed import LEVELS, SPACES, fabricate, identifiers
 
 from auditor.config import AuditConfig, Budgets
 from auditor.measuring import measure
 from auditor.records import TWINS
 from auditor.run import RunDirectory, tables
 from auditor.run.files import save_array
+from auditor.run.places import IMAGES, SAMPLES
 from auditor.scope import Scope
 
 
@@ -40,7 +42,7 @@ def complete(run: RunDirectory, scope: Scope, size: int) -> None:
     checks = measure(run, scope, Budgets()).checks
     write_images(run, scope, size)
     resolved = {"weights": "raw", "image_shape": [size, size, 3], "steps": list(scope.steps), "scheduler": {}}
-    sets = {name: {"images": IMAGES, "digest": "0" * 64} for name in ("heldout", "train-a", "train-b")}
+    sets = {name: {"images": measuring_speed.IMAGES, "digest": "0" * 64} for name in ("heldout", "train-a", "train-b")}
     resolved |= {"loss_times": list(range(LEVELS)), "loss_log_snr": np.linspace(6, -6, LEVELS).tolist()}
     run.write_record(
         {"status": "complete", "given": asdict(AuditConfig()), "resolved": resolved, "scope": asdict(scope)}
@@ -52,10 +54,10 @@ def write_images(run: RunDirectory, scope: Scope, size: int) -> None:
     """Write training images, and samples: one file per twin, under the name of every step."""
     rng = np.random.default_rng(1)
     for twin in TWINS:
-        key = {"ids": identifiers(IMAGES).tolist(), "images": "made up"}
-        with run.artefact(run.images(f"train-{twin}"), key) as temporary:
-            save_array(temporary, rng.integers(0, 256, (IMAGES, size, size, 3), np.uint8))
-        first, *others = (run.samples(twin, step) for step in scope.steps)
+        key = {"ids": identifiers(measuring_speed.IMAGES).tolist(), "images": "made up"}
+        with run.artefact(run.place(IMAGES, f"train-{twin}"), key) as temporary:
+            save_array(temporary, rng.integers(0, 256, (measuring_speed.IMAGES, size, size, 3), np.uint8))
+        first, *others = (run.place(SAMPLES, f"{twin}/{step}") for step in scope.steps)
         first.parent.mkdir(parents=True, exist_ok=True)
         save_array(first, rng.integers(0, 256, (scope.n_samples, size, size, 3), np.uint8))
         for path in others:

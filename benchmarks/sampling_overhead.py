@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
+from auditor.run.places import SAMPLES
+
 LIMIT = 1.10
 PEAK_SAMPLES = 1024  # 12 MiB of images; four times as many are 48 MiB
 WARM_SAMPLES = 128
@@ -82,7 +84,7 @@ def stage(model, n: int, batch: int, steps: int) -> Iterator[int]:
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
-        path = run.samples("a", 1)
+        path = run.place(SAMPLES, "a/1")
         yield from run.build(path, KEY, n, batch, lambda rows: sample_batch(model, list(rows), "ddim", steps))
 
 

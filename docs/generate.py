@@ -5,11 +5,13 @@ docs/metrics.md and docs/report.schema.json are whole; in docs/formats.md the se
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import auditor
 from auditor import registry
 from auditor.records import VERDICTS
 from auditor.reports.formats.json import SCHEMA_VERSION
@@ -41,17 +43,18 @@ smaller score is more member-like; the larger twin ratio is. A query is one imag
   levels; L/2 queries. arXiv 2509.25003.
 - **PIA**: ‖e - f(α_t x_0 + σ_t e, t)‖₄⁴/d with e = f(x_0, 0), at the same levels; L/2 + 1 queries. arXiv 2305.18355.
 - **SecMI**: ‖ψ(φ(x_t)) - x_t‖²/d, φ being the DDIM step without noise from t to t + k, ψ the one back, k = T/100, and
-  x_t reached from x_0 by such steps; t = 0, k, ..., 10 k; 11 queries beside the one at t = 0, which PIA asks. arXiv
-  2302.01316, its statistic; no second network is trained on the differences.
+  x_t reached from x_0 by such steps; t = 0, k, ..., 10 k; 12 queries, the one at t = 0 with them. arXiv 2302.01316, its
+  statistic; no second network is trained on the differences.
 
-At the default of L = 16 that is 28 queries for each own and held-out image, 56 in all, while the losses take 32 for
-each own, other and held-out image, 96: the attacks add 58 % to them (88 % for a single training). SimA and PIA stop at
+At the default of L = 16 that is 29 queries for each own and held-out image, 58 in all, while the losses take 32 for
+each own, other and held-out image, 96: the attacks add 60 % to them (91 % for a single training). SimA and PIA stop at
 half of the process: their authors, too, score images where there is little noise, and with all levels the attacks on a
 single training would cost more than its losses. k and 10 k are those of SecMI's authors. Images, classes, scaling and
-autoencoder are those of the losses; the scores of every image are in `attack-scores/`. These three take part wherever
-there are training and held-out images and a model. A quick audit leaves SecMI out, whose calls, each of which waits for
-the one before, would take longer than the losses; and SimA and PIA where fewer than 400 held-out images are measured,
-since then no attack can be judged at a false-positive rate of 1 %.
+autoencoder are those of the losses; the scores of every image are in `attack-scores/`, SecMI's in files of their own,
+so that a quick audit can be completed. These three take part wherever there are training and held-out images and a
+model. A quick audit leaves SecMI out, whose calls, each of which waits for the one before, would take longer than the
+losses; and SimA and PIA where fewer than 400 held-out images are measured, since then no attack can be judged at a
+false-positive rate of 1 %.
 
 An attack that finds few does not show that none would find more. SecMI at its later times does not tell a network that
 has memorized everything: from any image its path is straight until another training image is nearer, so that
@@ -225,7 +228,24 @@ def rows(columns: Sequence[tables.Column], **known: dict[str, Any]) -> dict[str,
     return {"type": "array", "items": record(each)}
 
 
+def architecture_page(page: str) -> str:
+    """Return docs/architecture.md with its table of rooms made anew: the first line of each room's docstring."""
+    root = Path(auditor.__file__).parent
+    hall = sorted(path for path in root.glob("*.py") if not path.name.startswith("__"))
+    rooms = sorted(path for path in root.glob("*/__init__.py"))
+    lines = ["| room | what it owns |", "|---|---|"]
+    for path in (*hall, *rooms):
+        name = path.name if path in hall else f"{path.parent.name}/"
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        lines.append(f"| `{name}` | {first.strip().rstrip('.').replace('``', '`')} |")
+    before, rest = page.split("<!-- rooms -->")
+    after = rest.split("<!-- end of rooms -->")[1]
+    return before + "<!-- rooms -->\n" + "\n".join(lines) + "\n<!-- end of rooms -->" + after
+
+
 if __name__ == "__main__":
+    rooms = Path(__file__).with_name("architecture.md")
+    rooms.write_text(architecture_page(rooms.read_text()))
     Path(__file__).with_name("metrics.md").write_text(page())
     formats = Path(__file__).with_name("formats.md")
     formats.write_text(formats_page(formats.read_text()))

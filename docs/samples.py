@@ -19,6 +19,7 @@ from auditor.reports import LATER_TABLES, TOP_TABLES, album, read_report, write_
 from auditor.reports.charts.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
 from auditor.run import RunDirectory, tables
 from auditor.run.files import key_path
+from auditor.run.places import EVIDENCE, IMAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("sample_reports")  # from the root of the repository: reports that name the run name it so
@@ -51,13 +52,18 @@ def prune(source: RunDirectory, target: RunDirectory) -> None:
             shutil.copy(source.table(name), target.table(name))
     scope = record["scope"]
     for twin in TWINS:
-        copy_with_key(source.images(f"train-{twin}"), target.images(f"train-{twin}"))
+        copy_with_key(source.place(IMAGES, f"train-{twin}"), target.place(IMAGES, f"train-{twin}"))
         for step in scope["steps"]:
-            copy(source.samples(twin, step), target.samples(twin, step))
+            copy(source.place(places.SAMPLES, f"{twin}/{step}"), target.place(places.SAMPLES, f"{twin}/{step}"))
     for space in scope["spaces"]:
-        narrow(source.evidence(space, "heldout"), target.evidence(space, "heldout"), tables.HELDOUT, HELDOUT_COLUMNS)
+        narrow(
+            source.place(EVIDENCE, "heldout", space),
+            target.place(EVIDENCE, "heldout", space),
+            tables.HELDOUT,
+            HELDOUT_COLUMNS,
+        )
         for of in (f"{twin}/{step}" for twin in TWINS for step in scope["steps"]):
-            narrow(source.evidence(space, of), target.evidence(space, of), tables.EVIDENCE, KEPT)
+            narrow(source.place(EVIDENCE, of, space), target.place(EVIDENCE, of, space), tables.EVIDENCE, KEPT)
 
 
 def without_machine(value: Any, places: tuple[str, ...]) -> Any:

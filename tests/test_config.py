@@ -104,3 +104,16 @@ def test_every_setting_says_what_it_is_and_survives_a_file():
         if each.default is not None:
             written = list(each.default) if isinstance(each.default, tuple) else each.default  # as TOML has it
             assert checked_value(each.name, written, "x.toml") == each.default
+
+
+def test_a_further_training_beside_twins_is_named_as_all_further_ones_are_and_the_older_option_is_read_on():
+    twins = {"ckpts_a": "a", "ckpts_b": "b"}
+    named, older = resolve(twins | {"ckpts": ["a2=runs/a2"]}, None), resolve(twins | {"ckpts_a2": "runs/a2"}, None)
+    assert named == older and named.ckpts_a2 == "runs/a2" and named.ckpts == ()
+    with pytest.raises(AuditError, match="given twice"):
+        resolve(twins | {"ckpts": ["a2=x"], "ckpts_a2": "y"}, None)
+
+
+def test_three_named_trainings_stay_three_whatever_one_of_them_is_called():
+    names = ["a2=x", "y=y", "z=z"]
+    assert resolve({"ckpts": names, "train": names}, None).ckpts == tuple(names)

@@ -58,7 +58,7 @@ CONTRACTS = {
     "charts": "a file of reports/charts/: its charts",
 }
 SHARED_CLASSES = 5  # public class names that stand in several files; may only fall
-SHARED_FUNCTIONS = 117  # public function names; may only fall
+SHARED_FUNCTIONS = 108  # public function names; may only fall
 
 
 def name_of(path: Path, root: Path) -> str:
@@ -133,7 +133,7 @@ def against_the_order(root: Path) -> list[str]:
 def circle(root: Path) -> list[str]:
     """Return the modules of one circle of imports, or none."""
     try:
-        TopologicalSorter(arrows(root)).prepare()
+        TopologicalSorter(arrows(root, for_types=False)).prepare()
     except CycleError as error:
         return error.args[1]
     return []
@@ -237,7 +237,7 @@ def test_scipy_costs_a_second_and_is_not_needed_to_read_a_run(path):
 
 
 def test_the_command_line_imports_no_module_of_ours_but_settings_and_errors_before_a_command_is_chosen():
-    at_start, loaded, waiting = arrows(ROOT, everywhere=False), set(), ["__main__"]
+    at_start, loaded, waiting = arrows(ROOT, everywhere=False, for_types=False), set(), ["__main__"]
     while waiting:
         module = waiting.pop()
         loaded.add(module)
@@ -281,7 +281,8 @@ def test_every_name_of_a_contract_is_one():
 
 
 def test_every_table_of_the_registry_has_its_folder():
-    assert EXTENSIONS.keys() == registry.TABLES.keys()
+    """A stage's folder also holds what stages share: tests/stages/test_contract.py compares these."""
+    assert EXTENSIONS.keys() | {"stage"} == registry.TABLES.keys()
 
 
 @pytest.mark.parametrize("folder", sorted(set(EXTENSIONS.values())))

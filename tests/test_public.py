@@ -49,6 +49,18 @@ def test_every_command_on_the_page_on_formats_names_options_that_there_are(audit
     assert given <= known, given - known
 
 
+def test_the_page_on_the_architecture_names_every_room_as_its_own_docstring_does():
+    """Remade by ``python docs/generate.py``."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        from generate import architecture_page
+    finally:
+        sys.path.remove(str(DOCS))
+    page = (DOCS / "architecture.md").read_text()
+    assert architecture_page(page) == page
+    assert all(f"| `{room.parent.name}/` |" in page for room in (DOCS.parent / "auditor").glob("*/__init__.py"))
+
+
 def test_the_page_on_metrics_is_what_the_code_says():
     """Remade by ``python docs/generate.py``."""
     sys.path.insert(0, str(DOCS))

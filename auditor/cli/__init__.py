@@ -1,4 +1,4 @@
-"""The command line: its verbs are in ``cli_*.py``. Parse, call, print; no arithmetic."""
+"""The command line, a file for each group of verbs. Parse, call, print; no arithmetic."""
 
 from __future__ import annotations
 

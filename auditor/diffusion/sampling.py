@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from auditor.diffusion.model import DiffusionModel
 from auditor.errors import AuditError, CheckpointError
 
 REVISION = 1
+WITHOUT_NOISE = "ddim"  # the sampler of U-turns and trajectories: where they end depends on one noise alone
 
 STOCHASTIC = ("ddpm", "published")
 PUBLISHED = {"clip_sample": False, "thresholding": False, "timestep_spacing": "leading", "steps_offset": 0}
@@ -150,3 +153,16 @@ def draw_batch(
                 "the network returns values that are not finite", f"seeds {seeds[0]} to {seeds[-1]}", "Leave it out."
             )
         return x
+
+
+def descending_times(scheduler: Mapping[str, Any]) -> np.ndarray:
+    """Return the times of the sampler without noise, in its usual number of steps, int64, descending."""
+    return np.array(_times_of(json.dumps(dict(scheduler), sort_keys=True)), dtype=np.int64)
+
+
+@cache
+def _times_of(scheduler: str) -> tuple[int, ...]:
+    """Return the same of a schedule as JSON; a plan asks once per checkpoint, and making a scheduler takes 5 ms."""
+    known = json.loads(scheduler)
+    steps = resolve_steps(WITHOUT_NOISE, None, known)
+    return tuple(int(t) for t in make_scheduler(WITHOUT_NOISE, steps, known).timesteps)

@@ -101,8 +101,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
             )
             for name, each in opened.items()
         },
-        scaling={twin: scaling(each) for twin, each in pixels.items() if not each.is_standard},
-        conditions=conditions(origin.conditions, settings),
+        scaling={twin: scaling_record(each) for twin, each in pixels.items() if not each.is_standard},
+        conditions=conditions_record(origin.conditions, settings),
         with_model=origin.given is None,
         pairs_samples=origin.given is None or origin.given.paired,
         sees_alike=len({each.text for each in pixels.values()}) == 1,
@@ -236,12 +236,12 @@ def facts_of_sets(pictures: Pictures, mirrored: bool) -> dict[str, Any]:
     }
 
 
-def scaling(pixels: Pixels) -> list[Any]:
+def scaling_record(pixels: Pixels) -> list[Any]:
     """Return how pictures are scaled for a network, as plain data: range, and mean or its digest."""
     return [pixels.low, pixels.high, pixels.mean if isinstance(pixels.mean, float) else digest_of(pixels.mean)]
 
 
-def conditions(drawn: Conditions | None, settings: checkpoints.ModelSettings) -> dict[str, Any]:
+def conditions_record(drawn: Conditions | None, settings: checkpoints.ModelSettings) -> dict[str, Any]:
     """Return under what samples are drawn, as plain data; nothing where the models are not conditional."""
     if drawn is None:
         return {}

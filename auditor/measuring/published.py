@@ -26,6 +26,7 @@ import pandas as pd
 from auditor.config import HEADLINE_SPACE, AuditConfig
 from auditor.records import Scores
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.scope import Scope
 from auditor.stages import published_losses
 from auditor.stats import intervals
@@ -84,17 +85,19 @@ def distance_rows(scope: Scope, pairs: Runs, onset: set[int]) -> Rows:
 
 def distances(run: RunDirectory, steps: Iterable[int]) -> np.ndarray:
     """Return 1 - r of two trainings' samples by step and seed, float64: half the squared distance of unit vectors."""
-    frames = (tables.read(run.evidence(HEADLINE_SPACE, f"a/{step}"), ["twin_distance"]) for step in steps)
+    frames = (tables.read(run.place(EVIDENCE, f"a/{step}", HEADLINE_SPACE), ["twin_distance"]) for step in steps)
     return np.array([np.asarray(each.twin_distance, dtype=float) ** 2 / 2 for each in frames])
 
 
 def loss_rows(scope: Scope, pairs: Runs, own: pd.DataFrame, onset: set[int]) -> Rows:
     """Return the held-out loss: the median over trainings of the mean over all cells, beside the tool's own."""
     of = {name: (run, "ab"[pair.index(name)]) for pair, run in pairs.items() for name in pair}
-    (place,) = published_losses.STAGE.places
     means = np.array(
         [
-            [tables.read(run.place(place, f"{letter}/{step}"), ["loss"]).loss.mean() for step in scope.steps]
+            [
+                tables.read(run.place(published_losses.STAGE.places[0], f"{letter}/{step}"), ["loss"]).loss.mean()
+                for step in scope.steps
+            ]
             for run, letter in of.values()
         ]
     )

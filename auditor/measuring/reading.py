@@ -13,6 +13,7 @@ from auditor.errors import AuditError
 from auditor.metrics import closer, gap
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
 
@@ -33,8 +34,8 @@ class EvidenceReader:
     ) -> None:
         self.run, self.space, self.n_samples, self.twins = run, space, n_samples, twins
         self.with_train, self.with_heldout = with_train, with_heldout
-        self._heldout = tables.arrays(run.evidence(space, "heldout")) if with_heldout and with_train else None
-        self.pool_table = tables.read(run.evidence(space, "pool")) if with_train else None
+        self._heldout = tables.arrays(run.place(EVIDENCE, "heldout", space)) if with_heldout and with_train else None
+        self.pool_table = tables.read(run.place(EVIDENCE, "pool", space)) if with_train else None
         self.pool = self._read_pool() if with_train else None
         self._index = index_of_halves(self.pool) if self.pool else {}
         self._spacing = {twin: self._read_spacing(twin) for twin in twins} if with_train else {}
@@ -48,7 +49,7 @@ class EvidenceReader:
 
     def _read_spacing(self, twin: str) -> pd.Series:
         """Return each training image's distance to the nearest one that is no duplicate of it, by id."""
-        frame = tables.read(self.run.evidence(self.space, f"train-{twin}"), ["id", "outside_distance"])
+        frame = tables.read(self.run.place(EVIDENCE, f"train-{twin}", self.space), ["id", "outside_distance"])
         return pd.Series(frame.outside_distance.to_numpy(float), index=pd.Index(frame.id, dtype=object))
 
     @property
@@ -74,7 +75,7 @@ class EvidenceReader:
         AuditError
             If seeds are missing: a missing sample is never counted as anything.
         """
-        path = self.run.evidence(self.space, f"{twin}/{step}")
+        path = self.run.place(EVIDENCE, f"{twin}/{step}", self.space)
         data = tables.arrays(path, self._columns())
         n = len(data["seed"])
         if n != self.n_samples:
@@ -85,7 +86,7 @@ class EvidenceReader:
 
     def read_control(self, name: str, twin: str) -> tuple[Evidence, Landing]:
         """Return the evidence of a control (``smooth``, ``copier``) that stands for a twin."""
-        data = tables.arrays(self.run.evidence(self.space, f"{name}-{twin}"), self._columns())
+        data = tables.arrays(self.run.place(EVIDENCE, f"{name}-{twin}", self.space), self._columns())
         return self._values(data, twin, -1)
 
     def _values(self, data: Mapping[str, Any], twin: str, step: int) -> tuple[Evidence, Landing | None]:

@@ -19,7 +19,7 @@ from auditor.run import RunDirectory, tables
 from auditor.run.places import EVIDENCE
 from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
-from auditor.stages import agreement, losses, stages
+from auditor.stages import agreement, coverage, losses, stages
 from auditor.stats import intervals
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
@@ -117,7 +117,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {space: reader.pool_table for space, reader in trained.items()},
         {space: reader.nearest_in_pool() for space, reader in trained.items()},
         read_coverage(run, scope),
-        tables.read(run.evidence(scope.picture_space, "heldout"))
+        tables.read(run.place(EVIDENCE, "heldout", scope.picture_space))
         if scope.with_samples and trained and scope.with_heldout
         else None,
         {
@@ -171,7 +171,7 @@ def read_stages(run: RunDirectory, twin: str, step: int, space: str = "") -> dic
 
 def same_data_distance(run: RunDirectory, space: str, step: int, seeds: np.ndarray) -> np.ndarray:
     """Return how far the samples of both trainings on half a are from each other, by seed."""
-    table = tables.read(run.same_data.evidence(space, f"a/{step}"), ["seed", "twin_distance"]).set_index("seed")
+    table = tables.read(run.same_data.place(EVIDENCE, f"a/{step}", space), ["seed", "twin_distance"]).set_index("seed")
     return table.twin_distance.reindex(seeds).to_numpy()
 
 
@@ -194,7 +194,9 @@ def read_coverage(run: RunDirectory, scope: Scope) -> dict[tuple[int, str], np.n
     if not scope.with_heldout or not scope.with_samples:
         return {}
     return {
-        (step, twin): tables.arrays(run.evidence(scope.picture_space, f"{twin}/{step}.coverage"))["distance"]
+        (step, twin): tables.arrays(run.place(coverage.STAGE.places[0], f"{twin}/{step}", scope.picture_space))[
+            "distance"
+        ]
         for step in scope.steps
         for twin in scope.twins
     }

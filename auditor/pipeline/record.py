@@ -77,7 +77,7 @@ def record(loaded: Loaded, status: str, seconds: Mapping[str, float], checks: Ma
             "loss_log_snr": asked.level_log_snr.round(4).tolist(),
             **{name: value for each in stages().values() for name, value in each.resolved(asked).items()},
         },
-        "scope": asdict(asked.scope),
+        "scope": asked.scope.as_record(),
         "budgets": asdict(asked.budgets),
         "sets": {name: {"images": each.originals, "digest": each.digest} for name, each in asked.sets.items()},
         "notes": list(loaded.notes),

@@ -146,7 +146,7 @@ def audit(
     published.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
     facts = record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
-    facts |= {"given": asdict(config), "scope": asdict(scope), "budgets": asdict(budgets), "notes": notes}
+    facts |= {"given": asdict(config), "scope": scope.as_record(), "budgets": asdict(budgets), "notes": notes}
     run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
     pipeline.write_page(run)
 
@@ -197,9 +197,9 @@ def named_checkpoints(pair: Pair, loaded: Loaded) -> list[dict[str, Any]]:
 
 def prepare_same_data(config: AuditConfig, loaded: Loaded, run: RunDirectory, say: Say) -> Loaded:
     """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
-    alone = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")} | {"u_turns": 0, "trajectories": 0}
+    alone = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")}
     steps = ",".join(map(str, loaded.pair.steps))
-    plain = replace(config, **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
+    plain = replace(config.without_extras(), **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
     found = inputs.prepare(plain, run.same_data, say)
     missing = sorted(set(loaded.pair.steps) - set(found.pair.steps))
     if missing:

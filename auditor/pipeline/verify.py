@@ -195,10 +195,10 @@ def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[st
 
 def asked_of(run: RunDirectory, record: Mapping[str, Any]) -> Asked:
     """Return what a run was asked for, from what it says of itself."""
-    return from_record(run, record, checkpoint_digests(run))
+    return from_record(run, record, digests_of(run))
 
 
-def checkpoint_digests(run: RunDirectory) -> dict[str, str]:
+def digests_of(run: RunDirectory) -> dict[str, str]:
     """Return the digest of every audited checkpoint by twin/step."""
     frame = tables.read(run.table("checkpoints"))
     return {f"{row.twin}/{row.step}": row.digest for row in frame[frame.audited].itertuples()}
@@ -206,7 +206,7 @@ def checkpoint_digests(run: RunDirectory) -> dict[str, str]:
 
 def problems_of(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is missing, too short, of other bytes or another key, or made from something else."""
-    asked, digests = asked_of(run, record), checkpoint_digests(run)
+    asked, digests = asked_of(run, record), digests_of(run)
     if asked.scope.same_data:
         within = problems_of(run.same_data, run.same_data.read_record())
         yield from (f"{run.same_data.root.name}/{each}" for each in within)

@@ -23,6 +23,7 @@ from auditor.errors import AuditError
 from auditor.neighbors import is_copy
 from auditor.records import TWINS, other_twin
 from auditor.run import RunDirectory, restored, tables
+from auditor.run.places import EVIDENCE, IMAGES, SAMPLES
 from auditor.scope import Scope
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ class Album:
 
     def _evidence(self, space: str, twin: str, step: int) -> dict[str, Any]:
         """Return the columns of one evidence table that cases are made of."""
-        return tables.arrays(self.run.evidence(space, f"{twin}/{step}"), COLUMNS)
+        return tables.arrays(self.run.place(EVIDENCE, f"{twin}/{step}", space), COLUMNS)
 
     def _case(self, space: str, twin: str, step: int, seed: int, data: Mapping[str, Mapping[str, Any]]) -> Case:
         rows = {each: self._row(found["seed"], seed) for each, found in data.items()}
@@ -280,7 +281,7 @@ class Album:
 
     def _sample(self, twin: str, step: int, seed: int) -> Picture:
         """Return a sample; row i of a sample file has seed ``first seed + i``."""
-        path, row = self.run.samples(twin, step), seed - self.scope.seed
+        path, row = self.run.place(SAMPLES, f"{twin}/{step}"), seed - self.scope.seed
         images, reason = self._open(path)
         if images is not None and not 0 <= row < len(images):
             images, reason = None, f"{self._name(path)} holds no seed {seed}"
@@ -294,7 +295,7 @@ class Album:
         """Return a training image by id, of those that the run keeps."""
         if not image_id:
             return Picture("", None, NO_TRAINING if half in self.scope.twins else NO_TWIN)
-        path = self.run.images(f"train-{half}")
+        path = self.run.place(IMAGES, f"train-{half}")
         images, reason = self._open(path)
         row = self._rows[half].get(image_id)
         if images is not None and (row is None or row >= len(images)):
@@ -304,7 +305,7 @@ class Album:
     @cached_property
     def _rows(self) -> dict[str, dict[str, int]]:
         """The row of each kept training image, by half and id."""
-        keys = {half: self.run.key(self.run.images(f"train-{half}")) or {} for half in TWINS}
+        keys = {half: self.run.key(self.run.place(IMAGES, f"train-{half}")) or {} for half in TWINS}
         return {half: {name: row for row, name in enumerate(key.get("ids", ()))} for half, key in keys.items()}
 
     def _open(self, path: Path) -> tuple[np.ndarray | None, str]:

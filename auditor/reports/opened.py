@@ -17,6 +17,7 @@ from auditor.reports import Report, gate, printable, read_report
 from auditor.reports.album import Album, refuse_pairs
 from auditor.reports.formats.terminal import legend, table_columns
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +112,7 @@ class OpenedRun:
             self._those("step", step, scope.steps),
         )
         parts = [
-            tables.read(run.evidence(each, f"{t}/{s}"), wanted).assign(space=each, twin=t, step=s)
+            tables.read(run.place(EVIDENCE, f"{t}/{s}", each), wanted).assign(space=each, twin=t, step=s)
             for each, t, s in places
         ]
         joined = pd.concat(parts, ignore_index=True)

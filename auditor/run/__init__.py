@@ -39,7 +39,7 @@ from auditor.run.files import (
     write_beside,
     write_json,
 )
-from auditor.run.places import EVIDENCE, IMAGES, SAMPLES, Place
+from auditor.run.places import FilePlace
 
 T = TypeVar("T")
 FORMAT_VERSION = 1  # of the run directory; raised when an older auditor could misread a newer run
@@ -77,18 +77,6 @@ class RunDirectory:
     def table(self, name: str) -> Path:
         """One of the top tables: checkpoints, measurements, metrics, onsets, verdicts."""
         return self.root / f"{name}.parquet"
-
-    def samples(self, twin: str, step: int) -> Path:
-        """uint8 ``[n, h, w, c]``; row i has seed ``first seed + i``."""
-        return self.place(SAMPLES, f"{twin}/{step}")
-
-    def evidence(self, space: str, of: str) -> Path:
-        """One row per seed (``of`` = ``twin/step``) or per image (``heldout``, ``train-a``, ``train-b``)."""
-        return self.place(EVIDENCE, of, space)
-
-    def images(self, name: str) -> Path:
-        """The images of a set that are somebody's neighbour, as the model sees them."""
-        return self.place(IMAGES, name)
 
     @property
     def same_data(self) -> RunDirectory:
@@ -244,7 +232,7 @@ class RunDirectory:
         path.unlink(missing_ok=True)
         key_path(path).unlink(missing_ok=True)
 
-    def place(self, place: Place, of: str, space: str = "") -> Path:
+    def place(self, place: FilePlace, of: str, space: str = "") -> Path:
         """Return where the file of an image set, a control, or twin/step lies, in a space where there are any."""
         return self.root / place.file(of, space)
 

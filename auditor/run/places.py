@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Place:
+class FilePlace:
     """Where the files of one kind lie: ``folder/[space/]of[.part]suffix``."""
 
     folder: str
@@ -21,6 +21,6 @@ class Place:
 
 
 # What reports read; the stages that write them import these.
-SAMPLES = Place("samples", ".npy")  # uint8 [n, h, w, c]; row i has the run's first seed + i
-EVIDENCE = Place("evidence")  # one row per seed (of = twin/step) or per image (heldout, train-a, train-b)
-IMAGES = Place("images", ".npy")  # the images of a set that are somebody's neighbor, as the model sees them
+SAMPLES = FilePlace("samples", ".npy")  # uint8 [n, h, w, c]; row i has the run's first seed + i
+EVIDENCE = FilePlace("evidence")  # one row per seed (of = twin/step) or per image (heldout, train-a, train-b)
+IMAGES = FilePlace("images", ".npy")  # the images of a set that are somebody's neighbor, as the model sees them

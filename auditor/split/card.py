@@ -20,7 +20,7 @@ from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
 from auditor.split import SETS, Split, grouped
 from auditor.split.items import Items, Options
-from auditor.stages.nearest import nearest_of_another_group
+from auditor.stages.halves import nearest_of_another_group
 from auditor.stats.relabeling import Pool, exchangeability, relabel, two_sided_p
 
 SCHEMA_VERSION = 1

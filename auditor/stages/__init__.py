@@ -20,7 +20,7 @@ from auditor import registry
 from auditor.inputs.asked import Asked
 from auditor.run import RunDirectory
 from auditor.run.files import as_json
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.run.tables import Column
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class Stage(ABC):
     name: ClassVar[str]  # in Python and the registry
     word: ClassVar[str]  # in the plan and run.json
     per: ClassVar[str]  # "set", "control", "checkpoint" or "step"
-    places: ClassVar[tuple[Place, ...]]  # of its files, the one whose key counts first
+    places: ClassVar[tuple[FilePlace, ...]]  # of its files, the one whose key counts first
     columns: ClassVar[tuple[Column, ...]] = ()  # of its table; none where it writes an array
     made_from: ClassVar[tuple[str, ...]] = ()  # stages that it needs of the same checkpoint
     among_sets: ClassVar[bool] = False  # needs the features of every image set in its space
     row_bytes: ClassVar[int] = 0  # of a compressed row of its table, measured on the demo
-    transient: ClassVar[tuple[Place, ...]] = ()  # files that need not exist once all that needs them is up to date
+    transient: ClassVar[tuple[FilePlace, ...]] = ()  # files that need not exist once all that needs them is up to date
     by_space: ClassVar[bool] = False  # its files lie in a folder per space
     network: ClassVar[bool] = False  # asks the network of one checkpoint
     alone: ClassVar[bool] = False  # depends on one training, so that the pairs of three or more share it

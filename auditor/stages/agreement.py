@@ -21,14 +21,14 @@ from auditor.images import scales
 from auditor.inputs.asked import Asked
 from auditor.records import TWINS, Agreement, CellScales, LossTable, other_twin
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Cost, Item, Stage, Task, chosen, keys, losses, step_of
 from auditor.stages.bench import Bench
 
 REVISION = 2
 HALVES = ("a", "b")
 ENCODED_AT_ONCE = 64
-SCALES = Place("agreement", part=".scales", by_step=True)  # one row per image and scale
+SCALES = FilePlace("agreement", part=".scales", by_step=True)  # one row per image and scale
 MEMORIZER = ("noise_loss", "error", "along", "reach", "spread", "sharing", "largest", "shell")
 COLUMNS = (
     "cosine",
@@ -134,7 +134,7 @@ class AgreementStage(Stage):
     """One row per image and noise level, and beside it one per image and scale of the pictures."""
 
     name, word, per = "agreement", "agreement", "step"
-    places = (Place("agreement", by_step=True), SCALES)
+    places = (FilePlace("agreement", by_step=True), SCALES)
     columns = tables.AGREEMENT
     row_bytes = 140
 
@@ -189,7 +189,7 @@ class AgreementStage(Stage):
             for scale in in_scales["loss_a"]:
                 add_rows(by_scale, name, ids, [scale], {key: values[scale] for key, values in in_scales.items()})
             add_rows(columns, name, ids, asked.times.tolist(), cell_columns(noise_of, flat, x_t, halves, abar))
-        bench.write(task, joined(columns), joined(by_scale), columns=[tables.AGREEMENT, tables.CELL_SCALES])
+        bench.write(task, as_columns(columns), as_columns(by_scale), columns=[tables.AGREEMENT, tables.CELL_SCALES])
         for place in places.values():
             bench.run.drop(place)
         yield 0
@@ -230,7 +230,7 @@ def add_rows(
         columns[each].append(values.ravel())
 
 
-def joined(columns: Mapping[str, Any]) -> dict[str, Any]:
+def as_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return columns with their parts joined; those of names and times are whole."""
     return {
         name: np.concatenate(values) if len(values) and isinstance(values[0], np.ndarray) else values

@@ -30,7 +30,7 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, chosen, keys
 from auditor.stages.bench import Bench
 
@@ -181,7 +181,7 @@ class AttackScores(Stage):
     """One row per image, attack and time, of own and held-out images: SimA and PIA."""
 
     name, word, per = "attack_scores", "attack-scores", "checkpoint"
-    places = (Place("attack-scores"),)
+    places = (FilePlace("attack-scores"),)
     columns = tables.ATTACK_SCORES
     network = True
     row_bytes = 12
@@ -201,11 +201,11 @@ class AttackScores(Stage):
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of images, attacks and times; a table of earlier versions has more."""
-        return sum(attacked(asked, of).values()) * len(columns(self.times(asked)))
+        return sum(asked_sets(asked, of).values()) * len(columns(self.times(asked)))
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the calls for all images, a batch at a time."""
-        n, batch, times = sum(attacked(asked, of).values()), asked.batch_size, self.times(asked)
+        n, batch, times = sum(asked_sets(asked, of).values()), asked.batch_size, self.times(asked)
         return Cost(
             calls=sum(n_calls(min(batch, n - start), times, batch) for start in range(0, n, batch)),
             bytes=(self.rows(asked, of) or 0) * self.row_bytes,
@@ -214,7 +214,7 @@ class AttackScores(Stage):
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Ask one checkpoint about the own and held-out images of its losses; a batch of images is a resumable part."""
         asked, loaded, times = bench.asked, bench.loaded, self.times(bench.asked)
-        images = chosen.each_of(loaded, attacked(asked, task.of))
+        images = chosen.each_of(loaded, asked_sets(asked, task.of))
 
         def compute(rows: range) -> np.ndarray:
             some = images[rows.start : rows.stop]
@@ -261,7 +261,7 @@ class SteppedScores(AttackScores):
     """The same for SecMI, whose calls wait for one another: a quick audit leaves it out, and a full one adds it."""
 
     name, word = "stepped_scores", "stepped-scores"
-    places = (Place("attack-scores", part=".stepped"),)
+    places = (FilePlace("attack-scores", part=".stepped"),)
     attacks = ("SecMI",)
 
     def resolved(self, asked: Asked) -> dict[str, Any]:
@@ -293,7 +293,7 @@ def attack_times_of(asked: Asked, with_steps: bool) -> dict[str, np.ndarray]:
     return attack_times(asked.times, schedules.n_times(asked.scheduler), with_steps)
 
 
-def attacked(asked: Asked, of: str) -> dict[str, int]:
+def asked_sets(asked: Asked, of: str) -> dict[str, int]:
     """Return how many images of each set are scored: the model's own are members, held-out ones are not."""
     counted = chosen.loss_counts(asked)
     return {name: counted[name] for name in (f"train-{of.split('/')[0]}", "heldout")}

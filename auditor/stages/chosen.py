@@ -11,7 +11,7 @@ from auditor.inputs.loaded import Loaded
 from auditor.seeds import derived_seed
 
 
-def counts(asked: Asked, n: int) -> dict[str, int]:
+def image_counts(asked: Asked, n: int) -> dict[str, int]:
     """Return how many images of each set are taken where ``n`` are asked for: no mirrored, shared or blank ones."""
     return {
         name: min(n, each.originals if each.pooled_originals is None else each.pooled_originals)
@@ -21,10 +21,10 @@ def counts(asked: Asked, n: int) -> dict[str, int]:
 
 def loss_counts(asked: Asked) -> dict[str, int]:
     """Return on how many images of each set the loss is measured."""
-    return counts(asked, asked.config.loss_images)
+    return image_counts(asked, asked.config.loss_images)
 
 
-def rows_of(loaded: Loaded, name: str, n: int) -> np.ndarray:
+def eligible_rows(loaded: Loaded, name: str, n: int) -> np.ndarray:
     """Return which ``n`` images of a set are asked about, int64, ascending."""
     rng = np.random.default_rng(derived_seed("loss images", name, loaded.asked.config.seed))
     order = rng.permutation(loaded.asked.sets[name].originals)
@@ -32,14 +32,14 @@ def rows_of(loaded: Loaded, name: str, n: int) -> np.ndarray:
     return np.sort(eligible[:n])
 
 
-def loss_rows(loaded: Loaded, name: str) -> np.ndarray:
+def measured_rows(loaded: Loaded, name: str) -> np.ndarray:
     """Return on which images of a set the loss is measured, int64, ascending."""
-    return rows_of(loaded, name, loss_counts(loaded.asked)[name])
+    return eligible_rows(loaded, name, loss_counts(loaded.asked)[name])
 
 
 def each_of(loaded: Loaded, counted: dict[str, int]) -> list[tuple[str, int]]:
     """Return set and row of every image that is asked about, ``counted`` saying how many of each set."""
-    return [(name, int(i)) for name, n in counted.items() for i in rows_of(loaded, name, n)]
+    return [(name, int(i)) for name, n in counted.items() for i in eligible_rows(loaded, name, n)]
 
 
 def pictures_of(loaded: Loaded, images: Sequence[tuple[str, int]]) -> np.ndarray:

@@ -15,7 +15,7 @@ from auditor.diffusion.gaussian import Gaussian, fit, sample
 from auditor.diffusion.noise import draw, generators
 from auditor.inputs.asked import Asked
 from auditor.records import ImageSet
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
 from auditor.stages import Cost, Stage, Task, keys
@@ -54,12 +54,12 @@ def gaussian(bench: Bench, twin: str) -> Gaussian:
     return bench.once("gaussian", twin, make=lambda: fit(bench.loaded.sets[f"train-{twin}"].images))
 
 
-def size(name: str) -> int:
+def n_images(name: str) -> int:
     """Return how many images a control has."""
     return N_SMOOTH if name.startswith("smooth") else N_COPIES
 
 
-def drawn(scope: Scope) -> list[str]:
+def with_images(scope: Scope) -> list[str]:
     """Return the controls that have images of their own: ``smooth-a``, ``copier-b``, ..."""
     return [f"{name}-{twin}" for name in control_names(scope) if name != "heldout" for twin in scope.twins]
 
@@ -68,11 +68,11 @@ class Controls(Stage):
     """The images of a control, uint8 ``[n, h, w, c]``."""
 
     name, word, per = "controls", "control", "control"
-    places = (Place("controls", ".npy"),)
+    places = (FilePlace("controls", ".npy"),)
 
     def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
         """Yield every control that has images of its own."""
-        yield from ((name, "") for name in drawn(asked.scope))
+        yield from ((name, "") for name in with_images(asked.scope))
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the images."""
@@ -81,11 +81,11 @@ class Controls(Stage):
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return how many images there are to be."""
-        return size(of)
+        return n_images(of)
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the bytes of the images."""
-        return Cost(bytes=size(of) * math.prod(asked.image_shape))
+        return Cost(bytes=n_images(of) * math.prod(asked.image_shape))
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Draw the images from one training half."""

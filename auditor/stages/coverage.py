@@ -10,7 +10,7 @@ from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Stage, Task, features, nearest
 from auditor.stages.bench import Bench
 
@@ -25,7 +25,7 @@ class Coverage(Stage):
     """One row per held-out image."""
 
     name, word, per = "coverage", "coverage", "checkpoint"
-    places = (Place("evidence", part=".coverage"),)
+    places = (FilePlace("evidence", part=".coverage"),)
     by_space = True
     columns = tables.COVERAGE
     made_from, among_sets, row_bytes = ("sample_features",), True, 8

@@ -11,7 +11,7 @@ import numpy as np
 from auditor import spaces
 from auditor.inputs.asked import Asked
 from auditor.records import Features
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.seeds import derived_seed
 from auditor.stages import Cost, Item, Stage, Task, controls, keys, stage
 from auditor.stages.bench import Bench
@@ -29,13 +29,13 @@ class SetFeatures(Stage):
     """float32 ``[n, d]`` of an image set or a control."""
 
     name, word, per = "features", "features", "set"
-    places = (Place("features", ".npy"),)
+    places = (FilePlace("features", ".npy"),)
     by_space = True
 
     def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
         """Yield every set and every control that has images of its own, in every space."""
         for space in set_spaces(asked):
-            yield from ((name, space) for name in (*asked.sets, *controls.drawn(asked.scope)))
+            yield from ((name, space) for name in (*asked.sets, *controls.with_images(asked.scope)))
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
         """Yield the control's images; those of a set are the user's."""
@@ -45,11 +45,11 @@ class SetFeatures(Stage):
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the vectors; how many there are does not."""
         source = keys.image_set(asked, of) if of in asked.sets else stage("controls").key(asked, of, "")
-        return keys.features(asked, space, source)
+        return keys.of_features(asked, space, source)
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return how many vectors there are to be."""
-        return asked.sets[of].images if of in asked.sets else controls.size(of)
+        return asked.sets[of].images if of in asked.sets else controls.n_images(of)
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return how many pictures are embedded."""
@@ -83,7 +83,7 @@ class SampleFeatures(SetFeatures):
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the vectors; how many there are does not."""
-        return keys.features(asked, space, stage("samples").key(asked, of, ""))
+        return keys.of_features(asked, space, stage("samples").key(asked, of, ""))
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return how many vectors there are to be."""

@@ -22,7 +22,7 @@ def machine(asked: Asked) -> dict[str, Any]:
     return {"batch_size": asked.batch_size, "device": asked.device.split(":")[0], **versions}
 
 
-def scaling(asked: Asked, twin: str) -> dict[str, Any]:
+def of_scaling(asked: Asked, twin: str) -> dict[str, Any]:
     """Return how pictures are scaled for the networks of a twin, where it is not to [-1, 1]."""
     return {"pixels": asked.scaling[twin]} if twin in asked.scaling else {}
 
@@ -37,7 +37,7 @@ def asked_images(asked: Asked, name: str) -> dict[str, Any]:
     return {"images": asked.sets[name].originals_digest}
 
 
-def classes(asked: Asked) -> dict[str, Any]:
+def of_classes(asked: Asked) -> dict[str, Any]:
     """Return what determines the classes of the images, where they are known."""
     known = {name: each.classes for name, each in asked.sets.items() if each.classes}
     return {"classes": known} if known else {}
@@ -56,23 +56,23 @@ def network(asked: Asked, of: str) -> dict[str, Any]:
         "times": asked.times.tolist(),
         "seed": asked.config.seed,
         "sets": {name: asked_images(asked, name) | restricted[name] for name in asked.sets},
-        **classes(asked),
-        **scaling(asked, twin),
+        **of_classes(asked),
+        **of_scaling(asked, twin),
         **machine(asked),
     }
 
 
-def features(asked: Asked, space: str, of: dict[str, Any]) -> dict[str, Any]:
+def of_features(asked: Asked, space: str, of: dict[str, Any]) -> dict[str, Any]:
     """Return what determines the features of samples or of an image set; ``of`` is their key."""
     return {"stage": "features", "space": space, "revision": asked.spaces[space].revision, "of": of}
 
 
-def references(asked: Asked) -> dict[str, Any]:
+def of_references(asked: Asked) -> dict[str, Any]:
     """Return the sets that samples are compared with, and who is in the pool."""
     trained = {name: each for name, each in asked.sets.items() if each.pooled is not None}
     return {name: image_set(asked, name) for name in asked.sets} | {
         "pool": [each.pooled for each in trained.values()],
         "pool_seed": asked.config.seed,
         "groups": {name: each.groups for name, each in trained.items() if each.groups},
-        **classes(asked),
+        **of_classes(asked),
     }

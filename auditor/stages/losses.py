@@ -21,23 +21,23 @@ from auditor.inputs.loaded import Loaded
 from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
 from auditor.run.files import save_array
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, chosen, controls, expected_key, keys
 from auditor.stages.bench import Bench
 
 IMAGES_AT_ONCE = 32  # images whose cells make one resumable part
 ENCODED_AT_ONCE = 64
-PREDICTIONS = Place("predictions", ".npy")  # float32 [cells, 2, d], the noise predicted in eps and in -eps
+PREDICTIONS = FilePlace("predictions", ".npy")  # float32 [cells, 2, d], the noise predicted in eps and in -eps
 
 
 class Losses(Stage):
     """One row per image and noise level."""
 
     name, word, per = "losses", "losses", "checkpoint"
-    places = (Place("losses"),)
+    places = (FilePlace("losses"),)
     columns = tables.LOSSES
     row_bytes = 12
-    transient: ClassVar[tuple[Place, ...]] = (PREDICTIONS,)
+    transient: ClassVar[tuple[FilePlace, ...]] = (PREDICTIONS,)
     network = True
 
     def applies(self, asked: Asked) -> bool:
@@ -149,7 +149,7 @@ def part_list(asked: Asked) -> list[tuple[str, int]]:
 
 def cell_inputs(loaded: Loaded, name: str, start: int, model: DiffusionModel) -> tuple[np.ndarray, list[str], Any]:
     """Return pictures, ids and noise of the images of one part."""
-    rows = chosen.loss_rows(loaded, name)[start : start + IMAGES_AT_ONCE]
+    rows = chosen.measured_rows(loaded, name)[start : start + IMAGES_AT_ONCE]
     h, w, c = model.x_shape
     ids = [loaded.sets[name].ids[i] for i in rows]
     n_levels = len(loaded.asked.times)
@@ -161,7 +161,7 @@ def loss_part(loaded: Loaded, model: DiffusionModel, name: str, start: int) -> n
     """Return losses and predicted noise of the images of one part, ``[n_images, n_levels, 1 + 2 d]``."""
     asked = loaded.asked
     pictures, _, eps = cell_inputs(loaded, name, start, model)
-    rows = chosen.loss_rows(loaded, name)[start : start + len(pictures)]
+    rows = chosen.measured_rows(loaded, name)[start : start + len(pictures)]
     classes = loaded.classes[name][rows] if name in loaded.classes else None
     found = denoising.predict(model, pictures, eps, asked.times, asked.batch_size, asked.device, classes)
     noise_of = found.noise.reshape(*found.losses.shape, -1)
@@ -174,7 +174,7 @@ def loss_columns(loaded: Loaded, twin: str, parts: list[np.ndarray]) -> dict[str
     losses = [np.asarray(part[..., 0], float) for part in parts]
     columns: dict[str, Any] = {"set": [], "id": [], "t": [], "loss": np.concatenate([x.ravel() for x in losses])}
     for (name, start), part in zip(part_list(loaded.asked), losses, strict=True):
-        rows = chosen.loss_rows(loaded, name)[start : start + len(part)]
+        rows = chosen.measured_rows(loaded, name)[start : start + len(part)]
         columns["set"] += [roles[name]] * part.size
         columns["id"] += [loaded.sets[name].ids[i] for i in rows for _ in times]
         columns["t"] += times.tolist() * len(part)

@@ -179,10 +179,10 @@ class SampleEvidence(Stage):
         return {
             "stage": "evidence",
             "revision": REVISION,
-            "samples": keys.features(asked, space, samples.key(asked, of, "")),
+            "samples": keys.of_features(asked, space, samples.key(asked, of, "")),
             **({"twin_samples": samples.key(asked, twin_of(of), "")} if paired(asked) else {}),
             "n_samples": asked.n_samples,
-            **keys.references(asked),
+            **keys.of_references(asked),
         }
 
     def rows(self, asked: Asked, of: str) -> int | None:
@@ -233,9 +233,9 @@ class ControlEvidence(SampleEvidence):
         return {
             "stage": "evidence",
             "revision": REVISION,
-            "samples": keys.features(asked, space, source),
+            "samples": keys.of_features(asked, space, source),
             "of": of,
-            **keys.references(asked),
+            **keys.of_references(asked),
             "seed": asked.config.seed,
         }
 
@@ -243,7 +243,7 @@ class ControlEvidence(SampleEvidence):
         """Return the number of pictures."""
         if of.startswith("heldout"):
             return asked.sets["heldout"].images // features.HELDOUT_FOLDS
-        return controls.size(of)
+        return controls.n_images(of)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest images of every picture of the control."""

@@ -11,7 +11,7 @@ from auditor.diffusion import denoising, noise, schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.inputs.asked import Asked
 from auditor.run import tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, keys
 from auditor.stages.bench import Bench
 
@@ -73,7 +73,7 @@ class PublishedLosses(Stage):
     name, word, per = "published_losses", "published-losses", "checkpoint"
     alone = True
     row_bytes = 10
-    places = (Place("losses", part=".published"),)
+    places = (FilePlace("losses", part=".published"),)
     columns = tables.PUBLISHED_LOSSES
     network = True
 

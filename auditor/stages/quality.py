@@ -16,7 +16,7 @@ from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.stages import Stage, Task, features, halves, stage
 from auditor.stages.bench import Bench
 from auditor.stages.features import drawn
@@ -185,7 +185,7 @@ class Quality(Stage):
     """One row per image set, statistic and block of seeds."""
 
     name, word, per = "quality", "quality", "checkpoint"
-    places = (Place("evidence", part=".quality"),)
+    places = (FilePlace("evidence", part=".quality"),)
     by_space = True
     columns = tables.QUALITY
     made_from, among_sets = ("sample_features",), True

@@ -44,7 +44,7 @@ class Samples(Stage):
             "sampling_steps": asked.sampling_steps,
             "first_seed": asked.config.seed,
             **asked.conditions,
-            **keys.scaling(asked, of.split("/")[0]),
+            **keys.of_scaling(asked, of.split("/")[0]),
             **keys.machine(asked),
         }
 

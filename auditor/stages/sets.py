@@ -130,9 +130,9 @@ class SetEvidence(Stage):
             "stage": "evidence",
             "revision": nearest.REVISION,
             "of": of,
-            "space": keys.features(asked, space, {}),
+            "space": keys.of_features(asked, space, {}),
             "n_samples": asked.n_samples,
-            **keys.references(asked),
+            **keys.of_references(asked),
         }
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:

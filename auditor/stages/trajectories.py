@@ -18,8 +18,8 @@ from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
-from auditor.stages import Cost, Stage, Task, agreement, u_turns
+from auditor.run.places import FilePlace
+from auditor.stages import Cost, Stage, Task, agreement
 from auditor.stages.bench import Bench
 
 REVISION = 1
@@ -35,7 +35,7 @@ class Trajectories:
 
 def state_times(levels: np.ndarray, scheduler: Mapping[str, Any]) -> np.ndarray:
     """Return the times of the states, int64, ascending: the sampler's own that are nearest to the losses' times."""
-    path = u_turns.descending_times(scheduler)
+    path = sampling.descending_times(scheduler)
     return np.unique([path[np.abs(path - t).argmin()] for t in levels])
 
 
@@ -44,7 +44,7 @@ def n_calls(n_seeds: int, levels: np.ndarray, scheduler: Mapping[str, Any], batc
     batches = -(-n_seeds // batch_size)
     asked = -(-n_seeds * len(state_times(levels, scheduler)) // batch_size)
     again = -(-n_seeds * len(levels) * 2 // batch_size)
-    return 2 * (batches * len(u_turns.descending_times(scheduler)) + 2 * asked + 2 * again)
+    return 2 * (batches * len(sampling.descending_times(scheduler)) + 2 * asked + 2 * again)
 
 
 def follow(
@@ -66,10 +66,10 @@ def follow(
 
     h, w, c = model.x_shape
     states, samples = [], []
-    steps = sampling.resolve_steps(u_turns.SAMPLER, None, model.scheduler)
+    steps = sampling.resolve_steps(sampling.WITHOUT_NOISE, None, model.scheduler)
     for start in range(0, len(seeds), batch_size):
         rows = list(seeds[start : start + batch_size])
-        stepper = sampling.make_scheduler(u_turns.SAMPLER, steps, model.scheduler)
+        stepper = sampling.make_scheduler(sampling.WITHOUT_NOISE, steps, model.scheduler)
         network = model.given(conditions.of(rows), conditions.guidance) if conditions else model.network
         with torch.inference_mode():
             x, seen = noise.draw(noise.generators(rows), (c, h, w), device) * stepper.init_noise_sigma, {}
@@ -108,7 +108,7 @@ class TrajectoryStage(Stage):
     """One row per seed and time: how predictions compare along trajectories and on samples noised again."""
 
     name, word, per = "trajectories", "trajectories", "step"
-    places = (Place("trajectories", by_step=True),)
+    places = (FilePlace("trajectories", by_step=True),)
     columns = tables.AGREEMENT
     row_bytes = agreement.AgreementStage.row_bytes
 
@@ -172,7 +172,7 @@ class TrajectoryStage(Stage):
                 predictions = {other: said[twin, other] for other in twins}
                 found = agreement.cell_columns(predictions, noise_of, z, halves, abar[at])
                 agreement.add_rows(columns, f"{name}-{twin}", ids, at.tolist(), found)
-        bench.write(task, agreement.joined(columns))
+        bench.write(task, agreement.as_columns(columns))
         yield task.calls
 
     def read(self, run: RunDirectory, twin: str, step: int, space: str) -> dict[str, Any]:

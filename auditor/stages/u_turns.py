@@ -19,34 +19,27 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.records import Features, UTurns
 from auditor.run import RunDirectory, tables
-from auditor.run.places import Place
+from auditor.run.places import FilePlace
 from auditor.spaces.pixel import PixelSpace
 from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys
 from auditor.stages.bench import Bench
 
 REVISION = 1
-SAMPLER = "ddim"  # without noise: what comes back depends on the image and one noise alone
 SEARCHED_AT_ONCE = 8192  # images that what comes back is searched among, a block at a time
 SHARES = (0.1, 0.2, 0.4, 0.6)  # of the process, at which images turn
 
 
 def turning_times(scheduler: Mapping[str, Any]) -> np.ndarray:
     """Return the times at which images turn, int64, ascending: the sampler's own that are nearest to the shares."""
-    path = descending_times(scheduler)
+    path = sampling.descending_times(scheduler)
     nearest = [path[np.abs(path - share * schedules.n_times(scheduler)).argmin()] for share in SHARES]
     return np.unique(nearest)
-
-
-def descending_times(scheduler: Mapping[str, Any]) -> np.ndarray:
-    """Return the times of the sampler, int64, descending."""
-    steps = sampling.resolve_steps(SAMPLER, None, scheduler)
-    return np.asarray(sampling.make_scheduler(SAMPLER, steps, scheduler).timesteps, dtype=np.int64)
 
 
 def n_calls(n_images: int, scheduler: Mapping[str, Any], batch_size: int) -> int:
     """Return how many network calls the U-turns of some images take."""
     times = turning_times(scheduler)
-    return sum(-(-n_images * int((times >= t).sum()) // batch_size) for t in descending_times(scheduler))
+    return sum(-(-n_images * int((times >= t).sum()) // batch_size) for t in sampling.descending_times(scheduler))
 
 
 def come_back(
@@ -79,7 +72,9 @@ def come_back(
 
     times, numbers = turning_times(model.scheduler), np.full(len(images), -1) if numbers is None else numbers
     start, numbers = np.tile(times, len(images)), np.repeat(numbers, len(times))
-    stepper = sampling.make_scheduler(SAMPLER, len(descending_times(model.scheduler)), model.scheduler)
+    stepper = sampling.make_scheduler(
+        sampling.WITHOUT_NOISE, len(sampling.descending_times(model.scheduler)), model.scheduler
+    )
     with torch.inference_mode():
         x0 = model.codec.encode(images, device).repeat_interleave(len(times), 0)
         x = noised(model.scheduler, x0, eps.flatten(0, 1).to(device), start)
@@ -113,7 +108,7 @@ class UTurnStage(Stage):
     """One row per image and time: what comes back when it is noised and denoised again."""
 
     name, word, per = "u_turns", "u-turns", "checkpoint"
-    places = (Place("u-turns"),)
+    places = (FilePlace("u-turns"),)
     columns = tables.U_TURNS
     row_bytes = 16
     network = True
@@ -137,11 +132,11 @@ class UTurnStage(Stage):
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of images and times."""
-        return sum(chosen.counts(asked, asked.config.u_turns).values()) * len(turning_times(asked.scheduler))
+        return sum(chosen.image_counts(asked, asked.config.u_turns).values()) * len(turning_times(asked.scheduler))
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the calls for all images, a batch at a time."""
-        n, batch = sum(chosen.counts(asked, asked.config.u_turns).values()), asked.batch_size
+        n, batch = sum(chosen.image_counts(asked, asked.config.u_turns).values()), asked.batch_size
         return Cost(
             calls=sum(n_calls(min(batch, n - at), asked.scheduler, batch) for at in range(0, n, batch)),
             bytes=(self.rows(asked, of) or 0) * self.row_bytes,
@@ -150,7 +145,7 @@ class UTurnStage(Stage):
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Noise images of every set and denoise them again by one checkpoint; a batch is a resumable part."""
         asked, loaded = bench.asked, bench.loaded
-        images = chosen.each_of(loaded, chosen.counts(asked, asked.config.u_turns))
+        images = chosen.each_of(loaded, chosen.image_counts(asked, asked.config.u_turns))
         times, (h, w, c) = turning_times(asked.scheduler), bench.network(task.of).x_shape
 
         def compute(rows: range) -> np.ndarray:

@@ -25,6 +25,7 @@ from auditor.measuring.series import Series, read_series
 from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.scope import Scope
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool, Relabeling, relabel
@@ -87,7 +88,7 @@ def positions(pool: Pool, half: str, ids: pd.Series) -> np.ndarray:
 def near_samples(series: Series, run: RunDirectory, step: int, twin: str, space: str) -> Near:
     """Return the pool neighbors of the samples of one checkpoint."""
     names = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in tables.RANKS]
-    frame = tables.read(run.evidence(space, f"{twin}/{step}"), names)
+    frame = tables.read(run.place(EVIDENCE, f"{twin}/{step}", space), names)
     columns = []
     for j in tables.RANKS:
         own = (frame[f"pool_role_{j}"] == "own").to_numpy()
@@ -99,7 +100,7 @@ def near_samples(series: Series, run: RunDirectory, step: int, twin: str, space:
 
 def near_heldout(pool: Pool, run: RunDirectory, space: str) -> Near:
     """Return the pool neighbors of held-out images: the eight nearest of both halves."""
-    frame = tables.read(run.evidence(space, "heldout"))
+    frame = tables.read(run.place(EVIDENCE, "heldout", space))
     index = np.column_stack([positions(pool, half, frame[f"{half}_id_{j}"]) for half in TWINS for j in tables.RANKS])
     distance = np.column_stack([frame[f"{half}_distance_{j}"] for half in TWINS for j in tables.RANKS])
     order = np.argsort(np.where(index < 0, np.inf, distance), axis=1, kind="stable")[:, : len(tables.RANKS)]

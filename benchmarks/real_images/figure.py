@@ -24,6 +24,8 @@ from auditor.reports import write_file
 from auditor.reports.charts import BLUE, COLORS, DASHES, MARKERS, VERMILLION, Bar, Chart, Curve, Panel, Style
 from auditor.reports.drawing.printed import picture
 from auditor.run import RunDirectory
+from auditor.run.places import EVIDENCE
+from auditor.stages import agreement
 from auditor.stats import intervals
 
 Pairs = Mapping[tuple[str, str], np.ndarray]  # by pair of trainings, float64 [steps]
@@ -82,7 +84,7 @@ def distances(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[int])
     """Return D(c) = 1 - r of the samples of each pair, mean over seeds."""
     found = {}
     for pair in pairs:
-        paths = [run.pair(*pair).evidence(HEADLINE_SPACE, f"a/{step}") for step in steps]
+        paths = [run.pair(*pair).place(EVIDENCE, f"a/{step}", HEADLINE_SPACE) for step in steps]
         frames = [pd.read_parquet(path, columns=["twin_distance"]) for path in paths]
         found[pair] = np.array([float((each.twin_distance.astype(float) ** 2).mean()) / 2 for each in frames])
     return found
@@ -120,7 +122,9 @@ def cosine_table(run: RunDirectory, pairs: list[tuple[str, str]], steps: list[in
     by_pair = {}
     for pair in pairs:
         for step in steps:
-            frame = pd.read_parquet(run.pair(*pair).root / f"agreement/{step}.parquet", columns=["set", "t", "cosine"])
+            frame = pd.read_parquet(
+                run.pair(*pair).place(agreement.STAGE.places[0], f"a/{step}"), columns=["set", "t", "cosine"]
+            )
             on = np.where(frame["set"].astype(str) == "heldout", "held-out", "own")  # own: trained on by one of the two
             for (t, where), value in frame.cosine.groupby([frame.t, on]).mean().items():
                 by_pair.setdefault((step, int(t), where), {})[pair] = float(value)

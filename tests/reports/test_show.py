@@ -26,9 +26,9 @@ def hostile(run_copy):
     old = frame.own_id_1[0]
     frame["own_id_1"] = frame.own_id_1.cat.rename_categories({old: HOSTILE})
     frame.to_parquet(path)
-    names = json.loads(key.read_text())
-    names["ids"] = [HOSTILE if each == old else each for each in names["ids"]]
-    key.write_text(json.dumps(names))
+    beside = json.loads(key.read_text())
+    beside["key"]["ids"] = [HOSTILE if each == old else each for each in beside["key"]["ids"]]
+    key.write_text(json.dumps(beside))
     return run_copy
 
 

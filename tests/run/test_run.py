@@ -18,6 +18,7 @@ from auditor.errors import AuditError
 from auditor.run import FORMAT_VERSION, RunDirectory
 from auditor.run import files as run_files_module
 from auditor.run.files import atomic, differences, part_path, parts_folder
+from auditor.run.places import SAMPLES
 
 KEY = {"stage": "samples", "steps": 50, "sizes": (8, 8)}
 OTHER_KEY = {**KEY, "steps": 100}
@@ -44,7 +45,7 @@ def run(tmp_path) -> RunDirectory:
 
 @pytest.fixture
 def path(run) -> Path:
-    return run.samples("a", 100)
+    return run.place(SAMPLES, "a/100")
 
 
 def build(run: RunDirectory, path: Path, n: int, work: Work, key: dict = KEY, batch_size: int = 4) -> list[int]:

@@ -12,6 +12,7 @@ from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import LEAST_IN_CLASS
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.stages import classes as classwise
 from auditor.stages import halves, nearest, sets
 from auditor.stages.halves import Reference
@@ -142,13 +143,15 @@ def write_run(root, samples: dict[str, np.ndarray], drawn: np.ndarray | None, fe
         mine, twins = (features("samples", samples[t]) for t in (twin, other_twin(twin)))
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(mine, twins, references, heldout, np.arange(N), classes=drawn)
-        tables.write(run.evidence("pixel", f"{twin}/100"), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/100", "pixel"), tables.EVIDENCE, rows)
         within = sets.train_rows(halves[twin], list(map(str, numbers)), halves[twin].clusters)
-        tables.write(run.evidence("pixel", f"train-{twin}"), tables.TRAIN, within)
+        tables.write(run.place(EVIDENCE, f"train-{twin}", "pixel"), tables.TRAIN, within)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(numbers))) for half in TWINS}
-    tables.write(run.evidence("pixel", "pool"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
+    tables.write(run.place(EVIDENCE, "pool", "pixel"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
     known = numbers if drawn is not None else None
-    tables.write(run.evidence("pixel", "heldout"), tables.HELDOUT, sets.heldout_rows(heldout, halves, classes=known))
+    tables.write(
+        run.place(EVIDENCE, "heldout", "pixel"), tables.HELDOUT, sets.heldout_rows(heldout, halves, classes=known)
+    )
     return EvidenceReader(run, "pixel", N, with_train=True, with_heldout=True)
 
 

@@ -22,6 +22,7 @@ from auditor.measuring import reading
 from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 from auditor.stages import losses, nearest, sets
 from auditor.stages.halves import Reference
 from auditor.stats.landing import own_share_both, own_share_one
@@ -57,16 +58,16 @@ def write_run(root, with_train: bool = True, with_heldout: bool = True) -> RunDi
         mine, twins = (features(f"samples-{t}", SAMPLES[t]) for t in (twin, other_twin(twin)))
         references = {"own": halves[twin], "other": halves[other_twin(twin)]} if with_train else {}
         rows = nearest.sample_rows(mine, twins, references, heldout, SEEDS)
-        tables.write(run.evidence(SPACE, f"{twin}/{STEP}"), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/{STEP}", SPACE), tables.EVIDENCE, rows)
     if with_train:
         pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(TRAIN[half]))) for half in TWINS}
-        tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
+        tables.write(run.place(EVIDENCE, "pool", SPACE), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
         for half, each in halves.items():
             digests = [f"{half}{cluster}" for cluster in CLUSTERS[half]]
             rows = sets.train_rows(each, digests, each.clusters)
-            tables.write(run.evidence(SPACE, f"train-{half}"), tables.TRAIN, rows)
+            tables.write(run.place(EVIDENCE, f"train-{half}", SPACE), tables.TRAIN, rows)
     if with_train and with_heldout:
-        tables.write(run.evidence(SPACE, "heldout"), tables.HELDOUT, sets.heldout_rows(heldout, halves))
+        tables.write(run.place(EVIDENCE, "heldout", SPACE), tables.HELDOUT, sets.heldout_rows(heldout, halves))
     return run
 
 
@@ -234,7 +235,7 @@ def test_copies_of_own_images_read_back_as_copies(tmp_path):
         rows = nearest.sample_rows(
             copies, copies, {"own": halves[twin], "other": halves[other_twin(twin)]}, None, SEEDS
         )
-        tables.write(run.evidence(SPACE, f"{twin}/1"), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), tables.EVIDENCE, rows)
     reader = EvidenceReader(run, SPACE, 5, with_train=True, with_heldout=True)
     read = {twin: reader.read(twin, 1) for twin in TWINS}
     for twin, (found, landing) in read.items():
@@ -255,7 +256,7 @@ def test_copies_of_own_images_read_back_as_copies(tmp_path):
 
 
 def test_the_table_names_the_nearest_images_and_their_roles(written):
-    frame = pd.read_parquet(written.run.evidence(SPACE, f"a/{STEP}"))
+    frame = pd.read_parquet(written.run.place(EVIDENCE, f"a/{STEP}", SPACE))
     assert list(frame.seed) == list(SEEDS)
     assert list(frame.own_id_1) == ["0001.png", "0002.png", "0002.png", "0004.png", "0001.png"]
     assert list(frame.own_id_2[:2]) == ["0002.png", "0003.png"]  # of equal distances the smaller id
@@ -268,7 +269,7 @@ def test_the_table_names_the_nearest_images_and_their_roles(written):
 
 def test_pool_distances_ascend_and_begin_with_the_nearer_half(written):
     for twin in TWINS:
-        frame = pd.read_parquet(written.run.evidence(SPACE, f"{twin}/{STEP}"))
+        frame = pd.read_parquet(written.run.place(EVIDENCE, f"{twin}/{STEP}", SPACE))
         pool = frame[[f"pool_distance_{j}" for j in range(1, 7)]].to_numpy()
         assert (np.diff(pool, axis=1) >= 0).all()
         np.testing.assert_array_equal(pool[:, 0], frame[["pool_own_distance", "pool_other_distance"]].min(axis=1))
@@ -276,13 +277,13 @@ def test_pool_distances_ascend_and_begin_with_the_nearer_half(written):
 
 def test_the_memorized_column_is_the_metric(written):
     for twin in TWINS:
-        frame = pd.read_parquet(written.run.evidence(SPACE, f"{twin}/{STEP}"))
+        frame = pd.read_parquet(written.run.place(EVIDENCE, f"{twin}/{STEP}", SPACE))
         scores = registry.lookup("metric", "memorized_fraction").scores(written.found[twin]).values
         np.testing.assert_array_equal(frame.memorized, scores == 1)
 
 
 def test_a_training_table_has_identity_and_neighbours_within_its_half(written):
-    frame = pd.read_parquet(written.run.evidence(SPACE, "train-a"))
+    frame = pd.read_parquet(written.run.place(EVIDENCE, "train-a", SPACE))
     assert list(frame.id) == ["0001.png", "0002.png", "0003.png", "0004.png"]
     assert list(frame.in_pool) == IN_POOL["a"] and list(frame.cluster) == CLUSTERS["a"]
     assert list(frame.own_id_1) == ["0002.png", "0003.png", "0002.png", "0001.png"]  # never itself
@@ -311,7 +312,7 @@ def test_pandas_reads_every_table_with_its_meaning_and_units(name, tmp_path):
 
 
 def test_the_written_tables_have_their_units(written):
-    attrs = pd.read_parquet(written.run.evidence(SPACE, f"a/{STEP}")).attrs
+    attrs = pd.read_parquet(written.run.place(EVIDENCE, f"a/{STEP}", SPACE)).attrs
     assert attrs["twin_distance"].endswith("[distance of the space]")
     assert attrs["own_distance_8"].endswith("[distance of the space]")
 
@@ -319,7 +320,7 @@ def test_the_written_tables_have_their_units(written):
 def test_equal_evidence_is_equal_bytes(written, tmp_path):
     again = write_run(tmp_path)
     for of in (f"a/{STEP}", f"b/{STEP}", "pool", "heldout", "train-a", "train-b"):
-        assert again.evidence(SPACE, of).read_bytes() == written.run.evidence(SPACE, of).read_bytes()
+        assert again.place(EVIDENCE, of, SPACE).read_bytes() == written.run.place(EVIDENCE, of, SPACE).read_bytes()
 
 
 # ---------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_a_missing_table_is_an_error_that_says_what_to_do(written):
 
 def test_without_training_images_neighbours_are_nan_and_unnamed(tmp_path):
     run = write_run(tmp_path, with_train=False)
-    frame = pd.read_parquet(run.evidence(SPACE, f"a/{STEP}"))
+    frame = pd.read_parquet(run.place(EVIDENCE, f"a/{STEP}", SPACE))
     about_train = [c for c in frame if c.startswith(("own_", "other_", "pool_"))]
     for column in about_train:
         missing = frame[column] == "" if "_id" in column or "_role_" in column else frame[column].isna()
@@ -383,13 +384,13 @@ def test_a_tie_of_both_halves_lands_on_both_however_many_images_tie(tmp_path):
     halves["b"] = Reference(features("train-b", [circle(10)[-1], *far]), np.ones(10, bool), np.arange(10))
     for half, each in halves.items():
         rows = sets.train_rows(each, ["x"] * 10, np.arange(10))
-        tables.write(run.evidence(SPACE, f"train-{half}"), tables.TRAIN, rows)
+        tables.write(run.place(EVIDENCE, f"train-{half}", SPACE), tables.TRAIN, rows)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(10)) for half in TWINS}
-    tables.write(run.evidence(SPACE, "pool"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, None))
+    tables.write(run.place(EVIDENCE, "pool", SPACE), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, None))
     for twin in TWINS:
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(samples, samples, references, None, np.arange(1))
-        tables.write(run.evidence(SPACE, f"{twin}/1"), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), tables.EVIDENCE, rows)
         reader = EvidenceReader(run, SPACE, 1, with_train=True, with_heldout=False)
         landing = reader.read(twin, 1)[1]
         assert landing.in_a[0] == 0.5
@@ -429,7 +430,7 @@ def test_the_nearest_image_outside_a_cluster(points, clusters, expected):
 
 
 def test_losses_read_back_by_role_image_and_time(tmp_path):
-    path = tmp_path / f"losses/a/{STEP}.parquet"
+    path = RunDirectory(tmp_path).root / f"losses/a/{STEP}.parquet"
     roles, ids = ["own"] * 4 + ["other"] * 4 + ["heldout"] * 2, ["x", "x", "y", "y", "x", "x", "z", "z", "h", "h"]
     columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0), "share": [0.5] * 10}
     tables.write(path, tables.LOSSES, columns)
@@ -442,7 +443,7 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
 
 
 def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_have_equal_ones(tmp_path):
-    path = tmp_path / f"losses/a/{STEP}.parquet"
+    path = RunDirectory(tmp_path).root / f"losses/a/{STEP}.parquet"
     columns = {"set": ["own"] * 2, "id": ["x"] * 2, "t": [10, 90], "loss": [1.0, 3.0]}
     tables.write(path, tables.LOSSES, columns | {"share": [0.25, 0.75]})
     assert losses.read_losses(path)["own"].means.tolist() == [2.5]
@@ -451,4 +452,4 @@ def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_
 
 
 def test_losses_that_were_not_measured_are_absent(tmp_path):
-    assert losses.read_losses(tmp_path / f"losses/a/{STEP}.parquet") == {}
+    assert losses.read_losses(RunDirectory(tmp_path).root / f"losses/a/{STEP}.parquet") == {}

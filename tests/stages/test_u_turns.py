@@ -34,7 +34,7 @@ def returned(images: np.ndarray, back: np.ndarray, known: np.ndarray) -> np.ndar
 
 
 def test_images_turn_at_times_of_the_sampler():
-    path = u_turns.descending_times(DDPM)
+    path = sampling.descending_times(DDPM)
     assert set(TIMES) <= set(path) and (np.diff(TIMES) > 0).all() and (np.diff(path) < 0).all()
 
 

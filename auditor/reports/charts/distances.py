@@ -15,6 +15,7 @@ from auditor.reports import Report
 from auditor.reports.album import copy_ratios
 from auditor.reports.charts import BLACK, BLUE, VERMILLION, Chart, Curve, Panel, Style
 from auditor.run import RunDirectory, tables
+from auditor.run.places import EVIDENCE
 
 N_BINS = 40
 SAMPLE_COLUMNS = ("own_id_1", "own_distance_1", "other_distance_1", "own_outside_distance")
@@ -40,7 +41,7 @@ class Nearest:
         """Return the columns of one evidence table."""
         key = (space, twin, step)
         if key not in self._read:
-            path = RunDirectory(self.report.root).evidence(space, f"{twin}/{step}")
+            path = RunDirectory(self.report.root).place(EVIDENCE, f"{twin}/{step}", space)
             self._read[key] = tables.arrays(path, SAMPLE_COLUMNS)
         return self._read[key]
 
@@ -48,7 +49,7 @@ class Nearest:
         """Return the distances from held-out images to the nearest image of each half; empty where none were given."""
         if not self.report.scope.with_heldout:
             return np.empty(0)
-        found = tables.arrays(RunDirectory(self.report.root).evidence(space, "heldout"), HELDOUT_COLUMNS)
+        found = tables.arrays(RunDirectory(self.report.root).place(EVIDENCE, "heldout", space), HELDOUT_COLUMNS)
         return np.concatenate([found[f"{twin}_distance_1"] for twin in self.report.scope.twins])
 
     def by_role(self, space: str, step: int) -> dict[str, np.ndarray]:

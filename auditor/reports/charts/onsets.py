@@ -12,7 +12,7 @@ from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Bar,
 
 
 @dataclass(frozen=True)
-class Onset:
+class OnsetLook:
     """How one kind of onset is called and drawn."""
 
     name: str
@@ -28,20 +28,20 @@ class Onset:
 
 
 ONSETS = {  # as onsets.parquet calls them; those by scale are in ``by_scale``
-    "divergence": Onset(
+    "divergence": OnsetLook(
         "least twin distance", "least distance", Style(BLUE, "solid", "circle"), symbol="τ_div", of_twins=True
     ),
-    "predictions": Onset(
+    "predictions": OnsetLook(
         "twins' predictions most alike", "alike predictions", Style(BLUE, "dashed", "plus"), of_twins=True
     ),
-    "loss": Onset("least held-out loss", "least loss", Style(BLACK, "solid", "square"), symbol="τ_loss"),
-    "loss_bias": Onset("losses begin to lean", "losses leaning", Style(ORANGE, "solid", "inverted_triangle")),
-    "bias": Onset("samples begin to lean", "leaning", Style(VERMILLION, "solid", "triangle")),
-    "copying": Onset("samples begin to copy", "copying", Style(PURPLE, "solid", "diamond")),
+    "loss": OnsetLook("least held-out loss", "least loss", Style(BLACK, "solid", "square"), symbol="τ_loss"),
+    "loss_bias": OnsetLook("losses begin to lean", "losses leaning", Style(ORANGE, "solid", "inverted_triangle")),
+    "bias": OnsetLook("samples begin to lean", "leaning", Style(VERMILLION, "solid", "triangle")),
+    "copying": OnsetLook("samples begin to copy", "copying", Style(PURPLE, "solid", "diamond")),
 }
 
 
-def known_onsets(report: Report, names: Iterable[str]) -> Iterable[tuple[Onset, pd.DataFrame]]:
+def known_onsets(report: Report, names: Iterable[str]) -> Iterable[tuple[OnsetLook, pd.DataFrame]]:
     """Yield each named onset that a run can have, with its rows."""
     rows = report.tables["onsets"]
     for name in names:
