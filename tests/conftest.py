@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -191,6 +191,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(SLOWEST)))
 
 
+def config_of(options: dict[str, str | None], **more: object):
+    """Return options of the command line as settings."""
+    from auditor.config import AuditConfig
+
+    kinds = {each.name: str(each.type) for each in fields(AuditConfig)}
+    given = {name.replace("-", "_"): value for name, value in options.items() if value is not None}
+    return AuditConfig(**{name: int(v) if kinds[name].startswith("int") else v for name, v in given.items()}, **more)
+
+
 def audited(options: dict[str, str | None], out: Path) -> Path:
     """Return ``out`` after a complete run into it."""
     outcome = call("run", *as_arguments({**options, "out": str(out)}))
@@ -300,6 +309,33 @@ def single(saved_inputs, made_once) -> Path:
     """A complete run of one training, that on half a; read it only."""
     options = {name: saved_inputs.options[name] for name in ("ckpts-a", "train-a", "heldout")}
     return made_once("single", lambda folder: audited({**options, **FAST}, folder / "run")) / "run"
+
+
+SHORT = 16  # times of a noise schedule that the published losses can go through in no time
+EVERYTHING = {
+    **FAST,
+    "sampling-steps": None,
+    "protocol": "paper",
+    "u-turns": "4",
+    "trajectories": "4",
+    "steps": "90,200",
+}
+
+
+def write_everything(root: Path) -> None:
+    """Write both series with a short noise schedule, the three image sets, and a run with everything switched on."""
+    from diffusers import DDPMScheduler
+
+    inputs = write_inputs(root)
+    for twin in "ab":
+        DDPMScheduler(num_train_timesteps=SHORT).save_pretrained(root / twin / "scheduler")
+    audited({**inputs.options, **EVERYTHING}, root / "run")
+
+
+@pytest.fixture(scope="session")
+def everything(made_once) -> Inputs:
+    """The inputs of a complete run with everything switched on, which lies beside them: ``run``; read it only."""
+    return Inputs(made_once("everything", write_everything))
 
 
 def write_three(root: Path) -> None:

@@ -112,10 +112,12 @@ def seconds_per_image(loaded: Loaded, name: str) -> float:
 def disk(tasks: Sequence[Task]) -> int:
     """Return about how many bytes will be on the disk at most: what stays, and what is dropped within a step."""
     scratch: dict[str, int] = {}
+    most = 0
     for task in tasks:
         step = task.of.split("/")[-1]
         scratch[step] = scratch.get(step, 0) + task.cost.scratch
-    return sum(task.cost.bytes for task in tasks) + max(scratch.values(), default=0)
+        most = max(most, scratch[step] + task.cost.parts)
+    return sum(task.cost.bytes for task in tasks) + most
 
 
 def memory(loaded: Loaded) -> int:

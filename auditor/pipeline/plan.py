@@ -68,6 +68,8 @@ def plan_task(asked: Asked, run: RunDirectory, item: Item) -> Task:
         action, reason = "make", "not there"
     elif old != key:
         action, reason = "remake", "; ".join(differences(old, key)[:SHOWN])
+    elif any(run.key(each) != key for each in files[1:]):
+        action, reason = "make", f"{next(each.name for each in files[1:] if run.key(each) != key)} is not there"
     elif rows is not None and n_rows(files[0]) < rows:
         have = n_rows(files[0])
         action, reason = "extend", f"{have} of {rows} rows are there"

@@ -236,7 +236,7 @@ def wrong_files(run: RunDirectory, asked: Asked, item: Item, digests: Mapping[st
     if "checkpoint" in key and key["checkpoint"] != digests.get(item.of, key["checkpoint"]):
         yield f"{names[0]} is of another checkpoint than checkpoints.parquet names"
     elif asked.whole and key != expected_key(asked, item):
-        yield f"{names[0]} was made of something else: {'; '.join(differences(key, expected_key(asked, item))[:TOLD])}"
+        yield f"{names[0]} was made of something else: {told(key, expected_key(asked, item))}"
     elif of_other_needs(run, asked, item, key):
         yield f"{names[0]} was made from other samples or features than those on disk"
     rows, first = kind.rows(asked, item.of), run.root / names[0]
@@ -245,7 +245,11 @@ def wrong_files(run: RunDirectory, asked: Asked, item: Item, digests: Mapping[st
         yield f"{names[0]} has {there} of {rows} {'rows' if first.suffix == '.npy' else 'cells'}"
     for name in names:
         beside = run.beside(run.root / name)
-        if beside is None or not beside.sha256:
+        if beside is None:
+            continue
+        if name != names[0] and asked.whole and beside.key != expected_key(asked, item):
+            yield f"{name} was made of something else: {told(beside.key, expected_key(asked, item))}"
+        if not beside.sha256:
             continue
         if sha256_of(run.root / name) not in (beside.sha256, beside.becoming):
             yield f"{name} has other bytes than when it was made"
@@ -253,6 +257,11 @@ def wrong_files(run: RunDirectory, asked: Asked, item: Item, digests: Mapping[st
             now = run.digests([source]).get(source)
             if now not in (None, sha256):  # what is gone is told of itself
                 yield f"{name} was made from another {source} than is there"
+
+
+def told(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the first differences of two keys in one line."""
+    return "; ".join(differences(old, new)[:TOLD])
 
 
 def of_other_needs(run: RunDirectory, asked: Asked, item: Item, key: Mapping[str, Any]) -> bool:

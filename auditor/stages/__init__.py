@@ -42,7 +42,8 @@ class Cost:
     calls: int = 0  # of networks, at the run's batch size
     embedded: int = 0  # pictures that its space embeds
     bytes: int = 0  # on disk, in the end
-    scratch: int = 0  # on disk, while it is made or until what needs it is made
+    parts: int = 0  # on disk, while it is made
+    scratch: int = 0  # on disk, until what needs it is made
 
 
 class Stage(ABC):

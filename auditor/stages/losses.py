@@ -60,7 +60,8 @@ class Losses(Stage):
         return Cost(
             calls=sum(-(-n * len(asked.times) * 2 // asked.batch_size) for n in parts),
             bytes=cells * self.row_bytes,
-            scratch=cells * ((1 + 2 * d) * 8 + 2 * d * 4 * asked.compares_predictions),
+            parts=cells * (1 + 2 * d) * 8,
+            scratch=cells * 2 * d * 4 * asked.compares_predictions,
         )
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
