@@ -109,7 +109,6 @@ MODULES = {value.split(":")[0] for value in registry.STAGES.values()}
 # Where else a stage is named, and why.
 NAMED = {
     ("pipeline/trainings.py", "samples"): "a second training on half a takes the samples of the first over",
-    ("pipeline/trainings.py", "u_turns"): "the setting of that name, which is switched off there",
 }
 TOLD_APART = {each for name in NAMES for each in (name, stage(name).word) if set(each) & set("_-")}
 
