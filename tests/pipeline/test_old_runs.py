@@ -120,7 +120,7 @@ def test_one_table_of_all_attacks_is_up_to_date_for_both_stages_that_make_it_now
     assert tables == (4 if run == "whole" else 2)
     lines = tasks_of(planned(with_versions, run, monkeypatch))
     for word in ("attack scores", "stepped scores"):
-        assert f"reuse {tables:8} x {word}: up to date" in lines
+        assert f"{'reuse':7} {tables:5} x {word}: up to date" in lines
 
 
 def test_a_changed_setting_is_still_told_apart_from_what_the_run_holds(with_versions, monkeypatch):
