@@ -266,9 +266,12 @@ def reads_of(name: str) -> set[str]:
 
 
 def state(asked: Asked, name: str) -> dict[tuple[str, str], Any]:
-    """Return by artefact of a stage its key and how many rows it has."""
+    """Return by artefact of a stage what the plan compares: its key, and of an array how many rows it has."""
     kind = stage(name)
-    return {each: (kind.key(asked, *each), kind.rows(asked, each[0])) for each in kind.wanted(asked)}
+    return {
+        each: (kind.key(asked, *each), None if kind.columns else kind.rows(asked, each[0]))
+        for each in kind.wanted(asked)
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
