@@ -113,6 +113,16 @@ def test_the_plan_names_every_kind_of_evidence_that_the_run_holds(with_versions,
     }
 
 
+@pytest.mark.parametrize("run", RUNS)
+def test_one_table_of_all_attacks_is_up_to_date_for_both_stages_that_make_it_now(with_versions, run, monkeypatch):
+    assert not list((with_versions / run).rglob("*.stepped.parquet"))
+    tables = len(list((with_versions / run / "attack-scores").rglob("*.parquet")))
+    assert tables == (4 if run == "whole" else 2)
+    lines = tasks_of(planned(with_versions, run, monkeypatch))
+    for word in ("attack scores", "stepped scores"):
+        assert f"{'reuse':7} {tables:5} x {word}: up to date" in lines
+
+
 def test_a_changed_setting_is_still_told_apart_from_what_the_run_holds(with_versions, monkeypatch):
     """What is found up to date is found so because keys were compared."""
     lines = tasks_of(planned(with_versions, "whole", monkeypatch, u_turns="5"))

@@ -109,7 +109,6 @@ MODULES = {value.split(":")[0] for value in registry.STAGES.values()}
 # Where else a stage is named, and why.
 NAMED = {
     ("pipeline/trainings.py", "samples"): "a second training on half a takes the samples of the first over",
-    ("pipeline/trainings.py", "u_turns"): "the setting of that name, which is switched off there",
 }
 TOLD_APART = {each for name in NAMES for each in (name, stage(name).word) if set(each) & set("_-")}
 
@@ -267,9 +266,12 @@ def reads_of(name: str) -> set[str]:
 
 
 def state(asked: Asked, name: str) -> dict[tuple[str, str], Any]:
-    """Return by artefact of a stage its key and how many rows it has."""
+    """Return by artefact of a stage what the plan compares: its key, and of an array how many rows it has."""
     kind = stage(name)
-    return {each: (kind.key(asked, *each), kind.rows(asked, each[0])) for each in kind.wanted(asked)}
+    return {
+        each: (kind.key(asked, *each), None if kind.columns else kind.rows(asked, each[0]))
+        for each in kind.wanted(asked)
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
