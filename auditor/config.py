@@ -135,9 +135,8 @@ class AuditConfig:
 
     def without_extras(self) -> AuditConfig:
         """Return the settings without what few runs ask for beside the usual."""
-        return dataclasses.replace(
-            self, **{each.name: 0 for each in dataclasses.fields(self) if each.metadata.get("extra")}
-        )
+        none: dict[str, Any] = {each.name: 0 for each in dataclasses.fields(self) if each.metadata.get("extra")}
+        return dataclasses.replace(self, **none)
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -272,7 +271,7 @@ def budgets_from_file(path: str | Path | None) -> Budgets:
     if path is None:
         return Budgets()
     known = {each.name: each for each in dataclasses.fields(Budgets)}
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in read_toml(path).items():
         plain = name.replace("-", "_")
         if plain not in known:

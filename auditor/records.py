@@ -155,13 +155,12 @@ class ImageSet:
 
     def rows(self, kept: Sequence[int]) -> ImageSet:
         """Return the set with these images only."""
-        chosen = {
-            name: tuple(getattr(self, name)[i] for i in kept)
-            for name in ("ids", "labels", "groups", "digests")
-            if getattr(self, name)
-        }
+        ids, labels, groups, digests = (
+            tuple(each[i] for i in kept) if each else () for each in (self.ids, self.labels, self.groups, self.digests)
+        )
         blank = None if self.blank is None else self.blank[list(kept)]
-        return replace(self, images=self.images[list(kept)], blank=blank, **chosen)
+        images = self.images[list(kept)]
+        return replace(self, images=images, ids=ids, labels=labels, groups=groups, digests=digests, blank=blank)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -228,7 +227,8 @@ class Neighbors:
     @property
     def ids(self) -> np.ndarray:
         """Ids of the neighbours, object ``[n, k]``; the empty id where there are fewer images than ranks."""
-        return np.asarray([*self.reference_ids, ""], dtype=object)[self.indices]  # index -1 is the last
+        values: np.ndarray = np.asarray([*self.reference_ids, ""], dtype=object)[self.indices]  # index -1 is the last
+        return values
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,8 @@ class LossTable:
     @property
     def means(self) -> np.ndarray:
         """The mean over uniform diffusion times of each image, float64 ``[n_images]``."""
-        return self.values.mean(axis=1) if self.shares is None else self.values @ self.shares
+        values: np.ndarray = self.values.mean(axis=1) if self.shares is None else self.values @ self.shares
+        return values
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     budgets = budgets_from_file(config.budgets)
     device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
-    pictures: Pictures | None = None
-    training = None if config.train_a is None else lambda: image_sets.trained(pictures.sets)  # read below, used later
+    sets: dict[str, ImageSet] = {}  # filled below, looked at when a space first embeds
+    training = None if config.train_a is None else lambda: image_sets.trained(sets)
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
     opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
     settings = models.settings(config)
@@ -78,7 +78,10 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         config = replace(config, n_samples=origin.given.n, seed=origin.given.first_seed)
     flips = mirroring.resolve(config.flip_train, origin.pair, None if origin.given is not None else settings)
     say("reading the images", 0)
+    shape = origin.facts.image_shape
+    assert shape is not None, "checkpoints whose shape nothing says are refused"
     pictures = read_pictures(config, origin.facts, run, bool(flips.mirrored), say)
+    sets.update(pictures.sets)
     pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
     asked = Asked(
         config=config,
@@ -90,14 +93,14 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         ),
         threads=devices.threads(),
         sampling_steps=origin.sampling_steps,
-        image_shape=origin.facts.image_shape,
+        image_shape=shape,
         scheduler=models.fitting_schedule(origin.scheduler, pixels),
         checkpoints=checkpoint_digests(origin.pair),
         sets=facts_of_sets(pictures, bool(flips.mirrored)),
         spaces={
             name: SpaceFacts(
                 revision=each.revision,
-                dim=int(getattr(each, "dim", 0) or math.prod(origin.facts.image_shape)),
+                dim=int(getattr(each, "dim", 0) or math.prod(shape)),
             )
             for name, each in opened.items()
         },
@@ -150,6 +153,7 @@ def load(asked: Asked, run: RunDirectory, say: Say = lambda text, calls: None) -
 
 def read_pictures(config: AuditConfig, facts: Facts, run: RunDirectory, mirrored: bool, say: Say) -> Pictures:
     """Read the image sets, compare them with one another, and say what of them takes part in which statistic."""
+    assert facts.image_shape is not None, "checkpoints whose shape nothing says are refused"
     sets = image_sets.read(config, facts.image_shape)
     plain = sets
     if mirrored:

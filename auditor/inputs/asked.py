@@ -129,7 +129,7 @@ def from_record(run: RunDirectory, record: Mapping[str, Any], digests: Mapping[s
     where = run.record
     known = {each.name for each in fields(AuditConfig)}
     given = {name: value for name, value in record["given"].items() if name in known}
-    beside = {
+    beside: dict[str, Any] = {
         "config": restored(AuditConfig, given, where),
         "scope": restored(Scope, record["scope"], where),
         "budgets": restored(Budgets, record["budgets"], where),

@@ -35,7 +35,7 @@ SEEDS = 512
 COPIES_FROM = 0.001  # share of copies at which memorizing is said to begin
 KL_SPACES = ("onehot", "pixel")
 
-Runs = Mapping[tuple[str, str], RunDirectory]  # by pair of trainings
+Runs = Mapping[tuple[str, ...], RunDirectory]  # by pair of trainings
 Rows = list[dict[str, Any]]
 
 
@@ -73,7 +73,9 @@ def distance_rows(scope: Scope, pairs: Runs, onset: set[int]) -> Rows:
     rows = []
     for i, step in enumerate(scope.steps):
         if len(pairs) > 1:
-            own = intervals.node_jackknife({pair: float(each[i].mean()) for pair, each in found.items()}, scope.twins)
+            own = intervals.node_jackknife(
+                {(pair[0], pair[1]): float(each[i].mean()) for pair, each in found.items()}, scope.twins
+            )
         else:
             values = next(iter(found.values()))[i]
             own = intervals.mean_interval(Scores("seed", np.arange(len(values)), values))

@@ -35,11 +35,17 @@ class EvidenceReader:
         self.run, self.space, self.n_samples, self.twins = run, space, n_samples, twins
         self.with_train, self.with_heldout = with_train, with_heldout
         self._heldout = tables.arrays(run.place(EVIDENCE, "heldout", space)) if with_heldout and with_train else None
-        self.pool_table = tables.read(run.place(EVIDENCE, "pool", space)) if with_train else None
+        self._pool_table = tables.read(run.place(EVIDENCE, "pool", space)) if with_train else None
         self.pool = self._read_pool() if with_train else None
         self._index = index_of_halves(self.pool) if self.pool else {}
         self._spacing = {twin: self._read_spacing(twin) for twin in twins} if with_train else {}
         self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in twins}
+
+    @property
+    def pool_table(self) -> pd.DataFrame:
+        """The table of the pool; there is one where training images were given."""
+        assert self._pool_table is not None, "no training images were given"
+        return self._pool_table
 
     def _read_pool(self) -> Pool:
         """Return the pool of both halves, a's images first."""
@@ -87,7 +93,9 @@ class EvidenceReader:
     def read_control(self, name: str, twin: str) -> tuple[Evidence, Landing]:
         """Return the evidence of a control (``smooth``, ``copier``) that stands for a twin."""
         data = tables.arrays(self.run.place(EVIDENCE, f"{name}-{twin}", self.space), self._columns())
-        return self._values(data, twin, -1)
+        evidence, landing = self._values(data, twin, -1)
+        assert landing is not None, "controls are drawn from training images"
+        return evidence, landing
 
     def _values(self, data: Mapping[str, Any], twin: str, step: int) -> tuple[Evidence, Landing | None]:
         evidence = Evidence(
@@ -175,6 +183,8 @@ class EvidenceReader:
 
     def _landing(self, data: Mapping[str, Any], twin: str) -> Landing:
         """Return where the samples of ``twin`` land: roles turned into halves, ids into pool indices."""
+        assert self.pool is not None, "samples land among training images"
+        pool_groups = self.pool.groups
         names = data["pool_id_1"].names
         roles, ids = (
             np.column_stack([data[f"pool_{what}_{j}"].codes for j in tables.RANKS]) for what in ("role", "id")
@@ -188,7 +198,7 @@ class EvidenceReader:
             first_where(in_half_a, index),
             first_where(~in_half_a, index),
             in_own if twin == "a" else 1 - in_own,
-            gaps(distance_matrix(data, "pool"), self.pool.groups[index]),
+            gaps(distance_matrix(data, "pool"), pool_groups[index]),
             self._landing_in_class(data, twin),
         )
 

@@ -121,7 +121,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         if scope.with_samples and trained and scope.with_heldout
         else None,
         {
-            (step, t): float(evidence[step, t, scope.spaces[0]].saturated.mean())
+            (step, t): float(np.mean(np.asarray(evidence[step, t, scope.spaces[0]].saturated)))
             for step in (scope.steps if scope.with_samples else ())
             for t in scope.twins
         },

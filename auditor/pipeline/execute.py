@@ -52,18 +52,18 @@ def without(loaded: Loaded, failed: Excluded) -> Loaded:
     AuditError
         If no step is left.
     """
-    pair, series, excluded = loaded.pair, [], [*loaded.pair.excluded, failed]
+    pair, series, excluded = loaded.pair, {}, [*loaded.pair.excluded, failed]
     for twin in TWINS:
         kept = tuple(c for c in pair.series(twin).checkpoints if c.step != failed.step)
-        series.append(CheckpointSeries(twin, kept))
+        series[twin] = CheckpointSeries(twin, kept)
         excluded += [
             Excluded(twin, c.step, c.path, "the twin's checkpoint of this step is not usable")
             for c in pair.series(twin).checkpoints
             if c.step == failed.step and twin != failed.twin
         ]
-    if not series[0].checkpoints:
+    if not series["a"].checkpoints:
         raise AuditError(f"No checkpoint can be audited: {failed.reason}.", failed.path, "Look at the training.")
-    left = TwinPair(*series, excluded=tuple(excluded))
+    left = TwinPair(series["a"], series["b"], tuple(excluded))
     scope = replace(loaded.asked.scope, steps=left.steps)
     asked = replace(loaded.asked, scope=scope, checkpoints=checkpoint_digests(left))
     return replace(loaded, pair=left, asked=asked)

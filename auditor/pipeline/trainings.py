@@ -113,7 +113,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say) -> dict[Pair, Load
     pairs = {}
     for pair in combinations(found, 2):
         folder = run.pair(*pair)
-        loaded = inputs.prepare(pair_config(config, *(found[n] for n in pair), str(folder.root)), folder, say)
+        settings = pair_config(config, found[pair[0]], found[pair[1]], str(folder.root))
+        loaded = inputs.prepare(settings, folder, say)
         alpha = loaded.asked.budgets.alpha * 2 / (len(found) * (len(found) - 1))
         shared = replace(loaded.asked, budgets=replace(loaded.asked.budgets, alpha=alpha))
         pairs[pair] = replace(loaded, asked=shared)
@@ -197,7 +198,7 @@ def named_checkpoints(pair: Pair, loaded: Loaded) -> list[dict[str, Any]]:
 
 def prepare_same_data(config: AuditConfig, loaded: Loaded, run: RunDirectory, say: Say) -> Loaded:
     """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
-    alone = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")}
+    alone: dict[str, Any] = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")}
     steps = ",".join(map(str, loaded.pair.steps))
     plain = replace(config.without_extras(), **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
     found = inputs.prepare(plain, run.same_data, say)
@@ -244,7 +245,7 @@ def scope_and_budgets(run: RunDirectory, record: Mapping[str, Any]) -> tuple[Sco
 def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Measured:
     """Return tables, onsets and verdicts of all trainings from those of their pairs."""
     facts = {label(pair): each.facts for pair, each in done.items()}
-    contexts = {label(pair): each.context for pair, each in done.items()}
+    contexts = {label(pair): each.context for pair, each in done.items() if each.context is not None}
     shared = replace(budgets, alpha=budgets.alpha / len(done))
     recommendation = together.recommend_together(facts, contexts, shared)
     judged = [
@@ -279,11 +280,12 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
 
 def estimate_rows(done: Mapping[Pair, Measured], scope: Scope) -> list[dict[str, Any]]:
     """Return the rows of measurements.parquet: of every training, of every pair, and ``both`` for all pairs."""
-    by_name, by_pair = defaultdict(list), defaultdict(dict)
-    rows = []
+    by_name: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    by_pair: dict[Any, dict[Pair, dict[str, Any]]] = defaultdict(dict)
+    rows: list[dict[str, Any]] = []
     for pair, each in done.items():
         names = dict(zip(TWINS, pair, strict=True))
-        for row in each.estimates:
+        for row in map(dict, each.estimates):
             key = (row["step"], row["space"], row["metric"])
             if row["twin"] == "both":
                 by_pair[key][pair] = row
@@ -328,11 +330,13 @@ def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) ->
     underfit = {f.step for each in measured for f in each.facts if f.underfit}
     kept = [i for i, step in enumerate(scope.steps) if step not in underfit]
     evaluable = [scope.steps[i] for i in kept]
-    losses = np.mean([each.curves.losses for each in measured], axis=0)
+    curves = [each.curves for each in measured if each.curves is not None]
+    losses = np.mean([each.losses for each in curves], axis=0)
     rows = [onsets.onset_row("loss", "", onsets.loss_onset(scope, losses))]
     for space in scope.vector_spaces:
-        distances = np.mean([each.curves.distances[space] for each in measured], axis=0)[kept]
+        distances = np.mean([each.distances[space] for each in curves], axis=0)[kept]
         rows.append(onsets.onset_row("divergence", space, onsets.divergence_onset(scope, space, evaluable, distances)))
+    for space in scope.spaces:
         for name, of, finding in RISKS if space in scope.judged_spaces else ():
             tested = [[getattr(each.facts[i], of)[space] for each in measured] for i in kept]
             safe = [all(x.is_safe(budgets) for x in per_step) for per_step in tested]

@@ -116,7 +116,8 @@ class RunDirectory:
                 self.root,
                 "Upgrade auditor.",
             )
-        return record
+        values: dict[str, Any] = record
+        return values
 
     # writing ---------------------------------------------------------------
 
@@ -259,13 +260,12 @@ class RunDirectory:
     def _assemble(self, path: Path, key: Mapping[str, Any], starts: range, made_of: Mapping[str, str] | None) -> None:
         """Join the rows that are kept, those before ``starts``, and the parts into the artefact, a batch at a time."""
         have, n, batch_size = starts.start, starts.stop, starts.step
-        old = np.load(path, mmap_mode="r")[:have] if have else None
-        like = old if old is not None else np.load(part_path(path, have), mmap_mode="r")
+        old: np.ndarray = np.load(path if have else part_path(path, have), mmap_mode="r")
         # Written in order and not through a memory map, which on a full disk ends the process by SIGBUS.
         with self.artefact(path, key, made_of) as temporary, open(temporary, "wb") as handle:
-            np.lib.format.write_array_header_1_0(handle, header(like.dtype, (n, *like.shape[1:])))
+            np.lib.format.write_array_header_1_0(handle, header(old.dtype, (n, *old.shape[1:])))
             for start in range(0, have, batch_size):
-                handle.write(old[start : start + batch_size].tobytes())
+                handle.write(old[start : min(start + batch_size, have)].tobytes())
             for start in starts:
                 handle.write(np.load(part_path(path, start))[: n - start].tobytes())
         drop_parts(path)

@@ -20,6 +20,7 @@ from auditor.diffusion.schedules import forward_process
 from auditor.images import scales
 from auditor.inputs.asked import Asked
 from auditor.records import TWINS, Agreement, CellScales, LossTable, other_twin
+from auditor.registry import SCALES
 from auditor.run import RunDirectory, tables
 from auditor.run.places import FilePlace
 from auditor.stages import Cost, Item, Stage, Task, chosen, keys, losses, step_of
@@ -28,7 +29,7 @@ from auditor.stages.bench import Bench
 REVISION = 2
 HALVES = ("a", "b")
 ENCODED_AT_ONCE = 64
-SCALES = FilePlace("agreement", part=".scales", by_step=True)  # one row per image and scale
+BY_SCALE = FilePlace("agreement", part=".scales", by_step=True)  # one row per image and scale
 MEMORIZER = ("noise_loss", "error", "along", "reach", "spread", "sharing", "largest", "shell")
 COLUMNS = (
     "cosine",
@@ -93,7 +94,8 @@ def scale_columns(
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the cosine of vectors along the last axis; NaN where one is zero."""
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return np.divide((a * b).sum(axis=-1), lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0)
+    values: np.ndarray = np.divide((a * b).sum(axis=-1), lengths, out=np.full(lengths.shape, np.nan), where=lengths > 0)
+    return values
 
 
 def memorizer_columns(
@@ -134,7 +136,7 @@ class AgreementStage(Stage):
     """One row per image and noise level, and beside it one per image and scale of the pictures."""
 
     name, word, per = "agreement", "agreement", "step"
-    places = (FilePlace("agreement", by_step=True), SCALES)
+    places = (FilePlace("agreement", by_step=True), BY_SCALE)
     columns = tables.AGREEMENT
     row_bytes = 140
 
@@ -164,7 +166,7 @@ class AgreementStage(Stage):
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the bytes of the tables: no network is called."""
         n = sum(chosen.loss_counts(asked).values())
-        return Cost(bytes=n * self.row_bytes * (len(asked.times) + len(scales.HAAR) + len(scales.PCA)))
+        return Cost(bytes=n * self.row_bytes * (len(asked.times) + len(SCALES)))
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Compare the twins' predictions at every cell, and drop them."""
@@ -267,7 +269,7 @@ def read_agreement(path: Path, twin: str) -> dict[str, Agreement]:
 
 def read_cell_scales(run: RunDirectory, step: int) -> CellScales | None:
     """Return what the twins' predictions are at each scale of the pictures; None where they were not compared."""
-    path = run.place(SCALES, f"a/{step}")
+    path = run.place(BY_SCALE, f"a/{step}")
     if not path.exists():
         return None
     data = tables.arrays(path)

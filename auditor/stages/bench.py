@@ -53,7 +53,8 @@ class Bench:
 
     def array(self, item: Item) -> np.ndarray:
         """Return a finished array, memory-mapped."""
-        return np.load(self.path(item), mmap_mode="r")
+        values: np.ndarray = np.load(self.path(item), mmap_mode="r")
+        return values
 
     def grow(self, task: Task, rows_at_once: int, compute: Callable[[range], np.ndarray]) -> Iterator[int]:
         """Make an array in batches that are files of their own until it is whole; yield the rows finished."""

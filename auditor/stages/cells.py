@@ -24,7 +24,8 @@ def centers(vectors: np.ndarray) -> np.ndarray:
     chosen = np.asarray(vectors[np.sort(drawn(len(vectors), FITTED_TO))], dtype=np.float64)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than cells: some cells coincide
-        return KMeans(min(N_CELLS, len(chosen)), n_init=10, random_state=0).fit(chosen).cluster_centers_
+        values: np.ndarray = KMeans(min(N_CELLS, len(chosen)), n_init=10, random_state=0).fit(chosen).cluster_centers_
+        return values
 
 
 def assign(vectors: np.ndarray, centers: np.ndarray | None) -> np.ndarray:
@@ -32,4 +33,5 @@ def assign(vectors: np.ndarray, centers: np.ndarray | None) -> np.ndarray:
     if centers is None:
         return np.full(len(vectors), np.nan)
     x = np.asarray(vectors, dtype=np.float64)
-    return (np.square(centers).sum(axis=1) - 2 * x @ centers.T).argmin(axis=1).astype(float)
+    values: np.ndarray = (np.square(centers).sum(axis=1) - 2 * x @ centers.T).argmin(axis=1).astype(float)
+    return values

@@ -70,7 +70,7 @@ def of_class(
     queries: Features, classes: np.ndarray | None, reference: Reference, found: Neighbors
 ) -> tuple[list[str], np.ndarray]:
     """Return id and distance of the nearest image of each query's class, empty and NaN where there is none."""
-    if classes is None or reference.in_class_pool is None:
+    if classes is None or reference.classes is None or reference.in_class_pool is None:
         return [""] * len(queries.ids), np.full(len(queries.ids), np.nan)
     counted = counted_classes(reference.classes, reference.in_class_pool)
     index, distances = nearest_in_class(queries, classes, reference.features, counted, found)
@@ -82,7 +82,8 @@ def cluster_sizes(found: Neighbors, reference: Reference) -> np.ndarray:
     if reference.clusters is None:
         return np.ones(len(found.indices))
     sizes = np.bincount(reference.clusters) // (2 if reference.mirrored else 1)
-    return sizes[reference.clusters[found.indices[:, 0]]]
+    values: np.ndarray = sizes[reference.clusters[found.indices[:, 0]]]
+    return values
 
 
 def outside_distance(queries: Features, reference: Reference, found: Neighbors) -> np.ndarray:

@@ -64,7 +64,8 @@ def losses(
             given = np.full(batch_size, -1) if numbers is None else numbers[image.numpy()]
             error = (model.given(given)(x_t, t) - target).double().square().flatten(1).mean(1)
             found[start : start + batch_size] = error[: len(eps) - start].cpu().numpy()
-    return found.reshape(len(times), n) * weights[:, None]
+    values: np.ndarray = found.reshape(len(times), n) * weights[:, None]
+    return values
 
 
 class PublishedLosses(Stage):

@@ -133,20 +133,22 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     center = y.mean(axis=0, dtype=np.float64).astype(np.float32)
     x, y = x - center, y - center
     squared = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1) - 2 * (x @ y.T)
-    return np.maximum(squared, 0, out=squared)
+    values: np.ndarray = np.maximum(squared, 0, out=squared)
+    return values
 
 
 def of_means(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     """Return the scores per block of a mean over seeds."""
     sums, sizes = np.bincount(blocks, values), np.bincount(blocks)
     if len(sums) == 1:
-        return values.mean(keepdims=True)
+        return np.array([values.mean()])
     return linearized(values.mean(), (values.sum() - sums) / (len(values) - sizes))
 
 
 def linearized(whole: float, left_out: np.ndarray) -> np.ndarray:
     """Return theta + (B - 1) (mean theta_-b - theta_-b): the mean is theta, the spread the jackknife's."""
-    return whole + (len(left_out) - 1) * (left_out.mean() - left_out)
+    values: np.ndarray = whole + (len(left_out) - 1) * (left_out.mean() - left_out)
+    return values
 
 
 def frechet(samples: np.ndarray, heldout: np.ndarray) -> float:

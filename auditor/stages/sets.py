@@ -62,7 +62,7 @@ def pool_rows(
     parts = [each.pool for each in references.values()]
     kept = {half: np.flatnonzero(each.in_pool) for half, each in references.items()}
     halves = np.repeat(list(references), [len(part.ids) for part in parts])
-    groups = pool_groups([each.clusters[kept[half]] for half, each in references.items()])
+    groups = pool_groups([clusters_of(each)[kept[half]] for half, each in references.items()])
     everyone = Features.joined(parts, "pool")
     nearest, distance = nearest_of_another_group(everyone, groups)
     ids = np.asarray([i for part in parts for i in part.ids], dtype=object)
@@ -81,6 +81,11 @@ def pool_rows(
         "nearest_distance": distance,
         "heldout_distance": unknown if heldout is None else search(everyone, heldout, 1).distances[:, 0],
     }
+
+
+def clusters_of(reference: Reference) -> np.ndarray:
+    """Return the cluster of each image of a half, int64 ``[n]``; where none are known each is its own."""
+    return np.arange(len(reference.in_pool)) if reference.clusters is None else reference.clusters
 
 
 def in_class_pool(reference: Reference) -> np.ndarray:
@@ -144,7 +149,7 @@ class SetEvidence(Stage):
         """Write the table of one set, or of the pool."""
         loaded, references = bench.loaded, halves.by_half(bench, task.space)
         heldout = features.of_heldout(bench, task.space)
-        if task.of == "heldout":
+        if task.of == "heldout" and heldout is not None:
             n = min(bench.asked.n_samples, len(references["a"].pool.ids))
             columns, data = tables.HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"))
         elif task.of == POOL:
@@ -152,7 +157,7 @@ class SetEvidence(Stage):
             columns, data = tables.POOL_IMAGES, pool_rows(references, pixels, heldout)
         else:
             half = references[task.of[-1]]
-            columns, data = tables.TRAIN, train_rows(half, loaded.digests[task.of], half.clusters)
+            columns, data = tables.TRAIN, train_rows(half, loaded.digests[task.of], clusters_of(half))
         bench.write(task, data, columns=[columns])
         yield 0
 

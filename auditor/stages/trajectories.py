@@ -101,7 +101,8 @@ def answers(
             x, t = flat[rows].to(device), torch.from_numpy(at[rows]).to(device)
             output = model.given(numbers[rows])(x, t)
             said.append(denoising.as_noise(forward, output, x, t).flatten(1).float().cpu())
-    return torch.cat(said).numpy().reshape(len(states), len(times), 1, -1)
+    values: np.ndarray = torch.cat(said).numpy().reshape(len(states), len(times), 1, -1)
+    return values
 
 
 class TrajectoryStage(Stage):

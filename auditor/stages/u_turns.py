@@ -101,7 +101,8 @@ def noised(scheduler: Mapping[str, Any], x0: Any, eps: Any, times: np.ndarray) -
 def distances(images: np.ndarray, returned: np.ndarray) -> np.ndarray:
     """Return the mean squared difference of images and what came back, float64 ``[n, n_times]``, pixels in [0, 1]."""
     difference = returned.astype(np.float64) - images[:, None]
-    return np.square(difference / 255).reshape(*returned.shape[:2], -1).mean(axis=2)
+    values: np.ndarray = np.square(difference / 255).reshape(*returned.shape[:2], -1).mean(axis=2)
+    return values
 
 
 class UTurnStage(Stage):
@@ -191,7 +192,7 @@ class UTurnStage(Stage):
 
 def is_nearest(bench: Bench, images: np.ndarray, returned: np.ndarray) -> np.ndarray:
     """Return whether no image of any set is nearer to what came back than its source, bool ``[n, n_times]``."""
-    space, n_times = PixelSpace(spaces.SpaceSettings()), returned.shape[1]
+    space, n_times = spaces.open_space(PixelSpace.name, spaces.SpaceSettings()), returned.shape[1]
     vectors = spaces.embed(space, returned.reshape(-1, *images.shape[1:]))
     mine = Features(space.name, "u-turns", vectors, tuple(map(str, range(len(vectors)))))
     source = neighbors.paired_distance(vectors, np.repeat(spaces.embed(space, images), n_times, axis=0))
