@@ -20,11 +20,11 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import measure
 from auditor.records import TWINS
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
 from auditor.scope import Scope
+from auditor.stages import coverage, losses, quality, sets
 from auditor.stages import nearest as evidence
-from auditor.stages import quality
 
 SPACES = ("pixel", "correlation", "clip")
 IMAGES = 1000  # per half; and half as many held-out images
@@ -64,8 +64,8 @@ def sample_rows(rng: np.random.Generator, n: int, progress: float) -> dict[str, 
         data[f"pool_id_{j}"] = np.where(own, data[f"own_id_{j}"], data[f"other_id_{j}"])
         data[f"pool_distance_{j}"] = both[:, j - 1]
     distance = (1 - progress) ** 2 + progress**2 + rng.normal(0, 0.1, n)
-    unknown = {c.name: rng.gamma(30, 1 / 30, n) for c in tables.EVIDENCE if c.name not in data}
-    unknown |= evidence.blank([c for c in tables.EVIDENCE if "class" in c.name], n)  # as of unconditional models
+    unknown = {c.name: rng.gamma(30, 1 / 30, n) for c in columns.EVIDENCE if c.name not in data}
+    unknown |= evidence.blank([c for c in columns.EVIDENCE if "class" in c.name], n)  # as of unconditional models
     return (
         unknown
         | data
@@ -93,7 +93,7 @@ def heldout_rows(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
         nearest, second = data[f"{twin}_distance_1"], data[f"{twin}_distance_2"]
         data |= {f"pool_{twin}_distance": nearest, f"{twin}_outside_distance": second, f"{twin}_cell": nearest > 0.6}
         data |= {f"{twin}_mean_distance_50": 1.5 * second, f"cover_{twin}_distance": nearest}
-    data |= evidence.blank([c for c in tables.HELDOUT if "class" in c.name], n)
+    data |= evidence.blank([c for c in sets.HELDOUT if "class" in c.name], n)
     return data | {"within_distance_5": np.full(n, 0.9)}
 
 
@@ -147,28 +147,28 @@ def fabricate(run: RunDirectory, scope: Scope) -> None:
     """Write the evidence of a whole run."""
     rng = np.random.default_rng(0)
     for space in scope.spaces:
-        tables.write(run.place(EVIDENCE, "heldout", space), tables.HELDOUT, heldout_rows(rng, IMAGES // 2))
-        tables.write(run.place(EVIDENCE, "pool", space), tables.POOL_IMAGES, pool_rows(rng))
+        tables.write(run.place(EVIDENCE, "heldout", space), sets.HELDOUT, heldout_rows(rng, IMAGES // 2))
+        tables.write(run.place(EVIDENCE, "pool", space), sets.POOL_IMAGES, pool_rows(rng))
         for twin in TWINS:
-            tables.write(run.place(EVIDENCE, f"train-{twin}", space), tables.TRAIN, train_rows(rng))
+            tables.write(run.place(EVIDENCE, f"train-{twin}", space), sets.TRAIN, train_rows(rng))
             for name, n in CONTROLS.items():
-                tables.write(run.place(EVIDENCE, f"{name}-{twin}", space), tables.EVIDENCE, sample_rows(rng, n, 0.0))
+                tables.write(run.place(EVIDENCE, f"{name}-{twin}", space), columns.EVIDENCE, sample_rows(rng, n, 0.0))
             for i, step in enumerate(scope.steps):
                 progress = i / len(scope.steps)
                 path = run.place(EVIDENCE, f"{twin}/{step}", space)
-                tables.write(path, tables.EVIDENCE, sample_rows(rng, scope.n_samples, progress))
+                tables.write(path, columns.EVIDENCE, sample_rows(rng, scope.n_samples, progress))
                 covered = {"id": identifiers(IMAGES // 2), "distance": rng.gamma(30, 1 / 40, IMAGES // 2)}
-                tables.write(run.place(EVIDENCE, f"{twin}/{step}.coverage", space), tables.COVERAGE, covered)
-                tables.write(run.place(EVIDENCE, f"{twin}/{step}.quality", space), tables.QUALITY, quality_rows(rng))
+                tables.write(run.place(EVIDENCE, f"{twin}/{step}.coverage", space), coverage.COVERAGE, covered)
+                tables.write(run.place(EVIDENCE, f"{twin}/{step}.quality", space), quality.QUALITY, quality_rows(rng))
     for twin in TWINS:
         tables.write(
-            (run.root / f"losses/{f'linear-{twin}'}.parquet"), tables.LOSSES, loss_rows(rng, ("own", "other"), 0.1)
+            (run.root / f"losses/{f'linear-{twin}'}.parquet"), losses.LOSSES, loss_rows(rng, ("own", "other"), 0.1)
         )
         for i, step in enumerate(scope.steps):
             level = 0.1 + 0.1 * (i / len(scope.steps) - 0.7) ** 2
             tables.write(
                 (run.root / f"losses/{twin}/{step}.parquet"),
-                tables.LOSSES,
+                losses.LOSSES,
                 loss_rows(rng, ("own", "other", "heldout"), level),
             )
 

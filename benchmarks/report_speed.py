@@ -24,7 +24,7 @@ from measuring_speed import LEVELS, SPACES, fabricate, identifiers
 from auditor.config import AuditConfig, Budgets
 from auditor.measuring import measure
 from auditor.records import TWINS
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.files import save_array
 from auditor.run.places import IMAGES, SAMPLES
 from auditor.scope import Scope
@@ -38,7 +38,7 @@ def complete(run: RunDirectory, scope: Scope, size: int) -> None:
         for twin in TWINS
         for step in scope.steps
     ]
-    tables.write(run.table("checkpoints"), tables.CHECKPOINTS, rows)
+    tables.write(run.table("checkpoints"), columns.CHECKPOINTS, rows)
     checks = measure(run, scope, Budgets()).checks
     write_images(run, scope, size)
     resolved = {"weights": "raw", "image_shape": [size, size, 3], "steps": list(scope.steps), "scheduler": {}}

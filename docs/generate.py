@@ -15,7 +15,7 @@ import auditor
 from auditor import registry
 from auditor.records import VERDICTS
 from auditor.reports.formats.json import SCHEMA_VERSION
-from auditor.run import tables
+from auditor.run import columns
 
 HEAD = """# Metrics
 
@@ -160,16 +160,16 @@ def schema() -> str:
         "trusted": {"type": "boolean", "description": "whether the run's own controls passed"},
         "weights": {"enum": ["raw", "ema", ""], "description": "which were audited; empty where samples were given"},
         "caveats": TEXTS | {"description": "what must not be concluded, the most limiting first"},
-        "verdicts": rows(tables.VERDICTS, verdict={"enum": list(VERDICTS)}),
-        "onsets": rows(tables.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
-        "checkpoints": rows(tables.CHECKPOINTS),
-        "measurements": rows(tables.MEASUREMENTS),
-        "metrics": rows(tables.METRICS),
-        "attacks": rows(tables.ATTACKS),
-        "profiles": rows(tables.PROFILES),
-        "scales": rows(tables.SCALES),
-        "protocol": rows(tables.PROTOCOL),
-        "exposed": rows(tables.EXPOSURE) | {"description": "of exposure.parquet, the images that are listed"},
+        "verdicts": rows(columns.VERDICTS, verdict={"enum": list(VERDICTS)}),
+        "onsets": rows(columns.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
+        "checkpoints": rows(columns.CHECKPOINTS),
+        "measurements": rows(columns.MEASUREMENTS),
+        "metrics": rows(columns.METRICS),
+        "attacks": rows(columns.ATTACKS),
+        "profiles": rows(columns.PROFILES),
+        "scales": rows(columns.SCALES),
+        "protocol": rows(columns.PROTOCOL),
+        "exposed": rows(columns.EXPOSURE) | {"description": "of exposure.parquet, the images that are listed"},
         "scope": record(
             {
                 "steps": {"type": "array", "items": {"type": "integer"}},
@@ -218,7 +218,7 @@ def nullable(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": ["object", "null"], "properties": properties, "required": ["status", "sentence"]}
 
 
-def rows(columns: Sequence[tables.Column], **known: dict[str, Any]) -> dict[str, Any]:
+def rows(columns: Sequence[columns.Column], **known: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a table as a list of objects; ``known`` says more on a column."""
     each = {
         c.name: (known.get(c.name) or TYPES[c.type])

@@ -17,9 +17,10 @@ from auditor import registry
 from auditor.records import TWINS
 from auditor.reports import LATER_TABLES, TOP_TABLES, album, read_report, write_reports
 from auditor.reports.charts.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.files import key_path
 from auditor.run.places import EVIDENCE, IMAGES
+from auditor.stages import sets
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = Path("sample_reports")  # from the root of the repository: reports that name the run name it so
@@ -59,11 +60,11 @@ def prune(source: RunDirectory, target: RunDirectory) -> None:
         narrow(
             source.place(EVIDENCE, "heldout", space),
             target.place(EVIDENCE, "heldout", space),
-            tables.HELDOUT,
+            sets.HELDOUT,
             HELDOUT_COLUMNS,
         )
         for of in (f"{twin}/{step}" for twin in TWINS for step in scope["steps"]):
-            narrow(source.place(EVIDENCE, of, space), target.place(EVIDENCE, of, space), tables.EVIDENCE, KEPT)
+            narrow(source.place(EVIDENCE, of, space), target.place(EVIDENCE, of, space), columns.EVIDENCE, KEPT)
 
 
 def without_machine(value: Any, places: tuple[str, ...]) -> Any:
@@ -87,7 +88,7 @@ def copy_with_key(source: Path, target: Path) -> None:
     shutil.copy(key_path(source), key_path(target))
 
 
-def narrow(source: Path, target: Path, columns: tuple[tables.Column, ...], kept: Any) -> None:
+def narrow(source: Path, target: Path, columns: tuple[columns.Column, ...], kept: Any) -> None:
     """Copy some columns of a table."""
     chosen = [column for column in columns if column.name in kept]
     frame = tables.read(source, [column.name for column in chosen])

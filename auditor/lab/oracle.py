@@ -25,7 +25,7 @@ from auditor.lab.decomposition import decompose, divergence
 from auditor.lab.diffusion import Denoiser, Diffusion
 from auditor.lab.grammar import Grammar
 from auditor.records import Scores
-from auditor.run import tables
+from auditor.run import columns, tables
 from auditor.seeds import derived_seed
 from auditor.stats import intervals
 
@@ -142,7 +142,7 @@ def write(root: Path, t: int, n: int, seed: int = 0, say: Callable[[str, int], N
         models = {twin: read(folder)[0] for (twin, at), folder in folders.items() if at == step}
         rows += rows_of(step, step_values(models, sets))
     path = root / f"{TABLE}.parquet"
-    tables.write(path, tables.MEASUREMENTS, sorted(rows, key=lambda row: (row["step"], row["metric"], row["twin"])))
+    tables.write(path, columns.MEASUREMENTS, sorted(rows, key=lambda row: (row["step"], row["metric"], row["twin"])))
     return path
 
 

@@ -17,7 +17,7 @@ from auditor.lab.decomposition import divergence
 from auditor.lab.diffusion import Denoiser, Diffusion, reverse
 from auditor.lab.grammar import Grammar
 from auditor.records import Scores
-from auditor.run import tables
+from auditor.run import columns, tables
 from auditor.seeds import derived_seed
 from auditor.stats import intervals
 
@@ -123,7 +123,7 @@ def write(root: Path, n: int = 300, seed: int = 0, say: Say = lambda text, calls
         say(f"sweeping the times of the noise: {name}", 0)
         rows += list(part(it, seed))
     path = root / f"{TABLE}.parquet"
-    tables.write(path, tables.LAB_SWEEPS, sorted(rows, key=lambda row: tuple(map(str, row.values()))))
+    tables.write(path, columns.LAB_SWEEPS, sorted(rows, key=lambda row: tuple(map(str, row.values()))))
     return path
 
 

@@ -16,7 +16,7 @@ from auditor.measuring.series import Series, read_series
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Context, Decision, LossLean, Recommendation, Reference, StepFacts
 from auditor.records import TWINS
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
 from auditor.stats.intervals import NAN, paired_lower
@@ -24,13 +24,13 @@ from auditor.stats.minima import Onset
 from auditor.stats.relabeling import Relabeling, relabel
 
 LAYOUTS = {
-    "measurements": tables.MEASUREMENTS,
-    "onsets": tables.ONSETS,
-    "verdicts": tables.VERDICTS,
-    "profiles": tables.PROFILES,
-    "attacks": tables.ATTACKS,
-    "exposure": tables.EXPOSURE,
-    "scales": tables.SCALES,
+    "measurements": columns.MEASUREMENTS,
+    "onsets": columns.ONSETS,
+    "verdicts": columns.VERDICTS,
+    "profiles": columns.PROFILES,
+    "attacks": columns.ATTACKS,
+    "exposure": columns.EXPOSURE,
+    "scales": columns.SCALES,
 }
 
 
@@ -90,9 +90,9 @@ def measure(
 
 def write(run: RunDirectory, measured: Measured) -> None:
     """Write measurements, onsets and verdicts."""
-    for name, columns in LAYOUTS.items():
-        tables.write(run.table(name), columns, measured.rows[name])
-    tables.write(run.table("metrics"), tables.METRICS, definition_rows())
+    for name, layout in LAYOUTS.items():
+        tables.write(run.table(name), layout, measured.rows[name])
+    tables.write(run.table("metrics"), columns.METRICS, definition_rows())
 
 
 def compute(

@@ -25,7 +25,7 @@ import pandas as pd
 
 from auditor.config import HEADLINE_SPACE, AuditConfig
 from auditor.records import Scores
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
 from auditor.scope import Scope
 from auditor.stages import published_losses
@@ -43,7 +43,7 @@ def write(run: RunDirectory, config: AuditConfig, scope: Scope, pairs: Runs) -> 
     """Write protocol.parquet beside the finished tables of a run; remove an older one where it was not asked for."""
     path = run.table("protocol")
     if config.protocol == "paper":
-        tables.write(path, tables.PROTOCOL, protocol_rows(run, scope, pairs))
+        tables.write(path, columns.PROTOCOL, protocol_rows(run, scope, pairs))
     else:
         path.unlink(missing_ok=True)
 

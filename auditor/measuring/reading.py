@@ -12,7 +12,7 @@ import pandas as pd
 from auditor.errors import AuditError
 from auditor.metrics import closer, gap
 from auditor.records import TWINS, Evidence, other_twin
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
@@ -118,11 +118,11 @@ class EvidenceReader:
 
     def _columns(self) -> list[str]:
         """Return the columns that metrics and tests read; the others are for people."""
-        columns = ["seed", "twin_distance", "different_seed_distance", "heldout_distance", "kid_score", "saturated"]
+        always = ["seed", "twin_distance", "different_seed_distance", "heldout_distance", "kid_score", "saturated"]
         if not self.with_train:
-            return columns
-        own = [f"{role}_distance_{j}" for role in ("own", "other") for j in tables.RANKS]
-        pool = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in tables.RANKS]
+            return always
+        own = [f"{role}_distance_{j}" for role in ("own", "other") for j in columns.RANKS]
+        pool = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in columns.RANKS]
         single = (
             "own_id_1",
             "pool_own_distance",
@@ -138,7 +138,7 @@ class EvidenceReader:
             "other_class_id",
             "other_class_distance",
         )
-        return [*columns, *own, *pool, *single]
+        return [*always, *own, *pool, *single]
 
     def _train_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
         """Return the Evidence fields that need training images."""
@@ -187,7 +187,7 @@ class EvidenceReader:
         pool_groups = self.pool.groups
         names = data["pool_id_1"].names
         roles, ids = (
-            np.column_stack([data[f"pool_{what}_{j}"].codes for j in tables.RANKS]) for what in ("role", "id")
+            np.column_stack([data[f"pool_{what}_{j}"].codes for j in columns.RANKS]) for what in ("role", "id")
         )
         own = (names == "own")[roles]
         named = pd.Index(names, dtype=object)
@@ -254,7 +254,7 @@ def spacing_of(spacing: pd.Series, ids: tables.Categories) -> np.ndarray:
 
 def distance_matrix(data: Mapping[str, Any], role: str) -> np.ndarray:
     """Return float64 ``[n, 8]`` distances of one role."""
-    return np.column_stack([data[f"{role}_distance_{j}"] for j in tables.RANKS])
+    return np.column_stack([data[f"{role}_distance_{j}"] for j in columns.RANKS])
 
 
 def first_where(mask: np.ndarray, index: np.ndarray) -> np.ndarray:

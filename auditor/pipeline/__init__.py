@@ -13,7 +13,7 @@ from auditor.pipeline import spot_checks
 from auditor.pipeline.execute import Executor
 from auditor.pipeline.record import checkpoint_rows, record
 from auditor.reports.caveats import pixel_range
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.stages import Task, stages
 from auditor.stages.bench import Bench
 
@@ -21,7 +21,7 @@ from auditor.stages.bench import Bench
 def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) -> Measured:
     """Carry out a plan, write the run's tables, and return what they say. The caller holds the lock."""
     run.write_record(record(loaded, "started", {}, {}))
-    tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(loaded))
+    tables.write(run.table("checkpoints"), columns.CHECKPOINTS, checkpoint_rows(loaded))
     bench = Bench(loaded, run)
     executor = Executor(bench, say)
     with_samples = loaded.asked.scope.with_samples
@@ -31,7 +31,7 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     executor.execute(tasks)
     run.sweep(place.folder for kind in stages().values() for place in kind.transient)
     loaded = bench.loaded  # without the checkpoints that failed
-    tables.write(run.table("checkpoints"), tables.CHECKPOINTS, checkpoint_rows(loaded))
+    tables.write(run.table("checkpoints"), columns.CHECKPOINTS, checkpoint_rows(loaded))
     started = time.perf_counter()
     checks: dict[str, Any] = {}
     if with_samples and loaded.given is None:

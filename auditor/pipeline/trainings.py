@@ -25,7 +25,7 @@ from auditor.measuring.estimates import estimate_fields
 from auditor.pipeline.plan import in_order, plan, refuse_loss_of_work
 from auditor.pipeline.record import checkpoint_rows, record
 from auditor.records import TWINS
-from auditor.run import RunDirectory, restored, tables
+from auditor.run import RunDirectory, columns, restored, tables
 from auditor.scope import Scope
 from auditor.stages import made_of, stage, step_of
 from auditor.stats import intervals
@@ -142,7 +142,7 @@ def audit(
     measured = combine(done, scope, budgets)
     rows = [row for pair, each in pairs.items() for row in named_checkpoints(pair, each)]
     unique = {(row["twin"], row["step"], row["path"]): row for row in rows}
-    tables.write(run.table("checkpoints"), tables.CHECKPOINTS, [unique[key] for key in sorted(unique)])
+    tables.write(run.table("checkpoints"), columns.CHECKPOINTS, [unique[key] for key in sorted(unique)])
     measuring.write(run, measured)
     published.write(run, config, scope, {pair: run.pair(*pair) for pair in done})
     facts = record(first, "complete", {}, measured.checks)

@@ -25,7 +25,7 @@ from auditor.inputs.asked import Asked, from_record
 from auditor.measuring import LAYOUTS, Measured, published
 from auditor.pipeline import trainings
 from auditor.pipeline.plan import in_order
-from auditor.run import RunDirectory, restored, tables
+from auditor.run import RunDirectory, columns, restored, tables
 from auditor.run.files import as_json, differences, n_rows, sha256_of
 from auditor.scope import Scope
 from auditor.stages import Item, expected_key, stage
@@ -46,7 +46,7 @@ KEYS = {
     "exposure": ("step", "half", "id"),
     "protocol": ("quantity", "twin", "space", "step"),
 }
-COLUMNS = LAYOUTS | {"protocol": tables.PROTOCOL}
+COLUMNS = LAYOUTS | {"protocol": columns.PROTOCOL}
 NOT_RECOMPUTED = ("redraw", "pixel_range")  # of the checks in run.json: they need the network
 DECIDING = ("auditor", "numpy", "pandas")  # packages that turn evidence into numbers
 

@@ -17,18 +17,18 @@ from auditor.errors import AuditError
 from auditor.reports.album import SHOWN, Album, album_of, open_album
 from auditor.reports.caveats import caveats
 from auditor.reports.formats import FolderFormat, TextFormat
-from auditor.run import RunDirectory, restored, tables
+from auditor.run import RunDirectory, columns, restored, tables
 from auditor.run.files import atomic
 from auditor.scope import Scope
 
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {
-    "metrics": tables.METRICS,
-    "attacks": tables.ATTACKS,
-    "exposure": tables.EXPOSURE,
-    "profiles": tables.PROFILES,
-    "scales": tables.SCALES,
-    "protocol": tables.PROTOCOL,
+    "metrics": columns.METRICS,
+    "attacks": columns.ATTACKS,
+    "exposure": columns.EXPOSURE,
+    "profiles": columns.PROFILES,
+    "scales": columns.SCALES,
+    "protocol": columns.PROTOCOL,
 }
 
 
@@ -248,7 +248,7 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures)
 
 
-def optional(run: RunDirectory, name: str, columns: Sequence[tables.Column]) -> pd.DataFrame:
+def optional(run: RunDirectory, name: str, columns: Sequence[columns.Column]) -> pd.DataFrame:
     """Return a table that not every run holds: without rows in one that was made before, or of what was not given."""
     path = run.table(name)
     return tables.read(path) if path.exists() else pd.DataFrame(columns=[column.name for column in columns])

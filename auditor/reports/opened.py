@@ -17,6 +17,7 @@ from auditor.reports import Report, gate, printable, read_report
 from auditor.reports.album import Album, refuse_pairs
 from auditor.reports.formats.terminal import legend, table_columns
 from auditor.run import RunDirectory, tables
+from auditor.run import columns as layout
 from auditor.run.places import EVIDENCE
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class OpenedRun:
         """
         scope, run = self.report.scope, RunDirectory(self.path)
         wanted = None if columns is None else list(dict.fromkeys(["seed", *columns]))
-        require("column", wanted or [], [each.name for each in tables.EVIDENCE], self.path)
+        require("column", wanted or [], [each.name for each in layout.EVIDENCE], self.path)
         refuse_pairs(run, self.report.record)
         places = product(
             self._those("space", space, scope.spaces),
@@ -116,7 +117,7 @@ class OpenedRun:
             for each, t, s in places
         ]
         joined = pd.concat(parts, ignore_index=True)
-        names = [column.name for column in tables.EVIDENCE if column.name in joined]
+        names = [column.name for column in layout.EVIDENCE if column.name in joined]
         found = joined[["space", "twin", "step", *names]].copy()
         found.attrs = parts[0].attrs
         return found

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from auditor import registry
 from auditor.inputs.asked import Asked
 from auditor.run import RunDirectory
+from auditor.run.columns import Column
 from auditor.run.files import as_json
 from auditor.run.places import FilePlace
-from auditor.run.tables import Column
 
 if TYPE_CHECKING:
     from auditor.stages.bench import Bench

@@ -22,6 +22,7 @@ from auditor.inputs.asked import Asked
 from auditor.records import TWINS, Agreement, CellScales, LossTable, other_twin
 from auditor.registry import SCALES
 from auditor.run import RunDirectory, tables
+from auditor.run.columns import CELL_TIME, IMAGE, Column
 from auditor.run.places import FilePlace
 from auditor.stages import Cost, Item, Stage, Task, chosen, keys, losses, step_of
 from auditor.stages.bench import Bench
@@ -35,6 +36,37 @@ COLUMNS = (
     "cosine",
     "half_squared",
     *(f"{name}_{twin}" for twin in HALVES for name in MEMORIZER),
+)
+
+AGREEMENT = (
+    Column("set", "category", "train-a, train-b, heldout; trajectory-a, ... and samples-a, ... of each twin"),
+    Column("id", "category", "image, or seed"),
+    CELL_TIME,
+    Column("cosine", "float64", "cosine of the twins' noise predictions"),
+    Column("half_squared", "float64", "half the squared difference of the twins' noise predictions, mean over pixels"),
+    *(
+        Column(f"{name}_{twin}", "float64", f"{says} of twin {twin}")
+        for twin in "ab"
+        for name, says in (
+            ("noise_loss", "squared error of the noise prediction"),
+            ("error", "squared difference to the empirical denoiser of the own half,"),
+            ("along", "numerator of lambda, the projection onto the empirical denoiser,"),
+            ("reach", "denominator of lambda"),
+            ("spread", "least noise loss that any network has on the half"),
+            ("sharing", "training images that share the posterior, of the half"),
+            ("largest", "weight of the likeliest training image in the posterior, of the half"),
+            ("shell", "relative distance to the nearest shell of noised training images, 1 on it, of the half"),
+        )
+    ),
+)
+
+CELL_SCALES = (
+    Column("set", "category", "train-a, train-b or heldout"),
+    IMAGE,
+    Column("scale", "category", "haar-0 to haar-3 and pca-0 to pca-3, coarse to fine; auditor/scales.py"),
+    Column("loss_a", "float64", "squared error of the noise prediction of twin a in this scale, per dimension"),
+    Column("loss_b", "float64", "that of twin b"),
+    Column("half_squared", "float64", "half the squared difference of the twins' predictions in it, per dimension"),
 )
 
 
@@ -137,7 +169,7 @@ class AgreementStage(Stage):
 
     name, word, per = "agreement", "agreement", "step"
     places = (FilePlace("agreement", by_step=True), BY_SCALE)
-    columns = tables.AGREEMENT
+    columns = AGREEMENT
     row_bytes = 140
 
     def applies(self, asked: Asked) -> bool:
@@ -179,7 +211,7 @@ class AgreementStage(Stage):
         h, w, c = model.x_shape
         axes = scales.principal_axes(np.concatenate([each.numpy() for each in halves.values()])) if halves else None
         columns: dict[str, Any] = {name: [] for name in ("set", "id", "t", *COLUMNS)}
-        by_scale: dict[str, Any] = {column.name: [] for column in tables.CELL_SCALES}
+        by_scale: dict[str, Any] = {column.name: [] for column in CELL_SCALES}
         at, n_levels = 0, len(asked.times)
         for name, start in losses.part_list(asked):
             pictures, ids, eps = losses.cell_inputs(loaded, name, start, model)
@@ -191,7 +223,7 @@ class AgreementStage(Stage):
             for scale in in_scales["loss_a"]:
                 add_rows(by_scale, name, ids, [scale], {key: values[scale] for key, values in in_scales.items()})
             add_rows(columns, name, ids, asked.times.tolist(), cell_columns(noise_of, flat, x_t, halves, abar))
-        bench.write(task, as_columns(columns), as_columns(by_scale), columns=[tables.AGREEMENT, tables.CELL_SCALES])
+        bench.write(task, as_columns(columns), as_columns(by_scale), columns=[AGREEMENT, CELL_SCALES])
         for place in places.values():
             bench.run.drop(place)
         yield 0

@@ -30,6 +30,7 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
+from auditor.run.columns import IMAGE, TIME, Column
 from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, chosen, keys
 from auditor.stages.bench import Bench
@@ -41,6 +42,14 @@ ENCODED_AT_ONCE = 32
 WORTHWHILE = 400  # held-out images of a quick audit: with fewer no attack can be judged at a false-positive rate of 1 %
 
 Times = Mapping[str, np.ndarray]  # attack -> int64 [n], the times that it scores, ascending
+
+ATTACK_SCORES = (
+    Column("set", "category", "own or heldout"),
+    IMAGE,
+    Column("attack", "category", "SimA, PIA or SecMI; docs/statistics.md 5.4"),
+    Column("t", "int64", "diffusion time at which the image is scored", TIME),
+    Column("score", "float64", "mean over pixels of a power of predicted noise or its error; smaller is a member's"),
+)
 
 
 def attack_times(levels: np.ndarray, train_steps: int, with_steps: bool = True) -> dict[str, np.ndarray]:
@@ -182,7 +191,7 @@ class AttackScores(Stage):
 
     name, word, per = "attack_scores", "attack-scores", "checkpoint"
     places = (FilePlace("attack-scores"),)
-    columns = tables.ATTACK_SCORES
+    columns = ATTACK_SCORES
     network = True
     row_bytes = 12
     attacks: ClassVar[tuple[str, ...]] = ("SimA", "PIA")

@@ -12,7 +12,7 @@ from auditor import checkpoints
 from auditor.diffusion.model import DiffusionModel
 from auditor.inputs.asked import Asked
 from auditor.inputs.loaded import Loaded
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.files import drop_parts, part_path
 from auditor.stages import Item, Task, expected_key, made_of, stage, step_of
 
@@ -80,7 +80,7 @@ class Bench:
             told = finished
         return [np.load(part_path(path, start), mmap_mode="r") for start in parts]
 
-    def write(self, task: Task, *data: Mapping[str, Any], columns: Sequence[Sequence[tables.Column]] = ()) -> None:
+    def write(self, task: Task, *data: Mapping[str, Any], columns: Sequence[Sequence[columns.Column]] = ()) -> None:
         """Write the tables of an artefact, ``data`` in the order of its files, the first one last; drop its parts."""
         made, key = made_of(self.run, self.asked, task.item), expected_key(self.asked, task.item)
         kind = stage(task.item.stage)

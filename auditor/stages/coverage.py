@@ -9,10 +9,15 @@ from typing import Any
 from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
-from auditor.run import tables
+from auditor.run.columns import HELDOUT_IMAGE, distance
 from auditor.run.places import FilePlace
 from auditor.stages import Stage, Task, features, nearest
 from auditor.stages.bench import Bench
+
+COVERAGE = (
+    HELDOUT_IMAGE,
+    distance("distance", "distance to the nearest sample, of at most as many as the smaller half has images"),
+)
 
 
 def coverage_rows(heldout: Features, samples: Features, n: int) -> dict[str, Any]:
@@ -27,7 +32,7 @@ class Coverage(Stage):
     name, word, per = "coverage", "coverage", "checkpoint"
     places = (FilePlace("evidence", part=".coverage"),)
     by_space = True
-    columns = tables.COVERAGE
+    columns = COVERAGE
     made_from, among_sets, row_bytes = ("sample_features",), True, 8
 
     def applies(self, asked: Asked) -> bool:

@@ -20,6 +20,7 @@ from auditor.inputs.asked import Asked
 from auditor.inputs.loaded import Loaded
 from auditor.records import LossTable
 from auditor.run import RunDirectory, tables
+from auditor.run.columns import CELL_TIME, IMAGE, IMAGE_SET, Column
 from auditor.run.files import save_array
 from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, chosen, controls, expected_key, keys
@@ -29,13 +30,21 @@ IMAGES_AT_ONCE = 32  # images whose cells make one resumable part
 ENCODED_AT_ONCE = 64
 PREDICTIONS = FilePlace("predictions", ".npy")  # float32 [cells, 2, d], the noise predicted in eps and in -eps
 
+LOSSES = (
+    IMAGE_SET,
+    IMAGE,
+    CELL_TIME,
+    Column("loss", "float64", "squared error of the prediction, mean over pixels and an antithetic noise pair"),
+    Column("share", "float64", "share of uniform diffusion times that the cell's noise level stands for"),
+)
+
 
 class Losses(Stage):
     """One row per image and noise level."""
 
     name, word, per = "losses", "losses", "checkpoint"
     places = (FilePlace("losses"),)
-    columns = tables.LOSSES
+    columns = LOSSES
     row_bytes = 12
     transient: ClassVar[tuple[FilePlace, ...]] = (PREDICTIONS,)
     network = True

@@ -16,7 +16,7 @@ from auditor.metrics.copies import by_second
 from auditor.metrics.kid import heldout_term, seed_scores
 from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors, other_twin
-from auditor.run import places, tables
+from auditor.run import columns, places
 from auditor.scope import control_names
 from auditor.stages import Item, Stage, Task, cells, controls, features, halves, keys, stage
 from auditor.stages.bench import Bench
@@ -115,19 +115,19 @@ def kid_heldout_term(heldout: Features) -> float:
 
 def unknown_columns(n: int) -> dict[str, Any]:
     """Return the neighbour columns of samples that nothing is known of."""
-    columns = [c for c in tables.EVIDENCE if c.name.startswith(("own_", "other_", "pool_"))]
-    return blank(columns, n) | {"memorized": np.zeros(n, dtype=bool)}
+    unknown = [c for c in columns.EVIDENCE if c.name.startswith(("own_", "other_", "pool_"))]
+    return blank(unknown, n) | {"memorized": np.zeros(n, dtype=bool)}
 
 
-def blank(columns: Sequence[tables.Column], n: int) -> dict[str, Any]:
+def blank(layout: Sequence[columns.Column], n: int) -> dict[str, Any]:
     """Return columns without values: NaN and the empty id."""
-    return {c.name: [""] * n if c.type == "category" else np.full(n, np.nan) for c in columns}
+    return {c.name: [""] * n if c.type == "category" else np.full(n, np.nan) for c in layout}
 
 
 def neighbour_columns(role: str, found: Neighbors) -> dict[str, Any]:
     """Return the id and distance columns of one search; absent ranks are NaN and the empty id."""
     data: dict[str, Any] = {}
-    for j in tables.RANKS:
+    for j in columns.RANKS:
         known = found.indices.shape[1] >= j
         index = found.indices[:, j - 1] if known else np.full(len(found.indices), -1)
         data[f"{role}_id_{j}"] = [found.reference_ids[i] if i >= 0 else "" for i in index]
@@ -149,7 +149,7 @@ def pool_columns(found: Mapping[str, Neighbors]) -> dict[str, Any]:
     role_of = np.tile(roles, N_NEIGHBORS)
     order = np.argsort(distances, axis=1, kind="stable")  # NaN sorts last
     data: dict[str, Any] = {f"pool_{role}_distance": found[role].distances[:, 0] for role in roles}
-    for j in tables.RANKS:
+    for j in columns.RANKS:
         column = order[:, j - 1]
         rows = np.arange(len(order))
         data[f"pool_distance_{j}"] = distances[rows, column]
@@ -164,7 +164,7 @@ class SampleEvidence(Stage):
     name, word, per = "evidence", "evidence", "checkpoint"
     places = (places.EVIDENCE,)
     by_space = True
-    columns = tables.EVIDENCE
+    columns = columns.EVIDENCE
     made_from, among_sets, row_bytes = ("samples", "sample_features"), True, 400
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:

@@ -10,7 +10,7 @@ import numpy as np
 from auditor.diffusion import denoising, noise, schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.inputs.asked import Asked
-from auditor.run import tables
+from auditor.run.columns import CELL_TIME, Column
 from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, keys
 from auditor.stages.bench import Bench
@@ -20,6 +20,12 @@ LOSS_IMAGES = 50
 SUBSET_SEED = 1
 TIMES_AT_ONCE = 20  # one resumable part of the losses
 NOT_ASKED = ("images", "times", "seed", "sets", "classes")  # of the losses' key: what this protocol settles itself
+
+PUBLISHED_LOSSES = (
+    Column("id", "category", "held-out image"),
+    CELL_TIME,
+    Column("loss", "float64", "squared error of the prediction for one noise, mean over pixels"),
+)
 
 
 def loss_images(n_heldout: int) -> np.ndarray:
@@ -75,7 +81,7 @@ class PublishedLosses(Stage):
     alone = True
     row_bytes = 10
     places = (FilePlace("losses", part=".published"),)
-    columns = tables.PUBLISHED_LOSSES
+    columns = PUBLISHED_LOSSES
     network = True
 
     def applies(self, asked: Asked) -> bool:

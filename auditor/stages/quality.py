@@ -16,6 +16,7 @@ from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import RunDirectory, tables
+from auditor.run.columns import Column
 from auditor.run.places import FilePlace
 from auditor.stages import Stage, Task, features, halves, stage
 from auditor.stages.bench import Bench
@@ -26,6 +27,13 @@ MOST = 2000  # images of each set, and samples, that are compared
 N_BLOCKS = 20  # blocks of seeds that are left out in turn
 LOOKED_AT = 32  # neighbours among which the radius without a block is found
 STATISTICS = ("precision", "recall", "density", "coverage")
+
+QUALITY = (
+    Column("set", "category", "what samples are compared with: own, other or heldout"),
+    Column("statistic", "category", "precision, recall, density, coverage or frechet"),
+    Column("block", "int64", "block of seeds"),
+    Column("score", "float64", "linearised share of this block; the mean over blocks is the value"),
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ class Quality(Stage):
     name, word, per = "quality", "quality", "checkpoint"
     places = (FilePlace("evidence", part=".quality"),)
     by_space = True
-    columns = tables.QUALITY
+    columns = QUALITY
     made_from, among_sets = ("sample_features",), True
 
     def applies(self, asked: Asked) -> bool:

@@ -11,7 +11,8 @@ from auditor.config import N_NEIGHBORS
 from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
-from auditor.run import places, tables
+from auditor.run import places
+from auditor.run.columns import HELDOUT_DISTANCE, HELDOUT_IMAGE, TRAINING_IMAGE, Column, distance, neighbours
 from auditor.stages import Cost, Stage, Task, cells, features, halves, keys, nearest
 from auditor.stages.bench import Bench
 from auditor.stages.halves import (
@@ -29,6 +30,53 @@ COVERAGE_K = 5  # statistics 6.1
 MANY = 10**9
 POOL = "pool"
 
+HELDOUT = (
+    HELDOUT_IMAGE,
+    *neighbours("a", "nearest training image of half a"),
+    *neighbours("b", "nearest training image of half b"),
+    distance("pool_a_distance", "distance to the nearest pool image of half a"),
+    distance("pool_b_distance", "distance to the nearest pool image of half b"),
+    distance("a_outside_distance", "distance to the nearest image of half a that is no duplicate of rank 1"),
+    distance("b_outside_distance", "the same in half b"),
+    distance("a_mean_distance_50", "mean distance to the 50 nearest images of half a"),
+    distance("b_mean_distance_50", "the same in half b"),
+    Column("a_cell", "float32", "number of the k-means cell of half a that the image is in"),
+    Column("b_cell", "float32", "the same of half b"),
+    Column("class", "float32", "number of the image's class; NaN without classes"),
+    distance("a_class_distance", "distance to the nearest image of its class in half a, as for samples"),
+    distance("b_class_distance", "the same in half b"),
+    distance("within_distance_5", "distance to the fifth nearest other held-out image"),
+    distance("cover_a_distance", "distance to the nearest of as many pool images of half a as there are samples"),
+    distance("cover_b_distance", "the same in half b"),
+)
+
+POOL_IMAGES = (
+    Column("half", "string", "a or b"),
+    TRAINING_IMAGE,
+    Column("group", "int64", "images that are relabelled together: duplicates"),
+    Column("class", "float32", "number of its class; NaN without classes"),
+    Column(
+        "in_class_pool", "bool", "takes part in comparisons within classes: of each class equal numbers of both halves"
+    ),
+    Column("brightness", "float64", "mean over pixels", "gray levels of 255"),
+    Column("saturated", "float64", "share of pixels that are 0 or 255", "share"),
+    Column("nearest_half", "string", "half of the nearest pool image of another group"),
+    Column("nearest_id", "string", "the nearest pool image of another group"),
+    distance("nearest_distance", "distance to it"),
+    HELDOUT_DISTANCE,
+)
+
+TRAIN = (
+    TRAINING_IMAGE,
+    Column("digest", "string", "sha256 of the pixels at the model's shape"),
+    Column("cluster", "int64", "images of this half with equal content share a number"),
+    Column(
+        "in_pool", "bool", "takes part in own-versus-other statistics: not blank, not shared, subsampled to equal size"
+    ),
+    *neighbours("own", "nearest other image of the same half"),
+    distance("outside_distance", "distance to the nearest image of the half that is no duplicate of it"),
+)
+
 
 def heldout_rows(
     heldout: Features,
@@ -37,7 +85,7 @@ def heldout_rows(
     classes: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
-    data: dict[str, Any] = blank(tables.HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
+    data: dict[str, Any] = blank(HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
     data["class"] = class_column(classes, len(heldout.ids))
     for twin, reference in references.items():
         full = nearest_images(heldout, reference, MEAN_OVER)
@@ -151,13 +199,13 @@ class SetEvidence(Stage):
         heldout = features.of_heldout(bench, task.space)
         if task.of == "heldout" and heldout is not None:
             n = min(bench.asked.n_samples, len(references["a"].pool.ids))
-            columns, data = tables.HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"))
+            columns, data = HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"))
         elif task.of == POOL:
             pixels = {twin: pixel_facts(loaded.sets[f"train-{twin}"].images) for twin in references}
-            columns, data = tables.POOL_IMAGES, pool_rows(references, pixels, heldout)
+            columns, data = POOL_IMAGES, pool_rows(references, pixels, heldout)
         else:
             half = references[task.of[-1]]
-            columns, data = tables.TRAIN, train_rows(half, loaded.digests[task.of], clusters_of(half))
+            columns, data = TRAIN, train_rows(half, loaded.digests[task.of], clusters_of(half))
         bench.write(task, data, columns=[columns])
         yield 0
 

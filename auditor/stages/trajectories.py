@@ -17,7 +17,7 @@ from auditor.diffusion import denoising, noise, sampling, schedules
 from auditor.diffusion.model import DiffusionModel
 from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory
 from auditor.run.places import FilePlace
 from auditor.stages import Cost, Stage, Task, agreement
 from auditor.stages.bench import Bench
@@ -110,7 +110,7 @@ class TrajectoryStage(Stage):
 
     name, word, per = "trajectories", "trajectories", "step"
     places = (FilePlace("trajectories", by_step=True),)
-    columns = tables.AGREEMENT
+    columns = agreement.AGREEMENT
     row_bytes = agreement.AgreementStage.row_bytes
 
     def applies(self, asked: Asked) -> bool:

@@ -19,6 +19,7 @@ from auditor.errors import CheckpointError
 from auditor.inputs.asked import Asked
 from auditor.records import Features, UTurns
 from auditor.run import RunDirectory, tables
+from auditor.run.columns import IMAGE, IMAGE_SET, TIME, Column
 from auditor.run.places import FilePlace
 from auditor.spaces.pixel import PixelSpace
 from auditor.stages import Cost, Item, Stage, Task, chosen, features, keys
@@ -27,6 +28,14 @@ from auditor.stages.bench import Bench
 REVISION = 1
 SEARCHED_AT_ONCE = 8192  # images that what comes back is searched among, a block at a time
 SHARES = (0.1, 0.2, 0.4, 0.6)  # of the process, at which images turn
+
+U_TURNS = (
+    IMAGE_SET,
+    IMAGE,
+    Column("t", "int64", "diffusion time at which the image turns", TIME),
+    Column("distance", "float64", "mean squared difference of the image and what came back, pixels in [0, 1]"),
+    Column("returned", "bool", "no other training or held-out image is nearer to what came back"),
+)
 
 
 def turning_times(scheduler: Mapping[str, Any]) -> np.ndarray:
@@ -110,7 +119,7 @@ class UTurnStage(Stage):
 
     name, word, per = "u_turns", "u-turns", "checkpoint"
     places = (FilePlace("u-turns"),)
-    columns = tables.U_TURNS
+    columns = U_TURNS
     row_bytes = 16
     network = True
 

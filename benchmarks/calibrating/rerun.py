@@ -24,7 +24,7 @@ from auditor.measuring.lean import lean_fact
 from auditor.measuring.series import Series, read_series
 from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
 from auditor.scope import Scope
 from auditor.stats.landing import Landing
@@ -87,23 +87,23 @@ def positions(pool: Pool, half: str, ids: pd.Series) -> np.ndarray:
 
 def near_samples(series: Series, run: RunDirectory, step: int, twin: str, space: str) -> Near:
     """Return the pool neighbors of the samples of one checkpoint."""
-    names = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in tables.RANKS]
+    names = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in columns.RANKS]
     frame = tables.read(run.place(EVIDENCE, f"{twin}/{step}", space), names)
-    columns = []
-    for j in tables.RANKS:
+    found = []
+    for j in columns.RANKS:
         own = (frame[f"pool_role_{j}"] == "own").to_numpy()
         as_own, as_other = (positions(series.pool, half, frame[f"pool_id_{j}"]) for half in (twin, other_twin(twin)))
-        columns.append(np.where(own, as_own, as_other))
-    distance = frame[[f"pool_distance_{j}" for j in tables.RANKS]].to_numpy(float)
-    return Near(np.column_stack(columns), distance, series.landings[step, twin, space].gap)
+        found.append(np.where(own, as_own, as_other))
+    distance = frame[[f"pool_distance_{j}" for j in columns.RANKS]].to_numpy(float)
+    return Near(np.column_stack(found), distance, series.landings[step, twin, space].gap)
 
 
 def near_heldout(pool: Pool, run: RunDirectory, space: str) -> Near:
     """Return the pool neighbors of held-out images: the eight nearest of both halves."""
     frame = tables.read(run.place(EVIDENCE, "heldout", space))
-    index = np.column_stack([positions(pool, half, frame[f"{half}_id_{j}"]) for half in TWINS for j in tables.RANKS])
-    distance = np.column_stack([frame[f"{half}_distance_{j}"] for half in TWINS for j in tables.RANKS])
-    order = np.argsort(np.where(index < 0, np.inf, distance), axis=1, kind="stable")[:, : len(tables.RANKS)]
+    index = np.column_stack([positions(pool, half, frame[f"{half}_id_{j}"]) for half in TWINS for j in columns.RANKS])
+    distance = np.column_stack([frame[f"{half}_distance_{j}"] for half in TWINS for j in columns.RANKS])
+    order = np.argsort(np.where(index < 0, np.inf, distance), axis=1, kind="stable")[:, : len(columns.RANKS)]
     return Near(np.take_along_axis(index, order, 1), np.take_along_axis(distance, order, 1))
 
 

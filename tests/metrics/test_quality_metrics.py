@@ -18,7 +18,7 @@ from auditor import registry
 from auditor.errors import AuditError
 from auditor.metrics import beside_heldout, gap, kid
 from auditor.records import Evidence, Scores
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.stages import cells, nearest, quality, sets
 from auditor.stages import features as stage_features
 from auditor.stages.halves import Reference
@@ -48,7 +48,7 @@ def measured(samples, own, heldout, twin_samples=None) -> Evidence:
     real = sets.heldout_rows(features(heldout), {"a": half, "b": half})
     spacing = sets.train_rows(half, ["x"] * len(own), half.clusters)["outside_distance"]
     place = {name: i for i, name in enumerate(half.features.ids)}
-    matrix = lambda data, role: np.column_stack([data[f"{role}_distance_{j}"] for j in tables.RANKS])  # noqa: E731
+    matrix = lambda data, role: np.column_stack([data[f"{role}_distance_{j}"] for j in columns.RANKS])  # noqa: E731
     return Evidence(
         "a",
         1,
@@ -533,7 +533,7 @@ def test_a_missing_quality_table_is_an_error_and_no_gap_in_the_report(finished, 
 def test_arrays_of_a_table_are_those_that_pandas_reads(finished):
     path = finished / "evidence" / "pixel" / "a" / "90.parquet"
     frame, data = tables.read(path), tables.arrays(path)
-    assert list(frame.columns) == [c.name for c in tables.EVIDENCE] and set(data) == set(frame.columns)
+    assert list(frame.columns) == [c.name for c in columns.EVIDENCE] and set(data) == set(frame.columns)
     for name, column in data.items():
         values = column.values if isinstance(column, tables.Categories) else column
         np.testing.assert_array_equal(values, frame[name].to_numpy(values.dtype))

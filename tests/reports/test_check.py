@@ -19,7 +19,7 @@ from auditor.config import Budgets
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
 from auditor.reports import gate
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 
 NAN = float("nan")
 SERIES = {
@@ -70,9 +70,9 @@ def write(tmp_path):
         checks = {"distrust": list(distrust), "not_exchangeable": list(differ), "recommendation": dict(found)}
         run.write_record({"status": status, "checks": checks, "budgets": asdict(Budgets(**budgets))})
         rows = [verdict_row(step, verdict, step == found["step"]) for step, verdict in series.items()]
-        tables.write(run.table("verdicts"), tables.VERDICTS, rows)
+        tables.write(run.table("verdicts"), columns.VERDICTS, rows)
         measured = [measurement(*each) for each in MEASURED.items()]
-        tables.write(run.table("measurements"), tables.MEASUREMENTS, measured)
+        tables.write(run.table("measurements"), columns.MEASUREMENTS, measured)
         return run.root
 
     return write

@@ -23,7 +23,7 @@ from auditor.reports.album import BLURRED, LEFT_OUT, png
 from auditor.reports.charts import BLACK, COLORS, GREY, curves, distances, divergence, edges, networks, ticks
 from auditor.reports.drawing import interactive, plates, printed
 from auditor.reports.formats import figures, html
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +231,7 @@ def test_excluded_checkpoints_are_listed_by_their_reason(run_copy):
     rows = tables.read(path).to_dict("records")
     for row in rows[:2]:
         row |= {"audited": False, "reason": "no weights"}
-    tables.write(path, tables.CHECKPOINTS, rows)
+    tables.write(path, columns.CHECKPOINTS, rows)
     found = sections.excluded(read_report(run_copy))
     assert found == [("no weights", ["a/checkpoint-90/unet_ema (step 90)", "a/checkpoint-200/unet_ema (step 200)"])]
 

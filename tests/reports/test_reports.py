@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from auditor import registry
 from auditor.reports import percent, read_report
 from auditor.reports.formats.terminal import sparkline
-from auditor.run import tables
+from auditor.run import columns, tables
 
 
 def rendered(root, width=80, form="terminal") -> str:
@@ -108,7 +108,7 @@ def test_an_identity_that_does_not_hold_is_a_caveat(run_copy):
     of_identity = table.metric == "empirical_identity"
     assert of_identity.sum() == 12  # 3 steps, 2 twins, 2 noise levels
     table.loc[of_identity, ["value", "low", "high"]] += 1.0
-    tables.write(path, tables.PROFILES, table.to_dict("records"))
+    tables.write(path, columns.PROFILES, table.to_dict("records"))
     assert "in 12 of 12 cells" in told()[0]
 
 

@@ -11,7 +11,7 @@ from auditor.measuring import lean as leaning
 from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import LEAST_IN_CLASS
 from auditor.records import TWINS, Features, other_twin
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
 from auditor.stages import classes as classwise
 from auditor.stages import halves, nearest, sets
@@ -143,14 +143,14 @@ def write_run(root, samples: dict[str, np.ndarray], drawn: np.ndarray | None, fe
         mine, twins = (features("samples", samples[t]) for t in (twin, other_twin(twin)))
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(mine, twins, references, heldout, np.arange(N), classes=drawn)
-        tables.write(run.place(EVIDENCE, f"{twin}/100", "pixel"), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/100", "pixel"), columns.EVIDENCE, rows)
         within = sets.train_rows(halves[twin], list(map(str, numbers)), halves[twin].clusters)
-        tables.write(run.place(EVIDENCE, f"train-{twin}", "pixel"), tables.TRAIN, within)
+        tables.write(run.place(EVIDENCE, f"train-{twin}", "pixel"), sets.TRAIN, within)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(numbers))) for half in TWINS}
-    tables.write(run.place(EVIDENCE, "pool", "pixel"), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
+    tables.write(run.place(EVIDENCE, "pool", "pixel"), sets.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
     known = numbers if drawn is not None else None
     tables.write(
-        run.place(EVIDENCE, "heldout", "pixel"), tables.HELDOUT, sets.heldout_rows(heldout, halves, classes=known)
+        run.place(EVIDENCE, "heldout", "pixel"), sets.HELDOUT, sets.heldout_rows(heldout, halves, classes=known)
     )
     return EvidenceReader(run, "pixel", N, with_train=True, with_heldout=True)
 

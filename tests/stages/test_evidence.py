@@ -21,7 +21,7 @@ from auditor.errors import AuditError
 from auditor.measuring import reading
 from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
-from auditor.run import RunDirectory, tables
+from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
 from auditor.stages import losses, nearest, sets
 from auditor.stages.halves import Reference
@@ -58,16 +58,16 @@ def write_run(root, with_train: bool = True, with_heldout: bool = True) -> RunDi
         mine, twins = (features(f"samples-{t}", SAMPLES[t]) for t in (twin, other_twin(twin)))
         references = {"own": halves[twin], "other": halves[other_twin(twin)]} if with_train else {}
         rows = nearest.sample_rows(mine, twins, references, heldout, SEEDS)
-        tables.write(run.place(EVIDENCE, f"{twin}/{STEP}", SPACE), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/{STEP}", SPACE), columns.EVIDENCE, rows)
     if with_train:
         pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(len(TRAIN[half]))) for half in TWINS}
-        tables.write(run.place(EVIDENCE, "pool", SPACE), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
+        tables.write(run.place(EVIDENCE, "pool", SPACE), sets.POOL_IMAGES, sets.pool_rows(halves, pixels, heldout))
         for half, each in halves.items():
             digests = [f"{half}{cluster}" for cluster in CLUSTERS[half]]
             rows = sets.train_rows(each, digests, each.clusters)
-            tables.write(run.place(EVIDENCE, f"train-{half}", SPACE), tables.TRAIN, rows)
+            tables.write(run.place(EVIDENCE, f"train-{half}", SPACE), sets.TRAIN, rows)
     if with_train and with_heldout:
-        tables.write(run.place(EVIDENCE, "heldout", SPACE), tables.HELDOUT, sets.heldout_rows(heldout, halves))
+        tables.write(run.place(EVIDENCE, "heldout", SPACE), sets.HELDOUT, sets.heldout_rows(heldout, halves))
     return run
 
 
@@ -235,7 +235,7 @@ def test_copies_of_own_images_read_back_as_copies(tmp_path):
         rows = nearest.sample_rows(
             copies, copies, {"own": halves[twin], "other": halves[other_twin(twin)]}, None, SEEDS
         )
-        tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), columns.EVIDENCE, rows)
     reader = EvidenceReader(run, SPACE, 5, with_train=True, with_heldout=True)
     read = {twin: reader.read(twin, 1) for twin in TWINS}
     for twin, (found, landing) in read.items():
@@ -295,7 +295,7 @@ def table_layouts() -> dict:
     return {
         name: columns
         for name, columns in vars(tables).items()
-        if isinstance(columns, tuple) and columns and isinstance(columns[0], tables.Column)
+        if isinstance(columns, tuple) and columns and isinstance(columns[0], columns.Column)
     }
 
 
@@ -384,13 +384,13 @@ def test_a_tie_of_both_halves_lands_on_both_however_many_images_tie(tmp_path):
     halves["b"] = Reference(features("train-b", [circle(10)[-1], *far]), np.ones(10, bool), np.arange(10))
     for half, each in halves.items():
         rows = sets.train_rows(each, ["x"] * 10, np.arange(10))
-        tables.write(run.place(EVIDENCE, f"train-{half}", SPACE), tables.TRAIN, rows)
+        tables.write(run.place(EVIDENCE, f"train-{half}", SPACE), sets.TRAIN, rows)
     pixels = {half: dict.fromkeys(("brightness", "saturated"), np.zeros(10)) for half in TWINS}
-    tables.write(run.place(EVIDENCE, "pool", SPACE), tables.POOL_IMAGES, sets.pool_rows(halves, pixels, None))
+    tables.write(run.place(EVIDENCE, "pool", SPACE), sets.POOL_IMAGES, sets.pool_rows(halves, pixels, None))
     for twin in TWINS:
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(samples, samples, references, None, np.arange(1))
-        tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), tables.EVIDENCE, rows)
+        tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), columns.EVIDENCE, rows)
         reader = EvidenceReader(run, SPACE, 1, with_train=True, with_heldout=False)
         landing = reader.read(twin, 1)[1]
         assert landing.in_a[0] == 0.5
@@ -433,7 +433,7 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
     path = RunDirectory(tmp_path).root / f"losses/a/{STEP}.parquet"
     roles, ids = ["own"] * 4 + ["other"] * 4 + ["heldout"] * 2, ["x", "x", "y", "y", "x", "x", "z", "z", "h", "h"]
     columns = {"set": roles, "id": ids, "t": [10, 90] * 5, "loss": np.arange(10.0), "share": [0.5] * 10}
-    tables.write(path, tables.LOSSES, columns)
+    tables.write(path, losses.LOSSES, columns)
     found = losses.read_losses(path)
     assert list(found) == ["own", "other", "heldout"]
     np.testing.assert_array_equal(found["own"].values, [[0, 1], [2, 3]])
@@ -445,7 +445,7 @@ def test_losses_read_back_by_role_image_and_time(tmp_path):
 def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_have_equal_ones(tmp_path):
     path = RunDirectory(tmp_path).root / f"losses/a/{STEP}.parquet"
     columns = {"set": ["own"] * 2, "id": ["x"] * 2, "t": [10, 90], "loss": [1.0, 3.0]}
-    tables.write(path, tables.LOSSES, columns | {"share": [0.25, 0.75]})
+    tables.write(path, losses.LOSSES, columns | {"share": [0.25, 0.75]})
     assert losses.read_losses(path)["own"].means.tolist() == [2.5]
     pd.read_parquet(path).drop(columns="share").to_parquet(path)
     assert losses.read_losses(path)["own"].means.tolist() == [2.0]
