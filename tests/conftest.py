@@ -31,6 +31,8 @@ import tempfile
 import numpy as np
 import pytest
 
+from auditor import config as settings
+
 # Before any command runs, in this process or in a child: no test reads or writes the user's cache.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="auditor-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
@@ -316,9 +318,8 @@ EVERYTHING = {
     **FAST,
     "sampling-steps": None,
     "protocol": "paper",
-    "u-turns": "4",
-    "trajectories": "4",
     "steps": "90,200",
+    **{settings.option(each.name)[2:]: "4" for each in fields(settings.AuditConfig) if each.metadata.get("extra")},
 }
 
 
