@@ -16,7 +16,7 @@ from auditor.errors import AuditError
 from auditor.registry import SPACE_GROUPS, SPACES
 
 LEVEL = 0.95  # confidence level of every interval
-N_NEIGHBORS = 8  # neighbours kept per query and reference set
+N_NEIGHBORS = 8  # neighbors kept per query and reference set
 N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)

@@ -30,4 +30,4 @@ class CheckpointError(AuditError):
 
 
 class RunExists(AuditError):
-    """The run directory holds artefacts that the command would discard."""
+    """The run directory holds artifacts that the command would discard."""

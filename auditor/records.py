@@ -226,7 +226,7 @@ class Neighbors:
 
     @property
     def ids(self) -> np.ndarray:
-        """Ids of the neighbours, object ``[n, k]``; the empty id where there are fewer images than ranks."""
+        """Ids of the neighbors, object ``[n, k]``; the empty id where there are fewer images than ranks."""
         values: np.ndarray = np.asarray([*self.reference_ids, ""], dtype=object)[self.indices]  # index -1 is the last
         return values
 
@@ -371,7 +371,7 @@ class Evidence:
     heldout_own_cell: np.ndarray | None = None  # float64 [H]
     heldout_distance: np.ndarray | None = None  # float64 [S], samples to their nearest held-out image
     saturated: np.ndarray | None = None  # float64 [S], share of the sample's pixels that are 0 or 255
-    kid_scores: np.ndarray | None = None  # float64 [S], linearised shares of KID to held-out
+    kid_scores: np.ndarray | None = None  # float64 [S], linearized shares of KID to held-out
     gap: np.ndarray | None = None  # float64 [S] in [0, 1], how much the nearest pool image stands out
     own_quality: Mapping[str, np.ndarray] | None = None  # statistic -> float64 [B], scores per block of seeds
     other_quality: Mapping[str, np.ndarray] | None = None
@@ -392,7 +392,7 @@ class Metric:
     """A metric: what it asks, how to read it, and its scores.
 
     ``interval`` names how the Estimate is made: a key of ``stats.intervals.INTERVALS``, where
-    ``lean`` and ``loss_lean`` stand for the tests by relabelling (docs/statistics.md 2 to 5).
+    ``lean`` and ``loss_lean`` stand for the tests by relabeling (docs/statistics.md 2 to 5).
     ``twins`` lists what is reported; ``both`` beside ``a`` and ``b`` is their average.
     """
 
@@ -401,7 +401,7 @@ class Metric:
     unit: str  # of the value
     direction: str  # what larger means
     reference: str  # formula and source
-    k: int  # neighbours it needs
+    k: int  # neighbors it needs
     twins: tuple[str, ...]
     interval: str
     scores: Callable[[Evidence], Scores]

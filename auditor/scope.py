@@ -100,7 +100,7 @@ def gaps(steps: Sequence[int], unit: str) -> list[str]:
     """Return what a series that starts late or has holes leaves open.
 
     It starts late where the first step is more than 1.5 times the median distance between steps; a hole is a distance
-    of at least 1.9 times both of its neighbours, or, at the end of an even series, 1.9 times all others.
+    of at least 1.9 times both of its neighbors, or, at the end of an even series, 1.9 times all others.
     """
     steps = sorted(set(steps))  # a scan also shows series in which a step is there twice
     if len(steps) < 3:

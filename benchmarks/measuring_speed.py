@@ -42,7 +42,7 @@ def ascending(rng: np.random.Generator, n: int, k: int, low: float) -> np.ndarra
     return np.sort(rng.gamma(30, 1 / 30, (n, k)), axis=1) * low
 
 
-def neighbours(rng: np.random.Generator, role: str, n: int, low: float) -> dict[str, np.ndarray]:
+def neighbors(rng: np.random.Generator, role: str, n: int, low: float) -> dict[str, np.ndarray]:
     """Return the id and distance columns of one search."""
     distances = ascending(rng, n, 8, low)
     ids = identifiers(IMAGES)[rng.integers(IMAGES, size=(n, 8))]
@@ -53,7 +53,7 @@ def neighbours(rng: np.random.Generator, role: str, n: int, low: float) -> dict[
 
 def sample_rows(rng: np.random.Generator, n: int, progress: float) -> dict[str, np.ndarray]:
     """Return one evidence table; ``progress`` from 0 to 1 makes the twins diverge and lean."""
-    data = {"seed": np.arange(n)} | neighbours(rng, "own", n, 1 - 0.2 * progress) | neighbours(rng, "other", n, 1)
+    data = {"seed": np.arange(n)} | neighbors(rng, "own", n, 1 - 0.2 * progress) | neighbors(rng, "other", n, 1)
     both = np.sort(
         np.column_stack([data[f"{role}_distance_{j}"] for role in ("own", "other") for j in range(1, 9)]), axis=1
     )
@@ -88,7 +88,7 @@ def sample_rows(rng: np.random.Generator, n: int, progress: float) -> dict[str, 
 
 def heldout_rows(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     """Return the held-out table."""
-    data = {"id": identifiers(n)} | neighbours(rng, "a", n, 1.0) | neighbours(rng, "b", n, 1.0)
+    data = {"id": identifiers(n)} | neighbors(rng, "a", n, 1.0) | neighbors(rng, "b", n, 1.0)
     for twin in TWINS:
         nearest, second = data[f"{twin}_distance_1"], data[f"{twin}_distance_2"]
         data |= {f"pool_{twin}_distance": nearest, f"{twin}_outside_distance": second, f"{twin}_cell": nearest > 0.6}
@@ -140,7 +140,7 @@ def train_rows(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Return the table of one half."""
     data = {"id": identifiers(IMAGES), "digest": identifiers(IMAGES), "cluster": np.arange(IMAGES)}
     data |= {"in_pool": np.ones(IMAGES, bool), "outside_distance": rng.gamma(30, 1 / 30, IMAGES)}
-    return data | neighbours(rng, "own", IMAGES, 1.0)
+    return data | neighbors(rng, "own", IMAGES, 1.0)
 
 
 def fabricate(run: RunDirectory, scope: Scope) -> None:

@@ -55,7 +55,7 @@ def write_images(run: RunDirectory, scope: Scope, size: int) -> None:
     rng = np.random.default_rng(1)
     for twin in TWINS:
         key = {"ids": identifiers(measuring_speed.IMAGES).tolist(), "images": "made up"}
-        with run.artefact(run.place(IMAGES, f"train-{twin}"), key) as temporary:
+        with run.artifact(run.place(IMAGES, f"train-{twin}"), key) as temporary:
             save_array(temporary, rng.integers(0, 256, (measuring_speed.IMAGES, size, size, 3), np.uint8))
         first, *others = (run.place(SAMPLES, f"{twin}/{step}") for step in scope.steps)
         first.parent.mkdir(parents=True, exist_ok=True)

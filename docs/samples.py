@@ -1,7 +1,7 @@
 """Remakes sample_reports from a run of the demo: ``make samples``, or ``python docs/samples.py DEMO_RUN``.
 
 ``sample_reports/run`` keeps what reports read of the run: its top tables, the evidence
-columns that they show, its samples, and the training images that are somebody's neighbour
+columns that they show, its samples, and the training images that are somebody's neighbor
 (handwritten digits that come with scikit-learn). Beside it lies the report in every format.
 """
 
@@ -83,7 +83,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def copy_with_key(source: Path, target: Path) -> None:
-    """Copy an artefact and its key, which names its rows."""
+    """Copy an artifact and its key, which names its rows."""
     copy(source, target)
     shutil.copy(key_path(source), key_path(target))
 

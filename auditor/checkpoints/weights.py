@@ -264,7 +264,7 @@ def finite(tensors: Mapping[str, Any], path: Path) -> None:
 
 
 def digest(tensors: Mapping[str, Any], *more: object) -> str:
-    """Return the sha256 over names, shapes, types and values, so that a copy under another step is recognised."""
+    """Return the sha256 over names, shapes, types and values, so that a copy under another step is recognized."""
     import torch
 
     total = sha256()

@@ -42,7 +42,7 @@ def load() -> dict[str, Part]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 17 grey levels
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # 17 gray levels
     kept = first_occurrences(images)
     order = np.random.default_rng(SHUFFLE_SEED).permutation(kept)
     cuts = np.split(order, np.cumsum(list(SIZES.values())))

@@ -1,6 +1,6 @@
 """Which training images belong together: equal ones, near-duplicates, and those of one patient or source.
 
-Statistics 1.1: every resample, fold and relabelling moves whole groups, and a group that has
+Statistics 1.1: every resample, fold and relabeling moves whole groups, and a group that has
 images in both halves leaves every own-versus-other statistic.
 """
 

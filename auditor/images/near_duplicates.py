@@ -21,7 +21,7 @@ from auditor.records import Features, ImageSet
 
 SIDE = 32
 NEAR = 0.2  # of sqrt(2 (1 - r))
-FIRST_K = 8  # neighbors looked at; more for pictures all of whose neighbours are near
+FIRST_K = 8  # neighbors looked at; more for pictures all of whose neighbors are near
 
 
 def reduced(picture: np.ndarray) -> np.ndarray:

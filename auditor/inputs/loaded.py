@@ -20,7 +20,7 @@ Say = Callable[[str, int], None]  # what is being done; network calls finished s
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a process holds to make artefacts, read and checked."""
+    """What a process holds to make artifacts, read and checked."""
 
     asked: Asked
     pair: TwinPair

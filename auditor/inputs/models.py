@@ -109,18 +109,18 @@ def image_classes(facts: Facts, sets: Mapping[str, ImageSet]) -> dict[str, np.nd
     """
     if facts.conditioning != "class":
         return {}
-    labelled = {name: each.labels for name, each in sets.items() if each.labels}
-    bare = sorted(set(sets) - set(labelled))
+    labeled = {name: each.labels for name, each in sets.items() if each.labels}
+    bare = sorted(set(sets) - set(labeled))
     if bare and facts.needs_class:
         what = f"The network has no class that stands for none, and the classes of {', '.join(bare)} are not known."
         raise AuditError(what, f"--{bare[0]}", "Give pictures in class folders, or arrays with labels.")
-    every = sorted({label for labels in labelled.values() for label in labels})
+    every = sorted({label for labels in labeled.values() for label in labels})
     numbers = {label: int(label) for label in every} if all(map(is_number, every)) else None
     numbers = numbers or {label: i for i, label in enumerate(every)}
     if every and max(numbers.values()) >= (facts.n_classes or 0):
         what = f"The images have class {max(numbers.values())}, the models classes 0 to {(facts.n_classes or 0) - 1}."
         raise AuditError(what, "--train-a", "Give the labels that training used.")
-    return {name: np.array([numbers[label] for label in labels]) for name, labels in labelled.items()}
+    return {name: np.array([numbers[label] for label in labels]) for name, labels in labeled.items()}
 
 
 def pixels(config: AuditConfig, facts: Facts, sets: Mapping[str, ImageSet], twins: Sequence[str]) -> dict[str, Pixels]:

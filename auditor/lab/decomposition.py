@@ -49,7 +49,7 @@ def decompose(p: torch.Tensor, x0: torch.Tensor, mu: torch.Tensor) -> LossParts:
     sequences (a bias of order 1/n of the standard error).
     """
     excess, control = cross_entropy(p, x0 - mu), cross_entropy(mu, x0 - mu)
-    centred = control - control.mean()
-    variance = (centred**2).sum()
-    beta = (excess * centred).sum() / variance if variance > 0 else variance
+    centered = control - control.mean()
+    variance = (centered**2).sum()
+    beta = (excess * centered).sum() / variance if variance > 0 else variance
     return LossParts(cross_entropy(p, x0), cross_entropy(p, mu), excess, excess - beta * control)

@@ -39,7 +39,7 @@ class Curves:
     """The curves whose minima are located, by checkpoint and unit."""
 
     losses: np.ndarray  # float64 [checkpoints, images], held-out loss of both twins
-    distances: Mapping[str, np.ndarray]  # by space, float64 [checkpoints, seeds], chance-normalised twin distance
+    distances: Mapping[str, np.ndarray]  # by space, float64 [checkpoints, seeds], chance-normalized twin distance
     predictions: np.ndarray  # float64 [checkpoints, images], variance of the twins' predictions on held-out images
 
 

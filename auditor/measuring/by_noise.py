@@ -67,7 +67,7 @@ def turn_rows(series: Series, step: int, twin: str) -> Iterator[dict[str, Any]]:
 
 
 def ratio_scores(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return linearised scores of mean(above) / mean(below) per noise level, whose mean is the ratio."""
+    """Return linearized scores of mean(above) / mean(below) per noise level, whose mean is the ratio."""
     total = below.mean(axis=0)
     share = np.divide(above.mean(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
     return share + np.divide(above - share * below, total, out=np.full(above.shape, np.nan), where=total > 0)

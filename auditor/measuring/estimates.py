@@ -74,7 +74,7 @@ def gap_fields(result: LeanResult, twin: str) -> dict[str, Any]:
 
 
 def share_fields(result: LeanResult, twin: str) -> dict[str, Any]:
-    """Return the columns of own_share: estimate, relabelling p, and for both twins the corrected ones."""
+    """Return the columns of own_share: estimate, relabeling p, and for both twins the corrected ones."""
     fields = estimate_fields(result.share[twin]) | {"p_value": result.share_p[twin]}
     if twin == "both":
         low, high = result.corrected
@@ -84,7 +84,7 @@ def share_fields(result: LeanResult, twin: str) -> dict[str, Any]:
 
 
 def class_fields(result: ClassLean, twin: str, left_out: str) -> dict[str, Any]:
-    """Return the columns of own_share_in_class: estimate, relabelling p, and for both twins the corrected ones."""
+    """Return the columns of own_share_in_class: estimate, relabeling p, and for both twins the corrected ones."""
     fields = estimate_fields(result.share[twin]) | {"p_value": result.p[twin]}
     fields["note"] = intervals.join_notes(fields["note"], left_out)
     if twin == "both":

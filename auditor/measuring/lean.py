@@ -1,4 +1,4 @@
-"""Lean towards the own half: samples and losses of all checkpoints and spaces under one relabelling."""
+"""Lean towards the own half: samples and losses of all checkpoints and spaces under one relabeling."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LeanResult:
     """Own-versus-other lean of one checkpoint and space."""
 
     share: Mapping[str, Estimate]  # own_share for a, b, both
-    share_p: Mapping[str, float]  # one-sided by relabelling, uncorrected
+    share_p: Mapping[str, float]  # one-sided by relabeling, uncorrected
     corrected: tuple[float, float]  # interval of both, over all checkpoints and spaces
     gap: Estimate  # gap lean of both
     gap_p: float
@@ -48,7 +48,7 @@ class ClassLean:
     """Own-versus-other lean of one checkpoint and space among images of the samples' classes."""
 
     share: Mapping[str, Estimate]  # own_share_in_class for a, b, both
-    p: Mapping[str, float]  # one-sided by relabelling within classes, uncorrected
+    p: Mapping[str, float]  # one-sided by relabeling within classes, uncorrected
     p_corrected: float  # of both, over all checkpoints and spaces
     corrected: tuple[float, float]  # interval of both, likewise
 

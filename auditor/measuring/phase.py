@@ -37,7 +37,7 @@ def find(
     Parameters
     ----------
     distances
-        float64 ``[checkpoints, seeds]``, chance-normalised twin distance.
+        float64 ``[checkpoints, seeds]``, chance-normalized twin distance.
     losses
         float64 ``[checkpoints, images]``, held-out loss. Both over the same evaluable ``steps``.
     seeds

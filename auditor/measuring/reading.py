@@ -267,7 +267,7 @@ def first_where(mask: np.ndarray, index: np.ndarray) -> np.ndarray:
 def gaps(distances: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return (d2 - d1) / (d2 + d1) per sample, d2 the next pool image of another group (statistics 3.1).
 
-    1 where d1 is 0. Where all known neighbours are of one group, the farthest of them
+    1 where d1 is 0. Where all known neighbors are of one group, the farthest of them
     stands for d2, which it does not exceed.
     """
     nearest = distances[:, 0]

@@ -167,7 +167,7 @@ class StepFacts:
     copying: Mapping[str, Copying] = field(default_factory=dict)
     underfit: tuple[str, ...] = ()  # sentences
     loss_rise: float = float("nan")  # one-sided lower limit of [L - min L] / min L; NaN where unknown
-    quality: np.ndarray | None = None  # linearised KID per seed, both twins averaged
+    quality: np.ndarray | None = None  # linearized KID per seed, both twins averaged
     attacks: Mapping[float, float] = field(default_factory=dict)  # false-positive rate -> upper limit of the hits
 
 

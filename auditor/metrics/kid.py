@@ -54,7 +54,7 @@ def seed_scores(samples: np.ndarray, heldout: np.ndarray, term: float | None = N
 
 
 def scores(evidence: Evidence) -> Scores:
-    """Return the linearised per-seed scores."""
+    """Return the linearized per-seed scores."""
     if evidence.kid_scores is None:
         return absent("seed", ABSENT_HELDOUT)
     return over_seeds(evidence, evidence.kid_scores)

@@ -16,7 +16,7 @@ HELD = 0.99  # weight of one image in the posterior from which on it holds it
 
 
 def share(evidence: Evidence, role: str) -> Scores:
-    """Return linearised scores of the ratio sum(along) / sum(reach), one per image; their mean is lambda."""
+    """Return linearized scores of the ratio sum(along) / sum(reach), one per image; their mean is lambda."""
     table, unit = evidence.agreement.get(role), "image" if role in ("own", "heldout") else "trajectory"
     if table is None or not np.isfinite(table.reach).all():
         return absent(unit, NO_CELLS if unit == "image" else NO_TRAJECTORIES)

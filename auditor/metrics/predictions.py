@@ -117,7 +117,7 @@ def known(mine: Agreement, twins: Agreement) -> bool:
 
 
 def correlation(evidence: Evidence) -> Scores:
-    """Return linearised scores of the correlation over cells, one per image; their mean is the correlation."""
+    """Return linearized scores of the correlation over cells, one per image; their mean is the correlation."""
     found = at_cells(evidence)
     if found is None:
         return absent("image", NO_POSTERIOR)
@@ -132,7 +132,7 @@ def correlation(evidence: Evidence) -> Scores:
 
 
 def excess_alone(evidence: Evidence) -> Scores:
-    """Return linearised scores of the mean residual where one image stands alone, over the mean disagreement."""
+    """Return linearized scores of the mean residual where one image stands alone, over the mean disagreement."""
     found = at_cells(evidence)
     if found is None:
         return absent("image", NO_POSTERIOR)

@@ -23,7 +23,7 @@ def distance(evidence: Evidence) -> Scores:
 
 
 def ratio(evidence: Evidence) -> Scores:
-    """Return linearised scores of a ratio of means, whose chance level is 1: R + (d_s - R c_s) / mean(c).
+    """Return linearized scores of a ratio of means, whose chance level is 1: R + (d_s - R c_s) / mean(c).
 
     c is the distance between different seeds. The mean is R = mean(d) / mean(c) exactly, and the
     spread is the delta method's.

@@ -6,7 +6,7 @@ from auditor.metrics import absent, network_metric
 from auditor.records import Evidence, Scores, UTurns
 
 ABSENT = "no images were noised and denoised again (--u-turns), or no training images are known"
-LEAST = (0.5 / 255) ** 2  # of a mean squared difference: half a grey level everywhere
+LEAST = (0.5 / 255) ** 2  # of a mean squared difference: half a gray level everywhere
 
 
 def lean(evidence: Evidence) -> Scores:

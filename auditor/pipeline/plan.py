@@ -19,13 +19,13 @@ SHOWN = 3  # differences of a key that a reason tells
 
 
 def plan(asked: Asked, run: RunDirectory) -> list[Task]:
-    """Return every artefact of the run in the order of making, each with what is to be done and why."""
+    """Return every artifact of the run in the order of making, each with what is to be done and why."""
     tasks = [plan_task(asked, run, item) for item in in_order(asked)]
     return following(asked, run, with_needed_transients(asked, run, tasks))
 
 
 def in_order(asked: Asked) -> list[Item]:
-    """Return every artefact that the run consists of: sets and controls, then step by step, each after what it needs.
+    """Return every artifact that the run consists of: sets and controls, then step by step, each after what it needs.
 
     Within a step the questions to one network stand together, so that it is loaded once.
     """
@@ -47,7 +47,7 @@ def in_order(asked: Asked) -> list[Item]:
 
 
 def rank(asked: Asked, item: Item) -> tuple[int, ...]:
-    """Return where an artefact stands as far as needs leave it open."""
+    """Return where an artifact stands as far as needs leave it open."""
     kind, names = stage(item.stage), list(stages())
     space = asked.config.space_names.index(item.space) if item.space in asked.config.space_names else -1
     if kind.per in ONCE:
@@ -59,7 +59,7 @@ def rank(asked: Asked, item: Item) -> tuple[int, ...]:
 
 
 def plan_task(asked: Asked, run: RunDirectory, item: Item) -> Task:
-    """Compare one artefact on disk with what is asked."""
+    """Compare one artifact on disk with what is asked."""
     kind, have = stage(item.stage), 0
     old, key = kind.found(run, asked, item.of, item.space), expected_key(asked, item)
     rows = None if kind.columns else kind.rows(asked, item.of)
@@ -97,7 +97,7 @@ def with_needed_transients(asked: Asked, run: RunDirectory, tasks: Sequence[Task
 
 
 def needed_by_work(asked: Asked, tasks: Iterable[Task]) -> set[Item]:
-    """Return what the artefacts that are to be made need."""
+    """Return what the artifacts that are to be made need."""
     todo = (task.item for task in tasks if task.action != "reuse")
     return {need for item in todo for need in stage(item.stage).needs(asked, item.of, item.space)}
 

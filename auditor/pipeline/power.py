@@ -90,7 +90,7 @@ def detectable_copies(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budge
 
 
 def shift_sentence(n_seeds: int, n_heldout: int) -> str:
-    """Return which shift of nearest-neighbour distances can be found."""
+    """Return which shift of nearest-neighbor distances can be found."""
     if not n_heldout:
         return "Without held-out images no shift of distances, no copying rate on real images and no underfit is known."
     return (

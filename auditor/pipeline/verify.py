@@ -78,7 +78,7 @@ class Verification:
 
     root: Path
     values: int
-    problems: tuple[str, ...] = ()  # missing or foreign artefacts; then nothing is recomputed
+    problems: tuple[str, ...] = ()  # missing or foreign artifacts; then nothing is recomputed
     differences: tuple[Difference, ...] = ()
     versions: tuple[str, ...] = ()  # packages that are not those of the run
     unproven: int = 0  # files of earlier versions, beside which there is no digest
@@ -215,7 +215,7 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def missing_files(run: RunDirectory, asked: Asked, item: Item) -> list[str]:
-    """Return that a file of an artefact, or what lies beside it, is not there."""
+    """Return that a file of an artifact, or what lies beside it, is not there."""
     if stage(item.stage).found(run, asked, item.of, item.space) is None:
         names = stage(item.stage).files(item.of, item.space)
     else:  # which may be an earlier layout of its files
@@ -230,7 +230,7 @@ def missing_files(run: RunDirectory, asked: Asked, item: Item) -> list[str]:
 
 
 def wrong_files(run: RunDirectory, asked: Asked, item: Item, digests: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with an artefact that is there."""
+    """Yield what is wrong with an artifact that is there."""
     kind, names = stage(item.stage), stage(item.stage).files(item.of, item.space)
     key = kind.found(run, asked, item.of, item.space) or {}
     if "checkpoint" in key and key["checkpoint"] != digests.get(item.of, key["checkpoint"]):

@@ -50,7 +50,7 @@ class Picture:
     reason: str = ""  # why there are no pixels
 
     def in_state(self, state: str) -> Picture:
-        """Return the picture as it is (SHOWN), unrecognisable (BLURRED) or without its pixels (LEFT_OUT)."""
+        """Return the picture as it is (SHOWN), unrecognizable (BLURRED) or without its pixels (LEFT_OUT)."""
         if state == LEFT_OUT:
             return replace(self, pixels=None, reason="pictures are left out of this report")
         return self if self.pixels is None or state == SHOWN else replace(self, pixels=blurred(self.pixels))
@@ -145,7 +145,7 @@ class Case:
         return bool(self.theirs.twin)
 
     def blurred(self) -> Case:
-        """Return the case with every picture unrecognisable."""
+        """Return the case with every picture unrecognizable."""
         return self.in_state(BLURRED)
 
     def in_state(self, state: str) -> Case:
@@ -359,11 +359,11 @@ def quotient(above: float, below: float) -> float:
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 ``[h, w, c]`` of the same shape in which nothing can be recognised, and nothing restored.
+    """Return uint8 ``[h, w, c]`` of the same shape in which nothing can be recognized, and nothing restored.
 
     The picture is averaged over at most 4 x 4 cells (fewer where a cell would have less than
     4 x 4 pixels) and these few numbers are smoothly enlarged: what is left is 16 numbers per
-    channel, so overall brightness and colour can be seen, and no shape.
+    channel, so overall brightness and color can be seen, and no shape.
     """
     from PIL import Image
 
@@ -392,7 +392,7 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
 def png_pixels(pixels: np.ndarray) -> np.ndarray:
     """Return the channels that a PNG can hold.
 
-    One is gray, two are gray and opacity, three are colour, four are colour and opacity; of
+    One is gray, two are gray and opacity, three are color, four are color and opacity; of
     more the first three are shown.
     """
     return pixels if pixels.shape[2] <= 4 else pixels[..., :3]

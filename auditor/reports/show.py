@@ -22,7 +22,7 @@ PICTURE_COLUMNS = 24  # three pictures beside each other fit into 80 columns
 
 
 def render(case: Case, out: TextIO, width: int | None = None) -> None:
-    """Write one case; colour pictures where the terminal has colours, letters where it has not."""
+    """Write one case; color pictures where the terminal has colors, letters where it has not."""
     console = Console(file=out, width=width, highlight=False)
     colored = console.color_system is not None and console.encoding.startswith("utf")
     console.print(Text(title(case), style="bold"))
@@ -85,7 +85,7 @@ def number(value: float) -> str:
 
 
 def blocks(picture: Picture) -> Text:
-    """Return a picture as half blocks: two pixels per character, the upper as its colour, the lower behind it."""
+    """Return a picture as half blocks: two pixels per character, the upper as its color, the lower behind it."""
     if picture.pixels is None:
         return Text(printable(picture.reason), style="dim")
     pixels = fitted(in_color(picture.pixels))

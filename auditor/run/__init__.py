@@ -1,8 +1,8 @@
 """The run directory: names, keys, atomic writes, resume, lock. It knows files, not their meaning.
 
-Beside a finished artefact ``X.npy`` lies ``X.npy.key.json``: everything that changes its bytes
+Beside a finished artifact ``X.npy`` lies ``X.npy.key.json``: everything that changes its bytes
 (the key), their sha256 and size, and the files of the run that it was made of, with their
-sha256. It is written before the artefact appears, so an artefact without a matching key is
+sha256. It is written before the artifact appears, so an artifact without a matching key is
 never taken for finished.
 """
 
@@ -147,11 +147,11 @@ class RunDirectory:
     # keys ------------------------------------------------------------------
 
     def beside(self, path: Path) -> Beside | None:
-        """Return what lies beside a finished artefact, or None where there is none."""
+        """Return what lies beside a finished artifact, or None where there is none."""
         return read_beside(path) if path.exists() else None
 
     def key(self, path: Path) -> dict[str, Any] | None:
-        """Return the key of a finished artefact, or None where there is none."""
+        """Return the key of a finished artifact, or None where there is none."""
         beside = self.beside(path)
         return None if beside is None else beside.key
 
@@ -166,8 +166,8 @@ class RunDirectory:
         return found
 
     @contextmanager
-    def artefact(self, path: Path, key: Mapping[str, Any], made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
-        """Yield a temporary path to write; afterwards it becomes the artefact, with what proves it beside it.
+    def artifact(self, path: Path, key: Mapping[str, Any], made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
+        """Yield a temporary path to write; afterwards it becomes the artifact, with what proves it beside it.
 
         ``made_of`` holds the files of the run that it was made from, with their sha256.
         """
@@ -192,7 +192,7 @@ class RunDirectory:
         compute: Callable[[range], np.ndarray],
         made_of: Mapping[str, str] | None = None,
     ) -> Iterator[int]:
-        """Make an array artefact of ``n`` rows in batches; resume, or extend a shorter one.
+        """Make an array artifact of ``n`` rows in batches; resume, or extend a shorter one.
 
         ``compute(rows)`` returns the rows of one full batch (the last range runs past n
         and is cut here). Yields the number of rows finished after each batch.
@@ -221,7 +221,7 @@ class RunDirectory:
         beside = read_beside(source) if source.exists() else None
         if beside is None or (self.key(path) == beside.key and n_rows(path) >= n_rows(source)):
             return
-        with self.artefact(path, beside.key, made_of) as temporary:
+        with self.artifact(path, beside.key, made_of) as temporary:
             temporary.unlink(missing_ok=True)
             try:
                 os.link(source, temporary)
@@ -229,7 +229,7 @@ class RunDirectory:
                 shutil.copyfile(source, temporary)
 
     def drop(self, path: Path) -> None:
-        """Remove an artefact that is not needed any more, and what lies beside it."""
+        """Remove an artifact that is not needed any more, and what lies beside it."""
         path.unlink(missing_ok=True)
         key_path(path).unlink(missing_ok=True)
 
@@ -238,7 +238,7 @@ class RunDirectory:
         return self.root / place.file(of, space)
 
     def sweep(self, transient: Iterable[str] = ()) -> None:
-        """Remove batches that outlived their artefact: a kill can come between its renaming and their removal.
+        """Remove batches that outlived their artifact: a kill can come between its renaming and their removal.
 
         What lies in the ``transient`` folders and was not needed until now never will be.
         """
@@ -252,17 +252,17 @@ class RunDirectory:
                     drop_parts(path)
 
     def _reusable_rows(self, path: Path, key: Mapping[str, Any], batch_size: int) -> int:
-        """Return how many whole batches' rows of a shorter finished artefact can be kept."""
+        """Return how many whole batches' rows of a shorter finished artifact can be kept."""
         if self.key(path) != as_json(key):
             return 0
         return n_rows(path) // batch_size * batch_size
 
     def _assemble(self, path: Path, key: Mapping[str, Any], starts: range, made_of: Mapping[str, str] | None) -> None:
-        """Join the rows that are kept, those before ``starts``, and the parts into the artefact, a batch at a time."""
+        """Join the rows that are kept, those before ``starts``, and the parts into the artifact, a batch at a time."""
         have, n, batch_size = starts.start, starts.stop, starts.step
         old: np.ndarray = np.load(path if have else part_path(path, have), mmap_mode="r")
         # Written in order and not through a memory map, which on a full disk ends the process by SIGBUS.
-        with self.artefact(path, key, made_of) as temporary, open(temporary, "wb") as handle:
+        with self.artifact(path, key, made_of) as temporary, open(temporary, "wb") as handle:
             np.lib.format.write_array_header_1_0(handle, header(old.dtype, (n, *old.shape[1:])))
             for start in range(0, have, batch_size):
                 handle.write(old[start : min(start + batch_size, have)].tobytes())

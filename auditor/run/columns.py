@@ -34,7 +34,7 @@ def distance(name: str, description: str) -> Column:
     return Column(name, "float32", description, DISTANCE)
 
 
-def neighbours(role: str, text: str) -> tuple[Column, ...]:
+def neighbors(role: str, text: str) -> tuple[Column, ...]:
     """Return the id and distance columns of the nearest images of one reference set."""
     ids = (Column(f"{role}_id_{j}", "category", f"id of the {text}, rank {j}") for j in RANKS)
     return (*ids, *(distance(f"{role}_distance_{j}", f"distance to the {text}, rank {j}") for j in RANKS))
@@ -86,10 +86,10 @@ CHECKPOINTS = (
 
 EVIDENCE = (
     Column("seed", "int64", "seed of the sample: initial noise and per-step noise"),
-    *neighbours("own", "nearest training image of this twin"),
-    *neighbours("other", "nearest training image of the other twin"),
+    *neighbors("own", "nearest training image of this twin"),
+    *neighbors("other", "nearest training image of the other twin"),
     *(Column(f"pool_role_{j}", "category", f"half (own or other) of pool neighbour {j}") for j in RANKS),
-    *neighbours("pool", "nearest image of both halves, subsampled to equal size"),
+    *neighbors("pool", "nearest image of both halves, subsampled to equal size"),
     distance("pool_own_distance", "distance to the nearest pool image of the own half"),
     distance("pool_other_distance", "distance to the nearest pool image of the other half"),
     distance("own_mean_distance_50", "mean distance to the 50 nearest own images"),

@@ -20,7 +20,7 @@ from auditor.errors import AuditError
 
 @dataclass(frozen=True)
 class Beside:
-    """What lies beside a finished artefact: everything that changes its bytes, and a digest of them.
+    """What lies beside a finished artifact: everything that changes its bytes, and a digest of them.
 
     Runs of earlier versions have the key alone; ``sha256`` is empty then.
     """
@@ -29,11 +29,11 @@ class Beside:
     sha256: str = ""
     bytes: int = 0
     made_of: Mapping[str, str] = field(default_factory=dict)  # file of the run -> its sha256 when this was made
-    becoming: str = ""  # sha256 of the longer artefact that is about to take this one's place
+    becoming: str = ""  # sha256 of the longer artifact that is about to take this one's place
 
 
 def parts_folder(path: Path) -> Path:
-    """Return the folder that holds the finished batches of an artefact in the making."""
+    """Return the folder that holds the finished batches of an artifact in the making."""
     return path.with_name(path.stem + ".partial")
 
 
@@ -43,12 +43,12 @@ def part_path(path: Path, start: int) -> Path:
 
 
 def drop_parts(path: Path) -> None:
-    """Remove the batches of an artefact that is finished."""
+    """Remove the batches of an artifact that is finished."""
     shutil.rmtree(parts_folder(path), ignore_errors=True)
 
 
 def key_path(path: Path) -> Path:
-    """Return where the key of an artefact lies."""
+    """Return where the key of an artifact lies."""
     return path.with_name(path.name + ".key.json")
 
 
@@ -84,7 +84,7 @@ def read_key(path: Path) -> dict[str, Any] | None:
 
 
 def read_beside(path: Path) -> Beside | None:
-    """Return what lies beside an artefact, or None where that is missing or damaged; a bare key is an earlier one's."""
+    """Return what lies beside an artifact, or None where that is missing or damaged; a bare key is an earlier one's."""
     found = read_key(key_path(path))
     if found is None or not isinstance(found.get("key"), dict) or "sha256" not in found:
         return None if found is None else Beside(found)
@@ -92,7 +92,7 @@ def read_beside(path: Path) -> Beside | None:
 
 
 def write_beside(path: Path, beside: Beside) -> None:
-    """Write what lies beside an artefact."""
+    """Write what lies beside an artifact."""
     write_json(key_path(path), {name: value for name, value in asdict(beside).items() if value or name != "becoming"})
 
 

@@ -3,7 +3,7 @@
 What belongs together stays together: exact duplicates, near-duplicates, and the user's groups. These clusters are the
 units that are drawn. Held-out ones are drawn evenly over classes and cluster sizes; the others are paired with one of
 the same class and size, and a coin says which of a pair goes to which half: given classes and sizes, every labelling is
-as likely as its mirror image, which is what the audit's tests by relabelling assume.
+as likely as its mirror image, which is what the audit's tests by relabeling assume.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def held_out(n: int, share: float, start: float) -> np.ndarray:
 
 
 def paired(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the half of each cluster: neighbours in the order are paired, a coin decides, the last odd one waits.
+    """Return the half of each cluster: neighbors in the order are paired, a coin decides, the last odd one waits.
 
     Where the two of a pair differ in size, the larger goes to the half that has fewer images so far.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Item(NamedTuple):
-    """One artefact: a stage by its name in the registry, what it is of, and its space where it has one."""
+    """One artifact: a stage by its name in the registry, what it is of, and its space where it has one."""
 
     stage: str
     of: str
@@ -37,7 +37,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What an artefact still costs."""
+    """What an artifact still costs."""
 
     calls: int = 0  # of networks, at the run's batch size
     embedded: int = 0  # pictures that its space embeds
@@ -68,7 +68,7 @@ class Stage(ABC):
         return True
 
     def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
-        """Yield ``of`` and space of every artefact that a run consists of: by default every checkpoint, or step."""
+        """Yield ``of`` and space of every artifact that a run consists of: by default every checkpoint, or step."""
         ofs = per_step(asked) if self.per == "step" else per_checkpoint(asked)
         for of in ofs if self.applies(asked) else ():
             yield from ((of, space) for space in (asked.scope.spaces if self.by_space else ("",)))
@@ -79,14 +79,14 @@ class Stage(ABC):
 
     @abstractmethod
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
-        """Make an artefact, in resumable parts where networks are asked; yield the calls finished since the last."""
+        """Make an artifact, in resumable parts where networks are asked; yield the calls finished since the last."""
 
     def files(self, of: str, space: str = "") -> tuple[str, ...]:
         """Return everything it writes that stays, as paths within the run; the first one's key counts."""
         return tuple(place.file(of, space) for place in self.places)
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the artefacts that it is made from; by default ``made_from`` of the same, and features of the sets."""
+        """Yield the artifacts that it is made from; by default ``made_from`` of the same, and features of the sets."""
         for name in self.made_from:
             yield Item(name, of, space if stage(name).by_space else "")
         yield from (Item("features", name, space) for name in (asked.sets if self.among_sets else ()))
@@ -117,7 +117,7 @@ class Stage(ABC):
 
 @dataclass(frozen=True)
 class Task:
-    """One artefact of a run, what must be done for it, and why."""
+    """One artifact of a run, what must be done for it, and why."""
 
     item: Item
     word: str  # what it is called in the plan
@@ -182,13 +182,13 @@ def per_step(asked: Asked) -> Iterator[str]:
 
 
 def expected_key(asked: Asked, item: Item) -> dict[str, Any]:
-    """Return the key that an artefact should have, as it reads back from JSON."""
+    """Return the key that an artifact should have, as it reads back from JSON."""
     key: dict[str, Any] = as_json(stage(item.stage).key(asked, item.of, item.space))
     return key
 
 
 def made_of(run: RunDirectory, asked: Asked, item: Item) -> dict[str, str]:
-    """Return the files that an artefact is made from, with their sha256 as they are now."""
+    """Return the files that an artifact is made from, with their sha256 as they are now."""
     files: dict[str, str] = {}
     for need in stage(item.stage).needs(asked, item.of, item.space):
         needed = stage(need.stage)

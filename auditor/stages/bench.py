@@ -48,7 +48,7 @@ class Bench:
         return made
 
     def path(self, item: Item) -> Path:
-        """Return where the first file of an artefact lies."""
+        """Return where the first file of an artifact lies."""
         return self.run.root / stage(item.stage).files(item.of, item.space)[0]
 
     def array(self, item: Item) -> np.ndarray:
@@ -81,17 +81,17 @@ class Bench:
         return [np.load(part_path(path, start), mmap_mode="r") for start in parts]
 
     def write(self, task: Task, *data: Mapping[str, Any], columns: Sequence[Sequence[columns.Column]] = ()) -> None:
-        """Write the tables of an artefact, ``data`` in the order of its files, the first one last; drop its parts."""
+        """Write the tables of an artifact, ``data`` in the order of its files, the first one last; drop its parts."""
         made, key = made_of(self.run, self.asked, task.item), expected_key(self.asked, task.item)
         kind = stage(task.item.stage)
         layouts = columns or [kind.columns] * len(data)
         files = kind.files(task.of, task.space)
         for name, layout, values in reversed(list(zip(files, layouts, data, strict=True))):
-            with self.run.artefact(self.run.root / name, key, made) as temporary:
+            with self.run.artifact(self.run.root / name, key, made) as temporary:
                 tables.write_here(temporary, layout, values)
         drop_parts(self.path(task.item))
 
     def write_rows(self, task: Task, data: Mapping[str, Any]) -> Iterator[int]:
-        """Write the one table of an artefact that asks no network."""
+        """Write the one table of an artifact that asks no network."""
         self.write(task, data)
         yield 0

@@ -25,7 +25,7 @@ REVISION = 1
 DRAWN_AT_ONCE = 64
 N_SMOOTH = 4000  # images of the smooth reference per half
 N_COPIES = 512  # images of the copier per half
-COPY_NOISE = 2.0  # standard deviation of the copier's noise, grey levels of 255
+COPY_NOISE = 2.0  # standard deviation of the copier's noise, gray levels of 255
 
 
 def smooth_images(gaussian: Gaussian, rows: range, shape: tuple[int, int, int], run_seed: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def cluster_sizes(found: Neighbors, reference: Reference) -> np.ndarray:
 def outside_distance(queries: Features, reference: Reference, found: Neighbors) -> np.ndarray:
     """Return the distance to the nearest image that is no duplicate of the nearest one, ``[n]``.
 
-    An image may have more duplicates than neighbours were looked for; its queries are
+    An image may have more duplicates than neighbors were looked for; its queries are
     searched again among one image of each cluster, and its mirror image.
     """
     distance = outside_cluster(found, reference.clusters)
@@ -109,7 +109,7 @@ def outside_distance(queries: Features, reference: Reference, found: Neighbors) 
 def outside_cluster(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray:
     """Return the distance to the nearest image that is no duplicate of the nearest one, ``[n]``.
 
-    Where all neighbours found are duplicates, the farthest of them stands for it, which it
+    Where all neighbors found are duplicates, the farthest of them stands for it, which it
     does not exceed; NaN where the set has one image.
     """
     if found.distances.shape[1] < 2:

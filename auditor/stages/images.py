@@ -49,7 +49,7 @@ class NeighborImages(Stage):
         kept = [i for i, each in enumerate(whole.ids) if each in wanted]
         key = {"ids": [whole.ids[i] for i in kept], **self.key(bench.asked, task.of, "")}
         made = made_of(bench.run, bench.asked, task.item)
-        with bench.run.artefact(bench.path(task.item), key, made) as temporary:
+        with bench.run.artifact(bench.path(task.item), key, made) as temporary:
             save_array(temporary, whole.images[kept])
         yield 0
 

@@ -78,7 +78,7 @@ class Losses(Stage):
         parts = yield from self.measured(bench, task, bench.network(task.of))
         if bench.asked.compares_predictions:
             key = expected_key(bench.asked, task.item)
-            with bench.run.artefact(bench.run.place(PREDICTIONS, task.of), key) as temporary:
+            with bench.run.artifact(bench.run.place(PREDICTIONS, task.of), key) as temporary:
                 save_array(temporary, np.concatenate([part[..., 1:].astype(np.float32) for part in parts]))
         bench.write(task, loss_columns(bench.loaded, task.twin, parts))
 

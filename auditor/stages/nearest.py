@@ -66,7 +66,7 @@ def sample_rows(
         return data
     full = {role: nearest_images(samples, reference, MEAN_OVER) for role, reference in references.items()}
     for role, found in full.items():
-        data |= neighbour_columns(role, found)
+        data |= neighbor_columns(role, found)
         data[f"{role}_mean_distance_{MEAN_OVER}"] = found.distances[:, :MEAN_OVER].mean(axis=1)
         data[f"{role}_outside_distance"] = outside_distance(samples, references[role], found)
         ids, distances = of_class(samples, classes, references[role], found)
@@ -114,7 +114,7 @@ def kid_heldout_term(heldout: Features) -> float:
 
 
 def unknown_columns(n: int) -> dict[str, Any]:
-    """Return the neighbour columns of samples that nothing is known of."""
+    """Return the neighbor columns of samples that nothing is known of."""
     unknown = [c for c in columns.EVIDENCE if c.name.startswith(("own_", "other_", "pool_"))]
     return blank(unknown, n) | {"memorized": np.zeros(n, dtype=bool)}
 
@@ -124,7 +124,7 @@ def blank(layout: Sequence[columns.Column], n: int) -> dict[str, Any]:
     return {c.name: [""] * n if c.type == "category" else np.full(n, np.nan) for c in layout}
 
 
-def neighbour_columns(role: str, found: Neighbors) -> dict[str, Any]:
+def neighbor_columns(role: str, found: Neighbors) -> dict[str, Any]:
     """Return the id and distance columns of one search; absent ranks are NaN and the empty id."""
     data: dict[str, Any] = {}
     for j in columns.RANKS:

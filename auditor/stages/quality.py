@@ -22,10 +22,10 @@ from auditor.stages import Stage, Task, features, halves, stage
 from auditor.stages.bench import Bench
 from auditor.stages.features import drawn
 
-K = 5  # neighbours that make a radius; Naeem et al. 2020
+K = 5  # neighbors that make a radius; Naeem et al. 2020
 MOST = 2000  # images of each set, and samples, that are compared
 N_BLOCKS = 20  # blocks of seeds that are left out in turn
-LOOKED_AT = 32  # neighbours among which the radius without a block is found
+LOOKED_AT = 32  # neighbors among which the radius without a block is found
 STATISTICS = ("precision", "recall", "density", "coverage")
 
 QUALITY = (
@@ -98,7 +98,7 @@ def blocks_of(n: int) -> np.ndarray:
 def radii_without_blocks(samples: Features, blocks: np.ndarray) -> np.ndarray:
     """Return each sample's radius without each block, and last with all, float64 ``[n_blocks + 1, n]``.
 
-    Where the neighbours looked at do not hold five outside the block, the last known of
+    Where the neighbors looked at do not hold five outside the block, the last known of
     them stands for it, which it does not exceed; NaN where there are not five others.
     """
     found = search(samples, samples, LOOKED_AT, exclude_self=True)

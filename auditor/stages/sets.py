@@ -12,7 +12,7 @@ from auditor.inputs.asked import Asked
 from auditor.neighbors import search
 from auditor.records import Features
 from auditor.run import places
-from auditor.run.columns import HELDOUT_DISTANCE, HELDOUT_IMAGE, TRAINING_IMAGE, Column, distance, neighbours
+from auditor.run.columns import HELDOUT_DISTANCE, HELDOUT_IMAGE, TRAINING_IMAGE, Column, distance, neighbors
 from auditor.stages import Cost, Stage, Task, cells, features, halves, keys, nearest
 from auditor.stages.bench import Bench
 from auditor.stages.halves import (
@@ -24,7 +24,7 @@ from auditor.stages.halves import (
     of_class,
     outside_distance,
 )
-from auditor.stages.nearest import blank, class_column, neighbour_columns
+from auditor.stages.nearest import blank, class_column, neighbor_columns
 
 COVERAGE_K = 5  # statistics 6.1
 MANY = 10**9
@@ -32,8 +32,8 @@ POOL = "pool"
 
 HELDOUT = (
     HELDOUT_IMAGE,
-    *neighbours("a", "nearest training image of half a"),
-    *neighbours("b", "nearest training image of half b"),
+    *neighbors("a", "nearest training image of half a"),
+    *neighbors("b", "nearest training image of half b"),
     distance("pool_a_distance", "distance to the nearest pool image of half a"),
     distance("pool_b_distance", "distance to the nearest pool image of half b"),
     distance("a_outside_distance", "distance to the nearest image of half a that is no duplicate of rank 1"),
@@ -73,7 +73,7 @@ TRAIN = (
     Column(
         "in_pool", "bool", "takes part in own-versus-other statistics: not blank, not shared, subsampled to equal size"
     ),
-    *neighbours("own", "nearest other image of the same half"),
+    *neighbors("own", "nearest other image of the same half"),
     distance("outside_distance", "distance to the nearest image of the half that is no duplicate of it"),
 )
 
@@ -89,7 +89,7 @@ def heldout_rows(
     data["class"] = class_column(classes, len(heldout.ids))
     for twin, reference in references.items():
         full = nearest_images(heldout, reference, MEAN_OVER)
-        data |= neighbour_columns(twin, full)
+        data |= neighbor_columns(twin, full)
         data[f"pool_{twin}_distance"] = in_pool(heldout, reference, full).distances[:, 0]
         data[f"{twin}_mean_distance_{MEAN_OVER}"] = full.distances.mean(axis=1)
         data[f"{twin}_outside_distance"] = outside_distance(heldout, reference, full)
@@ -149,12 +149,12 @@ def pool_groups(clusters: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def train_rows(reference: Reference, digests: Sequence[str], clusters: np.ndarray) -> dict[str, Any]:
-    """Return the columns of one half's table: identity, clusters of equal images, neighbours within the half."""
+    """Return the columns of one half's table: identity, clusters of equal images, neighbors within the half."""
     features = reference.features
     within = nearest_images(features, reference, N_NEIGHBORS, exclude_self=True)
     _, outside = nearest_of_another_group(features, clusters)
     identity = {"id": list(features.ids), "digest": list(digests), "cluster": clusters, "in_pool": reference.in_pool}
-    return identity | neighbour_columns("own", within) | {"outside_distance": outside}
+    return identity | neighbor_columns("own", within) | {"outside_distance": outside}
 
 
 def pixel_facts(pictures: np.ndarray) -> dict[str, np.ndarray]:

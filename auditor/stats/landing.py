@@ -67,7 +67,7 @@ def own_share_both(a: Landing, b: Landing, pool: Pool, level: float = LEVEL) -> 
 def gap_variance(a: Landing, b: Landing, pool: Pool) -> float:
     """Return the two-way variance of gap lean, 1/2 sum_i y_i w_i: 3.4 with every landing weighted by its gap.
 
-    The spread under relabelling is that of no lean, and too narrow where coupled twins lean.
+    The spread under relabeling is that of no lean, and too narrow where coupled twins lean.
     """
     (a_on_a, a_on_b), (b_on_a, b_on_b) = a.parts(True), b.parts(True)
     signed = (a_on_a - a_on_b - b_on_a + b_on_b) / 2
@@ -98,7 +98,7 @@ def hub_variance(c: np.ndarray, pool: Pool, q: float, n_seeds: int) -> float:
 
 
 def own_share_one(landing: Landing, pool: Pool, sign: float, test_sd: float, level: float = LEVEL) -> Estimate:
-    """Return one twin's share nearer to its own half; the interval is its spread under relabelling (3.3).
+    """Return one twin's share nearer to its own half; the interval is its spread under relabeling (3.3).
 
     ``sign`` is +1 for twin a and -1 for twin b. The interval is wide: it holds the hubs of
     the split, which one twin cannot tell from a lean.

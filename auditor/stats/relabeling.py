@@ -15,7 +15,7 @@ class Pool:
     """The images of both halves that take part in own-versus-other statistics.
 
     ``labels`` is +1 for half a and -1 for half b; images of one ``group`` (duplicates,
-    one patient) share a label and are relabelled together.
+    one patient) share a label and are relabeled together.
     """
 
     ids: tuple[tuple[str, str], ...]  # (half, image id)
@@ -64,7 +64,7 @@ class RelabelingTest:
 def relabeling_test(relabeling: Relabeling, weights: np.ndarray) -> RelabelingTest:
     """Test M linear statistics, rows of ``weights`` ``[M, N]``, for being larger than labels explain (2.3).
 
-    p counts the true labelling itself, so it is never 0. A statistic that no relabelling
+    p counts the true labelling itself, so it is never 0. A statistic that no relabeling
     changes (identical twins), or that is not defined, has z = 0 and p = 1.
     """
     t = relabeling.labels.astype(float) @ weights.T - weights @ relabeling.mean
@@ -81,9 +81,9 @@ def at_least(z: np.ndarray, observed: np.ndarray) -> np.ndarray:
 
 
 def step_down_max_t(z: np.ndarray) -> np.ndarray:
-    """Return family-wise p values ``[M]`` of the statistics whose relabelled z are ``[R + 1, M]`` (7.1).
+    """Return family-wise p values ``[M]`` of the statistics whose relabeled z are ``[R + 1, M]`` (7.1).
 
-    Westfall and Young's step-down maximum: the joint distribution under relabelling is
+    Westfall and Young's step-down maximum: the joint distribution under relabeling is
     used as it is, so any dependence between checkpoints and spaces is covered.
     """
     order = np.argsort(-z[0], kind="stable")
@@ -105,7 +105,7 @@ def half_difference_test(relabeling: Relabeling, columns: np.ndarray, r: np.ndar
     """Test half the difference of the mean of ``r`` between the halves, for the pool images ``columns``.
 
     ``r`` is ``[n]``, or ``[n, M]`` for M statistics at once. The two-sample mean is taken anew
-    under each relabelling, since a subset of the pool need not stay balanced.
+    under each relabeling, since a subset of the pool need not stay balanced.
     """
     r = r.reshape(len(r), -1)
     in_a = (relabeling.labels[:, columns] > 0).astype(float)
@@ -139,7 +139,7 @@ def half_difference_draws(r: np.ndarray, labels: np.ndarray, groups: np.ndarray,
 def exchangeability(nearest: np.ndarray, relabeling: Relabeling) -> tuple[float, float]:
     """Return the share of pool images whose nearest image of another group is of their half, and its p.
 
-    A share that is larger than relabelling explains says that the halves differ (site,
+    A share that is larger than relabeling explains says that the halves differ (site,
     time, preprocessing), so that leaning on a half need not be leaning on its images.
     """
     known = np.flatnonzero(nearest >= 0)
@@ -149,6 +149,6 @@ def exchangeability(nearest: np.ndarray, relabeling: Relabeling) -> tuple[float,
 
 
 def two_sided_p(relabeling: Relabeling, x: np.ndarray) -> float:
-    """Return the two-sided relabelling p that the halves differ in the mean of ``x``."""
+    """Return the two-sided relabeling p that the halves differ in the mean of ``x``."""
     deviation = np.abs(relabeling.labels @ (x - x.mean()))
     return float(at_least(deviation, deviation[0] * (1 - 1e-6)).mean())

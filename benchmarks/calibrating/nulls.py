@@ -323,7 +323,7 @@ def loss_p(audit: Audit) -> float:
 
 
 def ignoring_groups(audit: Audit) -> Audit:
-    """Return the audit in which images of one group are relabelled one by one."""
+    """Return the audit in which images of one group are relabeled one by one."""
     split = audit.split
     alone = np.arange(len(split.pool.labels))
     key = "ungrouped", len(alone)

@@ -43,7 +43,7 @@ class Near:
 
 
 def rows(root: Path, size: Size) -> Iterator[Row]:
-    """Yield how often relabelled audits of a run are called biased."""
+    """Yield how often relabeled audits of a run are called biased."""
     run = RunDirectory(root)
     scope = scope_of(run)
     series = read_series(run, scope)
@@ -126,7 +126,7 @@ def alarms(
     heldout: Mapping,
     references: Mapping[str, verdict.Reference],
 ) -> Counter[str]:
-    """Return which alarms a relabelled run raises."""
+    """Return which alarms a relabeled run raises."""
     scope, budgets = series.scope, Budgets()
     cells = [(step, space) for step in scope.steps for space in scope.spaces]
     lands = {(c, s): {t: landing(near[c, t, s], pool) for t in TWINS} for c, s in cells}

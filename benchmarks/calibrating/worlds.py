@@ -114,7 +114,7 @@ class World:
 
 
 def as_images(x: np.ndarray) -> np.ndarray:
-    """Return grey levels rounded and clipped, uint8."""
+    """Return gray levels rounded and clipped, uint8."""
     return np.clip(np.round(x), 0, 255).astype(np.uint8)
 
 
@@ -225,7 +225,7 @@ def divided(
 ) -> Split:
     """Return the split; relabelings are drawn from a few that all splits of this shape share.
 
-    That is possible since positions, not images, are relabelled, and images come to
+    That is possible since positions, not images, are relabeled, and images come to
     positions at random.
     """
     labels = np.repeat([1.0, -1.0], [len(a), len(b)])

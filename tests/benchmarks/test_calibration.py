@@ -54,7 +54,7 @@ def test_a_series_that_leans_on_nothing_is_not_called_biased(world):
 
 
 def test_the_two_way_variance_of_gap_lean_is_that_of_own_share_where_all_gaps_are_one(world):
-    """Its spread under relabelling held the truth in 91 % only where coupled twins leaned. Gap lean is 2 (T - 1/2)."""
+    """Its spread under relabeling held the truth in 91 % only where coupled twins leaned. Gap lean is 2 (T - 1/2)."""
     split = worlds.random_split(world, np.random.default_rng(6))
     lookup = worlds.look_up_variants(split, "pixel", ("plain",))
     images = nulls.alike(split, np.random.default_rng(6), 1, 500, True)

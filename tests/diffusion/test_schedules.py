@@ -229,8 +229,8 @@ def test_samples_of_another_range_than_the_pictures_name_the_range_that_fits():
     assert compare_ranges(drawn, pictures, Pixels())["fits_better"] == [0.0, 1.0]
     assert compare_ranges(drawn, pictures, Pixels(0.0, 1.0))["fits_better"] is None
     assert compare_ranges(2 * drawn - 1, pictures, Pixels(0.0, 1.0))["fits_better"] == [-1.0, 1.0]
-    centred = Pixels(0.0, 1.0, np.float32([0.5]))
-    assert compare_ranges(centred.encode(pictures).numpy(), pictures, centred)["fits_better"] is None
+    centered = Pixels(0.0, 1.0, np.float32([0.5]))
+    assert compare_ranges(centered.encode(pictures).numpy(), pictures, centered)["fits_better"] is None
 
 
 def test_the_report_warns_of_a_range_that_fits_better():
@@ -241,22 +241,22 @@ def test_the_report_warns_of_a_range_that_fits_better():
     assert pixel_range({"checks": {}}) == []
 
 
-def labelled(*labels: str) -> ImageSet:
+def labeled(*labels: str) -> ImageSet:
     pictures = np.zeros((len(labels), 8, 8, 1), np.uint8)
     return ImageSet("train-a", pictures, tuple(map(str, range(len(labels)))), labels=labels)
 
 
 def test_classes_of_images_are_their_numbers_or_numbered_in_alphabetical_order_over_all_sets():
     facts = Facts((8, 8, 1), "", 1, "class", 3)
-    found = image_classes(facts, {"train-a": labelled("dog", "cat"), "heldout": labelled("eel", "cat")})
+    found = image_classes(facts, {"train-a": labeled("dog", "cat"), "heldout": labeled("eel", "cat")})
     assert found["train-a"].tolist() == [1, 0] and found["heldout"].tolist() == [2, 0]
-    assert image_classes(facts, {"train-a": labelled("2", "0")})["train-a"].tolist() == [2, 0]
-    assert image_classes(facts, {"train-a": labelled()}) == {}
-    assert image_classes(replace(facts, conditioning="none"), {"train-a": labelled("x")}) == {}
+    assert image_classes(facts, {"train-a": labeled("2", "0")})["train-a"].tolist() == [2, 0]
+    assert image_classes(facts, {"train-a": labeled()}) == {}
+    assert image_classes(replace(facts, conditioning="none"), {"train-a": labeled("x")}) == {}
     with pytest.raises(AuditError, match="have class 3, the models classes 0 to 2"):
-        image_classes(facts, {"train-a": labelled("3")})
+        image_classes(facts, {"train-a": labeled("3")})
     with pytest.raises(AuditError, match="no class that stands for none"):
-        image_classes(replace(facts, needs_class=True), {"train-a": labelled()})
+        image_classes(replace(facts, needs_class=True), {"train-a": labeled()})
 
 
 def test_the_loss_of_a_class_conditional_network_is_measured_given_the_class_of_each_image():

@@ -82,7 +82,7 @@ def test_a_mirrored_copy_is_found_and_within_a_set_no_image_finds_itself():
     assert np.isnan(more.distances[:, 7]).all() and (more.indices[:, 7] == -1).all()
 
 
-def test_one_of_many_copies_still_has_a_neighbour_outside():
+def test_one_of_many_copies_still_has_a_neighbor_outside():
     pixels = np.concatenate([np.repeat(pictures(1), 60, axis=0), pictures(3, seed=2)])
     both = mirror.with_mirrored(image_set(pixels))
     full = reference(both)

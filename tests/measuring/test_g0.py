@@ -100,7 +100,7 @@ class Audit:
 
     @cached_property
     def tests(self) -> list[RelabelingTest]:
-        """The relabelling test of the loss lean at every tau."""
+        """The relabeling test of the loss lean at every tau."""
         relabeling = relabel(self.pool, 1)
         return [half_difference_test(relabeling, np.arange(len(self.pool.labels)), r) for r in self.r]
 

@@ -43,7 +43,7 @@ def test_a_lean_that_a_smooth_model_also_shows_is_no_bias():
     assert verdict(facts(lean={"pixel": smooth})) == "generalizing"
 
 
-def test_a_large_lean_that_relabelling_explains_is_undecided():
+def test_a_large_lean_that_relabeling_explains_is_undecided():
     assert verdict(facts(lean={"pixel": replace(LARGE, p_corrected=0.2)})) == "undecided"
 
 

@@ -276,7 +276,7 @@ def test_scores_are_one_finite_number_per_unit(name):
     result = estimate(metric(name), scores)
     if metric(name).interval in {"shown", "maximum", "quantile_99"}:  # of 31 seeds
         assert np.isnan([result.low, result.high]).all() and result.note
-    else:  # of a lean, the interval that is printed is that of the relabelling
+    else:  # of a lean, the interval that is printed is that of the relabeling
         assert result.low < result.high or metric(name).interval == "lean"
     assert (result.unit, result.n) == (scores.unit, len(scores.ids))
 

@@ -1,6 +1,6 @@
 """Copies, shifts and quality: agreement with maintained implementations, and the faults of published ones.
 
-Each fault that docs/metrics.md lists is a test here whose docstring names it; the published behaviour would fail it.
+Each fault that docs/metrics.md lists is a test here whose docstring names it; the published behavior would fail it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def test_precision_recall_density_and_coverage_agree_with_prdc(m, n):
 
 
 def test_leaving_out_a_block_is_what_prdc_gives_without_it():
-    """The radii of the samples left change, too; theta_-b is read back from the linearised scores."""
+    """The radii of the samples left change, too; theta_-b is read back from the linearized scores."""
     prdc = pytest.importorskip("prdc")
     samples, target = normal(3, 70, scale=0.7), normal(4, 50)
     found = quality.fidelity(features(samples), quality.targets({"own": features(target)}))["own"]
@@ -179,13 +179,13 @@ def test_the_calibrated_distance_is_below_one_where_the_nearest_is_nearer_than_h
 
 
 def test_fewer_than_fifty_training_images_have_no_calibrated_distance():
-    """Fault: the mean over fewer neighbours is another statistic under the same name."""
+    """Fault: the mean over fewer neighbors is another statistic under the same name."""
     found = estimate("memorized_fraction_carlini", measured(normal(18, 10), normal(19, 49), normal(20, 10)))
     assert np.isnan([found.value, found.low, found.high]).all() and "fewer images" in found.note
 
 
-def test_an_image_with_more_duplicates_than_neighbours_are_kept_is_still_passed_over():
-    """Fault: with 60 duplicates all 50 neighbours are alike, the ratio is 1 and no near copy is found."""
+def test_an_image_with_more_duplicates_than_neighbors_are_kept_is_still_passed_over():
+    """Fault: with 60 duplicates all 50 neighbors are alike, the ratio is 1 and no near copy is found."""
     own = np.concatenate([np.repeat(normal(21, 1), 60, axis=0), normal(22, 30) + 5])
     known = measured(own[:1] + np.float32(1e-3), own, own[:1] + np.float32(1e-3))
     assert value("memorized_fraction_cluster", known) == value("heldout_memorized_fraction_cluster", known) == 1
@@ -196,7 +196,7 @@ def test_an_image_with_more_duplicates_than_neighbours_are_kept_is_still_passed_
 
 
 def test_an_exact_copy_counts_in_every_form_even_where_all_images_are_equal():
-    """Fault: 0/0 is NaN, and NaN < 1/3 counts as not memorised."""
+    """Fault: 0/0 is NaN, and NaN < 1/3 counts as not memorized."""
     own = np.repeat(normal(23, 1), 60, axis=0)
     known = measured(own[:3], own, normal(24, 10))
     assert [value(f"memorized_fraction{form}", known) for form in ("", "_cluster", "_carlini")] == [1, 1, 1]

@@ -77,13 +77,13 @@ def planned(root: Path, run: str, monkeypatch, **changes: str | None) -> Outcome
 
 
 def tasks_of(plan: Outcome) -> list[str]:
-    """Return the lines of a plan that tell of artefacts."""
+    """Return the lines of a plan that tell of artifacts."""
     assert plan.status == 0, plan.err
     return plan.out.split("\ntotal ")[0].splitlines()
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_same_command_finds_every_artefact_up_to_date(with_versions, run, monkeypatch):
+def test_the_same_command_finds_every_artifact_up_to_date(with_versions, run, monkeypatch):
     plan = planned(with_versions, run, monkeypatch)
     lines = tasks_of(plan)
     assert [line for line in lines if not (line.startswith("reuse") and line.endswith(": up to date"))] == []

@@ -87,7 +87,7 @@ def test_the_forecast_of_the_disk_is_what_the_run_takes_at_most(saved_inputs, tm
     tasks, seen, drop = plan(loaded.asked, run), [], benches.drop_parts
 
     def drop_parts(path: Path) -> None:
-        seen.append(bytes_in(run.root))  # artefact and parts: now there is most
+        seen.append(bytes_in(run.root))  # artifact and parts: now there is most
         drop(path)
 
     monkeypatch.setattr(benches, "drop_parts", drop_parts)

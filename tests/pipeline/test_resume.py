@@ -123,8 +123,8 @@ def test_a_full_disk_ends_with_three_lines_and_the_run_resumes(audit, audit_args
     assert_same_run(out, finished)
 
 
-def test_batches_that_outlived_their_artefact_are_cleared_away(audit, audit_args, finished, out, monkeypatch):
-    """Killed between the renaming of an artefact and the removal of its batches, a run kept them for ever."""
+def test_batches_that_outlived_their_artifact_are_cleared_away(audit, audit_args, finished, out, monkeypatch):
+    """Killed between the renaming of an artifact and the removal of its batches, a run kept them for ever."""
 
     def killed(path):
         raise KeyboardInterrupt

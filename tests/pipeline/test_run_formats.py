@@ -16,7 +16,7 @@ STEPS = (2, 4)
 CLASSES = 3
 
 
-def labelled(root: Path, name: str, seed: int, n: int = 45) -> Path:
+def labeled(root: Path, name: str, seed: int, n: int = 45) -> Path:
     """Write pictures with a class each, the classes in turn."""
     path = root / f"{name}.npz"
     np.savez(path, images=smooth_images(n, seed), labels=np.arange(n) % CLASSES)
@@ -26,7 +26,7 @@ def labelled(root: Path, name: str, seed: int, n: int = 45) -> Path:
 @pytest.fixture
 def data(tmp_path) -> dict[str, Path]:
     """Two halves and held-out pictures, all with labels."""
-    return {name: labelled(tmp_path, name, seed) for seed, name in enumerate(("train_a", "train_b", "heldout"), 1)}
+    return {name: labeled(tmp_path, name, seed) for seed, name in enumerate(("train_a", "train_b", "heldout"), 1)}
 
 
 def class_unets(root: Path, seed: int) -> Path:

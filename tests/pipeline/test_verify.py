@@ -48,7 +48,7 @@ def keep(path: Path, rows) -> None:
 
 
 def as_earlier(run: RunDirectory) -> None:
-    """Leave bare keys beside artefacts and no ``asked`` in run.json, as earlier versions did: nothing proves bytes."""
+    """Leave bare keys beside artifacts and no ``asked`` in run.json, as earlier versions did: nothing proves bytes."""
     for path in run.root.rglob("*.key.json"):
         if "key" in (beside := json.loads(path.read_text())):
             path.write_text(json.dumps(beside["key"]))
@@ -271,7 +271,7 @@ EVIDENCE = "evidence/pixel/a/200.parquet"
         "attack-scores/b/90.parquet",
     ],
 )
-def test_a_missing_artefact_or_key_is_named_before_anything_is_computed(disk, path):
+def test_a_missing_artifact_or_key_is_named_before_anything_is_computed(disk, path):
     key_path(disk.root / path).unlink()
     assert problems(disk) == f"{path} has no readable key beside it"
     (disk.root / path).unlink()

@@ -20,7 +20,7 @@ from page import Page
 from auditor import pipeline, registry
 from auditor.reports import gallery, read_report, sections
 from auditor.reports.album import BLURRED, LEFT_OUT, png
-from auditor.reports.charts import BLACK, COLORS, GREY, curves, distances, divergence, edges, networks, ticks
+from auditor.reports.charts import BLACK, COLORS, GRAY, curves, distances, divergence, edges, networks, ticks
 from auditor.reports.drawing import interactive, plates, printed
 from auditor.reports.formats import figures, html
 from auditor.run import RunDirectory, columns, tables
@@ -329,7 +329,7 @@ def test_every_color_stands_out_from_white_paper():
         linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
         return sum(w * x for w, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    for color in (*COLORS, BLACK, GREY):
+    for color in (*COLORS, BLACK, GRAY):
         assert 1.05 / (luminance(color) + 0.05) >= 3, color
 
 

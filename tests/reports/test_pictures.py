@@ -93,7 +93,7 @@ def test_a_damaged_picture_file_is_none_with_a_reason(run_copy):
     assert picture.pixels is None and picture.reason == "samples/b/90.npy cannot be read"
 
 
-def test_without_training_images_there_are_samples_and_no_neighbours(without_training):
+def test_without_training_images_there_are_samples_and_no_neighbors(without_training):
     album = open_album(without_training)
     case = album.case("pixel", "a", 90, 0)
     assert case.mine.sample.pixels is not None and case.mine.own.reason == "no training images were given"

@@ -49,7 +49,7 @@ def path(run) -> Path:
 
 
 def build(run: RunDirectory, path: Path, n: int, work: Work, key: dict = KEY, batch_size: int = 4) -> list[int]:
-    """Make the artefact; returns the rows finished after each batch."""
+    """Make the artifact; returns the rows finished after each batch."""
     return list(run.build(path, key, n, batch_size, work))
 
 
@@ -107,7 +107,7 @@ def test_other_errors_of_the_system_keep_their_traceback(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-# Artefacts in batches
+# Artifacts in batches
 
 
 def test_an_array_is_made_in_full_batches_and_cut_to_its_length(run, path):
@@ -185,14 +185,14 @@ def test_a_truncated_batch_is_made_again(run, path):
     assert np.load(path).ravel().tolist() == list(range(12))
 
 
-def test_an_artefact_without_its_key_counts_as_unfinished(run, path):
+def test_an_artifact_without_its_key_counts_as_unfinished(run, path):
     build(run, path, 4, Work())
     run_module.key_path(path).unlink()
     assert run.key(path) is None
 
 
 def test_the_new_key_never_stands_beside_the_old_bytes(run, path, monkeypatch):
-    """A kill at any write leaves old bytes with the old key, new bytes with the new key, or no artefact."""
+    """A kill at any write leaves old bytes with the old key, new bytes with the new key, or no artifact."""
     build(run, path, 4, Work(factor=2), OTHER_KEY)
     seen = []
     replace = os.replace

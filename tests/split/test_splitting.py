@@ -160,7 +160,7 @@ def test_each_image_is_as_likely_in_either_half(tmp_path):
     assert np.abs((drawn == "train-a").sum(axis=1) - (drawn == "train-b").sum(axis=1)).max() <= 5
 
 
-def test_the_relabelling_test_of_the_audit_does_not_reject_its_halves(tmp_path):
+def test_the_relabeling_test_of_the_audit_does_not_reject_its_halves(tmp_path):
     """Over many seeds p of a statistic that the split does not know is not small too often."""
     rng = np.random.default_rng(0)
     clusters, value = np.repeat(np.arange(80), 2), rng.normal(size=160)

@@ -95,7 +95,7 @@ def test_without_the_classes_of_a_half_nobody_takes_part():
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
-def test_the_nearest_of_the_class_is_that_of_all_pairs_however_few_neighbours_were_found(k):
+def test_the_nearest_of_the_class_is_that_of_all_pairs_however_few_neighbors_were_found(k):
     reference, queries = points(1, 300), points(2, 60)
     counted = np.random.default_rng(3).integers(-1, 12, 300)
     counted[counted == 4] = -1  # a class that queries ask for and nobody is of

@@ -68,11 +68,11 @@ def run(everything, tmp_path) -> RunDirectory:
 
 
 def first_item(asked: Asked, name: str) -> Item:
-    """Return the first artefact of a stage."""
+    """Return the first artifact of a stage."""
     return Item(name, *next(iter(stage(name).wanted(asked))))
 
 
-def test_the_run_holds_an_artefact_of_every_stage(asked, everything):
+def test_the_run_holds_an_artifact_of_every_stage(asked, everything):
     for name in NAMES:
         item = first_item(asked, name)
         assert all((everything.root / "run" / each).is_file() for each in stage(name).files(item.of, item.space)), name
@@ -124,7 +124,7 @@ def constants(tree: ast.AST) -> Iterator[str]:
 
 
 def looked_up(tree: ast.AST) -> Iterator[str]:
-    """Yield the names by which a module asks for stages or their artefacts: stage("x"), Item("x", ...)."""
+    """Yield the names by which a module asks for stages or their artifacts: stage("x"), Item("x", ...)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("stage", "Item"):
             yield from (each.value for each in node.args[:1] if isinstance(each, ast.Constant))
@@ -266,7 +266,7 @@ def reads_of(name: str) -> set[str]:
 
 
 def state(asked: Asked, name: str) -> dict[tuple[str, str], Any]:
-    """Return by artefact of a stage what the plan compares: its key, and of an array how many rows it has."""
+    """Return by artifact of a stage what the plan compares: its key, and of an array how many rows it has."""
     kind = stage(name)
     return {
         each: (kind.key(asked, *each), None if kind.columns else kind.rows(asked, each[0]))
@@ -285,7 +285,7 @@ def test_the_key_changes_with_each_setting_that_the_stage_reads(asked, name):
 
 
 def remove(run: RunDirectory, item: Item) -> dict[str, bytes]:
-    """Remove an artefact; return what its files and what lay beside them held."""
+    """Remove an artifact; return what its files and what lay beside them held."""
     kept = {}
     for name in stage(item.stage).files(item.of, item.space):
         for path in (run.root / name, key_path(run.root / name)):
@@ -295,13 +295,13 @@ def remove(run: RunDirectory, item: Item) -> dict[str, bytes]:
 
 
 def held(run: RunDirectory, item: Item) -> dict[str, bytes]:
-    """Return what the files of an artefact and what lies beside them hold."""
+    """Return what the files of an artifact and what lies beside them hold."""
     names = stage(item.stage).files(item.of, item.space)
     return {p.name: p.read_bytes() for name in names for p in (run.root / name, key_path(run.root / name))}
 
 
 def ready(loaded: Loaded, run: RunDirectory, item: Item) -> Task:
-    """Return the task of an artefact once everything before it in the plan is made."""
+    """Return the task of an artifact once everything before it in the plan is made."""
     tasks = plan(loaded.asked, run)
     wanted = next(task for task in tasks if task.item == item)
     for task in tasks[: tasks.index(wanted)]:

@@ -216,7 +216,7 @@ def test_the_lean_of_both_twins_is_the_average_of_theirs(written):
         assert own_share_one(written.landings[twin], written.reader.pool, sign, 0.1).value == pytest.approx(share)
 
 
-def test_the_relabelled_statistic_is_the_lean_that_is_reported(written):
+def test_the_relabeled_statistic_is_the_lean_that_is_reported(written):
     pool, weights = written.reader.pool, [written.landings[twin].weights(6) for twin in TWINS]
     assert 0.5 + pool.labels @ (weights[0] - weights[1]) / 4 == pytest.approx(0.65)
 
@@ -282,7 +282,7 @@ def test_the_memorized_column_is_the_metric(written):
         np.testing.assert_array_equal(frame.memorized, scores == 1)
 
 
-def test_a_training_table_has_identity_and_neighbours_within_its_half(written):
+def test_a_training_table_has_identity_and_neighbors_within_its_half(written):
     frame = pd.read_parquet(written.run.place(EVIDENCE, "train-a", SPACE))
     assert list(frame.id) == ["0001.png", "0002.png", "0003.png", "0004.png"]
     assert list(frame.in_pool) == IN_POOL["a"] and list(frame.cluster) == CLUSTERS["a"]
@@ -340,7 +340,7 @@ def test_a_missing_table_is_an_error_that_says_what_to_do(written):
         written.reader.read("a", STEP + 1)
 
 
-def test_without_training_images_neighbours_are_nan_and_unnamed(tmp_path):
+def test_without_training_images_neighbors_are_nan_and_unnamed(tmp_path):
     run = write_run(tmp_path, with_train=False)
     frame = pd.read_parquet(run.place(EVIDENCE, f"a/{STEP}", SPACE))
     about_train = [c for c in frame if c.startswith(("own_", "other_", "pool_"))]

@@ -50,7 +50,7 @@ def test_a_memorizer_of_other_images_returns_those_and_loses_the_source():
     found = (
         np.square(back[:, -1, None].astype(float) - B.astype(float)).reshape(FEW, len(B), -1).mean(axis=2).min(axis=1)
     )
-    assert np.median(found) < 1  # grey levels squared: one of its own images
+    assert np.median(found) < 1  # gray levels squared: one of its own images
     assert (
         u_turns.distances(A[:FEW], back)[:, 0].mean()
         > 20 * u_turns.distances(A[:FEW], turned(memorizer(A)))[:, 0].mean()

@@ -83,7 +83,7 @@ def test_clopper_pearson_agrees_with_scipy(hits, n, level):
     assert clopper_pearson(hits, n, level) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_half_a_hit_lies_between_its_neighbours():
+def test_half_a_hit_lies_between_its_neighbors():
     ends = np.array([clopper_pearson(hits, 10) for hits in np.arange(0, 10.5, 0.5)])
     assert (np.diff(ends, axis=0) > 0).all()
 
@@ -121,7 +121,7 @@ def test_one_unit_has_a_value_and_no_interval():
 
 
 # ---------------------------------------------------------------------------
-# Relabelling (2.1 to 2.4)
+# Relabeling (2.1 to 2.4)
 # ---------------------------------------------------------------------------
 
 
@@ -137,7 +137,7 @@ def test_row_zero_is_the_true_labelling(grouped):
     np.testing.assert_array_equal(relabel(grouped, 0, 10).labels[0], grouped.labels)
 
 
-def test_every_relabelling_keeps_the_number_of_images_per_half(grouped):
+def test_every_relabeling_keeps_the_number_of_images_per_half(grouped):
     rows = relabel(grouped, 0, 200).labels
     assert rows.shape == (201, 16)
     np.testing.assert_array_equal((rows == 1).sum(axis=1), 8)
@@ -151,14 +151,14 @@ def test_images_of_one_group_move_together(grouped):
         np.testing.assert_array_equal(members, np.broadcast_to(members[:, :1], members.shape))
 
 
-def test_groups_move_even_if_their_images_are_not_neighbours_in_the_pool():
+def test_groups_move_even_if_their_images_are_not_neighbors_in_the_pool():
     pool = pool_of([1, 1, 1, 1, -1, -1, -1, -1], groups=[5, 2, 5, 2, 9, 1, 9, 1])
     rows = relabel(pool, 0, 50).labels
     np.testing.assert_array_equal(rows[:, [0, 1, 4, 5]], rows[:, [2, 3, 6, 7]])
     assert len(np.unique(rows, axis=0)) == 6  # C(4, 2) ways to choose the groups of half a
 
 
-def test_every_relabelling_keeps_the_sizes_of_the_groups_of_each_half(grouped):
+def test_every_relabeling_keeps_the_sizes_of_the_groups_of_each_half(grouped):
     _, first, sizes = np.unique(grouped.groups, return_index=True, return_counts=True)
     for row in relabel(grouped, 0, 200).labels:
         assert sorted(sizes[row[first] == 1]) == [1, 1, 1, 2, 3]
@@ -175,8 +175,8 @@ def test_the_expected_label_of_an_image_is_the_share_of_its_group_size(grouped):
     np.testing.assert_allclose(relabeling.labels[1:].mean(axis=0), relabeling.mean, atol=4 * 0.016)
 
 
-def test_a_statistic_is_what_exceeds_its_expectation_under_relabelling(grouped):
-    """With groups of unequal size w.y has no mean of zero; z over 4,000 relabellings has, to 4 / sqrt(4,000)."""
+def test_a_statistic_is_what_exceeds_its_expectation_under_relabeling(grouped):
+    """With groups of unequal size w.y has no mean of zero; z over 4,000 relabelings has, to 4 / sqrt(4,000)."""
     w = np.random.default_rng(30).uniform(size=(1, 16))
     relabeling = relabel(grouped, 0, 4000)
     test = relabeling_test(relabeling, w)
@@ -186,7 +186,7 @@ def test_a_statistic_is_what_exceeds_its_expectation_under_relabelling(grouped):
     assert test.z[0] == pytest.approx(test.value / test.sd)
 
 
-def test_relabelling_depends_on_its_seed_alone(grouped):
+def test_relabeling_depends_on_its_seed_alone(grouped):
     np.testing.assert_array_equal(relabel(grouped, 1, 20).labels, relabel(grouped, 1, 20).labels)
     assert (relabel(grouped, 1, 20).labels != relabel(grouped, 2, 20).labels).any()
 
@@ -211,8 +211,8 @@ def test_p_counts_the_true_labelling_and_is_never_zero():
     assert test.p[0] == 1 / 100
 
 
-def test_relabellings_that_tie_with_the_truth_count():
-    """One image carries all: half of the relabellings put it where it is (a copy alone has p = 1/2)."""
+def test_relabelings_that_tie_with_the_truth_count():
+    """One image carries all: half of the relabelings put it where it is (a copy alone has p = 1/2)."""
     w = np.zeros((1, 20))
     w[0, 0] = 0.1
     test = relabeling_test(relabel(halves(10), 0, 2000), w)
@@ -225,7 +225,7 @@ def test_identical_twins_have_z_zero_and_p_one():
     assert (test.p == 1).all() and (test.sd == 0).all() and (test.value == 0).all()
 
 
-def test_a_statistic_that_no_relabelling_changes_is_no_evidence():
+def test_a_statistic_that_no_relabeling_changes_is_no_evidence():
     """Equal weights give the same sum in every row, and rounding must not be divided by rounding."""
     test = relabeling_test(relabel(halves(30), 0, 200), np.full((1, 60), 0.1))
     assert test.p[0] == 1 and test.z[0, 0] == 0
@@ -493,7 +493,7 @@ def test_holm_never_exceeds_one():
 # The set of steps that may hold the minimum (6.2, 6.3)
 # ---------------------------------------------------------------------------
 
-U = (np.arange(9) - 4.0) ** 2 / 8  # minimum at position 4, 1/8 below its neighbours
+U = (np.arange(9) - 4.0) ** 2 / 8  # minimum at position 4, 1/8 below its neighbors
 V = 100 * np.abs(np.arange(9) - 4.0)  # as steep on both sides: its second differences are 0, but for the tip
 
 

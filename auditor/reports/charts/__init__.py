@@ -1,8 +1,8 @@
 """What every figure of a report shows, as plain data: curves, bands, spans, labels, and the same in words.
 
 The page for a browser and the files for a paper draw the same charts; neither decides what is in them.
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; every curve differs from its
-neighbours by dash and marker, too, so that a grey print loses nothing.
+Colors are those of Okabe and Ito, which color-blind readers can tell apart; every curve differs from its
+neighbors by dash and marker, too, so that a gray print loses nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLACK, GREY = "#1a1a1a", "#6b6b6b"
+BLACK, GRAY = "#1a1a1a", "#6b6b6b"
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b87d00", "#3d8fc4"
 COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -168,7 +168,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Heat:
-    """A number per step and noise level, by colour and in figures."""
+    """A number per step and noise level, by color and in figures."""
 
     key: str  # file name and anchor
     title: str
@@ -177,20 +177,20 @@ class Heat:
     times: tuple[int, ...]  # columns, diffusion times
     values: np.ndarray  # float64 [steps, times], NaN where unknown
     marked: np.ndarray  # bool [steps, times]
-    limit: float  # the magnitude that has the full colour
+    limit: float  # the magnitude that has the full color
     note: str = ""  # how to read it
     mark: str = ""  # what the marks mean, in short
 
     @property
     def rows(self) -> list[tuple[int, list[tuple[str, str, bool]]]]:
-        """Per step its cells: text, colour, and whether it is marked."""
+        """Per step its cells: text, color, and whether it is marked."""
         return [
             (step, [(signed(value), self.color(value), bool(mark)) for value, mark in zip(*row, strict=True)])
             for step, *row in zip(self.steps, self.values, self.marked, strict=True)
         ]
 
     def color(self, value: float) -> str:
-        """Return the colour of a value: white at 0, orange above, blue below; black text can be read on all of them."""
+        """Return the color of a value: white at 0, orange above, blue below; black text can be read on all of them."""
         if not np.isfinite(value):
             return "#ffffff"
         return mixed(VERMILLION if value > 0 else BLUE, 0.7 * min(abs(value) / self.limit, 1.0))

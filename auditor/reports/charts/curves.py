@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from auditor.reports import Report, percent
-from auditor.reports.charts import BLACK, DASHES, GREY, Chart, Curve, Level, Panel, Style
+from auditor.reports.charts import BLACK, DASHES, GRAY, Chart, Curve, Level, Panel, Style
 from auditor.reports.charts.divergence import divergence
 from auditor.reports.charts.series import TWIN_MARKERS, TWIN_STYLES, course, curve, is_drawn, space_style, text
 
@@ -109,7 +109,7 @@ def copy_curves(report: Report, rule: str, space: str) -> Iterable[Curve]:
     """Yield the curves of one rule: every twin's, with that of held-out images behind it."""
     series, shown = COPY_RULES[rule], rule == copy_rule(report)
     for i, twin in enumerate(report.scope.twins):
-        look, behind = TWIN_STYLES[i % len(TWIN_STYLES)], Style(GREY, ("dotted", "dashdot", "dashed")[i % 3], "")
+        look, behind = TWIN_STYLES[i % len(TWIN_STYLES)], Style(GRAY, ("dotted", "dashdot", "dashed")[i % 3], "")
         for metric, name, style, is_control in (
             (rule, f"twin {text(twin)}", look, False),
             (f"heldout_{rule}", f"held-out images, half {text(twin)}", behind, True),

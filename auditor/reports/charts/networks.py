@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from auditor.reports import Report, shortened
-from auditor.reports.charts import BLUE, GREY, VERMILLION, Chart, Curve, Heat, Panel, Style, by_scale, regions, signed
+from auditor.reports.charts import BLUE, GRAY, VERMILLION, Chart, Curve, Heat, Panel, Style, by_scale, regions, signed
 from auditor.reports.charts.series import text
 
 SETS = {  # metric, what the images are, and their look
     "loss_own": ("own images", Style(BLUE, "solid", "circle")),
     "loss_other": ("other half's images", Style(VERMILLION, "dashed", "square")),
-    "loss_heldout": ("held-out images", Style(GREY, "dotted", "triangle")),
+    "loss_heldout": ("held-out images", Style(GRAY, "dotted", "triangle")),
 }
 SIGNIFICANT = 0.05  # corrected p below which a cell is marked
 TIME = "diffusion time t (right: more noise)"
@@ -205,7 +205,7 @@ def layout(value: pd.DataFrame) -> tuple[tuple[int, ...], tuple[int, ...], np.nd
 
 
 def magnitude(value: pd.DataFrame) -> float:
-    """Return the largest magnitude, at least .1: noise about 0 has no strong colour."""
+    """Return the largest magnitude, at least .1: noise about 0 has no strong color."""
     found = np.abs(value.to_numpy(float))
     return max(float(found[np.isfinite(found)].max(initial=0.0)), 0.1)
 

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 
 from auditor.reports import Report
-from auditor.reports.charts import BLUE, GREY, ORANGE, VERMILLION, Chart, Curve, Level, Panel, Style
+from auditor.reports.charts import BLUE, GRAY, ORANGE, VERMILLION, Chart, Curve, Level, Panel, Style
 from auditor.reports.charts.series import course, curve, is_drawn
 
 LEVELS = 4  # noise levels that have a panel of their own
 AGREEMENT = {  # rows of profiles.parquet, what the images are, and their look
     "agreement_own": ("images of half a", Style(BLUE, "solid", "circle")),
     "agreement_other": ("images of half b", Style(VERMILLION, "dashed", "square")),
-    "agreement_heldout": ("held-out images", Style(GREY, "dotted", "triangle")),
+    "agreement_heldout": ("held-out images", Style(GRAY, "dotted", "triangle")),
 }
 SHARES = {
     "memorizer_share_own": ("own images", Style(BLUE, "solid", "circle")),
-    "memorizer_share_heldout": ("held-out images", Style(GREY, "dotted", "triangle")),
+    "memorizer_share_heldout": ("held-out images", Style(GRAY, "dotted", "triangle")),
     "memorizer_share_trajectory": ("own trajectories", Style(VERMILLION, "dashed", "square")),
     "memorizer_share_samples": ("samples noised again", Style(ORANGE, "dashdot", "diamond")),
 }
@@ -91,7 +91,7 @@ def shares(report: Report) -> Chart | None:
         for name, (images, _) in SHARES.items()
         if report.estimates(name, "both").value.notna().any()
     ]
-    ends = (Level("the twin", 0.0, Style(GREY, "solid", "")), Level("the memorizer", 1.0, Style(GREY, "dashed", "")))
+    ends = (Level("the twin", 0.0, Style(GRAY, "solid", "")), Level("the memorizer", 1.0, Style(GRAY, "dashed", "")))
     return Chart(
         "memorizer-share-by-region",
         "Do the networks memorize only where they were trained, or also where samples come from?",
@@ -113,7 +113,7 @@ def parts(report: Report) -> Chart | None:
     for name, (label, none) in PARTS.items():
         each = curve(report, name, label, style)
         if is_drawn(each):
-            levels = (Level("no memory", none, Style(GREY, "dashed", "")),)
+            levels = (Level("no memory", none, Style(GRAY, "dashed", "")),)
             panels.append(Panel(label, "", (each,), levels=levels))
             words.append(f"{label[0].upper()}{label[1:]}: {course(report.estimates(name, 'both').value)}.")
     if not panels:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.reports.charts import BLACK, GREY, Bar, Chart, Curve, Panel, Span, Style, padded, ticks
+from auditor.reports.charts import BLACK, GRAY, Bar, Chart, Curve, Panel, Span, Style, padded, ticks
 
 if TYPE_CHECKING:
     from bokeh.models import ColumnDataSource
@@ -260,7 +260,7 @@ def draw_bar(plot: Plot, axis: Axis, bar: Bar) -> Any:
         ends = {"log": low[:1], "linear": low[1:], "log1": high[:1], "linear1": high[1:], "y": [bar.row]}
         line = Segment(x0=x, x1=f"{x}1", y0="y", y1="y", line_color=bar.style.color, line_width=5 if bar.found else 2)
         plot.add_glyph(ColumnDataSource(ends), line)
-    color = bar.style.color if bar.known else GREY
+    color = bar.style.color if bar.known else GRAY
     look = {"line_color": color, "fill_color": color, "fill_alpha": 1.0 if bar.found else 0.0, "size": 9}
     return plot.add_glyph(data, Scatter(x=x, y="y", marker=bar.style.marker if bar.known else "x", **look))
 

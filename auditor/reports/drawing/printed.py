@@ -11,7 +11,7 @@ import numpy as np
 
 from auditor.reports.charts import (
     BLACK,
-    GREY,
+    GRAY,
     Bar,
     Chart,
     Curve,
@@ -166,7 +166,7 @@ def draw_panel(ax: Axes, chart: Chart, panel: Panel) -> None:
     if panel.is_share:
         ax.yaxis.set_major_formatter(lambda value, at: f"{100 * value:.4g}%")
     if not shown and not panel.bars:
-        ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GREY)
+        ax.text(0.5, 0.5, panel.note or "no values", transform=ax.transAxes, ha="center", color=GRAY)
 
 
 def scale_steps(ax: Axes, chart: Chart) -> None:
@@ -215,7 +215,7 @@ def draw_bars(ax: Axes, bars: Sequence[Bar], chart: Chart) -> None:
         return
     for at, bar in enumerate(bars):
         if not bar.known:
-            ax.text(0.01, at, bar.says, transform=ax.get_yaxis_transform(), va="center", color=GREY, fontsize=7)
+            ax.text(0.01, at, bar.says, transform=ax.get_yaxis_transform(), va="center", color=GRAY, fontsize=7)
             continue
         low, high = bar.ends(chart.steps, chart.is_logarithmic)
         ax.plot([low, high], [at, at], color=bar.style.color, linewidth=3 if bar.found else 1, solid_capstyle="butt")

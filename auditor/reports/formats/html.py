@@ -19,7 +19,7 @@ from auditor.reports.drawing import interactive, printed
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-SYMBOLS = {  # never by colour alone
+SYMBOLS = {  # never by color alone
     "underfit": ("○", "not trained far enough to be judged"),
     "generalizing": ("✓", "lean, losses and copies are shown to be within their budgets"),
     "biased": ("!", "samples or losses lean on the own training images, more than a smooth model's"),

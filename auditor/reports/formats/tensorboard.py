@@ -104,7 +104,7 @@ def gallery(cases: list[Case]) -> np.ndarray | None:
 
 
 def tile(picture: Picture, height: int, width: int) -> np.ndarray:
-    """Return one picture in colour, enlarged by a whole factor, with a margin at its right and below."""
+    """Return one picture in color, enlarged by a whole factor, with a margin at its right and below."""
     scale = max(1, TILE // max(height, width))
     if picture.pixels is None:
         pixels = np.full((height, width, 3), 128, np.uint8)

@@ -1,4 +1,4 @@
-"""The report on a terminal: readable at 80 columns, without colour, in a log file."""
+"""The report on a terminal: readable at 80 columns, without color, in a log file."""
 
 from __future__ import annotations
 
