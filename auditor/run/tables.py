@@ -92,10 +92,18 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     AuditError
         If it is missing or unreadable.
     """
-    import pandas as pd
+    found = columns_of(path, columns)
+    frame: pd.DataFrame = found.to_pandas(use_threads=False)
+    frame.attrs = json.loads((found.schema.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
+    return frame
+
+
+def columns_of(path: Path, columns: Sequence[str] | None) -> pa.Table:
+    """Return columns of a Parquet file as Arrow has them: the one reader, in one thread, that all others use."""
+    import pyarrow.parquet as pq
 
     with readable(path):
-        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+        return pq.ParquetFile(path).read(None if columns is None else list(columns), use_threads=False)
 
 
 def arrays(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
@@ -109,10 +117,8 @@ def arrays(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
         If it is missing or unreadable.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with readable(path):
-        table = pq.ParquetFile(path).read(None if columns is None else list(columns), use_threads=False)
+    table = columns_of(path, columns)
     single = {name: table.column(name).combine_chunks() for name in table.column_names}
     named = [name for name, column in single.items() if pa.types.is_dictionary(column.type)]
     found = {name: plain(column) for name, column in single.items() if name not in named}
