@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--series", type=int, help="simulated audits per case [default: 2,000 for N1 to N3, else 500]")
     parser.add_argument("--quick", action="store_true", help="few series of few checkpoints, nothing is kept: a check")
     parser.add_argument("--smoke", action="store_true", help="one audit of one case on few images: does it start?")
-    parser.add_argument("--run", type=Path, help="N6 alone: a finished run directory, whose evidence is relabelled")
+    parser.add_argument("--run", type=Path, help="N6 alone: a finished run directory, whose evidence is relabeled")
     parser.add_argument("--write", action="store_true", help="put all kept results into docs/statistics.md")
     chosen = parser.parse_args(arguments)
     if chosen.smoke:

@@ -217,7 +217,9 @@ def scope_of(
         fpr=config.fpr,
         twins=pair.twins,
         same_data=config.ckpts_a2 is not None,
-        distance_spaces=() if config.quick else tuple(name for name in opened if not opened[name].vectors),
+        distance_spaces=()
+        if config.quick
+        else tuple(name for name in opened if not getattr(opened[name], "vectors", True)),
     )
 
 

@@ -252,10 +252,10 @@ def rows(name: str, size: Size, chosen: tuple[World, ...] = ()) -> Iterator[Row]
         counts["halves"] += halves_differ(audit.split)
         if name.startswith("N3"):
             counts["sign flip"] += sign_flip_p(audit, rng) <= 0.05
-            counts["relabelled"] += judged.lean_p <= 0.05
+            counts["relabeled"] += judged.lean_p <= 0.05
         if name.startswith("N7"):
             counts["ungrouped"] += loss_p(ignoring_groups(audit)) <= 0.05
-            counts["relabelled"] += loss_p(audit) <= 0.05
+            counts["relabeled"] += loss_p(audit) <= 0.05
     named = {
         "any biased or memorizing": counts["alarm"],
         f"lean test p ≤ {alpha}": counts["lean"],
@@ -263,10 +263,10 @@ def rows(name: str, size: Size, chosen: tuple[World, ...] = ()) -> Iterator[Row]
         "halves check stops": counts["halves"],
     }
     yield Row("False alarms", name, n, named, "at most", 0.05)
-    wrong = {"sign flip": "N3, signs flipped over seeds", "ungrouped": "N7, images relabelled without their groups"}
+    wrong = {"sign flip": "N3, signs flipped over seeds", "ungrouped": "N7, images relabeled without their groups"}
     for key, case in wrong.items():
         if name.startswith(case[:2]):
-            both = {"wrong test p ≤ 0.05": counts[key], "the project's test p ≤ 0.05": counts["relabelled"]}
+            both = {"wrong test p ≤ 0.05": counts[key], "the project's test p ≤ 0.05": counts["relabeled"]}
             yield Row("Tests that must fail", case, n, both, "beyond", 0.05)
 
 

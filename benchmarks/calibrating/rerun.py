@@ -68,7 +68,7 @@ def rows(root: Path, size: Size) -> Iterator[Row]:
         "lean test p ≤ 0.025": counts["lean"],
         "copy test p ≤ 0.025": counts["copy"],
     }
-    yield Row("False alarms", "N6 relabelled run", n, named, "at most", 0.05, root.name)
+    yield Row("False alarms", "N6 relabeled run", n, named, "at most", 0.05, root.name)
 
 
 def scope_of(run: RunDirectory) -> Scope:

@@ -10,6 +10,7 @@ The file names of both halves are the same. Pool images are numbered a's first: 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
-from auditor.stages import losses, nearest, sets
+from auditor.stages import losses, nearest, sets, stages
 from auditor.stages.halves import Reference
 from auditor.stats.landing import own_share_both, own_share_one
 
@@ -291,22 +292,24 @@ def test_a_training_table_has_identity_and_neighbors_within_its_half(written):
 
 
 def table_layouts() -> dict:
-    """Every table of auditor.tables, by name."""
+    """Every table: those that reports read, by their names in run/columns, and those of stages, by the stages' files."""
+    modules = {columns, *(sys.modules[type(each).__module__] for each in stages().values())}
     return {
-        name: columns
-        for name, columns in vars(tables).items()
-        if isinstance(columns, tuple) and columns and isinstance(columns[0], columns.Column)
+        f"{module.__name__}.{name}": layout
+        for module in sorted(modules, key=lambda module: module.__name__)
+        for name, layout in vars(module).items()
+        if isinstance(layout, tuple) and layout and isinstance(layout[0], columns.Column)
     }
 
 
 @pytest.mark.parametrize("name", table_layouts())
 def test_pandas_reads_every_table_with_its_meaning_and_units(name, tmp_path):
-    columns = table_layouts()[name]
-    tables.write(tmp_path / "table.parquet", columns, [])
+    layout = table_layouts()[name]
+    tables.write(tmp_path / "table.parquet", layout, [])
     frame = pd.read_parquet(tmp_path / "table.parquet")
-    assert list(frame.columns) == [c.name for c in columns]
-    assert frame.attrs.keys() == {c.name for c in columns}
-    for c in columns:
+    assert list(frame.columns) == [c.name for c in layout]
+    assert frame.attrs.keys() == {c.name for c in layout}
+    for c in layout:
         assert c.description and frame.attrs[c.name].startswith(c.description)
         assert frame.attrs[c.name].endswith(f"[{c.unit}]") or not c.unit
 
