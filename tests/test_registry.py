@@ -26,6 +26,7 @@ from auditor.checkpoints.formats import Guide
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.schedules import DDPM
 from auditor.records import NOT_SAID, Facts, Found
+from auditor.spaces import Space
 
 
 class ScaledFormat:
@@ -59,14 +60,11 @@ class ScaledFormat:
         return DiffusionModel(lambda x, t: scale * x, dict(scheduler_config), (8, 8, 1), n_parameters=1)
 
 
-class BrightnessSpace:
+class BrightnessSpace(Space):
     """The mean of the picture."""
 
     name, revision, dim = "brightness", "brightness-1", 1
     metric_note = "Difference of the mean brightness."
-
-    def __init__(self, settings):
-        pass
 
     def embed(self, images):
         return images.reshape(len(images), -1).mean(axis=1, keepdims=True).astype(np.float32)

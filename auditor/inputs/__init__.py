@@ -217,9 +217,7 @@ def scope_of(
         fpr=config.fpr,
         twins=pair.twins,
         same_data=config.ckpts_a2 is not None,
-        distance_spaces=()
-        if config.quick
-        else tuple(name for name in opened if not getattr(opened[name], "vectors", True)),
+        distance_spaces=() if config.quick else tuple(n for n, each in opened.items() if not each.vectors),
     )
 
 

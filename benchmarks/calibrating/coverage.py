@@ -187,7 +187,7 @@ def mean_rows(size: Size) -> Iterator[Row]:
         held["rise"] += intervals.paired_lower(first, loss) <= truth
     yield covered("t; distance to the nearest image, 1,000 seeds", n=n, counts={"covered": held["distance"]})
     yield covered("t; loss of 256 images, log-normal", n=n, counts={"covered": held["loss"]})
-    yield covered("t; twin_distance_ratio, linearised", n=n, counts={"covered": held["ratio"]})
+    yield covered("t; twin_distance_ratio, linearized", n=n, counts={"covered": held["ratio"]})
     yield covered("one-sided t; rise of the loss", n=n, counts={"covered": held["rise"]})
 
 
@@ -236,7 +236,7 @@ def quality_rows(size: Size) -> Iterator[Row]:
     for i in range(n):
         eps = np.random.default_rng([i, 17]).standard_normal((n_seeds, chosen.shape[1]))
         samples = features("pixel", gaussian_twins(split, eps)["a"])
-        scores = {"KID, linearised t": Scores("seed", np.arange(n_seeds), kid.seed_scores(samples.vectors, chosen))}
+        scores = {"KID, linearized t": Scores("seed", np.arange(n_seeds), kid.seed_scores(samples.vectors, chosen))}
         for name, values in quality.fidelity(samples, against)["heldout"].items():
             scores[f"{name}, delete-block jackknife"] = Scores("block of seeds", np.arange(len(values)), values)
         for name, each in scores.items():

@@ -292,7 +292,7 @@ def test_a_training_table_has_identity_and_neighbors_within_its_half(written):
 
 
 def table_layouts() -> dict:
-    """Every table: those that reports read, by their names in run/columns, and those of stages, by the stages' files."""
+    """Every table: those that reports read, as run/columns names them, and those of stages, by the stages' files."""
     modules = {columns, *(sys.modules[type(each).__module__] for each in stages().values())}
     return {
         f"{module.__name__}.{name}": layout
