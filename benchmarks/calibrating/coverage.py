@@ -74,7 +74,7 @@ def share_rows(size: Size) -> Iterator[Row]:
                 estimates = [each[case][name] for each in found]
                 truth = np.mean([e.value for e in estimates])
                 counts[case, name] += sum(e.low <= truth <= e.high for e in estimates)
-    for name in ("own_share, two-way", "own_share of one twin, relabelling", "gap_lean, two-way"):
+    for name in ("own_share, two-way", "own_share of one twin, relabeling", "gap_lean, two-way"):
         for case in dict.fromkeys(case for case, _ in counts):
             yield covered(f"{name}; {case}", n=total, counts={"covered": counts[case, name]})
 
@@ -94,7 +94,7 @@ def share_estimates(world: World, rng: np.random.Generator) -> dict:
     return {
         case: {
             "own_share, two-way": result.share["both"],
-            "own_share of one twin, relabelling": result.share["a"],
+            "own_share of one twin, relabeling": result.share["a"],
             "gap_lean, two-way": result.gap,
         }
         for (case, _), result in results.items()
