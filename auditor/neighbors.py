@@ -57,14 +57,15 @@ def search(
     Where the reference has ``views``, the least distance of any view of the query to any of
     the reference counts, exactly: all pairs are compared, and what they hold is whole numbers.
 
-    In a space that refines, vectors only propose: the nearest ``max(k, PROPOSED)`` are
-    compared as pictures, and distances and order are those of the pictures.
+    In a space that refines, vectors only propose: the nearest ``PROPOSED``, or as many as
+    its views say, but at least k, are compared as pictures, and distances and order are those of the pictures.
     """
     assert queries.space == reference.space, f"queries in {queries.space}, reference in {reference.space}"
     assert queries.vectors.shape[1:] == reference.vectors.shape[1:], "queries and reference differ in dimension"
     assert not exclude_self or len(queries.ids) == len(reference.ids), "exclude_self takes one set twice"
     assert k >= 1 and len(reference.ids), "there is something to find"
-    n_proposed = k if reference.refine is None else max(k, PROPOSED)
+    proposed = PROPOSED if reference.views is None else reference.views.proposed
+    n_proposed = k if reference.refine is None else max(k, proposed)
     nearest: _Search | _ViewSearch
     if reference.views is None:
         nearest = _Search(reference.vectors, n_proposed, memory_mib)
@@ -281,8 +282,8 @@ def _refined(
     size = queries.pictures(np.array([rows.start])).nbytes
     for part in _blocks(len(proposed), max(1, memory_mib * 2**20 // (4 * size * proposed.shape[1]))):
         asked = queries.pictures(np.arange(rows.start + part.start, rows.start + part.stop))
-        known = reference.pictures(np.maximum(proposed[part], 0).ravel())
-        candidates = known.reshape(*proposed[part].shape, *known.shape[1:])
+        each, of_each = np.unique(np.maximum(proposed[part], 0), return_inverse=True)  # read once, if named often
+        candidates = reference.pictures(each)[of_each.reshape(proposed[part].shape)]
         distances[part] = reference.refine(asked, candidates)
     assert np.isfinite(distances).all(), f"the {reference.space} space gave a distance of pictures that is not finite"
     return _ranked(distances, proposed, np.full(len(proposed), -1), k)

@@ -177,6 +177,7 @@ class Views:
 
     query: Callable[[np.ndarray], np.ndarray]
     reference: Callable[[np.ndarray], np.ndarray]
+    proposed: int = 128  # pictures compared where a space refines: more than anything asks for
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ SIDE, CELLS, COARSE = 28, 14, 7  # pixels a side of the view, cells a side where
 REACH = 3  # pixels of the view by which pictures are shifted against each other, at most, in steps of half a pixel
 HALF_STEPS = np.arange(-2 * REACH, 2 * REACH + 1)  # shifts along one axis, in half pixels
 N_SHIFTS = len(HALF_STEPS)
-COARSE_OFFSETS = (-3, -1, 1, 3)  # pixels: those between are a pixel away, which cells of four do not feel
+COARSE_OFFSETS = (-2.5, -0.5, 0.5, 2.5)  # pixels: no shift is farther from one than cells of four would feel
 # A picture is seen smaller (its edge filled in around it), as it is, or its middle larger. .9 and 1.11 are both what
 # is called 90 %: the picture made smaller, and nine tenths of it filling the frame.
 ZOOMS, ANGLES = (0.8, 0.9, 1.0, 1.11, 1.25), (0, 5, -5, 10, -10)
-COARSE_ZOOMS, COARSE_ANGLES = (0.85, 1.0, 1.22), (0, 7, -7)  # from each of the above to the nearest is next to nothing
-KEPT = 4  # of the 8 symmetries x 25 zooms and rotations, those in which a pair is compared exactly
+COARSE_ZOOMS, COARSE_ANGLES = (0.85, 1.0, 1.18), (0, 7, -7)  # from each of the above to the nearest is next to nothing
+PROPOSED = 64  # reference pictures looked at more closely
+KEPT = 6  # of the 8 symmetries x 25 zooms and rotations, those in which a pair is compared exactly
 LENGTH = 1000  # of a picture's vector of whole numbers
 BLANK = 2.0  # gray levels: a picture of a lesser standard deviation shows nothing
 LEAST_SHOWN = 0.1  # of a picture's variance: a part with less of it shows too little to be compared
@@ -39,8 +40,8 @@ class AlignedSpace(Space):
     """sqrt(2 (1 - |r|)) with r the correlation of two pictures in the position in which they are most alike.
 
     One of the pictures is zoomed and rotated (bilinear, its edge filled in), the other turned or mirrored and shifted;
-    r is Pearson's, of means over 2 x 2 pixels, colors together, each less its own mean. So 0 is the same picture in any of these
-    positions, at any brightness and contrast, or its negative, and 1.414 what has nothing in common.
+    r is Pearson's, of means over 2 x 2 pixels, colors together, each less its own mean. So 0 is the same picture in any
+    of these positions, at any brightness and contrast, or its negative, and 1.414 what has nothing in common.
     *whole*: r over the whole picture, where what was filled in counts as well. *overlap*: r over the part that both
     cover: a shifted copy is alike there to the last bit, while its filled edge is not.
 
@@ -59,7 +60,7 @@ class AlignedSpace(Space):
             f"sqrt(2 (1 - |r|)) with r the correlation over {where}, the most over mirroring, turns, zooms, rotations "
             "and shifts."
         )
-        self.views = Views(query=query_views, reference=reference_views)
+        self.views = Views(query_views, reference_views, proposed=PROPOSED)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return the pictures at 28 x 28 pixels, float32 ``[n, 784 c]`` of whole numbers 0 to 255, for uint8 ones."""
@@ -115,20 +116,27 @@ class AlignedSpace(Space):
     def most_alike(self, grid: np.ndarray, known: np.ndarray, warp: np.ndarray) -> np.ndarray:
         """Return the largest |r| over all shifts, float64 ``[m]``, of one query and ``known``, int16 [m, 14, 14, c]."""
         c = grid.shape[-1]
-        within, covered = (np.repeat(mask, c, axis=1) for mask in masks(self.overlap))
-        moved = grid.reshape(-1, c)[shift_index()].reshape(N_SHIFTS**2, -1) * within
+        shift_masks, of_shift, warp_masks = masks(self.overlap)
+        within, covered = np.repeat(shift_masks, c, axis=1), np.repeat(warp_masks, c, axis=1)
+        moved = grid.reshape(-1, c)[shift_index()].reshape(len(of_shift), -1) * within[of_shift]
         shown = known.reshape(len(known), -1) * covered[warp]
-        product = moved @ shown.T
-        sums, squares = (moved @ covered.T)[:, warp], (np.square(moved) @ covered.T)[:, warp]
+        product = moved @ shown.T  # [169, m], as all that follows; float32 suffices to choose the shift
+        n = (within @ covered.T)[:, warp][of_shift]
+        sums, squares = moved @ covered.T, np.square(moved, dtype=np.float64) @ covered.T
         other_sums, other_squares = within @ shown.T, within @ np.square(shown).T
-        n = (within @ covered.T)[:, warp].astype(np.float64)
-        product, spread, other_spread = n * product, n * squares, n * other_squares  # float64 from here on
-        product -= sums.astype(np.float64) * other_sums
-        spread -= sums.astype(np.float64) ** 2
-        other_spread -= other_sums.astype(np.float64) ** 2
-        enough = np.minimum(spread, other_spread) > LEAST_SHOWN * LENGTH**2 * n
-        r = np.abs(product) / np.sqrt(np.where(enough, spread * other_spread, 1))
-        return np.where(enough, r, 0).max(axis=0)
+        spread = (squares - sums.astype(np.float64) ** 2 / (within @ covered.T)[of_shift]).astype(np.float32)[:, warp]
+        other_spread = (other_squares - other_sums**2 / (within @ covered.T)[:, warp])[of_shift]
+        common = product - sums[:, warp] * other_sums[of_shift] / n
+        least = LEAST_SHOWN * LENGTH**2
+        r2 = common**2 / np.where(np.minimum(spread, other_spread) > least, spread * other_spread, np.inf)
+        best, rows = r2.argmax(axis=0), np.arange(len(known))
+        shown_enough = r2[best, rows] > 0
+        n, total, other = (
+            each.astype(np.float64) for each in (n[best, rows], sums[best, warp], other_sums[of_shift[best], rows])
+        )
+        common = n * product[best, rows] - total * other
+        spreads = (n * squares[best, warp] - total**2) * (n * other_squares[of_shift[best], rows] - other**2)
+        return np.where(shown_enough, np.abs(common) / np.sqrt(np.where(shown_enough, spreads, 1)), 0)
 
 
 def query_views(vectors: np.ndarray) -> np.ndarray:
@@ -185,9 +193,7 @@ def warp_table(zoom: float, angle: float) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.array(pixels), np.array(weights), covered
 
 
-def warped(
-    pictures: np.ndarray, zooms: tuple[float, ...], angles: tuple[float, ...]
-) -> Iterator[np.ndarray]:
+def warped(pictures: np.ndarray, zooms: tuple[float, ...], angles: tuple[float, ...]) -> Iterator[np.ndarray]:
     """Yield the pictures in every zoom and rotation, int32 ``[n, 28, 28, c]`` in sixteenths of a gray level."""
     flat = pictures.reshape(len(pictures), SIDE * SIDE, -1).astype(np.float32)
     for zoom in zooms:
@@ -202,22 +208,28 @@ def standard_cells(pictures: np.ndarray) -> np.ndarray:
     """Return means over 2 x 2 pixels as a vector of length 1,000, int16 ``[n, 14, 14, c]``; zeros for blank ones."""
     n, side, _, c = pictures.shape
     cells = pictures.reshape(n, side // 2, 2, side // 2, 2, c).sum(axis=(2, 4), dtype=np.int64)
-    return standard(cells, 64).astype(np.int16)
+    return standard(cells, cells, 64).astype(np.int16)
 
 
-def standard(cells: np.ndarray, unit: int) -> np.ndarray:
-    """Return cells less their mean in each channel, scaled so that 196 like them have length 1,000.
+def standard(values: np.ndarray, cells: np.ndarray, unit: int) -> np.ndarray:
+    """Return values less the mean of a picture's cells in each channel, at a scale at which these have length 1,000.
 
-    ``cells`` are int64 ``[n, h, w, c]`` with ``unit`` for a gray level; the result float64 whole numbers, all zero
-    where the cells are blank. (A shift may show finer detail than the picture as it lies: hence not exactly 1,000.)
+    Both are int64 ``[n, h, w, c]``, and ``unit`` is a gray level in them. The result is float64 whole numbers, all zero
+    where the cells are blank. Where values between the cells vary much more than these do, they are scaled down, so
+    that no 196 of them are longer than 2**14.
     """
-    n, height, width, c = cells.shape
-    size = height * width
-    centered = size * cells - cells.sum(axis=(1, 2), keepdims=True)
-    squares = np.square(centered).sum(axis=(1, 2, 3), keepdims=True).astype(np.float64)
-    blank = squares < (BLANK * unit * size) ** 2 * size * c
-    length = LENGTH * np.sqrt(size / CELLS**2)
-    return np.rint(centered * np.where(blank, 0, length / np.sqrt(np.maximum(squares, 1))))
+    size, c = cells.shape[1] * cells.shape[2], cells.shape[3]
+    mean = cells.sum(axis=(1, 2), keepdims=True)
+    centered = size * values - mean
+    length = norm(size * cells - mean)
+    blank = length < BLANK * unit * size * np.sqrt(size * c)
+    between = norm(centered) * np.sqrt(size / (values.shape[1] * values.shape[2]))
+    return np.rint(centered * np.where(blank, 0, LENGTH / np.maximum(np.maximum(length, between / 3), 1)))
+
+
+def norm(values: np.ndarray) -> np.ndarray:
+    """Return the length of each picture's values, float64 ``[n, 1, 1, 1]``, for int64 ``[n, h, w, c]``: exact sums."""
+    return np.sqrt(np.square(values).sum(axis=(1, 2, 3), keepdims=True).astype(np.float64))
 
 
 def shifted_cells(pictures: np.ndarray) -> np.ndarray:
@@ -230,7 +242,8 @@ def shifted_cells(pictures: np.ndarray) -> np.ndarray:
     box = rows[:, :, 1:] + rows[:, :, :-1]
     for axis in (1, 2):
         box = halved(box, axis)
-    return standard(box, 16).astype(np.float32)
+    plain = box[:, 2 * REACH : -2 * REACH : 4, 2 * REACH : -2 * REACH : 4]
+    return standard(box, plain, 16).astype(np.float32)
 
 
 def halved(values: np.ndarray, axis: int) -> np.ndarray:
@@ -251,10 +264,14 @@ def shift_index() -> np.ndarray:
 
 
 @cache
-def masks(overlap: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return which cells a shifted picture covers, float32 ``[169, 196]``, and a zoomed and rotated one, ``[25, 196]``.
+def masks(overlap: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which cells count in a comparison: all of them, unless only the overlap does.
 
-    All of them, unless only the overlap counts: then the first are ``[1, 196]``, for every shift.
+    Returns
+    -------
+    tuple
+        The cells that a shifted picture covers, float32 ``[kinds, 196]``; of which kind each shift is, int64 ``[169]``;
+        and the cells that a zoomed and rotated picture covers, float32 ``[25, 196]``.
     """
     first = 2 * np.arange(CELLS) - HALF_STEPS[:, None] / 2  # [13, 14] rows of the picture
     inside = (first >= 0) & (first + 1 <= SIDE - 1)
@@ -264,8 +281,10 @@ def masks(overlap: bool) -> tuple[np.ndarray, np.ndarray]:
         for zoom in ZOOMS
         for angle in ANGLES
     ]
-    both = within.astype(np.float32), np.array(covered, np.float32)
-    return both if overlap else (np.ones_like(both[0][:1]), np.ones_like(both[1]))
+    if not overlap:
+        within, covered = np.ones_like(within), np.ones_like(covered)
+    kinds, of_shift = np.unique(within, axis=0, return_inverse=True)
+    return kinds.astype(np.float32), of_shift.ravel(), np.asarray(covered, np.float32)
 
 
 def symmetries(pictures: np.ndarray) -> Iterator[np.ndarray]:
@@ -279,7 +298,8 @@ def symmetries(pictures: np.ndarray) -> Iterator[np.ndarray]:
 def views_of_cells(grid: np.ndarray) -> np.ndarray:
     """Return the coarse views of `shifted_cells`: 8 symmetries, each at 16 offsets, float32 ``[n, 128, 49]``."""
     gray = grid.sum(axis=3, keepdims=True)
-    at = [2 * (dy + REACH) * N_SHIFTS + 2 * (dx + REACH) for dy in COARSE_OFFSETS for dx in COARSE_OFFSETS]
+    along = [round(2 * (offset + REACH)) for offset in COARSE_OFFSETS]
+    at = [down * N_SHIFTS + right for down in along for right in along]
     index = shift_index()[at]
     views = [coarse_of_cells(each.reshape(len(grid), -1)[:, index]) for each in symmetries(gray)]
     return np.concatenate(views, axis=1)

@@ -62,7 +62,7 @@ class WindowSpace(Space):
 
 
 def sums(images: np.ndarray, square: int) -> np.ndarray:
-    """Return sums over squares of pixels, int64 ``[n, h // square, w // square, c]``; a rest at the edge is left out."""
+    """Return sums over squares of pixels, int64 ``[n, h // square, w // square, c]``; a rest is left out."""
     n, height, width, c = images.shape
     rows, columns = height // square, width // square
     whole = images[:, : rows * square, : columns * square].reshape(n, rows, square, columns, square, c)
