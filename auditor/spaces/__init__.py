@@ -42,9 +42,9 @@ class Space(Protocol):
     # How far each query is from its own candidates as pictures: uint8 [n, h, w, c] and [n, m, h, w, c] -> finite
     # float64 [n, m]. Where a space has it, vectors only propose what is near, and this says how near it is.
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-    # What vectors, uint8-valued pictures made alike, are as pictures: [n, d] -> uint8 [n, h, w, c]. Where a space has
-    # it, that is what refines is given, and no image is read again; by default it is given the images.
-    pictures: Callable[[np.ndarray], np.ndarray] | None = None
+    # Where vectors hold pictures made alike, what they are as such: [n, d] -> uint8 [n, h, w, c]. These are what
+    # `refine` is given then, and no image is read again; by default it is given the images.
+    as_pictures: Callable[[np.ndarray], np.ndarray] | None = None
     # What is compared instead of the vectors, where each of several views of one side meets each of the other's.
     views: Views | None = None
 
@@ -121,7 +121,7 @@ def features(space: Space, of: str, vectors: np.ndarray, ids: tuple[str, ...], i
     found = Features(space.name, of, vectors, ids, views=space.views)
     if space.refine is None:
         return found
-    held = space.pictures
+    held = space.as_pictures
 
     def pictures(rows: np.ndarray) -> np.ndarray:
         return np.asarray(images[rows] if held is None else held(vectors[rows]))

@@ -70,7 +70,7 @@ class AlignedSpace(Space):
         small = np.stack([across @ each.reshape(SIDE, width, c) for each in rows])
         return np.rint(small).clip(0, 255).reshape(len(images), -1).astype(np.float32)
 
-    def pictures(self, vectors: np.ndarray) -> np.ndarray:
+    def as_pictures(self, vectors: np.ndarray) -> np.ndarray:
         """Return what `embed` made vectors of, uint8 ``[n, 28, 28, c]``: all that is compared."""
         return np.asarray(vectors, np.uint8).reshape(len(vectors), SIDE, SIDE, -1)
 
@@ -80,7 +80,7 @@ class AlignedSpace(Space):
         Parameters
         ----------
         queries, candidates
-            uint8 ``[n, 28, 28, c]`` and ``[n, m, 28, 28, c]``, as `pictures` gives them.
+            uint8 ``[n, 28, 28, c]`` and ``[n, m, 28, 28, c]``, as `as_pictures` gives them.
         """
         n, m = candidates.shape[:2]
         unique, which = distinct(candidates.reshape(n * m, *candidates.shape[2:]))
@@ -141,18 +141,13 @@ class AlignedSpace(Space):
 
 def query_views(vectors: np.ndarray) -> np.ndarray:
     """Return 128 views of each picture, float32 ``[n, 128, 49]``: 8 symmetries, each at 16 offsets."""
-    return views_of_cells(shifted_cells(as_pictures(vectors)))
+    return views_of_cells(shifted_cells(vectors.reshape(len(vectors), SIDE, SIDE, -1)))
 
 
 def reference_views(vectors: np.ndarray) -> np.ndarray:
     """Return 9 views of each picture, float32 ``[n, 9, 49]``: 3 zooms, each in 3 rotations."""
-    seen = warped(as_pictures(vectors), COARSE_ZOOMS, COARSE_ANGLES)
+    seen = warped(vectors.reshape(len(vectors), SIDE, SIDE, -1), COARSE_ZOOMS, COARSE_ANGLES)
     return np.stack([coarse_of_cells(standard_cells(each)) for each in seen], axis=1)
-
-
-def as_pictures(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors of the space as pictures, ``[n, 28, 28, c]``."""
-    return vectors.reshape(len(vectors), SIDE, SIDE, -1)
 
 
 @cache
@@ -276,15 +271,12 @@ def masks(overlap: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first = 2 * np.arange(CELLS) - HALF_STEPS[:, None] / 2  # [13, 14] rows of the picture
     inside = (first >= 0) & (first + 1 <= SIDE - 1)
     within = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(N_SHIFTS**2, CELLS**2)
-    covered = [
-        warp_table(zoom, angle)[2].reshape(CELLS, 2, CELLS, 2).all(axis=(1, 3)).ravel()
-        for zoom in ZOOMS
-        for angle in ANGLES
-    ]
+    tables = [warp_table(zoom, angle)[2] for zoom in ZOOMS for angle in ANGLES]
+    covered = np.array([each.reshape(CELLS, 2, CELLS, 2).all(axis=(1, 3)).ravel() for each in tables])
     if not overlap:
         within, covered = np.ones_like(within), np.ones_like(covered)
     kinds, of_shift = np.unique(within, axis=0, return_inverse=True)
-    return kinds.astype(np.float32), of_shift.ravel(), np.asarray(covered, np.float32)
+    return kinds.astype(np.float32), of_shift.ravel(), covered.astype(np.float32)
 
 
 def symmetries(pictures: np.ndarray) -> Iterator[np.ndarray]:

@@ -13,8 +13,7 @@ from hashlib import sha256
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.spaces import Space, SpaceSettings
-from auditor.spaces.correlation import CorrelationSpace
+from auditor.spaces import Space, SpaceSettings, open_space
 
 LEAST_SIDE = 4  # pixels of a picture that has windows
 SEEN = 28  # pixels a side to which large pictures are brought, or somewhat more
@@ -26,7 +25,7 @@ class WindowSpace(Space):
     """sqrt(2 (1 - r)) with r the Pearson correlation of one window of two pictures, averaged over channels.
 
     Large pictures are seen as means over squares of pixels, so that 28 a side or more are left. Distances are those of
-    `CorrelationSpace`: 0 for the same at any brightness and contrast, 1.414 for what is unrelated.
+    the correlation space: 0 for the same at any brightness and contrast, 1.414 for what is unrelated.
 
     Notes
     -----
@@ -41,7 +40,7 @@ class WindowSpace(Space):
         self.part, self.name = part, f"window-{part}"
         self.revision = f"{self.name}-1"
         self.metric_note = f"sqrt(2 (1 - r)) with r the Pearson correlation within one window: {PARTS[part]}."
-        self.correlation = CorrelationSpace(settings)
+        self.correlation = open_space("correlation", settings)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return unit vectors, float32 ``[n, pixels of the window * c + 16]``, for uint8 ``[n, h, w, c]``, 0 to 255."""
