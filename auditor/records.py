@@ -167,11 +167,25 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class Views:
+    """What of a picture is looked for, in what of another, where views of one side all meet those of the other.
+
+    Each makes float32 ``[n, views, d]`` of the vectors of n pictures; how many views there are differs. The distance
+    of two pictures is the least of theirs, any view negated or not. Values are whole numbers, and a view's squared
+    length is at most 2**22: so float32 products are exact, and no block of a search changes a bit.
+    """
+
+    query: Callable[[np.ndarray], np.ndarray]
+    reference: Callable[[np.ndarray], np.ndarray]
+    proposed: int = 128  # pictures compared where a space refines: more than anything asks for
+
+
+@dataclass(frozen=True)
 class Features:
     """Vectors of one image set in one space; what `neighbors.search` makes of them is *the* distance there.
 
-    That is the Euclidean distance; of several views, the least one between equal views; in a
-    space that refines, what ``refine`` says of the pictures that vectors propose.
+    That is the Euclidean distance; of several views, the least one between equal views, or of all
+    that ``views`` makes of both; in a space that refines, what ``refine`` says of the pictures that these propose.
     """
 
     space: str
@@ -180,6 +194,7 @@ class Features:
     ids: tuple[str, ...]
     pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows int64 [m] -> uint8 [m, h, w, c]; with refine
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # that of the space; see spaces.Space
+    views: Views | None = None  # likewise
 
     @property
     def are_points(self) -> bool:
@@ -196,7 +211,8 @@ class Features:
     def joined(cls, parts: Sequence[Features], of: str) -> Features:
         """Return several sets of one space as one, with numbers as ids: two halves may hold the same ids."""
         vectors = np.concatenate([part.vectors for part in parts])
-        whole = cls(parts[0].space, of, vectors, tuple(map(str, range(len(vectors)))), refine=parts[0].refine)
+        ids = tuple(map(str, range(len(vectors))))
+        whole = replace(parts[0], of=of, vectors=vectors, ids=ids, pictures=None)
         if whole.refine is None:
             return whole
         starts = np.cumsum([0, *(len(part.ids) for part in parts)])

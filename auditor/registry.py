@@ -105,6 +105,11 @@ SOURCES = {
 HAAR = tuple(f"haar-{level}" for level in range(4))  # bands of the Haar wavelet, coarse to fine
 PCA = tuple(f"pca-{level}" for level in range(4))  # principal subspaces of the training images, leading to rest
 SCALES = (*HAAR, *PCA)
+ALIGNED = ("aligned-whole", "aligned-overlap")  # copies in another position
+WINDOWS = tuple(  # copies of a part
+    f"window-{part}"
+    for part in ("top-left", "top-right", "bottom-left", "bottom-right", "center", "row", "column", "frame")
+)
 
 SPACES = Table(
     "space",
@@ -113,10 +118,12 @@ SPACES = Table(
         "correlation": "auditor.spaces.correlation:CorrelationSpace",
         "clip": "auditor.spaces.clip:ClipSpace",
         **{name: f"auditor.spaces.scale:{name.replace('-', '_')}" for name in SCALES},
+        **{name: f"auditor.spaces.aligned:{name.split('-')[1]}" for name in ALIGNED},
+        **{name: f"auditor.spaces.windows:{name.removeprefix('window-').replace('-', '_')}" for name in WINDOWS},
     },
 )
 
-SPACE_GROUPS = {"scales": SCALES}  # one name for several
+SPACE_GROUPS = {"scales": SCALES, "aligned": ALIGNED, "windows": WINDOWS}  # one name for several
 
 STAGES = {  # what a run is made of, in the order of making where needs leave it open
     "controls": "auditor.stages.controls:STAGE",

@@ -10,7 +10,7 @@ from vectors import features
 
 from auditor import neighbors
 from auditor.neighbors import paired_distance, search, shifted_distance
-from auditor.records import Features
+from auditor.records import Features, Views
 
 
 def brute_force(queries, reference, k, exclude_self=False):
@@ -363,3 +363,77 @@ def test_joined_features_know_the_pictures_of_every_part():
     np.testing.assert_array_equal(found.distances, [[1, 8, 12, 22, 32]])
     plain = Features.joined([features([[1.0]]), features([[2.0], [3.0]])], "pool")
     assert plain.ids == ("0", "1", "2") and plain.pictures is None and plain.vectors.tolist() == [[1], [2], [3]]
+
+
+# Views of one side that all meet those of the other
+
+
+def whole_views(n, n_views, dim=6, reach=3, seed=0):
+    return np.random.default_rng([27, seed]).integers(-reach, reach + 1, size=(n, n_views, dim)).astype(np.float32)
+
+
+def with_views(queries, reference, proposed=128):
+    """Features of pictures that are numbers, and of which the views are looked up by number."""
+    views = Views(lambda v: queries[v[:, 0].astype(int)], lambda v: reference[v[:, 0].astype(int)], proposed)
+    sets = (features(np.arange(len(each))[:, None]) for each in (queries, reference))
+    return tuple(replace(each, views=views) for each in sets)
+
+
+def least_over_all_views(queries, reference):
+    signed = np.stack([reference, -reference], axis=1).reshape(len(reference), -1, reference.shape[2])
+    apart = queries[:, None, :, None].astype(float) - signed[None, :, None]
+    return np.sqrt(np.square(apart).sum(axis=4)).min(axis=(2, 3))
+
+
+@pytest.mark.parametrize(("n", "k"), [(200, 1), (200, 8), (200, 200), (5, 8), (1, 1)])
+@pytest.mark.parametrize("reach", [1, 300])
+def test_of_views_that_all_meet_the_least_distance_counts_negated_or_not(n, k, reach):
+    """Where values are few most distances are tied: the smaller index comes first."""
+    queries, reference = whole_views(30, 5, reach=reach), whole_views(n, 3, reach=reach, seed=1)
+    found = search(*with_views(queries, reference), k)
+    expected = least_over_all_views(queries, reference)
+    order = np.argsort(expected, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(found.indices[:, :n], order)
+    np.testing.assert_array_equal(
+        found.distances[:, :n], np.take_along_axis(expected, order, axis=1).astype(np.float32)
+    )
+    assert (found.indices[:, n:] == -1).all() and np.isnan(found.distances[:, n:]).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_a_set_of_views_against_itself_leaves_out_each_picture_alone(k):
+    reference = whole_views(40, 3)
+    _, known = with_views(reference, reference)
+    found = search(known, known, k, exclude_self=True, memory_mib=1)
+    expected = least_over_all_views(reference, reference)
+    np.fill_diagonal(expected, np.inf)
+    np.testing.assert_array_equal(found.indices[:, :39], np.argsort(expected, axis=1, kind="stable")[:, : min(k, 39)])
+    assert (found.indices[:, 39:] == -1).all()
+
+
+def test_blocks_change_nothing_where_views_meet():
+    queries, reference = whole_views(300, 20, dim=49, reach=100), whole_views(900, 4, dim=49, reach=100, seed=1)
+    wide, narrow = (search(*with_views(queries, reference), 5, memory_mib=mib) for mib in (256, 0))
+    np.testing.assert_array_equal(wide.indices, narrow.indices)
+    np.testing.assert_array_equal(wide.distances, narrow.distances)
+
+
+def test_as_many_pictures_are_refined_as_the_views_say():
+    seen = []
+
+    def refine(queries, candidates):
+        seen.append(candidates.shape[1])
+        return difference(queries, candidates)
+
+    pictures = np.arange(200, dtype=np.uint8)[:, None, None, None]
+    views = with_views(whole_views(200, 2), whole_views(200, 2), proposed=17)
+    known = replace(views[1], pictures=lambda rows: pictures[rows], refine=refine)
+    search(known, known, 3)
+    search(known, known, 30)
+    assert seen == [17, 30]
+
+
+def test_features_of_some_rows_and_joined_ones_keep_their_views():
+    _, known = with_views(whole_views(9, 2), whole_views(9, 2))
+    assert known.rows(np.array([2, 0])).views is known.views
+    assert Features.joined([known, known], "pool").views is known.views
