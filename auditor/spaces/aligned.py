@@ -83,7 +83,7 @@ class AlignedSpace(Space):
             uint8 ``[n, 28, 28, c]`` and ``[n, m, 28, 28, c]``, as `as_pictures` gives them.
         """
         n, m = candidates.shape[:2]
-        unique, which = distinct(candidates.reshape(n * m, *candidates.shape[2:]))
+        unique, which = distinct_parts(candidates.reshape(n * m, *candidates.shape[2:]))
         if n > 1 and len(unique) * queries.shape[3] > PREPARED:
             halves = (slice(None, n // 2), slice(n // 2, None))
             return np.concatenate([self.refine(queries[each], candidates[each]) for each in halves])
@@ -311,7 +311,7 @@ def coarse_of_cells(cells: np.ndarray) -> np.ndarray:
     return np.rint(centered * (LENGTH / np.maximum(length, 1))).astype(np.float32).reshape(*shape, -1)
 
 
-def distinct(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_parts(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pictures once each, and for every one its place among them, int64 ``[n]``."""
     places: dict[bytes, int] = {}
     which = np.array([places.setdefault(each.tobytes(), len(places)) for each in pictures])
