@@ -92,13 +92,13 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     AuditError
         If it is missing or unreadable.
     """
-    found = columns_of(path, columns)
+    found = arrow_table(path, columns)
     frame: pd.DataFrame = found.to_pandas(use_threads=False)
     frame.attrs = json.loads((found.schema.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
     return frame
 
 
-def columns_of(path: Path, columns: Sequence[str] | None) -> pa.Table:
+def arrow_table(path: Path, columns: Sequence[str] | None) -> pa.Table:
     """Return columns of a Parquet file as Arrow has them: the one reader, in one thread, that all others use."""
     import pyarrow.parquet as pq
 
@@ -118,7 +118,7 @@ def arrays(path: Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
     """
     import pyarrow as pa
 
-    table = columns_of(path, columns)
+    table = arrow_table(path, columns)
     single = {name: table.column(name).combine_chunks() for name in table.column_names}
     named = [name for name, column in single.items() if pa.types.is_dictionary(column.type)]
     found = {name: plain(column) for name, column in single.items() if name not in named}
