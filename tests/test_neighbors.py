@@ -412,7 +412,7 @@ def test_a_set_of_views_against_itself_leaves_out_each_picture_alone(k):
 
 
 def test_blocks_change_nothing_where_views_meet():
-    queries, reference = whole_views(300, 20, dim=49, reach=100), whole_views(900, 4, dim=49, reach=100, seed=1)
+    queries, reference = whole_views(60, 20, dim=49, reach=100), whole_views(200, 4, dim=49, reach=100, seed=1)
     wide, narrow = (search(*with_views(queries, reference), 5, memory_mib=mib) for mib in (256, 0))
     np.testing.assert_array_equal(wide.indices, narrow.indices)
     np.testing.assert_array_equal(wide.distances, narrow.distances)
