@@ -36,7 +36,7 @@ from auditor.lab.checkpoints import as_model, schedule
 from auditor.lab.exact import as_one_hot
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import letters_of
-from auditor.measuring.verdict import StepFacts
+from auditor.measuring.facts import StepFacts
 from auditor.records import TWINS, other_twin
 from auditor.seeds import derived_seed
 

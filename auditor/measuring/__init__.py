@@ -11,10 +11,11 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import by_noise, by_scale, controls, lean, membership, onsets, phase, verdict
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
+from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
 from auditor.measuring.series import Series, read_series
 from auditor.measuring.underfit import underfit_reasons
-from auditor.measuring.verdict import Context, Decision, LossLean, Recommendation, Reference, StepFacts
+from auditor.measuring.verdict import Decision, Recommendation
 from auditor.records import TWINS
 from auditor.run import RunDirectory, columns, tables
 from auditor.scope import Scope

@@ -9,8 +9,8 @@ import numpy as np
 
 from auditor.config import N_EXCHANGEABLE, Budgets
 from auditor.measuring import copies, lean
+from auditor.measuring.facts import Reference, is_specific
 from auditor.measuring.series import Series
-from auditor.measuring.verdict import Reference, is_specific
 from auditor.records import TWINS, other_twin
 from auditor.scope import control_names
 from auditor.stats import counts

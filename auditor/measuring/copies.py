@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor.measuring.verdict import Copying
+from auditor.measuring.facts import Copying
 from auditor.neighbors import is_copy
 from auditor.records import TWINS, Evidence
 from auditor.stats import counts

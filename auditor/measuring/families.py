@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from auditor.measuring import copies, lean
+from auditor.measuring.facts import Copying
 from auditor.measuring.lean import ClassLean, LeanResult, LossLeanResult
 from auditor.measuring.series import Series
-from auditor.measuring.verdict import Copying
 from auditor.records import TWINS
 from auditor.seeds import derived_seed
 from auditor.stats.relabeling import Relabeling

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor.config import LEVEL
-from auditor.measuring.verdict import Lean, Reference
+from auditor.measuring.facts import Lean, Reference
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import intervals, landing
 from auditor.stats.landing import Landing

@@ -9,7 +9,7 @@ import numpy as np
 
 from auditor.config import LEVEL, Budgets
 from auditor.measuring import verdict
-from auditor.measuring.verdict import Lean, LossLean, StepFacts
+from auditor.measuring.facts import Lean, LossLean, StepFacts
 from auditor.metrics import ABSENT_TWIN, UNPAIRED
 from auditor.scope import Scope
 from auditor.seeds import derived_seed

@@ -8,16 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring.verdict import (
-    Context,
-    Decision,
-    Recommendation,
-    StepFacts,
-    bars,
-    earliest_good,
-    no_release,
-    passes,
-)
+from auditor.measuring.facts import Context, StepFacts
+from auditor.measuring.verdict import Decision, Recommendation, bars, earliest_good, no_release, passes
 
 
 def judge_together(decisions: Mapping[str, Decision]) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring.verdict import ONE_SIDED, SETTLES
+from auditor.measuring.facts import ONE_SIDED, SETTLES
 from auditor.stats import counts, intervals
 
 POWER = 0.9

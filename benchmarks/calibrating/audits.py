@@ -11,8 +11,9 @@ from auditor.config import Budgets
 from auditor.measuring import copies as copying
 from auditor.measuring import lean as leaning
 from auditor.measuring import verdict
+from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
 from auditor.measuring.lean import lean_fact
-from auditor.measuring.verdict import Context, Decision, LossLean, StepFacts
+from auditor.measuring.verdict import Decision
 from auditor.records import TWINS, LossTable
 from auditor.stats import intervals, relabeling
 from calibrating.worlds import Lookup, Split, nearest_in_pool, smooth_reference
@@ -83,9 +84,7 @@ def judge(audit: Audit, copies: bool = True, may_be_safe: bool = False) -> Judge
     losses = {} if audit.losses is None else {step: loss_tables(split, audit.losses, step - 1) for step in steps}
     leans, loss_leans = leaning.lean_tests(split.pool, split.relabeling, lands, losses, seed=1)
     significant = min(each.gap_p_corrected for each in leans.values()) <= budgets.alpha
-    references = (
-        smooth_reference(split, names) if significant or may_be_safe else dict.fromkeys(names, verdict.Reference(0.5))
-    )
+    references = smooth_reference(split, names) if significant or may_be_safe else dict.fromkeys(names, Reference(0.5))
     n_seeds = len(audit.rows["a"][0])
     found = copying.copying_tests(copy_evidence(audit, cells)) if copies else {}
     facts = tuple(

@@ -20,9 +20,9 @@ import pandas as pd
 from auditor.config import Budgets
 from auditor.measuring import copies as copying
 from auditor.measuring import lean, verdict
+from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
 from auditor.measuring.lean import lean_fact
 from auditor.measuring.series import Series, read_series
-from auditor.measuring.verdict import Context, LossLean, StepFacts
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
@@ -124,7 +124,7 @@ def alarms(
     relabeling: Relabeling,
     near: Mapping,
     heldout: Mapping,
-    references: Mapping[str, verdict.Reference],
+    references: Mapping[str, Reference],
 ) -> Counter[str]:
     """Return which alarms a relabeled run raises."""
     scope, budgets = series.scope, Budgets()

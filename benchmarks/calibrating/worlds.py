@@ -17,8 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from auditor.diffusion import gaussian
 from auditor.measuring import lean
+from auditor.measuring.facts import Reference
 from auditor.measuring.reading import gaps
-from auditor.measuring.verdict import Reference
 from auditor.metrics import closer
 from auditor.neighbors import search
 from auditor.records import TWINS, Evidence, Features

@@ -12,7 +12,7 @@ from auditor.config import Budgets
 from auditor.lab.blend import Course
 from auditor.lab.fixture import Fixture
 from auditor.lab.grammar import Grammar
-from auditor.measuring.verdict import Lean, LossLean, StepFacts
+from auditor.measuring.facts import Lean, LossLean, StepFacts
 
 # The margins that follow: bias above .52 and safe below .55 by samples, .01 and .04 by losses.
 FACTS = StepFacts(1, {"onehot": Lean(0.5, 0, 0, 1000, 1, 0.5)}, LossLean(0, 0, 0, 1, 0.005))

@@ -20,7 +20,7 @@ from auditor import registry
 from auditor.config import Budgets
 from auditor.measuring import lean as leaning
 from auditor.measuring import series, verdict
-from auditor.measuring.verdict import Context, LossLean, StepFacts
+from auditor.measuring.facts import Context, LossLean, StepFacts
 from auditor.records import Evidence, LossTable
 from auditor.stats import intervals, minima
 from auditor.stats.relabeling import Pool, RelabelingTest, half_difference_test, relabel, step_down_max_t

@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 
 from auditor.config import Budgets
 from auditor.measuring import membership, verdict
-from auditor.measuring.verdict import Context, StepFacts
+from auditor.measuring.facts import Context, StepFacts
 from auditor.records import Evidence, LossTable
 
 TIMES = np.array([10, 50, 90])

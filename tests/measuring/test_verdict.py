@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from auditor.config import Budgets
-from auditor.measuring.verdict import Context, Copying, Lean, LossLean, StepFacts, judge, recommend, risk_onset
+from auditor.measuring.facts import Context, Copying, Lean, LossLean, StepFacts
+from auditor.measuring.verdict import judge, recommend, risk_onset
 
 BUDGETS = Budgets()
 CONTEXT = Context(divergence=(200, 300), loss=(600, 700), n_seeds=2000)
