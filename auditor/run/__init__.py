@@ -25,17 +25,22 @@ from auditor.run.files import (
     Beside,
     as_json,
     atomic,
+    drop_batches,
     drop_parts,
     header,
     key_path,
     n_rows,
+    opens,
     part_path,
     parts_folder,
     prepare_parts,
     read_beside,
     read_key,
-    save_array,
+    remove_if_empty,
+    rows_of_part,
+    save_part,
     sha256_of,
+    sha256_of_rows,
     write_beside,
     write_json,
 )
@@ -148,7 +153,7 @@ class RunDirectory:
 
     def beside(self, path: Path) -> Beside | None:
         """Return what lies beside a finished artifact, or None where there is none."""
-        return read_beside(path) if path.exists() else None
+        return read_beside(path) if path.is_file() else None
 
     def key(self, path: Path) -> dict[str, Any] | None:
         """Return the key of a finished artifact, or None where there is none."""
@@ -198,28 +203,34 @@ class RunDirectory:
         and is cut here). Yields the number of rows finished after each batch.
         """
         have = self._reusable_rows(path, key, batch_size)
-        yield from self.make_parts(path, key, range(have, n, batch_size), compute)
+        yield from self.make_parts(path, key, range(have, n, batch_size), compute, made_of)
         self._assemble(path, key, range(have, n, batch_size), made_of)
 
     def make_parts(
-        self, path: Path, key: Mapping[str, Any], starts: range, compute: Callable[[range], np.ndarray]
+        self,
+        path: Path,
+        key: Mapping[str, Any],
+        starts: range,
+        compute: Callable[[range], np.ndarray],
+        made_of: Mapping[str, str] | None = None,
     ) -> Iterator[int]:
         """Make the batches that are not on disk yet; yield the rows finished after each."""
-        folder = parts_folder(path)
-        prepare_parts(folder, key)
+        prepare_parts(parts_folder(path), {"key": key, "made_of": made_of or {}})
         for start in starts:
             part = part_path(path, start)
             # A source that has grown since (more samples are asked for) leaves a last part that is too short.
-            if n_rows(part) < min(starts.step, starts.stop - start):
+            if rows_of_part(part) < min(starts.step, starts.stop - start):
                 rows = compute(range(start, start + starts.step))
                 with atomic(part) as temporary:
-                    save_array(temporary, rows)
+                    save_part(temporary, rows)
             yield min(start + starts.step, starts.stop)
 
     def adopt(self, path: Path, source: Path, made_of: Mapping[str, str] | None = None) -> None:
         """Take over a finished array of another run that differs or is longer: a hard link, or else a copy."""
         beside = read_beside(source) if source.exists() else None
-        if beside is None or (self.key(path) == beside.key and n_rows(path) >= n_rows(source)):
+        if beside is None or self.damage(source):
+            return
+        if self.key(path) == beside.key and n_rows(path) >= n_rows(source) and not self.damage(path):
             return
         with self.artifact(path, beside.key, made_of) as temporary:
             temporary.unlink(missing_ok=True)
@@ -237,27 +248,64 @@ class RunDirectory:
         """Return where the file of an image set, a control, or twin/step lies, in a space where there are any."""
         return self.root / place.file(of, space)
 
+    def damage(self, path: Path) -> str:
+        """Return what is wrong with the bytes of an artifact that is there, in a few words; empty where nothing is.
+
+        A file of an earlier version, beside which no digest lies, passes where it can be opened.
+        """
+        if not path.exists():
+            return ""
+        beside = read_beside(path)
+        if beside is None:
+            return f"{path.name} has no readable key beside it"
+        if beside.sha256:
+            has_others = sha256_of(path) not in (beside.sha256, beside.becoming)
+            return f"{path.name} has other bytes than when it was made" if has_others else ""
+        return "" if n_rows(path) or opens(path) else f"{path.name} cannot be read"
+
+    def other_sources(self, path: Path) -> list[str]:
+        """Return the files of the run that an artifact was made from and that are others now.
+
+        What is gone is told of itself. An array that has grown since is what it was where its first rows are.
+        """
+        beside = self.beside(path)
+        found = []
+        for name, sha256 in (beside.made_of if beside is not None else {}).items():
+            now = self.digests([name]).get(name)
+            grown = now not in (None, sha256) and path.suffix == ".npy" and n_rows(path) < n_rows(self.root / name)
+            if now not in (None, sha256) and not (grown and sha256_of_rows(self.root / name, n_rows(path)) == sha256):
+                found.append(name)
+        return found
+
     def sweep(self, transient: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
         """Remove batches that outlived their artifact: a kill can come between its renaming and their removal.
 
         What lies in the ``transient`` folders and was not needed until now never will be. In the ``folders`` of
-        artifacts files that a kill left half-written are removed, too; elsewhere such a file may be somebody's.
+        artifacts files that a kill left half-written are removed, too. A file that is not the run's own stays.
         """
+        folders = {name: None for name in [*folders, *transient]}
         for name in folders:
             for path in list((self.root / name).rglob(".*.tmp")):
                 path.unlink(missing_ok=True)
+            for folder in list((self.root / name).rglob("*.partial")):
+                self._sweep_parts(folder)
         for name in transient:
-            shutil.rmtree(self.root / name, ignore_errors=True)
-        for folder in list(self.root.rglob("*.partial")):
-            key = read_key(folder / "key.json")
-            for suffix in (".npy", ".parquet"):
-                path = folder.with_suffix(suffix)
-                if key is not None and self.key(path) == key:
-                    drop_parts(path)
+            for beside in list((self.root / name).rglob("*.key.json")):
+                self.drop(beside.with_name(beside.name.removesuffix(".key.json")))
+            for folder in sorted((self.root / name).rglob("*"), reverse=True):
+                remove_if_empty(folder)
+            remove_if_empty(self.root / name)
+
+    def _sweep_parts(self, folder: Path) -> None:
+        """Remove batches whose artifact is finished, and those of which nothing says what they are parts of."""
+        key = read_key(folder / "key.json")
+        finished = (self.key(folder.with_suffix(suffix)) for suffix in (".npy", ".parquet"))
+        if key is None or key.get("key", key) in finished:
+            drop_batches(folder)
 
     def _reusable_rows(self, path: Path, key: Mapping[str, Any], batch_size: int) -> int:
         """Return how many whole batches' rows of a shorter finished artifact can be kept."""
-        if self.key(path) != as_json(key):
+        if self.key(path) != as_json(key) or self.damage(path):
             return 0
         return n_rows(path) // batch_size * batch_size
 
