@@ -99,10 +99,11 @@ def report_command(
 def show_report(root: Path, width: int | None = None) -> None:
     """Show the report of a run on the terminal."""
     from auditor import registry
+    from auditor.cli.console import unescaped
     from auditor.reports import read_report
 
     replace_unprintable()
-    registry.lookup("report", "terminal")(read_report(root), sys.stdout, width)
+    registry.lookup("report", "terminal")(read_report(root), unescaped(sys.stdout), width)
 
 
 SHOW_EXAMPLE = """Show the pictures and numbers of one sample: what was drawn, and the training images nearest to it.
@@ -124,20 +125,21 @@ def show_command(
     blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The numbers as JSON, without pictures.")] = False,
 ) -> None:
+    from auditor.cli.console import unescaped
     from auditor.reports import album, show, write_file
     from auditor.reports.drawing import sheet
 
     case = album.open_album(run).pick(space, twin, step, seed)
     case = case.blurred() if blur else case
     if out is not None:
-        write_file(out, sheet.sheet(case, "Pictures are blurred." if blur else ""))
+        write_file(out, sheet.sheet(case, "Pictures are blurred." if blur else ""), private=True)
         if not blur:
             print(f"{out} shows training images: it is as private as they are.", file=sys.stderr)
     if json:
         print(show.as_json(case))
     else:
         replace_unprintable()
-        show.render(case, sys.stdout)
+        show.render(case, unescaped(sys.stdout))
 
 
 def replace_unprintable() -> None:

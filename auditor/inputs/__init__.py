@@ -63,7 +63,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     """
     required.require(config)
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
-    earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
+    earlier = run.earlier().get("resolved", {})
     budgets = budgets_from_file(config.budgets)
     device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling

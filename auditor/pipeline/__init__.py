@@ -46,7 +46,7 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     checks |= measured.checks
     published.write(run, loaded.asked.config, scope, {scope.twins: run})
     executor.seconds["measuring"] = time.perf_counter() - started
-    run.write_record(record(loaded, "complete", executor.seconds, checks))
+    run.write_record(record(loaded, "complete", executor.seconds, checks) | {"tables": run.table_digests()})
     say("drawing the report", 0)
     write_page(run)
     return measured

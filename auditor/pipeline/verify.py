@@ -82,12 +82,13 @@ class Verification:
     differences: tuple[Difference, ...] = ()
     versions: tuple[str, ...] = ()  # packages that are not those of the run
     unproven: int = 0  # files of earlier versions, beside which there is no digest
+    changed: tuple[str, ...] = ()  # tables of other bytes than were written, where every value agrees
     rules: int = measuring.RULES  # of the verdicts in its tables; those of an earlier version are not compared
 
     @property
     def agrees(self) -> bool:
         """Whether nothing is missing and nothing differs."""
-        return not self.problems and not self.differences
+        return not self.problems and not self.differences and not self.changed
 
     @property
     def sentence(self) -> str:
@@ -123,6 +124,13 @@ class Verification:
                 f" evidence is to be trusted, give the audit run command again: it writes the tables anew.{remade}",
             )
 
+        if self.changed:
+            raise AuditError(
+                f"Tables have other bytes than were written, though every value agrees: {', '.join(self.changed)}.",
+                self.root,
+                "Give the audit run command again: it writes the tables anew from the evidence.",
+            )
+
     def as_json(self) -> str:
         """Return everything as one JSON object."""
         facts = {
@@ -131,6 +139,7 @@ class Verification:
             "values": self.values,
             "problems": list(self.problems),
             "differences": [{k: plain(v) for k, v in flat(each).items()} for each in self.differences],
+            "changed": list(self.changed),
             "versions": list(self.versions),
             "rules": {"of_the_run": self.rules, "now": measuring.RULES},
         }
@@ -181,7 +190,16 @@ def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured
         stored = tables.read(run.table("protocol")).to_dict("records")
         more, differences = compare("protocol", stored, published.protocol_rows(run, scope, pairs))
         n, found = n + more, [*found, *differences]
-    return Verification(run.root, n, (), tuple(found), tuple(changed_versions(record["versions"])))
+    versions = tuple(changed_versions(record["versions"]))
+    return Verification(run.root, n, (), tuple(found), versions, changed=tuple(changed_tables(run, record)))
+
+
+def changed_tables(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the top tables that are not, byte by byte, those that were written."""
+    there = run.table_digests()
+    for name, sha256 in record.get("tables", {}).items():
+        if there.get(name) != sha256:
+            yield f"{run.table(name).name}"
 
 
 def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[str], None]) -> Verification:
@@ -198,6 +216,7 @@ def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[st
         tuple(difference for each in found for difference in each.differences),
         found[-1].versions,
         sum(each.unproven for each in found),
+        tuple(f"{each.root.name}/{name}" for each in found for name in each.changed),
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,7 @@ from auditor.run import RunDirectory, columns, restored, tables
 from auditor.run.files import atomic
 from auditor.scope import Scope
 
+WITH_PICTURES = ("html",)  # texts that show pictures; folders do, too
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {
     "metrics": columns.METRICS,
@@ -207,19 +210,23 @@ def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
         If a target cannot be written.
     """
     texts = {form: text_of(report, form) for form in targets if form in registry.REPORTS}
+    shows = report.pictures == SHOWN
     for form in targets:
         if form in registry.FOLDER_REPORTS:
             write: FolderFormat = registry.lookup("folder report", form)
-            write(report, targets[form])
+            with owners_alone(shows):
+                write(report, targets[form])
     for form, content in texts.items():
         if str(targets[form]) == "-":
             sys.stdout.write(content.decode())
         else:
-            write_file(targets[form], content)
+            write_file(targets[form], content, private=shows and form in WITH_PICTURES)
 
 
-def write_file(path: Path, content: bytes, remedy: str = "Choose another file.") -> None:
-    """Write a file atomically; ``remedy`` is what the error says where that fails.
+def write_file(path: Path, content: bytes, remedy: str = "Choose another file.", private: bool = False) -> None:
+    """Write a file atomically, where a link leads, and for its owner alone where it is ``private``.
+
+    What is no regular file (a pipe, a device) is written through and stays. ``remedy`` is what the error says.
 
     Raises
     ------
@@ -227,10 +234,26 @@ def write_file(path: Path, content: bytes, remedy: str = "Choose another file.")
         If it cannot be written there.
     """
     try:
-        with atomic(path) as temporary:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with open(path, "wb") as stream:
+                stream.write(content)
+            return
+        with owners_alone(private), atomic(Path(os.path.realpath(path))) as temporary:
+            temporary.unlink(missing_ok=True)  # one that a kill left may be open to others
             temporary.write_bytes(content)
     except OSError as error:
         raise AuditError(f"Cannot write here: {error.strerror}.", path, remedy) from None
+
+
+@contextmanager
+def owners_alone(private: bool) -> Iterator[None]:
+    """Let nobody but the owner read what is written meanwhile, where it is ``private``."""
+    mask = os.umask(0o077) if private else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            os.umask(mask)
 
 
 def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
