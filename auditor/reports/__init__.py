@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from auditor.errors import AuditError
 from auditor.reports.album import SHOWN, Album, album_of, open_album
 from auditor.reports.caveats import caveats
 from auditor.reports.formats import FolderFormat, TextFormat
+from auditor.reports.names import Names, hide_in, names_of
 from auditor.run import RunDirectory, columns, restored, tables
 from auditor.run.files import atomic
 from auditor.scope import Scope
@@ -43,12 +44,13 @@ class Report:
     record: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]  # the run's top tables by name
     caveats: tuple[str, ...]
-    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT
+    pictures: str = SHOWN  # or LEFT_OUT
+    names: Names | None = None  # what hides the names of images and files, where they are not to be seen
 
     @property
     def album(self) -> Album:
         """The pictures of the run, in the state that was asked for; of three or more trainings, see ``albums``."""
-        return album_of(RunDirectory(self.root), self.record, self.pictures)
+        return replace(album_of(RunDirectory(self.root), self.record, self.pictures), names=self.names)
 
     @property
     def albums(self) -> dict[str, Album]:
@@ -56,7 +58,8 @@ class Report:
         if not self.record.get("pairs"):
             return {"": self.album}
         run = RunDirectory(self.root)
-        return {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
+        albums = {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
+        return {name: replace(album, names=self.names) for name, album in albums.items()}
 
     @cached_property
     def scope(self) -> Scope:
@@ -256,8 +259,8 @@ def owners_alone(private: bool) -> Iterator[None]:
             os.umask(mask)
 
 
-def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
-    """Return the report of a run; its pictures are shown as they are, blurred, or left out.
+def read_report(root: str | Path, pictures: str = SHOWN, with_names: bool = True) -> Report:
+    """Return the report of a run; its pictures, and the names of images and files, are shown or left out.
 
     Raises
     ------
@@ -268,7 +271,20 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
     frames |= {name: optional(run, name, columns) for name, columns in LATER_TABLES.items()}
-    return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures)
+    names = None if with_names else names_of(run, record, frames)
+    if names is not None:
+        record, frames = hidden_in(record, names), hide_in(names, frames)
+    return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures, names)
+
+
+def hidden_in(record: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """Return run.json with names hidden: paths among the settings, and whatever is named in its sentences."""
+    kept = {name: record[name] for name in ("scope", "pairs", "versions", "sets") if name in record}
+    given = {
+        name: names.everywhere([value])[0] if not (isinstance(value, str) and "/" in value) else names.hidden(value)
+        for name, value in record["given"].items()
+    }
+    return {**names.everywhere(record), **kept, "given": given}
 
 
 def optional(run: RunDirectory, name: str, columns: Sequence[columns.Column]) -> pd.DataFrame:

@@ -81,6 +81,11 @@ class RunDirectory:
         return self.root / "log.txt"
 
     @property
+    def names(self) -> Path:
+        """The key by which names are hidden in what leaves, and what each stands for."""
+        return self.root / "names.json"
+
+    @property
     def report(self) -> Path:
         """The report as a page for a browser."""
         return self.root / "report.html"
@@ -376,13 +381,13 @@ class RunDirectory:
         What lies in the ``transient`` folders and was not needed until now never will be. In the ``folders`` of
         artifacts files that a kill left half-written are removed, too. A file that is not the run's own stays.
         """
-        folders = {name: None for name in [*folders, *transient]}
-        for name in folders:
+        dropped = list(transient)
+        for name in {*folders, *dropped}:
             for path in list((self.root / name).rglob(".*.tmp")):
                 path.unlink(missing_ok=True)
             for folder in list((self.root / name).rglob("*.partial")):
                 self._sweep_parts(folder)
-        for name in transient:
+        for name in dropped:
             for beside in list((self.root / name).rglob("*.key.json")):
                 self.drop(beside.with_name(beside.name.removesuffix(".key.json")))
             for folder in sorted((self.root / name).rglob("*"), reverse=True):

@@ -74,7 +74,8 @@ def open_table(place: Place, reading: Reading) -> Source:
     }
     classes = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
     label, group = one_of(columns, (*classes, "label")), one_of(columns, GROUPS)
-    stamps = [stamp(file) for file in files] + (stamps_of_named(files, counts, column, schema) if ids else [])
+    with told_as_damaged(place.path):
+        stamps = [stamp(file) for file in files] + stamps_of_named(files, column, schema)
     return Source(ids, stamps, decoded, columns=columns, label=label, group=group)
 
 
@@ -179,7 +180,7 @@ def names_of(feature: dict[str, Any], place: Place) -> list[str] | None:
     return names
 
 
-def stamps_of_named(files: Sequence[Path], counts: Sequence[int], column: str, schema: pa.Schema) -> list[Any]:
+def stamps_of_named(files: Sequence[Path], column: str, schema: pa.Schema) -> list[Any]:
     """Return the state of every file of a picture that the table names instead of holding it."""
     import pyarrow as pa
 
@@ -189,8 +190,7 @@ def stamps_of_named(files: Sequence[Path], counts: Sequence[int], column: str, s
     places: dict[str, None] = {}
     for file in files:
         for values in batches(file, f"{column}.path" if suffix_of(file.name) == ".parquet" else column):
-            paths = pa.compute.struct_field(values, "path") if pa.types.is_struct(values.type) else values
-            places |= dict.fromkeys(path for path in paths.to_pylist() if isinstance(path, str))
+            places |= dict.fromkeys(path for path in values.field("path").to_pylist() if isinstance(path, str))
     return [(place, *stamp(place)) for place in places if os.path.isfile(place)]
 
 
