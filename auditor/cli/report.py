@@ -194,3 +194,19 @@ def verify_command(
     found.require()
     if not json:
         print(found.sentence)
+
+
+@app.command(
+    "purge",
+    help="Delete everything of a run from which an image or a person follows; keep its decision and numbers. "
+    "Example: audit purge audits/first",
+)
+def purge_command(run: RunFolder) -> None:
+    from auditor.cli.console import Chatter, shown
+
+    with Chatter(), shown() as say:
+        say("removing what shows anybody", 0)
+        from auditor.pipeline import purge
+
+        done = purge.purge(run)
+    print(done.sentence)

@@ -160,6 +160,14 @@ def verify(root: str | Path, say: Callable[[str], None] = lambda text: None) -> 
         raise AuditError(
             "The run is not finished: there is nothing to compare.", root, "Give the audit run command again."
         )
+    if "purged" in record:
+        same = not list(changed_tables(run, record))
+        raise AuditError(
+            "The run was purged: its evidence is gone, and nothing can be recomputed. Its tables are "
+            + ("those that were kept." if same else "not even those that were kept."),
+            root,
+            "Verify a copy from before, or give the audit run command again, which makes everything anew.",
+        )
     if "pairs" in record:
         return verify_pairs(run, record, say)
     scope, budgets = (

@@ -19,7 +19,7 @@ from auditor.errors import AuditError
 from auditor.reports.album import SHOWN, Album, album_of, open_album
 from auditor.reports.caveats import caveats
 from auditor.reports.formats import FolderFormat, TextFormat
-from auditor.reports.names import Names, hide_in, names_of
+from auditor.reports.names import Names, hidden_in, hide_in, names_of
 from auditor.run import RunDirectory, columns, restored, tables
 from auditor.run.files import atomic
 from auditor.scope import Scope
@@ -74,7 +74,7 @@ class Report:
     @property
     def has_samples(self) -> bool:
         """Whether samples lie in this run itself: a quick audit draws none, of three trainings the pairs have."""
-        return self.scope.with_samples and not self.record.get("pairs")
+        return self.scope.with_samples and not self.record.get("pairs") and not self.record.get("purged")
 
     @property
     def with_lean(self) -> bool:
@@ -275,16 +275,6 @@ def read_report(root: str | Path, pictures: str = SHOWN, with_names: bool = True
     if names is not None:
         record, frames = hidden_in(record, names), hide_in(names, frames)
     return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures, names)
-
-
-def hidden_in(record: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """Return run.json with names hidden: paths among the settings, and whatever is named in its sentences."""
-    kept = {name: record[name] for name in ("scope", "pairs", "versions", "sets") if name in record}
-    given = {
-        name: names.everywhere([value])[0] if not (isinstance(value, str) and "/" in value) else names.hidden(value)
-        for name, value in record["given"].items()
-    }
-    return {**names.everywhere(record), **kept, "given": given}
 
 
 def optional(run: RunDirectory, name: str, columns: Sequence[columns.Column]) -> pd.DataFrame:
