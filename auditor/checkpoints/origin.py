@@ -17,7 +17,7 @@ INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "pure
 MOST_FILES = 2000  # of somebody's own code
 
 
-def sources(factory: Any) -> dict[str, str]:
+def sources_of(factory: Any) -> dict[str, str]:
     """Return the sha256 of the file that defines a factory and of all that it imports of the user's own, by module.
 
     Imports are read from the source, so that what is imported late counts, too. The user's own is what lies in the

@@ -36,7 +36,7 @@ __all__ = [
     "native_shape",
     "open_source",
     "read",
-    "require_unchanged",
+    "look_again",
     "set_digest",
     "shared",
 ]
@@ -106,7 +106,7 @@ def read(
     )
 
 
-def require_unchanged(image_set: ImageSet) -> None:
+def look_again(image_set: ImageSet) -> None:
     """Compare a set with its pictures, where so far it was known from the cache alone.
 
     Raises

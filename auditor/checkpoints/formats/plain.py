@@ -95,7 +95,7 @@ class PlainFormat(files.WeightFiles):
         """
         network, factory = made(self.settings)
         tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
-        told = json.dumps([origin.sources(factory), arguments_of(self.settings)], sort_keys=True)
+        told = json.dumps([origin.sources_of(factory), factory_arguments(self.settings)], sort_keys=True)
         return network, tensors, weights.digest(tensors, told, _kept(self.settings, told))
 
     def called(self, network: Any) -> tuple[Network, Conditioned | None]:
@@ -114,7 +114,7 @@ class PlainFormat(files.WeightFiles):
         return call, None
 
 
-def arguments_of(settings: ModelSettings) -> dict[str, Any]:
+def factory_arguments(settings: ModelSettings) -> dict[str, Any]:
     """Return what the factory is called with."""
     return read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
 
@@ -142,7 +142,7 @@ def made(settings: ModelSettings) -> tuple[Any, Any]:
     if settings.model is None:
         raise AuditError("It is not known which network the weights belong to.", "--model", HOW)
     factory = _factory(settings.model)
-    arguments = arguments_of(settings)
+    arguments = factory_arguments(settings)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the global generator must not notice
         try:
             network = factory(**arguments)
