@@ -257,6 +257,8 @@ class Budgets:
     copies_beyond_heldout: float = setting("Copied share that is accepted above that of held-out images.", 0.005)
     attack_tpr_at_1_percent: float = setting("Upper limit of an attack's hits at a false-positive rate of 1 %.", 0.03)
     attack_tpr_at_1_permille: float = setting("The same at a false-positive rate of 0.1 %.", 0.01)
+    membership_hits: float = setting("Upper limit of the members that a score finds at 1 % false positives.", 0.05)
+    membership_gain: float = setting("Members found beyond false positives that are called exposed.", 0.02)
     copy_rule_false_alarms: float = setting("Held-out rate up to which copies in a space make the verdict.", 0.01)
     overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.0025)
     underfit_loss: float = setting("Multiple of the least held-out loss above which a checkpoint is underfit.", 1.25)
