@@ -45,6 +45,19 @@ class Judgement:
     attacks: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # attacks.parquet
     exposure: Sequence[Mapping[str, Any]] = field(default_factory=tuple)  # exposure.parquet
 
+    @property
+    def record(self) -> list[dict[str, Any]]:
+        """What run.json holds: the outcome at each step with its sentences."""
+        return [
+            {
+                "step": step,
+                "outcome": each.outcome,
+                "reasons": [*each.exposed, *each.missing, *([each.shown] if each.shown else [])],
+                "headline": each.headline,
+            }
+            for step, each in self.steps.items()
+        ]
+
 
 def judge(series: Series, budgets: Budgets) -> Judgement:
     """Return what can be told of membership at every step where losses were measured on training images."""
@@ -536,16 +549,6 @@ def one_direction(attacks: Sequence[Attack], members: np.ndarray, others: np.nda
     attack, limit = attacks[best], limits[best]
     hits, false_hits = attack.members[~members] > limit, attack.others[~others] > limit
     return Outcome(attack, int(hits.sum()), len(hits), int(false_hits.sum()), len(false_hits))
-
-
-def upper_limits(rows: Sequence[Mapping[str, Any]]) -> dict[int, dict[float, float]]:
-    """Return by step and false-positive rate the larger upper limit of both models' hits, where not withheld."""
-    found: dict[int, dict[float, float]] = {}
-    for row in rows:
-        if row["chosen"] == BEST_OF_MANY and not np.isnan(row["tpr"]):
-            limits = found.setdefault(row["step"], {})
-            limits[row["target_fpr"]] = max(row["tpr_high"], limits.get(row["target_fpr"], 0.0))
-    return found
 
 
 def attack_row(evidence: Evidence, rate: float, seed: int) -> dict[str, Any]:

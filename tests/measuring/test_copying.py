@@ -24,6 +24,8 @@ def evidence(twin: str, ratios: np.ndarray) -> Evidence:
         np.ones(4),
         own=np.full((4, 8), 1.0),
         other=np.full((4, 8), 1.0),
+        own_group=np.arange(4),
+        other_group=np.arange(4),
         own_outside=np.full(4, 2.0),
         other_outside=np.full(4, 4.0),
         heldout_ids=np.array([f"h{i}" for i in range(n)], dtype=object),
