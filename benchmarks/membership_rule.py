@@ -1,8 +1,8 @@
-"""How often the membership rule passes models that leak, and those that do not: ``python benchmarks/membership_rule.py``.
+"""How often the membership rule passes models that leak, and that do not: ``python benchmarks/membership_rule.py``.
 
 Two twins with three scores each are simulated, as many as ``--models`` per row; what they leak is known. Scores of
-images never trained on are independent and normal, so that a model without a leak has six chances to fail; a leak of x %
-raises a score so that x % of members lie above the threshold of 1 % false positives. Everything else is the project's
+images never trained on are independent and normal, so that a model without a leak has six chances to fail; a leak of x
+% raises a score so that x % of members lie above the threshold of 1 % false positives. Everything else is the project's
 own: scores, threshold, limits, exposed list and conclusion (auditor/measuring/membership.py, docs/statistics.md 5.4,
 5.5).
 """

@@ -266,8 +266,8 @@ class Exposed:
         half, name, value = self.strongest
         return (
             f"{int(self.listed.sum())} training images are better known to the network that saw them than chance "
-            f"explains (exposed list, false discovery rate {EXPOSED_RATE:.0%}; most of all {name} of half {half}, whose "
-            f"loss is {np.exp(value):.2g} times lower than its half's usual)"
+            f"explains (exposed list, false discovery rate {EXPOSED_RATE:.0%}; most of all {name} of half {half}, "
+            f"whose loss is {np.exp(value):.2g} times lower than its half's usual)"
         )
 
 
@@ -363,8 +363,8 @@ def unjudged(strict: Sequence[Judged], listed: Exposed | None) -> list[str]:
     reasons = []
     if min(n, m) < LEAST:
         reasons.append(
-            f"{start} {n:,} training images of a half and {m:,} held-out images were asked about, fewer than {LEAST} of "
-            f"either; give {ADVISED:,} of each (--loss-images {ADVISED}, --heldout)."
+            f"{start} {n:,} training images of a half and {m:,} held-out images were asked about, fewer than {LEAST} "
+            f"of either; give {ADVISED:,} of each (--loss-images {ADVISED}, --heldout)."
         )
     if TWIN_RATIO not in made or listed is None:
         reasons.append(f"{start} what a twin knows of the same images takes a second training (--ckpts-b, --train-b).")

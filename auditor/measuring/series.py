@@ -134,7 +134,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
 
 
 def near_heldout(readers: Mapping[str, EvidenceReader]) -> frozenset[str]:
-    """Return the held-out images that are near-duplicates of training images, by the correlation where that is known."""
+    """Return the held-out images that are near-duplicates of training images, by correlation where that is known."""
     reader = readers.get("correlation") or next(iter(readers.values()), None)
     return frozenset() if reader is None else reader.near_heldout()
 
