@@ -85,7 +85,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     sets.update(pictures.sets)
     pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
     facts_of = facts_of_sets(pictures, bool(flips.mirrored))
-    config = loss_cells.resolve(config, begun.get("given", {}), facts_of)
+    config = loss_cells.with_loss_cells(config, begun.get("given", {}), facts_of)
     asked = Asked(
         config=config,
         scope=scope_of(config, origin.pair, pictures.sets, opened),

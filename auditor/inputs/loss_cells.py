@@ -15,7 +15,7 @@ from auditor.inputs.asked import SetFacts
 AT_MOST = 2  # times what the losses for released samples cost
 
 
-def resolve(config: AuditConfig, begun: Mapping[str, Any], sets: Mapping[str, SetFacts]) -> AuditConfig:
+def with_loss_cells(config: AuditConfig, begun: Mapping[str, Any], sets: Mapping[str, SetFacts]) -> AuditConfig:
     """Return the settings with the number of images and of noise levels.
 
     Parameters
@@ -28,10 +28,10 @@ def resolve(config: AuditConfig, begun: Mapping[str, Any], sets: Mapping[str, Se
     images = config.loss_images or begun.get("loss_images")
     levels = config.loss_levels or begun.get("loss_levels")
     wanted = images or LOSS_IMAGES[config.release or "weights"]
-    dear = images is None and measured(sets, wanted) > AT_MOST * measured(sets, LOSS_IMAGES["samples"])
+    dear = images is None and images_asked(sets, wanted) > AT_MOST * images_asked(sets, LOSS_IMAGES["samples"])
     return replace(config, loss_images=wanted, loss_levels=levels or (FEWER_LEVELS if dear else LOSS_LEVELS))
 
 
-def measured(sets: Mapping[str, SetFacts], n: int) -> int:
+def images_asked(sets: Mapping[str, SetFacts], n: int) -> int:
     """Return on how many images losses are measured where ``n`` of each set are asked for."""
     return sum(each.asked_about(n) for each in sets.values())

@@ -111,7 +111,7 @@ def compute(
     curves = curves_of(series)
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
-    members = membership.judge(series, budgets)
+    members = membership.told_of_members(series, budgets)
     facts = [
         replace(each, membership=members.steps.get(each.step))
         for each in step_facts(series, tests, references, located.underfit, curves.losses)
@@ -267,7 +267,7 @@ def checks_of(
     located: Located,
     context: Context,
     facts: Sequence[StepFacts],
-    members: membership.Judgement,
+    members: membership.ToldOfMembers,
     recommendation: Recommendation,
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""

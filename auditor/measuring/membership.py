@@ -38,7 +38,7 @@ BEFOREHAND, BEST_OF_MANY = "beforehand", "best of many"  # how the attack of a r
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ToldOfMembers:
     """What a run says of membership: by step, and the rows of its tables."""
 
     steps: Mapping[int, Membership]
@@ -59,11 +59,11 @@ class Judgement:
         ]
 
 
-def judge(series: Series, budgets: Budgets) -> Judgement:
+def told_of_members(series: Series, budgets: Budgets) -> ToldOfMembers:
     """Return what can be told of membership at every step where losses were measured on training images."""
     scope, groups = series.scope, groups_of(series)
     networks = {
-        (step, twin): without(series.network(step, twin), series.near_heldout)
+        (step, twin): without_images(series.network(step, twin), series.near_heldout)
         for step in scope.steps
         for twin in scope.twins
     }
@@ -82,7 +82,7 @@ def judge(series: Series, budgets: Budgets) -> Judgement:
             attack_row(each, rate, scope.seed) for each, _ in both for rate in RATES if "heldout" in each.losses
         ]
         exposure += [] if listed is None else exposure_rows(step, listed)
-    return Judgement(steps, attacks, exposure)
+    return ToldOfMembers(steps, attacks, exposure)
 
 
 def groups_of(series: Series) -> dict[tuple[str, str], int]:
@@ -90,7 +90,7 @@ def groups_of(series: Series) -> dict[tuple[str, str], int]:
     return {} if series.pool is None else dict(zip(series.pool.ids, series.pool.groups.tolist(), strict=True))
 
 
-def without(evidence: Evidence, ids: frozenset[str]) -> Evidence:
+def without_images(evidence: Evidence, ids: frozenset[str]) -> Evidence:
     """Return what a network says of all images but these held-out ones."""
     if not ids:
         return evidence
@@ -141,7 +141,7 @@ def fixed_scores(evidence: Evidence, groups: Mapping[tuple[str, str], int]) -> l
     values = {OWN_LOSS: (-own.means, -heldout.means)}
     if {"other", "heldout"} <= set(evidence.twin_losses):
         twins = evidence.twin_losses
-        values[TWIN_RATIO] = log_ratio(twins["other"], own).mean(1), log_ratio(twins["heldout"], heldout).mean(1)
+        values[TWIN_RATIO] = ratio_by_level(twins["other"], own).mean(1), ratio_by_level(twins["heldout"], heldout).mean(1)
     if "SimA" in evidence.attack_scores:
         asked = evidence.attack_scores["SimA"]
         values[SIMA] = closeness(asked["own"]).mean(1), closeness(asked["heldout"]).mean(1)
@@ -149,7 +149,7 @@ def fixed_scores(evidence: Evidence, groups: Mapping[tuple[str, str], int]) -> l
     return [Score(n, evidence.twin, *values[n], own.ids, heldout.ids, units) for n in FIXED if n in values]
 
 
-def log_ratio(without: LossTable, trained: LossTable) -> np.ndarray:
+def ratio_by_level(without: LossTable, trained: LossTable) -> np.ndarray:
     """Return ln(loss of the model without the image / of the model with it) at each noise level, ``[n, levels]``."""
     found: np.ndarray = np.log(without.values / trained.values)
     return found
@@ -245,7 +245,7 @@ def draws(ids: Sequence[str], chosen: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Exposed:
+class SignedList:
     """Training images of both halves, and how much better its own network knows each than its half suggests."""
 
     halves: np.ndarray  # object [N]
@@ -271,7 +271,7 @@ class Exposed:
         )
 
 
-def exposed_images(both: Sequence[Evidence], groups: Mapping[tuple[str, str], int]) -> Exposed | None:
+def exposed_images(both: Sequence[Evidence], groups: Mapping[tuple[str, str], int]) -> SignedList | None:
     """Return the list of both halves; None where losses of a half's images are lacking in one of the networks."""
     if not all("own" in each.losses and "other" in each.twin_losses for each in both):
         return None
@@ -282,7 +282,7 @@ def exposed_images(both: Sequence[Evidence], groups: Mapping[tuple[str, str], in
     known = [groups.get((half, i), (half, i)) for half, i in zip(halves, ids, strict=True)]
     number = {group: j for j, group in enumerate(dict.fromkeys(known))}
     fdr, listed = exposed_list(values, np.array([number[each] for each in known]))
-    return Exposed(halves, ids, np.concatenate(parts), values, fdr, listed)
+    return SignedList(halves, ids, np.concatenate(parts), values, fdr, listed)
 
 
 def mean_ratio(without: LossTable, trained: LossTable) -> np.ndarray:
@@ -316,7 +316,7 @@ def exposed_list(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np
 
 
 def conclude(
-    strict: Sequence[Judged], loose: Sequence[Judged], listed: Exposed | None, looks: int, budgets: Budgets
+    strict: Sequence[Judged], loose: Sequence[Judged], listed: SignedList | None, looks: int, budgets: Budgets
 ) -> Membership:
     """Return whether membership is hidden, exposed or undecided at one step.
 
@@ -353,7 +353,7 @@ def most_found(found: Iterable[Judged], looks: int, budgets: Budgets, gain: floa
     return max(shown, key=lambda x: x.gain(looks, budgets.alpha), default=None)
 
 
-def unjudged(strict: Sequence[Judged], listed: Exposed | None) -> list[str]:
+def unjudged(strict: Sequence[Judged], listed: SignedList | None) -> list[str]:
     """Return what of the rule could not be looked at, with what it takes."""
     start = "Membership cannot be shown hidden:"
     if not strict:
@@ -457,7 +457,7 @@ def fixed_row(step: int, found: Judged, looks: int, note: str) -> dict[str, Any]
     }
 
 
-def exposure_rows(step: int, found: Exposed) -> list[dict[str, Any]]:
+def exposure_rows(step: int, found: SignedList) -> list[dict[str, Any]]:
     """Return the rows of exposure.parquet of one step, in the order of the losses."""
     return [
         {
@@ -514,7 +514,7 @@ def attacks_on(evidence: Evidence) -> list[Attack]:
     found = list(by_time("loss", own.times, -own.values, -heldout.values))
     if "other" in evidence.twin_losses and "heldout" in evidence.twin_losses:
         without = evidence.twin_losses["other"], evidence.twin_losses["heldout"]
-        ratios = [log_ratio(twin, mine) for twin, mine in zip(without, (own, heldout), strict=True)]
+        ratios = [ratio_by_level(twin, mine) for twin, mine in zip(without, (own, heldout), strict=True)]
         found += by_time("twin ratio", own.times, *ratios)
     for name, scored in evidence.attack_scores.items():
         members, others = (closeness(scored[role]) for role in ("own", "heldout"))

@@ -21,7 +21,7 @@ PICTURED = 10  # of them shown
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Concluded:
     """Whether membership is hidden at one step, and the sentences behind it."""
 
     step: int
@@ -29,11 +29,11 @@ class Outcome:
     reasons: tuple[str, ...]
 
 
-def outcomes(report: Report) -> list[Outcome]:
+def outcomes(report: Report) -> list[Concluded]:
     """Return what is concluded at each step; nothing in a run of an earlier version."""
     found = report.record["checks"].get("membership", [])
     return [
-        Outcome(each["step"], each["outcome"], (*each["reasons"], *([each["headline"]] if each["headline"] else [])))
+        Concluded(each["step"], each["outcome"], (*each["reasons"], *([each["headline"]] if each["headline"] else [])))
         for each in found
     ]
 

@@ -237,10 +237,10 @@ def test_images_of_one_person_count_as_one():
 
 def test_heldout_images_that_are_nearly_training_images_are_no_nonmembers():
     plain = asked(np.random.default_rng(0), m=40)
-    left = membership.without(plain, frozenset({"h0", "h39"}))
+    left = membership.without_images(plain, frozenset({"h0", "h39"}))
     assert len(left.losses["heldout"].ids) == 38 and "h0" not in left.attack_scores["SimA"]["heldout"].ids
     assert left.twin_losses["heldout"].values[0] == plain.twin_losses["heldout"].values[1]
-    assert len(left.losses["own"].ids) == 600 and membership.without(plain, NOBODY) is plain
+    assert len(left.losses["own"].ids) == 600 and membership.without_images(plain, NOBODY) is plain
 
 
 # The exposed list -------------------------------------------------------------------------

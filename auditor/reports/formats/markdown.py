@@ -159,7 +159,7 @@ def _membership(report: Report) -> Iterator[str]:
         for rate in found
         for row in {row.twin: row for row in rate.rows}.values()
     ]
-    if not columns and listed.empty and not concluded:
+    if not columns and listed.empty and (not concluded or report.tables["attacks"].empty):
         return
     yield from grid(
         [
