@@ -13,6 +13,7 @@ from auditor.measuring import by_noise, by_scale, controls, lean, membership, on
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
 from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
+from auditor.measuring.reading import EvidenceReader
 from auditor.measuring.series import Series, read_series
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
@@ -137,6 +138,32 @@ def compute(
     )
 
 
+def too_few_images(run: RunDirectory, scope: Scope, budgets: Budgets) -> list[str]:
+    """Return in which spaces a smooth model leans so much that the cap of the accepted lean binds (3.5).
+
+    It takes the evidence of the controls alone, and can so be told before the first sample is drawn.
+    """
+    references = {}
+    for space in scope.judged_spaces if scope.with_lean else ():
+        reader = EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
+        assert reader.pool is not None, "training images were given"
+        lands = {twin: reader.read_control("smooth", twin)[1] for twin in TWINS}
+        references[space] = lean.reference_share(lands, reader.pool)
+    return capped_leans(references, budgets)
+
+
+def capped_leans(references: Mapping[str, Reference], budgets: Budgets) -> list[str]:
+    """Return in which spaces the cap of the accepted lean binds, in a sentence; none where it does in no space."""
+    beyond = 0.5 + budgets.lean_safe_most - budgets.lean_safe_beyond_reference
+    capped = [f"{space} (own_share {each.share:.3f})" for space, each in references.items() if each.share > beyond]
+    if not capped:
+        return []
+    return [
+        "Too few training images to tell a smooth model from one that leans: a Gaussian fitted to each half leans as "
+        f"much in {', '.join(capped)}, and own_share is accepted up to {0.5 + budgets.lean_safe_most:.2f}."
+    ]
+
+
 def relabeling_of(series: Series) -> Relabeling | None:
     """Return the assignments of images to halves that all tests of the run share; None without two trained halves."""
     if not series.scope.with_lean or series.pool is None:
@@ -203,6 +230,7 @@ def context_of(
         release_size=scope.release_size,
         weights=scope.weights,
         classes_judged=series.strata is not None,
+        caveats=tuple(capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets)),
     )
 
 

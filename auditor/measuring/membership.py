@@ -141,7 +141,10 @@ def fixed_scores(evidence: Evidence, groups: Mapping[tuple[str, str], int]) -> l
     values = {OWN_LOSS: (-own.means, -heldout.means)}
     if {"other", "heldout"} <= set(evidence.twin_losses):
         twins = evidence.twin_losses
-        values[TWIN_RATIO] = ratio_by_level(twins["other"], own).mean(1), ratio_by_level(twins["heldout"], heldout).mean(1)
+        values[TWIN_RATIO] = (
+            ratio_by_level(twins["other"], own).mean(1),
+            ratio_by_level(twins["heldout"], heldout).mean(1),
+        )
     if "SimA" in evidence.attack_scores:
         asked = evidence.attack_scores["SimA"]
         values[SIMA] = closeness(asked["own"]).mean(1), closeness(asked["heldout"]).mean(1)

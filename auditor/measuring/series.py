@@ -129,11 +129,11 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {twin: losses.read_reference(run, twin) for twin in TWINS} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
         next((reader.strata for reader in trained.values()), None),
-        near_heldout(trained),
+        near_duplicates_heldout(trained),
     )
 
 
-def near_heldout(readers: Mapping[str, EvidenceReader]) -> frozenset[str]:
+def near_duplicates_heldout(readers: Mapping[str, EvidenceReader]) -> frozenset[str]:
     """Return the held-out images that are near-duplicates of training images, by correlation where that is known."""
     reader = readers.get("correlation") or next(iter(readers.values()), None)
     return frozenset() if reader is None else reader.near_heldout()
