@@ -52,7 +52,7 @@ class ToldOfMembers:
             {
                 "step": step,
                 "outcome": each.outcome,
-                "reasons": [*each.exposed, *each.missing, *([each.shown] if each.shown else [])],
+                "reasons": list(each.exposed or each.missing or [each.shown]),
                 "headline": each.headline,
             }
             for step, each in self.steps.items()
@@ -125,8 +125,8 @@ class Score:
     twin: str
     members: np.ndarray  # float64 [n]
     others: np.ndarray  # float64 [m]
-    member_ids: Sequence[str]
-    other_ids: Sequence[str]
+    member_ids: np.ndarray  # object [n]
+    other_ids: np.ndarray  # object [m]
     units: int  # distinct groups among the members: what a share of them counts as
 
 
@@ -237,7 +237,7 @@ def rank_of(m: int, rate: float) -> int:
     return counts.least_rank(m, rate)
 
 
-def draws(ids: Sequence[str], chosen: np.ndarray) -> np.ndarray:
+def draws(ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return a random number of each chosen image that depends on its id alone, uint64."""
     return np.array([derived_seed("tie", ids[i]) for i in np.flatnonzero(chosen)], dtype=np.uint64)
 
@@ -269,8 +269,8 @@ class SignedList:
         half, name, value = self.strongest
         return (
             f"{int(self.listed.sum())} training images are better known to the network that saw them than chance "
-            f"explains (exposed list, false discovery rate {EXPOSED_RATE:.0%}; most of all {name} of half {half}, "
-            f"whose loss is {np.exp(value):.2g} times lower than its half's usual)"
+            f"explains (exposed list, false discovery rate {EXPOSED_RATE:.0%}; most of all {name} of half {half}: "
+            f"{np.exp(value):.2g} times lower a loss than the other network has, beyond what is usual in its half)"
         )
 
 
@@ -386,12 +386,8 @@ def not_hidden(strict: Sequence[Judged], budgets: Budgets) -> list[str]:
         return []
     worst = max(over, key=lambda each: each.upper)
     others = f"; so do {len(over) - 1} of the other {len(strict) - 1}" if len(over) > 1 else ""
-    needed = images_needed(worst.share, budgets.membership_hits)
-    more = (
-        f"about {max(needed, ADVISED):,} training and as many held-out images would settle it, if it stays at that"
-        if needed
-        else "more images cannot settle it"
-    )
+    needed = images_needed(worst, budgets.membership_hits)
+    more = f"about {needed:,} of each half and held-out would settle it" if needed else "more images hardly settle it"
     return [
         f"Membership not shown hidden: {worst.score.name} recognizes {worst.hits:,} of {worst.n:,} training images of "
         f"twin {worst.score.twin} at {STRICT:.0%} false positives, at most {worst.upper:.1%} at 95%, accepted "
@@ -399,10 +395,17 @@ def not_hidden(strict: Sequence[Judged], budgets: Budgets) -> list[str]:
     ]
 
 
-def images_needed(share: float, accepted: float) -> int:
-    """Return how many members would show such a share to be accepted; 0 where 100,000 would not."""
-    sizes = (size for size in (500, 750, 1000, 1500, 2000, 3000, 5000, 10_000, 20_000, 50_000, 100_000))
-    return next((size for size in sizes if counts.upper_limit(share * size, size) <= accepted), 0)
+def images_needed(found: Judged, accepted: float) -> int:
+    """Return how many members and non-members would show this to be accepted; 0 where 10,000 would not.
+
+    What members are flagged beyond false positives is taken to stay; false positives fall with the non-members.
+    """
+    beyond = max(0.0, found.share - found.rank / (found.m + 1))
+    for size in (1000, 1500, 2000, 3000, 5000, 10_000):
+        share = beyond + rank_of(size, found.rate) / (size + 1)
+        if size > min(found.n, found.m) and counts.upper_limit(share * size, size) <= accepted:
+            return size
+    return 0
 
 
 def hidden_sentence(strict: Sequence[Judged], budgets: Budgets) -> str:
