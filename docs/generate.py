@@ -33,10 +33,11 @@ ATTACKS = """
 What would somebody find who has the checkpoint and asks which images it was trained on?
 
 `attacks.parquet` holds, per step, model and false-positive rate, what three means fixed beforehand find (`chosen` is
-*beforehand*: those of the twin ratio, the loss and SimA; conclusions rest on them), and what the best of all these scores finds
-on images that did not choose it (*best of many*; docs/statistics.md 5.4). Members are images of the own half, the others held-out images. f(x, t) is the
-noise that the network's output amounts to at input x and time t, x_t = α_t x_0 + σ_t ε, d the number of values of x. A
-smaller score is more member-like; the larger twin ratio is. A query is one image in one network call.
+*beforehand*: those of the twin ratio, the loss and SimA; conclusions rest on them), and what the best of all these
+scores finds on images that did not choose it (*best of many*; docs/statistics.md 5.4). Members are images of the own
+half, the others held-out images. f(x, t) is the noise that the network's output amounts to at input x and time t, x_t
+= α_t x_0 + σ_t ε, d the number of values of x. A smaller score is more member-like; the larger twin ratio is. A query
+is one image in one network call.
 
 - **loss**: mean over ±ε of ‖target - output‖²/d, at all L noise levels of the losses; no further query. arXiv
   1709.01604 for classifiers, `NaiveAttacker` in the code of arXiv 2305.18355.

@@ -26,7 +26,7 @@ def test_the_plan_says_beforehand_where_so_few_images_let_no_weights_be_released
     (few,) = [x for x in power.statement(2000, 348, 10, True, BUDGETS, (256, 348)) if "membership" in x]
     assert "no weights be released" in few and "give 1,000 training images (--loss-images 1000) and held-out" in few
     (enough,) = [x for x in power.statement(2000, 348, 10, True, BUDGETS, (500, 1000)) if "membership" in x]
-    assert "in about 92% of audits." in enough
+    assert "in about 91% of audits." in enough
     (scarce,) = [x for x in power.statement(2000, 500, 10, True, BUDGETS, (500, 500)) if "membership" in x]
     assert "in about 60% of audits; give 1,000" in scarce
     assert not [x for x in power.statement(2000, 348, 10, True, BUDGETS) if "membership" in x]
