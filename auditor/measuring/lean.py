@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class LeanResult:
     v_seed: float
     v_hub: float
     few_images: bool
+    gap_p_two_sided: float = 1.0  # likewise, of leaning to either half
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class LossLeanResult:
     high: float
     p: float
     p_corrected: float
+    p_two_sided: float = 1.0  # corrected likewise, of leaning to either half
 
 
 Lands = Mapping[str, Landing]  # by twin
@@ -86,14 +88,20 @@ def lean_tests(
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
     family = np.hstack([tests["gap"].z, *(loss_tests[step].z for step in steps)])
-    corrected = step_down_max_t(family)
+    corrected, either = step_down_max_t(family), step_down_max_t(np.abs(family))
     few = effective_images(gap) < FEW_IMAGES
     leans = {
-        cell: lean_result(lands[cell], pool, tests, i, float(corrected[i]), bool(few[i]), len(cells))
+        cell: replace(
+            lean_result(lands[cell], pool, tests, i, float(corrected[i]), bool(few[i]), len(cells)),
+            gap_p_two_sided=float(either[i]),
+        )
         for i, cell in enumerate(cells)
     }
     loss_leans = {
-        step: loss_result(pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[len(cells) + i]), seed)
+        step: replace(
+            loss_result(pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[len(cells) + i]), seed),
+            p_two_sided=float(either[len(cells) + i]),
+        )
         for i, step in enumerate(steps)
     }
     return leans, loss_leans
