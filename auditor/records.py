@@ -373,7 +373,8 @@ class Evidence:
     own_shared: np.ndarray | None = None  # bool [S], whether all halves hold it: it is in no pool then
     other_group: np.ndarray | None = None  # int64 [S], the same of the nearest image of the other half
     other_shared: np.ndarray | None = None  # bool [S]
-    heldout_own_shared: np.ndarray | None = None  # bool [H], the same of held-out images' nearest own image
+    heldout_own_group: np.ndarray | None = None  # int64 [H], the same of held-out images' nearest own image
+    heldout_own_shared: np.ndarray | None = None  # bool [H]
     pool_classed: np.ndarray | None = None  # bool [S], samples whose class has images enough; None: no classes
     own_in_class: np.ndarray | None = None  # float64 [S], nearest own image of the sample's class; equal numbers
     other_in_class: np.ndarray | None = None  # float64 [S]

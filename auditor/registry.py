@@ -133,6 +133,7 @@ STAGES = {  # what a run is made of, in the order of making where needs leave it
     "control_evidence": "auditor.stages.nearest:CONTROL",
     "samples": "auditor.stages.samples:STAGE",
     "losses": "auditor.stages.losses:STAGE",
+    "readings": "auditor.stages.readings:STAGE",
     "published_losses": "auditor.stages.published_losses:STAGE",
     "attack_scores": "auditor.stages.attack_scores:STAGE",
     "stepped_scores": "auditor.stages.attack_scores:STEPPED",
