@@ -40,7 +40,7 @@ def worse_than_linear(series: Series) -> dict[int, dict[str, tuple[float, float]
     return {step: each for step, each in found.items() if each} if all(found.values()) else {}
 
 
-def as_text(beside: Mapping[str, tuple[float, float]]) -> str:
+def beside_linear(beside: Mapping[str, tuple[float, float]]) -> str:
     """Say the losses of both twins and of the linear denoisers."""
     return ", ".join(f"{twin} {mine:.3g}, linear {linear:.3g}" for twin, (mine, linear) in beside.items())
 
@@ -68,7 +68,7 @@ def misread_networks(series: Series) -> list[str]:
     )
     return [
         "At every checkpoint both networks denoise held-out images worse than a linear model of their half does (at "
-        f"step {step:,}: {as_text(worse[step])}), and taken for networks that predict {best} instead of {given} they "
+        f"step {step:,}: {beside_linear(worse[step])}), and taken for networks that predict {best} instead of {given} they "
         f"err less than half as much (relative to an output of zeros: {errors}): check --prediction and --scheduler."
     ]
 
