@@ -11,10 +11,12 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import by_noise, by_scale, controls, halves, lean, membership, misread, onsets, phase, verdict
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
-from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
+from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
+from auditor.measuring.named import named_images
 from auditor.measuring.reading import EvidenceReader
 from auditor.measuring.series import Series, read_series
+from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
 from auditor.records import TWINS
@@ -35,6 +37,7 @@ LAYOUTS = {
     "attacks": columns.ATTACKS,
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
+    "named": columns.NAMED,
 }
 
 
@@ -112,8 +115,12 @@ def compute(
     curves = curves_of(series)
     located = locate(series, curves, budgets)
     context = context_of(series, tests, relabeling, references, located, budgets)
-    attacks = membership.attack_rows(series)
-    facts = step_facts(series, tests, references, located.underfit, curves.losses)
+    members = membership.told_of_members(series, budgets)
+    named = named_images(series) if relabeling is not None else ({}, [])
+    facts = [
+        replace(each, membership=members.steps.get(each.step))
+        for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
+    ]
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
@@ -122,15 +129,16 @@ def compute(
         onsets=all_onsets(series, tests, references, located, facts, scales, budgets),
         decisions=[replace(each, recommended=each.step == recommendation.step) for each in judged],
         recommendation=recommendation,
-        checks=checks_of(series, references, curves, located, context, facts, attacks, recommendation),
+        checks=checks_of(series, references, curves, located, context, facts, members, recommendation),
         facts=facts,
         context=context,
         curves=curves,
         images={
             "profiles": by_noise.profile_rows(series, relabeling),
-            "attacks": attacks,
-            "exposure": membership.exposure_rows(series),
+            "attacks": members.attacks,
+            "exposure": members.exposure,
             "scales": scales,
+            "named": named[1],
         },
     )
 
@@ -242,6 +250,7 @@ def step_facts(
     series: Series,
     tests: SeriesTests,
     references: Mapping[str, Reference],
+    named: Mapping[tuple[int, str], Named],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -267,6 +276,17 @@ def step_facts(
                 underfit=underfit[step],
                 loss_rise=rise,
                 kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
+                tails={
+                    s: tail_fact(
+                        {t: series.landings[step, t, s] for t in TWINS},
+                        series.pool,
+                        tests.lean[step, s].tail_p_corrected,
+                        references[s].tail,
+                    )
+                    for s in judged
+                    if tests.lean and series.pool is not None
+                },
+                named={s: named[step, s] for s in judged if (step, s) in named},
                 fit_judged=scope.with_heldout,
             )
         )
@@ -299,7 +319,7 @@ def checks_of(
     located: Located,
     context: Context,
     facts: Sequence[StepFacts],
-    attacks: Sequence[Mapping[str, Any]],
+    members: membership.ToldOfMembers,
     recommendation: Recommendation,
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""
@@ -314,7 +334,7 @@ def checks_of(
         "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
         "copy_ratio": copy_ratios(series),
-        "attacks_withheld": sorted({row["target_fpr"] for row in attacks if np.isnan(row["tpr"])}),
+        "membership": members.record,
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": asdict(recommendation),
     }

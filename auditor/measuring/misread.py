@@ -68,8 +68,8 @@ def misread_networks(series: Series) -> list[str]:
     )
     return [
         "At every checkpoint both networks denoise held-out images worse than a linear model of their half does (at "
-        f"step {step:,}: {beside_linear(worse[step])}), and taken for networks that predict {best} instead of {given} they "
-        f"err less than half as much (relative to an output of zeros: {errors}): check --prediction and --scheduler."
+        f"step {step:,}: {beside_linear(worse[step])}), and taken for networks that predict {best} instead of {given} "
+        f"they err less than half as much (relative to an output of zeros: {errors}): check --prediction and --scheduler."
     ]
 
 
