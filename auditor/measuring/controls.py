@@ -134,8 +134,12 @@ def heldout_third(series: Series, twin: str, space: str) -> np.ndarray:
 
 def one_landing(parts: Sequence[Landing]) -> Landing:
     """Return several landings as one, without what is known within classes."""
-    names = ("nearest_a", "nearest_b", "in_a", "gap")
-    return Landing(*(np.concatenate([getattr(each, name) for each in parts]) for name in names))
+    return Landing(
+        nearest_a=np.concatenate([each.nearest_a for each in parts]),
+        nearest_b=np.concatenate([each.nearest_b for each in parts]),
+        in_a=np.concatenate([each.in_a for each in parts]),
+        gap=np.concatenate([each.gap for each in parts]),
+    )
 
 
 def some_landings(land: Landing, rows: np.ndarray) -> Landing:
