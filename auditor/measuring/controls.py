@@ -213,7 +213,7 @@ def as_samples(
     return found
 
 
-def near_heldout(series: Series) -> list[str]:
+def near_heldout_told(series: Series) -> list[str]:
     """Return which held-out images are near-duplicates of training images, and what that does to the rates of copies.
 
     Findings of copies (4) keep them: whoever plants look-alikes among held-out images must not hide copies.

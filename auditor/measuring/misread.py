@@ -61,7 +61,7 @@ def misread_networks(series: Series) -> list[str]:
     if kind is None or kinds:
         return []
     errors = ", ".join(
-        f"{twin} {mean_of(each, 'error', kind):.2g} instead of {mean_of(each, 'error', given):.2g}"
+        f"{twin} {mean_reading(each, 'error', kind):.2g} instead of {mean_reading(each, 'error', given):.2g}"
         for twin, each in zip(series.scope.twins, known, strict=True)
     )
     return [
@@ -78,8 +78,8 @@ def another_kind(read: Mapping[str, Any]) -> str | None:
     round. Targets differ in size: the error alone would call a network that says nothing one that predicts the image;
     the relative error alone would take one that predicts a velocity, much of which nobody can know, for one of noise.
     """
-    error = {kind: mean_of(read, "error", kind) for kind in read["error"]}
-    relative = {kind: error[kind] / mean_of(read, "power", kind) for kind in error}
+    error = {kind: mean_reading(read, "error", kind) for kind in read["error"]}
+    relative = {kind: error[kind] / mean_reading(read, "power", kind) for kind in error}
 
     def compared(kind: str) -> list[float]:
         return sorted(each[kind] / each[read["given"]] for each in (error, relative))
@@ -88,6 +88,6 @@ def another_kind(read: Mapping[str, Any]) -> str | None:
     return best if compared(best)[0] <= HALF and compared(best)[1] <= LOWER else None
 
 
-def mean_of(read: Mapping[str, Any], what: str, kind: str) -> float:
+def mean_reading(read: Mapping[str, Any], what: str, kind: str) -> float:
     """Return the mean of ``error`` or ``power`` over images and noise levels."""
     return float(np.mean(read[what][kind]))

@@ -111,7 +111,7 @@ def test_a_program_that_looks_for_the_twins_samples_in_the_wrong_half_fails_the_
 def test_near_duplicates_of_training_images_leave_the_control_and_are_told_with_what_they_change():
     series = heldout_of({"a": np.arange(300) < 12, "b": np.zeros(300, dtype=bool)})
     series.near_heldout = frozenset(IDS[:6])
-    (said,) = controls.near_heldout(series)
+    (said,) = controls.near_heldout_told(series)
     assert said.startswith(
         "6 of 300 held-out images are near-duplicates of training images (h0, h1, h2, h3, h4 and 1 more)"
     )
@@ -119,7 +119,7 @@ def test_near_duplicates_of_training_images_leave_the_control_and_are_told_with_
     series.near_heldout = frozenset(IDS[:12])
     assert (controls.heldout_copy_p(series, "pixel") == 1).all()
     series.near_heldout = frozenset()
-    assert controls.near_heldout(series) == []
+    assert controls.near_heldout_told(series) == []
 
 
 def test_heldout_images_lean_to_no_half_in_the_median_of_random_cuts():
