@@ -241,7 +241,7 @@ def context_of(
         caveats=(
             *capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets),
             *looked.caveats,
-            *controls.near_heldout(series),
+            *controls.near_heldout_told(series),
         ),
     )
 

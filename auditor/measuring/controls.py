@@ -115,12 +115,12 @@ def heldout_lean_p(series: Series, relabeling: Relabeling, space: str) -> np.nda
     pool, ids = series.pool, {twin: heldout_third(series, twin, space) for twin in TWINS}
     assert pool is not None, "images were relabeled"
     kept = {twin: np.flatnonzero(~np.isin(ids[twin], list(series.near_heldout))) for twin in TWINS}
-    whole = joined([taken(series.landings["heldout", twin, space], kept[twin]) for twin in TWINS])
+    whole = one_landing([some_landings(series.landings["heldout", twin, space], kept[twin]) for twin in TWINS])
     cuts = random_cuts(len(whole.in_a), 2, derived_seed("heldout halves", series.scope.seed))
     if len(cuts[0][0]) < 2:
         return np.empty(0)
     n = len(pool.labels)
-    gaps = [taken(whole, a).weights(n, True) - taken(whole, b).weights(n, True) for a, b in cuts]
+    gaps = [some_landings(whole, a).weights(n, True) - some_landings(whole, b).weights(n, True) for a, b in cuts]
     z = np.abs(relabeling_test(relabeling, np.array(gaps)).z)
     p: np.ndarray = at_least(z, z[0]).mean(axis=0)
     return p
@@ -132,7 +132,7 @@ def heldout_third(series: Series, twin: str, space: str) -> np.ndarray:
     return ids[TWINS.index(twin) :: THIRDS][: len(ids) // THIRDS]
 
 
-def joined(parts: Sequence[Landing]) -> Landing:
+def one_landing(parts: Sequence[Landing]) -> Landing:
     """Return several landings as one, without what is known within classes."""
     return Landing(
         nearest_a=np.concatenate([each.nearest_a for each in parts]),
@@ -142,7 +142,7 @@ def joined(parts: Sequence[Landing]) -> Landing:
     )
 
 
-def taken(land: Landing, rows: np.ndarray) -> Landing:
+def some_landings(land: Landing, rows: np.ndarray) -> Landing:
     """Return where some of the samples land."""
     return Landing(land.nearest_a[rows], land.nearest_b[rows], land.in_a[rows], land.gap[rows])
 
@@ -213,7 +213,7 @@ def as_samples(
     return found
 
 
-def near_heldout(series: Series) -> list[str]:
+def near_heldout_told(series: Series) -> list[str]:
     """Return which held-out images are near-duplicates of training images, and what that does to the rates of copies.
 
     Findings of copies (4) keep them: whoever plants look-alikes among held-out images must not hide copies.

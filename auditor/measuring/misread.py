@@ -9,7 +9,8 @@ import numpy as np
 
 from auditor.measuring.series import Series
 
-ANOTHER = 0.5  # of the relative error, at most, that another kind of prediction has where a network is misread
+HALF = 0.5  # of the error, or of the relative one, at most, that another kind has where a network is misread
+LOWER = 0.9  # of the other of both
 
 
 def losses_beside_linear(series: Series, step: int) -> dict[str, tuple[float, float]] | None:
@@ -40,7 +41,7 @@ def worse_than_linear(series: Series) -> dict[int, dict[str, tuple[float, float]
     return {step: each for step, each in found.items() if each} if all(found.values()) else {}
 
 
-def as_text(beside: Mapping[str, tuple[float, float]]) -> str:
+def beside_linear(beside: Mapping[str, tuple[float, float]]) -> str:
     """Say the losses of both twins and of the linear denoisers."""
     return ", ".join(f"{twin} {mine:.3g}, linear {linear:.3g}" for twin, (mine, linear) in beside.items())
 
@@ -48,31 +49,45 @@ def as_text(beside: Mapping[str, tuple[float, float]]) -> str:
 def misread_networks(series: Series) -> list[str]:
     """Return that the networks seem to predict something else than the run takes them for.
 
-    At every checkpoint both are worse than a linear model, and at the last another of the three targets of a discrete
-    process is missed by at most half as much, relative to a network that says nothing (zeros).
+    At every checkpoint both are worse than a linear model, and at the last both are another of the three kinds.
     """
     worse = worse_than_linear(series)
     step = series.scope.steps[-1]
     known = [series.network(step, twin).more.get("readings", {}) for twin in series.scope.twins] if worse else []
     if not known or not all(known):
         return []
-    relative = [relative_errors(each) for each in known]
-    given = str(known[0]["given"])
-    sums = {kind: sum(each[kind] for each in relative) for kind in relative[0]}
-    best = min(sums, key=lambda kind: sums[kind])
-    if not all(each[best] <= ANOTHER * each[given] for each in relative):
+    kinds = {another_kind(each) for each in known}
+    kind, given = kinds.pop(), str(known[0]["given"])
+    if kind is None or kinds:
         return []
     errors = ", ".join(
-        f"{twin} {each[best]:.2f} instead of {each[given]:.2f}"
-        for twin, each in zip(series.scope.twins, relative, strict=True)
+        f"{twin} {mean_reading(each, 'error', kind):.2g} instead of {mean_reading(each, 'error', given):.2g}"
+        for twin, each in zip(series.scope.twins, known, strict=True)
     )
     return [
         "At every checkpoint both networks denoise held-out images worse than a linear model of their half does (at "
-        f"step {step:,}: {as_text(worse[step])}), and taken for networks that predict {best} instead of {given} they "
-        f"err less than half as much (relative to an output of zeros: {errors}): check --prediction and --scheduler."
+        f"step {step:,}: {beside_linear(worse[step])}), and taken for networks that predict {kind} instead of {given} "
+        f"they err less (squared error {errors}): check --prediction and --scheduler."
     ]
 
 
-def relative_errors(read: Mapping[str, Any]) -> dict[str, float]:
-    """Return by kind of prediction the mean over noise levels and images of error, over that of the target's square."""
-    return {kind: float(np.mean(read["error"][kind]) / np.mean(read["power"][kind])) for kind in read["error"]}
+def another_kind(read: Mapping[str, Any]) -> str | None:
+    """Return what a network's output misses by far less than what it is taken for; None where nothing does.
+
+    The squared error is at most half as large and, relative to an output of zeros, at most .9 times, or the other way
+    round. Targets differ in size: the error alone would call a network that says nothing one that predicts the image;
+    the relative error alone would take one that predicts a velocity, much of which nobody can know, for one of noise.
+    """
+    error = {kind: mean_reading(read, "error", kind) for kind in read["error"]}
+    relative = {kind: error[kind] / mean_reading(read, "power", kind) for kind in error}
+
+    def compared(kind: str) -> list[float]:
+        return sorted(each[kind] / each[read["given"]] for each in (error, relative))
+
+    best = min(error, key=lambda kind: sum(compared(kind)))
+    return best if compared(best)[0] <= HALF and compared(best)[1] <= LOWER else None
+
+
+def mean_reading(read: Mapping[str, Any], what: str, kind: str) -> float:
+    """Return the mean of ``error`` or ``power`` over images and noise levels."""
+    return float(np.mean(read[what][kind]))

@@ -26,7 +26,7 @@ def underfit_reasons(series: Series, losses: np.ndarray, loss: Onset, budgets: B
         if step in worse:
             reasons.append(
                 "Underfit: at every checkpoint both networks denoise held-out images worse than a linear model of "
-                f"their half does (here {misread.as_text(worse[step])})."
+                f"their half does (here {misread.beside_linear(worse[step])})."
             )
         for twin in series.scope.twins if series.heldout is not None else ():
             reasons += sample_underfit(series, step, twin, budgets)

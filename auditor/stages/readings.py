@@ -95,11 +95,11 @@ class Readings(Stage):
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of images, noise levels and kinds."""
-        return n_images(asked) * len(times_of(asked)) * len(schedules.DISCRETE)
+        return few_images(asked) * len(reading_times(asked)) * len(schedules.DISCRETE)
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return the calls, which are few: every cell is asked once."""
-        cells = n_images(asked) * len(times_of(asked))
+        cells = few_images(asked) * len(reading_times(asked))
         return Cost(calls=-(-cells // asked.batch_size), bytes=cells * len(schedules.DISCRETE) * self.row_bytes)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
@@ -107,7 +107,7 @@ class Readings(Stage):
         import torch
 
         asked, loaded, model = bench.asked, bench.loaded, bench.network(task.of)
-        images, times = chosen.each_of(loaded, {"heldout": n_images(asked)}), times_of(asked)
+        images, times = chosen.each_of(loaded, {"heldout": few_images(asked)}), reading_times(asked)
         ids, classes = chosen.ids_of(loaded, images), chosen.classes_of(loaded, images)
         h, w, c = model.x_shape
         eps = denoising.cell_noise(asked.config.seed, ids, "readings", len(times), (c, h, w)).flatten(0, 1)
@@ -149,12 +149,12 @@ class Readings(Stage):
         }
 
 
-def n_images(asked: Asked) -> int:
+def few_images(asked: Asked) -> int:
     """Return how many held-out images are asked about."""
     return chosen.image_counts(asked, IMAGES)["heldout"]
 
 
-def times_of(asked: Asked) -> np.ndarray:
+def reading_times(asked: Asked) -> np.ndarray:
     """Return the diffusion times of the cells, int64, ascending."""
     return np.unique(denoising.time_levels(LEVELS, schedules.n_times(asked.scheduler)))
 

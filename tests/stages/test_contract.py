@@ -326,7 +326,16 @@ def test_the_calls_that_are_announced_are_made_and_told_and_the_bytes_are_the_sa
     assert bool(task.calls) <= stage(name).network or name == "trajectories"
 
 
-KNOWN_TO_ASK = ("samples", "losses", "published_losses", "attack_scores", "stepped_scores", "u_turns", "trajectories")
+KNOWN_TO_ASK = (
+    "samples",
+    "losses",
+    "readings",
+    "published_losses",
+    "attack_scores",
+    "stepped_scores",
+    "u_turns",
+    "trajectories",
+)
 ASKING = tuple(name for name in KNOWN_TO_ASK if name in NAMES)
 
 
@@ -380,6 +389,7 @@ def test_making_that_is_killed_goes_on_to_the_same_bytes_with_fewer_calls(
 
 VALUES = {  # stage -> the column that every number of must be in what is read
     "losses": "loss",
+    "readings": "error",
     "attack_scores": "score",
     "stepped_scores": "score",
     "u_turns": "distance",
