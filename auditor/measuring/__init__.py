@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import by_noise, by_scale, controls, lean, membership, onsets, phase, verdict
+from auditor.measuring import (
+    by_noise,
+    by_scale,
+    classes,
+    controls,
+    lean,
+    membership,
+    named,
+    onsets,
+    phase,
+    tail,
+    verdict,
+)
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
 from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
@@ -35,6 +47,9 @@ LAYOUTS = {
     "attacks": columns.ATTACKS,
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
+    "named": named.NAMED,
+    "tails": tail.TAILS,
+    "classes": classes.CLASSES,
 }
 
 
@@ -61,7 +76,7 @@ class Measured:
     curves: Curves | None = None
     images: Mapping[str, Sequence[Mapping[str, Any]]] = field(
         default_factory=dict
-    )  # profiles, attacks, exposure, scales
+    )  # profiles, attacks, exposure, scales, named, classes
 
     @property
     def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -131,6 +146,8 @@ def compute(
             "attacks": attacks,
             "exposure": membership.exposure_rows(series),
             "scales": scales,
+            "named": named.named_rows(series, named.competitions(series)),
+            "classes": classes.class_rows(series, budgets),
         },
     )
 

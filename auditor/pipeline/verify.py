@@ -44,6 +44,9 @@ KEYS = {
     "scales": ("step", "scale", "metric"),
     "attacks": ("step", "twin", "target_fpr"),
     "exposure": ("step", "half", "id"),
+    "named": ("step", "space", "twin", "list", "rank"),
+    "tails": ("step", "space"),
+    "classes": ("step", "space", "class"),
     "protocol": ("quantity", "twin", "space", "step"),
 }
 COLUMNS = LAYOUTS | {"protocol": columns.PROTOCOL}

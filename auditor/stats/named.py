@@ -1,7 +1,7 @@
 """Which training images samples lead back to, by target-decoy competition (docs/statistics.md 4.5).
 
-Images of the other half are the decoys: had samples nothing to do with who was trained on what, each named group would be
-of the own half or the other by the toss of a fair coin.
+Images of the other half are the decoys: had samples nothing to do with which half was trained on, each named group
+would be of the own half or the other by the toss of a fair coin.
 """
 
 from __future__ import annotations
