@@ -9,24 +9,14 @@ from typing import Any
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import (
-    by_noise,
-    by_scale,
-    classes,
-    controls,
-    lean,
-    membership,
-    named,
-    onsets,
-    phase,
-    tail,
-    verdict,
-)
+from auditor.measuring import by_noise, by_scale, classes, controls, lean, membership, onsets, phase, verdict
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
-from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
+from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
+from auditor.measuring.named import named_images
 from auditor.measuring.reading import EvidenceReader
 from auditor.measuring.series import Series, read_series
+from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
 from auditor.records import TWINS
@@ -47,8 +37,7 @@ LAYOUTS = {
     "attacks": columns.ATTACKS,
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
-    "named": named.NAMED,
-    "tails": tail.TAILS,
+    "named": columns.NAMED,
     "classes": classes.CLASSES,
 }
 
@@ -76,7 +65,7 @@ class Measured:
     curves: Curves | None = None
     images: Mapping[str, Sequence[Mapping[str, Any]]] = field(
         default_factory=dict
-    )  # profiles, attacks, exposure, scales, named, classes
+    )  # profiles, attacks, exposure, scales
 
     @property
     def rows(self) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -128,7 +117,17 @@ def compute(
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
     attacks = membership.attack_rows(series)
-    facts = step_facts(series, tests, references, located.underfit, curves.losses)
+    named = named_images(series) if relabeling is not None else ({}, [])
+    in_classes = classes.class_rows(series, budgets)
+    context = replace(
+        context,
+        classes_judged=bool(in_classes),
+        caveats=(*context.caveats, *classes.unjudged_classes(series, in_classes)),
+    )
+    facts = [
+        replace(each, leaning_classes=classes.leaning_classes(in_classes, each.step))
+        for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
+    ]
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
@@ -146,8 +145,8 @@ def compute(
             "attacks": attacks,
             "exposure": membership.exposure_rows(series),
             "scales": scales,
-            "named": named.named_rows(series, named.competitions(series)),
-            "classes": classes.class_rows(series, budgets),
+            "named": named[1],
+            "classes": in_classes,
         },
     )
 
@@ -243,7 +242,6 @@ def context_of(
         release=scope.release,
         release_size=scope.release_size,
         weights=scope.weights,
-        classes_judged=series.strata is not None,
         caveats=tuple(capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets)),
     )
 
@@ -252,6 +250,7 @@ def step_facts(
     series: Series,
     tests: SeriesTests,
     references: Mapping[str, Reference],
+    named: Mapping[tuple[int, str], Named],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -277,6 +276,17 @@ def step_facts(
                 underfit=underfit[step],
                 loss_rise=rise,
                 kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
+                tails={
+                    s: tail_fact(
+                        {t: series.landings[step, t, s] for t in TWINS},
+                        series.pool,
+                        tests.lean[step, s].tail_p_corrected,
+                        references[s].tail,
+                    )
+                    for s in judged
+                    if tests.lean and series.pool is not None
+                },
+                named={s: named[step, s] for s in judged if (step, s) in named},
                 fit_judged=scope.with_heldout,
             )
         )

@@ -44,8 +44,7 @@ KEYS = {
     "scales": ("step", "scale", "metric"),
     "attacks": ("step", "twin", "target_fpr"),
     "exposure": ("step", "half", "id"),
-    "named": ("step", "space", "twin", "list", "rank"),
-    "tails": ("step", "space"),
+    "named": ("step", "space", "twin", "list", "half", "id"),
     "classes": ("step", "space", "class"),
     "protocol": ("quantity", "twin", "space", "step"),
 }

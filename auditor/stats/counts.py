@@ -29,7 +29,7 @@ def upper_limit(hits: int, n: int, level: float = LEVEL) -> float:
 
 
 def lower_limit(hits: float, n: int, level: float = LEVEL) -> float:
-    """Return the one-sided Clopper-Pearson lower limit."""
+    """Return the one-sided Clopper-Pearson lower limit; half hits (ties) are allowed."""
     return 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, 1 - level))
 
 

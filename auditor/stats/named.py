@@ -1,7 +1,8 @@
-"""Which training images samples lead back to, by target-decoy competition (docs/statistics.md 4.5).
+"""Which images stand behind samples, by target-decoy competition (docs/statistics.md 4.5).
 
-Images of the other half are the decoys: had samples nothing to do with which half was trained on, each named group
-would be of the own half or the other by the toss of a fair coin.
+As in proteomics and with knockoffs: an image that a model was trained on is a target, one of the other half a decoy.
+If samples do not depend on which images were trained on, the strongest evidence of each image is as likely to come
+from either model, so that decoys among the strongest images tell how many targets are there by chance.
 """
 
 from __future__ import annotations
@@ -10,85 +11,62 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NAME_FDR = 0.1  # expected share of the list that is there wrongly, at most
-ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The pool image that each sample names, and how strongly."""
-
-    image: np.ndarray  # int64 [S], pool index
-    own: np.ndarray  # bool [S], whether the model that drew the sample was trained on it
-    strength: np.ndarray  # float64 [S] >= 0, in which labels must not be seen; 0 or NaN: names nothing
+FDR = 0.10  # false discovery rate of the list
 
 
 @dataclass(frozen=True)
 class Competition:
-    """The groups that samples name, strongest first, and which of them are listed."""
+    """The groups of images that win any sample, strongest first."""
 
-    group: np.ndarray  # int64 [K], number of the group
-    image: np.ndarray  # int64 [K], pool index of the image that its strongest sample is nearest to
-    sample: np.ndarray  # int64 [K], row of that sample
-    own: np.ndarray  # bool [K], target (True) or decoy
-    strength: np.ndarray  # float64 [K], descending
-    wins: np.ndarray  # int64 [K], samples that name it, own ones of a target, others of a decoy
-    q_value: np.ndarray  # float64 [K] in (0, 1], least FDR at which it is listed
-    listed: np.ndarray  # bool [K], targets with q_value up to the FDR
+    groups: np.ndarray  # int64 [G]
+    strongest: np.ndarray  # int64 [G], row of the sample that speaks most for the group
+    wins: np.ndarray  # int64 [G], samples that are nearest to the group
+    target: np.ndarray  # bool [G], whether the strongest sample is of a model that was trained on the group
+    q_value: np.ndarray  # float64 [G], the least false discovery rate at which the group is on the list
 
     @property
-    def names(self) -> np.ndarray:
-        """Pool indices of the listed images, strongest first, int64."""
-        found: np.ndarray = self.image[self.listed]
-        return found
+    def listed(self) -> np.ndarray:
+        """Targets with a q-value up to ``FDR``, bool ``[G]``; below 1 / FDR targets nothing can be listed."""
+        return self.target & (self.q_value <= FDR)
 
 
-def compete(nearest: Nearest, groups: np.ndarray, fdr: float = NAME_FDR, odds: float = 1.0) -> Competition:
-    """Return the groups that samples name, each a target or a decoy by its strongest sample, and the list.
+def compete(magnitude: np.ndarray, groups: np.ndarray, own: np.ndarray, decoys_per_target: float = 1.0) -> Competition:
+    """Return the competition of groups for samples.
 
-    FDR^(k) = odds (1 + decoys in the first k) / max(1, targets in the first k); the list is the targets
-    among the largest k at which it is at most ``fdr``. A group that a sample of the own model and one of
-    another name equally strongly is dropped; of groups that are equally strong all are counted or none.
-    ``odds`` is the number of possible targets over that of possible decoys. ``groups`` is int64 ``[N]``,
-    the group of each pool image; exact if groups were dealt at random and ``strength`` and ``image``
-    depend on no label (4.5).
+    Parameters
+    ----------
+    magnitude
+        How much its nearest image stands out for each sample, float64 ``[S]``; larger is stronger. It must not know
+        which images were trained on. Samples whose magnitude is 0 or unknown take no part.
+    groups
+        Group of the nearest image of each sample, int64 ``[S]``.
+    own
+        Whether the sample's model was trained on that image, float64 ``[S]`` or bool; 1/2 (a tie) takes no part.
+    decoys_per_target
+        m / n where there are m decoys and n targets in all: a decoy then stands for n / m chance targets.
+
+    Returns
+    -------
+    Competition
+        FDR(k) = (1 + decoys in the first k) (n / m) / max(1, targets in the first k), made monotone from the weakest
+        on. Of groups with equal magnitude decoys stand first; a group that both kinds of models show equally is left
+        out.
     """
-    rows = np.flatnonzero(nearest.strength > 0)
-    strength, own = nearest.strength[rows], nearest.own[rows]
-    numbers, member = np.unique(groups[nearest.image[rows]], return_inverse=True)
-    best = {side: np.full(len(numbers), -np.inf) for side in (True, False)}
-    for side, each in best.items():
-        np.maximum.at(each, member[own == side], strength[own == side])
-    target, most = best[True] > best[False], np.maximum(best[True], best[False])
-    winning = own == target[member]
-    wins = np.bincount(member[winning], minlength=len(numbers))
-    first = np.full(len(numbers), len(rows))
-    strongest = np.flatnonzero(winning & (strength == most[member]))
-    np.minimum.at(first, member[strongest], strongest)
-    kept = np.flatnonzero(best[True] != best[False])
-    order = kept[np.argsort(-most[kept], kind="stable")]
-    q_value = q_values(most[order], target[order], odds)
-    sample = rows[first[order]]
-    return Competition(
-        group=numbers[order],
-        image=nearest.image[sample],
-        sample=sample,
-        own=target[order],
-        strength=most[order],
-        wins=wins[order],
-        q_value=q_value,
-        listed=target[order] & (q_value <= fdr + ROUNDING),
-    )
-
-
-def q_values(strength: np.ndarray, target: np.ndarray, odds: float = 1.0) -> np.ndarray:
-    """Return the least estimated FDR of a list that reaches as far as each group, ``[K]`` in (0, 1].
-
-    ``strength`` descends. A list ends nowhere between equally strong groups, whose order says nothing.
-    """
-    decoys, targets = np.cumsum(~target), np.cumsum(target)
-    estimate = odds * (1 + decoys) / np.maximum(1, targets)
-    inside = np.append(strength[1:] == strength[:-1], False)[: len(strength)]
-    estimate = np.where(inside, np.inf, estimate)
-    least: np.ndarray = np.minimum(1.0, np.minimum.accumulate(estimate[::-1])[::-1])
-    return least
+    taken = np.flatnonzero((magnitude > 0) & (np.asarray(own, dtype=float) != 0.5))
+    strength, group, mine = magnitude[taken], groups[taken], np.asarray(own, dtype=float)[taken] == 1
+    order = np.lexsort((mine, -strength, group))  # by group, strongest first, of equals the decoy first
+    names, first, wins = np.unique(group[order], return_index=True, return_counts=True)
+    best = order[first]
+    # the strongest of the other kind, where it is as strong, makes the group a tie
+    tied = np.zeros(len(names), dtype=bool)
+    second = first + 1
+    there = second < np.append(first[1:], len(order))
+    rivals = order[np.where(there, second, first)]
+    tied = there & (strength[rivals] == strength[best]) & (mine[rivals] != mine[best])
+    names, best, wins = names[~tied], best[~tied], wins[~tied]
+    ranked = np.lexsort((mine[best], -strength[best]))
+    names, best, wins = names[ranked], best[ranked], wins[ranked]
+    target = mine[best]
+    rate = (1 + np.cumsum(~target)) / decoys_per_target / np.maximum(1, np.cumsum(target))
+    q_value = np.minimum(1.0, np.minimum.accumulate(rate[::-1])[::-1])
+    return Competition(names, taken[best], wins, target, q_value)
