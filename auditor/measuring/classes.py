@@ -59,11 +59,11 @@ def within(lands: Lands, strata: np.ndarray) -> list[OneClass]:
     for each, n in zip(*np.unique(number, return_counts=True), strict=True):
         if n >= LEAST_SAMPLES:
             rows = np.flatnonzero(number == each)
-            found.append(OneClass(int(each), {twin: rows_of(land, rows) for twin, land in of.items()}, int(n)))
+            found.append(OneClass(int(each), {twin: some_of(land, rows) for twin, land in of.items()}, int(n)))
     return found
 
 
-def rows_of(land: Landing, rows: np.ndarray) -> Landing:
+def some_of(land: Landing, rows: np.ndarray) -> Landing:
     """Return where some of the samples land."""
     return Landing(land.nearest_a[rows], land.nearest_b[rows], land.in_a[rows], land.gap[rows])
 
@@ -171,19 +171,19 @@ def unjudged_classes(series: Series, rows: Sequence[Mapping[str, Any]]) -> tuple
             (
                 few,
                 f"Of classes with fewer than {LEAST_IN_CLASS} images in a half only the named list tells: "
-                f"{', '.join(listed(few))}.",
+                f"{', '.join(first_numbers(few))}.",
             ),
             (
                 undrawn,
                 f"Not judged, for fewer than {LEAST_SAMPLES} samples of a twin were drawn as them: "
-                f"{', '.join(listed(undrawn))}.",
+                f"{', '.join(first_numbers(undrawn))}.",
             ),
         )
         if those
     )
 
 
-def listed(numbers: Sequence[int]) -> Iterator[str]:
+def first_numbers(numbers: Sequence[int]) -> Iterator[str]:
     """Yield the first numbers of classes, and how many there are more."""
     yield from (f"class {number}" for number in numbers[:TOLD])
     if len(numbers) > TOLD:
