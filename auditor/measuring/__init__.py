@@ -116,7 +116,7 @@ def compute(
     curves = curves_of(series)
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
-    attacks = membership.attack_rows(series)
+    members = membership.told_of_members(series, budgets)
     named = named_images(series) if relabeling is not None else ({}, [])
     in_classes = classes.class_rows(series, budgets)
     context = replace(
@@ -125,7 +125,11 @@ def compute(
         caveats=(*context.caveats, *classes.unjudged_classes(series, in_classes)),
     )
     facts = [
-        replace(each, leaning_classes=classes.leaning_classes(in_classes, each.step))
+        replace(
+            each,
+            membership=members.steps.get(each.step),
+            leaning_classes=classes.leaning_classes(in_classes, each.step),
+        )
         for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
     ]
     recommendation = verdict.recommend(facts, context, budgets)
@@ -136,14 +140,14 @@ def compute(
         onsets=all_onsets(series, tests, references, located, facts, scales, budgets),
         decisions=[replace(each, recommended=each.step == recommendation.step) for each in judged],
         recommendation=recommendation,
-        checks=checks_of(series, references, curves, located, context, facts, attacks, recommendation),
+        checks=checks_of(series, references, curves, located, context, facts, members, recommendation),
         facts=facts,
         context=context,
         curves=curves,
         images={
             "profiles": by_noise.profile_rows(series, relabeling),
-            "attacks": attacks,
-            "exposure": membership.exposure_rows(series),
+            "attacks": members.attacks,
+            "exposure": members.exposure,
             "scales": scales,
             "named": named[1],
             "classes": in_classes,
@@ -319,7 +323,7 @@ def checks_of(
     located: Located,
     context: Context,
     facts: Sequence[StepFacts],
-    attacks: Sequence[Mapping[str, Any]],
+    members: membership.ToldOfMembers,
     recommendation: Recommendation,
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""
@@ -333,7 +337,7 @@ def checks_of(
         "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
         "copy_ratio": copy_ratios(series),
-        "attacks_withheld": sorted({row["target_fpr"] for row in attacks if np.isnan(row["tpr"])}),
+        "membership": members.record,
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": asdict(recommendation),
     }

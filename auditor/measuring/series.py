@@ -47,6 +47,7 @@ class Series:
     linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
     scales: Mapping[int, CellScales]  # by step, where the twins' predictions were compared
     strata: np.ndarray | None = None  # int64 [N], class of each pool image, -1 where it takes no part within classes
+    near_heldout: frozenset[str] = frozenset()  # held-out images that are near-duplicates of training images
     class_references: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # by space, columns by class
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
@@ -129,8 +130,15 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {twin: losses.read_reference(run, twin) for twin in TWINS} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
         next((reader.strata for reader in trained.values()), None),
+        near_duplicates_heldout(trained),
         {space: class_references.read_table(run, space) for space in scope.judged_spaces},
     )
+
+
+def near_duplicates_heldout(readers: Mapping[str, EvidenceReader]) -> frozenset[str]:
+    """Return the held-out images that are near-duplicates of training images, by correlation where that is known."""
+    reader = readers.get("correlation") or next(iter(readers.values()), None)
+    return frozenset() if reader is None else reader.near_heldout()
 
 
 def require_seeds(run: RunDirectory, found: Evidence, scope: Scope) -> None:

@@ -90,7 +90,7 @@ def test_exchanged_halves_exchange_targets_and_decoys():
 
 
 def test_hubs_and_dependent_seeds_name_nobody_either():
-    """Each twin prefers a few images of its own, whichever half they are of: over dealt halves few lists hold anybody."""
+    """Each twin prefers a few images of its own, whichever half they are of: few lists hold anybody."""
     rng = np.random.default_rng(3)
     held = []
     for _ in range(300):
