@@ -131,6 +131,7 @@ STAGES = {  # what a run is made of, in the order of making where needs leave it
     "features": "auditor.stages.features:STAGE",
     "sets": "auditor.stages.sets:STAGE",
     "control_evidence": "auditor.stages.nearest:CONTROL",
+    "class_references": "auditor.stages.class_references:STAGE",
     "samples": "auditor.stages.samples:STAGE",
     "losses": "auditor.stages.losses:STAGE",
     "readings": "auditor.stages.readings:STAGE",
