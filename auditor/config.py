@@ -21,6 +21,7 @@ N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
 COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
+WINDOW_RATIO = 1 / 5  # the same where copies of a part are to be shown rare: honest parts come near more often
 SETS_SPACE = "pixel"  # where a quick audit compares the image sets with each other
 LOSS_STRATA = ("time", "log-snr")
 PUBLISHED_SAMPLER = "published"

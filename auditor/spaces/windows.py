@@ -33,12 +33,17 @@ class WindowSpace(Space):
     direction of its own, drawn from the bytes of the picture, in 16 coordinates that are 0 for all others: its
     distance is 1.414 from every window that is not blank, 0 from that of the very same picture, and from other blank
     ones anything about 1.414, hence no copy.
+
+    Windows are there to find copies and leans. How a part is distributed is not asked: eight times KID, precision and
+    the like would cost more than all distances.
     """
+
+    vectors = False
 
     def __init__(self, settings: SpaceSettings, part: str) -> None:
         """Need nothing of the settings; ``part`` is a key of `PARTS`."""
         self.part, self.name = part, f"window-{part}"
-        self.revision = f"{self.name}-1"
+        self.revision = f"{self.name}-2"
         self.metric_note = f"sqrt(2 (1 - r)) with r the Pearson correlation within one window: {PARTS[part]}."
         self.correlation = open_space("correlation", settings)
 

@@ -199,7 +199,7 @@ class SampleEvidence(Stage):
             samples=features.of_samples(bench, space, task.of),
             twin_samples=features.of_samples(bench, space, twin_of(task.of)) if paired(asked) else None,
             references=halves.by_role(bench, space, task.twin),
-            heldout=heldout,
+            heldout=heldout if space in asked.scope.compared_spaces else None,
             seeds=asked.seeds,
             saturated=saturated(pictures),
             kid_term=bench.once("kid", space, make=lambda: kid_heldout_term(heldout))

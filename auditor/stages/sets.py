@@ -83,8 +83,12 @@ def heldout_rows(
     references: Mapping[str, Reference],
     n_samples: int = MANY,
     classes: np.ndarray | None = None,
+    spread: bool = True,
 ) -> dict[str, Any]:
-    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
+    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone.
+
+    How held-out images are spread among themselves and training images is found where ``spread`` says so, else NaN.
+    """
     data: dict[str, Any] = blank(HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
     data["class"] = class_column(classes, len(heldout.ids))
     for twin, reference in references.items():
@@ -95,7 +99,11 @@ def heldout_rows(
         data[f"{twin}_outside_distance"] = outside_distance(heldout, reference, full)
         data[f"{twin}_cell"] = cells.assign(heldout.vectors, reference.centers)
         data[f"{twin}_class_distance"] = of_class(heldout, classes, reference, full)[1]
-        data[f"cover_{twin}_distance"] = search(heldout, features.subset(reference.pool, n_samples), 1).distances[:, 0]
+        if spread:
+            few = features.subset(reference.pool, n_samples)
+            data[f"cover_{twin}_distance"] = search(heldout, few, 1).distances[:, 0]
+    if not spread:
+        return data
     within = search(heldout, heldout, COVERAGE_K, exclude_self=True)
     return data | {f"within_distance_{COVERAGE_K}": within.distances[:, COVERAGE_K - 1]}
 
@@ -197,12 +205,13 @@ class SetEvidence(Stage):
         """Write the table of one set, or of the pool."""
         loaded, references = bench.loaded, halves.by_half(bench, task.space)
         heldout = features.of_heldout(bench, task.space)
+        spread = task.space in bench.asked.scope.compared_spaces
         if task.of == "heldout" and heldout is not None:
             n = min(bench.asked.n_samples, len(references["a"].pool.ids))
-            columns, data = HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"))
+            columns, data = HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"), spread)
         elif task.of == POOL:
             pixels = {twin: pixel_facts(loaded.sets[f"train-{twin}"].images) for twin in references}
-            columns, data = POOL_IMAGES, pool_rows(references, pixels, heldout)
+            columns, data = POOL_IMAGES, pool_rows(references, pixels, heldout if spread else None)
         else:
             half = references[task.of[-1]]
             columns, data = TRAIN, train_rows(half, loaded.digests[task.of], clusters_of(half))
