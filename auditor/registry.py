@@ -123,7 +123,13 @@ SPACES = Table(
     },
 )
 
-SPACE_GROUPS = {"scales": SCALES, "aligned": ALIGNED, "windows": WINDOWS}  # one name for several
+DEFAULT_SPACES = ("pixel", "correlation", "clip", *ALIGNED, *WINDOWS)
+SPACE_GROUPS = {  # one name for several
+    "auto": DEFAULT_SPACES,
+    "scales": SCALES,
+    "aligned": ALIGNED,
+    "windows": WINDOWS,
+}
 
 STAGES = {  # what a run is made of, in the order of making where needs leave it open
     "controls": "auditor.stages.controls:STAGE",

@@ -200,7 +200,8 @@ def prepare_same_data(config: AuditConfig, loaded: Loaded, run: RunDirectory, sa
     """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
     alone: dict[str, Any] = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")}
     steps = ",".join(map(str, loaded.pair.steps))
-    plain = replace(config.without_extras(), **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
+    given = {"ckpts_b": config.ckpts_a2, "steps": steps, "spaces": loaded.asked.config.spaces}
+    plain = replace(config.without_extras(), **alone, **given, out=str(run.same_data.root))
     found = inputs.prepare(plain, run.same_data, say)
     missing = sorted(set(loaded.pair.steps) - set(found.pair.steps))
     if missing:

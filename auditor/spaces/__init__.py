@@ -48,6 +48,14 @@ class Space(Protocol):
     def __init__(self, settings: SpaceSettings) -> None:
         """Need nothing of the settings, unless the space says otherwise."""
 
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether it shows of pictures of this size what no other space of the default does."""
+        return True
+
+    def left_out(self, height: int, width: int, n_images: int) -> str:
+        """Return what it does not look for in pictures of this size and sets of so many, as a sentence, or nothing."""
+        return ""
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``[n, views, d]``, or ``[n, d]`` for a single view, for uint8 ``[n, h, w, c]``, 0 to 255.
 

@@ -38,7 +38,8 @@ COARSE_OFFSETS = (-2.5, -0.5, 0.5, 2.5)  # at those that follow: no shift is far
 # is called 90 %: the picture made smaller, and nine tenths of it filling the frame.
 ZOOMS, ANGLES = (0.8, 0.9, 1.0, 1.11, 1.25), (0, 5, -5, 10, -10)
 COARSE_ZOOMS, COARSE_ANGLES = (0.85, 1.0, 1.18), (0, 7, -7)  # from each of the above to the nearest is next to nothing
-LEAST_LOOKED, MOST_LOOKED = 64, 1000  # reference pictures that the second look is at: a fifth, within these
+SHARE_LOOKED = 5  # the second look is at one in so many reference pictures,
+LEAST_LOOKED, MOST_LOOKED = 64, 1000  # within these
 PROPOSED = 32  # those that are looked at in all zooms and rotations
 COMPARED = 12  # those whose distance is found: more than the ranks that anything asks for
 KEPT = 4  # of the 8 symmetries x 25 zooms and rotations, those in which a pair is compared exactly
@@ -74,6 +75,25 @@ class AlignedSpace(Space):
             f"sqrt(2 (1 - |r|)) with r the correlation over {where}, the most over mirroring, turns, zooms, rotations "
             "and shifts."
         )
+
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether pictures are shifted against each other: else both parts are the same."""
+        return not self.overlap or min(height, width) >= LEAST_SIDE
+
+    def left_out(self, height: int, width: int, n_images: int) -> str:
+        """Return what pictures are too small for, or sets too large."""
+        if min(height, width) < LEAST_SIDE:
+            return (
+                f"Pictures of {height}x{width} are compared mirrored, in quarter turns and as negatives, not shifted, "
+                f"zoomed or rotated: under {LEAST_SIDE} pixels a side no rule tells such copies from other pictures."
+            )
+        if n_images // SHARE_LOOKED > MOST_LOOKED:
+            return (
+                f"Copies in another position are looked for among the {MOST_LOOKED:,} of {n_images:,} images that are "
+                f"most alike at a first look, not a {SHARE_LOOKED}th of them: of pictures rotated, shifted and zoomed "
+                "at once fewer are found."
+            )
+        return ""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return the pictures at 28 x 28 pixels, float32 ``[n, 784 c]`` of whole numbers 0 to 255, for uint8 ones.
@@ -252,7 +272,7 @@ def proposed(first: np.ndarray, views: np.ndarray, coarse: Coarse, own: np.ndarr
         product = (flat @ view).reshape(*first.shape[:2], -1)
         np.maximum(alike, np.maximum(product.max(axis=1), -product.min(axis=1)), out=alike)
     alike[np.flatnonzero(own >= 0), own[own >= 0]] = -1
-    some = largest(alike, max(LEAST_LOOKED, min(MOST_LOOKED, n // 5)))
+    some = largest(alike, max(LEAST_LOOKED, min(MOST_LOOKED, n // SHARE_LOOKED)))
     if some.shape[1] > PROPOSED:
         seen = coarse.views[some].reshape(len(some), -1, COARSE**2)
         alike = most_alike_views(views, seen).max(axis=1).reshape(*some.shape, -1).max(axis=2)

@@ -47,6 +47,10 @@ class WindowSpace(Space):
         self.metric_note = f"sqrt(2 (1 - r)) with r the Pearson correlation within one window: {PARTS[part]}."
         self.correlation = open_space("correlation", settings)
 
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether there are windows at all."""
+        return min(height, width) >= LEAST_SIDE
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return unit vectors, float32 ``[n, pixels of the window * c + 16]``, for uint8 ``[n, h, w, c]``, 0 to 255."""
         height, width = images.shape[1:3]

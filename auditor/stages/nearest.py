@@ -18,7 +18,7 @@ from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors, other_twin
 from auditor.run import columns, places
 from auditor.scope import control_names
-from auditor.stages import Item, Stage, Task, cells, controls, features, halves, keys, stage
+from auditor.stages import Cost, Item, Stage, Task, cells, controls, features, halves, keys, stage
 from auditor.stages.bench import Bench
 from auditor.stages.classes import NO_CLASS
 from auditor.stages.halves import (
@@ -182,12 +182,18 @@ class SampleEvidence(Stage):
             "samples": keys.of_features(asked, space, samples.key(asked, of, "")),
             **({"twin_samples": samples.key(asked, twin_of(of), "")} if paired(asked) else {}),
             "n_samples": asked.n_samples,
+            **keys.of_spread(asked, space),
             **keys.of_references(asked),
         }
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of pictures."""
         return asked.n_samples
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the rows, and the distances to every image of every set."""
+        n, known = self.rows(asked, of) or 0, sum(each.images for each in asked.sets.values())
+        return Cost(bytes=self.row_bytes * n, compared=n * known)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest images of every sample."""

@@ -193,13 +193,15 @@ class SetEvidence(Stage):
             "of": of,
             "space": keys.of_features(asked, space, {}),
             "n_samples": asked.n_samples,
+            **keys.of_spread(asked, space),
             **keys.of_references(asked),
         }
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return the bytes of the table."""
-        pooled = sum(each.pooled or 0 for each in asked.sets.values())
-        return Cost(bytes=nearest.STAGE.row_bytes * (asked.sets[of].images if of in asked.sets else pooled))
+        """Return the bytes of the table, and the distances to every image of every set."""
+        pooled, known = (sum(getattr(each, name) or 0 for each in asked.sets.values()) for name in ("pooled", "images"))
+        n = asked.sets[of].images if of in asked.sets else pooled
+        return Cost(bytes=nearest.STAGE.row_bytes * n, compared=n * known)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Write the table of one set, or of the pool."""
