@@ -3,10 +3,11 @@
 Pictures are seen at 28 x 28 pixels. The distance is the least over the product of all positions that are looked at,
 found in four looks, each at fewer pictures than the last: every reference picture at 7 x 7 cells, in the zooms alone;
 a fifth of them in the rotations, too; the nearest of these in all zooms and rotations; its best few positions at
-14 x 14 cells in every shift of half a pixel. A look at fewer positions can only find a pair farther apart.
+14 x 14 cells in every shift, of whole pixels and then of halves. A look at fewer positions can only find a pair
+farther apart.
 
-Pictures under 12 pixels a side are seen at 14 x 14, and turned, mirrored and negated only: what is left of them after a
-shift, zoom or rotation is no copy by any rule (docs/statistics.md 1.2), and all of them are compared.
+Pictures under 12 pixels a side are seen at 14 x 14, turned, mirrored and negated only, and all are compared: what a
+shift, zoom or rotation leaves of them is no copy by any rule (docs/statistics.md 1.2).
 
 All that is multiplied is whole numbers whose sums stay below 2**24, so float32 products are exact, and a distance
 depends on its two pictures alone, not on the blocks of a search or the machine.
@@ -32,6 +33,7 @@ SIDE, CELLS, COARSE = 28, 14, 7  # pixels a side of the view, cells a side where
 REACH = 3  # pixels of the view by which pictures are shifted against each other, at most, in steps of half a pixel
 HALF_STEPS = np.arange(-2 * REACH, 2 * REACH + 1)  # shifts along one axis, in half pixels
 N_SHIFTS = len(HALF_STEPS)
+WHOLE_SHIFTS = np.arange(N_SHIFTS**2).reshape(N_SHIFTS, N_SHIFTS)[::2, ::2].ravel()  # those of whole pixels, [49]
 FIRST_OFFSETS = (-2.0, 0.0, 2.0)  # pixels, at the first look
 COARSE_OFFSETS = (-2.5, -0.5, 0.5, 2.5)  # at those that follow: no shift is farther from one than cells of four feel
 # A picture is seen smaller (its edge filled in around it), as it is, or its middle larger. .9 and 1.11 are both what
@@ -125,20 +127,14 @@ class AlignedSpace(Space):
             return nearest_turned(queries, reference, own, k)
         positions = remembered(_positions, positions_of, queries, reference, own)
         found = np.empty(positions.pictures.shape)
+        in_every_position = among(reference)
         for rows in blocks(len(queries)):
-            known, at = known_among(reference, positions.pictures[rows])
-            warps, turns = positions.warps[rows].astype(np.intp), positions.symmetries[rows].astype(np.intp)
+            known, at = in_every_position(positions.pictures[rows])
+            warps, turns = (each[rows].astype(np.intp) for each in (positions.warps, positions.symmetries))
             grid = shifted_cells(queries[rows].reshape(len(at), SIDE, SIDE, -1))
-            c = grid.shape[-1]
-            moved = grid.reshape(len(at), -1, c)[:, shift_index()].reshape(len(at), N_SHIFTS**2, -1)
-            shown = np.take_along_axis(known.cells[at[:, :, None], warps], turned_cells(c)[turns], axis=3)
-            alike = most_alike(
-                moved,
-                shown.reshape(len(at), -1, shown.shape[3]),
-                (8 * warps + turns).reshape(len(at), -1),
-                self.overlap,
-            )
-            found[rows] = alike.reshape(turns.shape).max(axis=2)
+            shown = known.cells[at[:, :, None], warps]
+            shown = np.take_along_axis(shown, turned_cells(grid.shape[-1])[turns], axis=3).astype(np.float32)
+            found[rows] = most_alike(grid, shown, 8 * warps + turns, self.overlap)
         return np.sqrt(np.maximum(2 - 2 * found, 0)), positions.pictures
 
 
@@ -227,12 +223,17 @@ def known_of(vectors: np.ndarray) -> Known:
     return found
 
 
-def known_among(reference: np.ndarray, chosen: np.ndarray) -> tuple[Known, np.ndarray]:
-    """Return reference pictures in every zoom and rotation, all of them or those chosen, and where the chosen stand."""
+def among(reference: np.ndarray) -> Callable[[np.ndarray], tuple[Known, np.ndarray]]:
+    """Return a function that returns reference pictures, all or those chosen, and where the chosen stand among them."""
     if reference.size <= PREPARED * SIDE**2:
-        return known_of(reference), chosen
-    each, at = np.unique(chosen, return_inverse=True)
-    return Known(reference[each]), at.reshape(chosen.shape)
+        whole = known_of(reference)
+        return lambda chosen: (whole, chosen)
+
+    def some(chosen: np.ndarray) -> tuple[Known, np.ndarray]:
+        each, at = np.unique(chosen, return_inverse=True)
+        return Known(reference[each]), at.reshape(chosen.shape)
+
+    return some
 
 
 def blocks(n: int) -> Iterator[slice]:
@@ -243,13 +244,12 @@ def blocks(n: int) -> Iterator[slice]:
 
 def positions_of(queries: np.ndarray, reference: np.ndarray, own: np.ndarray) -> Positions:
     """Return which reference pictures are to be compared with each query, and how; see the module's first lines."""
-    coarse = remembered(_coarse, Coarse, reference)
-    found = []
+    coarse, in_every_position, found = remembered(_coarse, Coarse, reference), among(reference), []
     for rows in blocks(len(queries)):
         gray = shifted_cells(queries[rows].reshape(rows.stop - rows.start, SIDE, SIDE, -1)).sum(axis=3, keepdims=True)
         views = views_of_cells(gray, COARSE_OFFSETS)
         looked = proposed(views_of_cells(gray, FIRST_OFFSETS), views, coarse, own[rows])
-        known, at = known_among(reference, looked)
+        known, at = in_every_position(looked)
         alike = most_alike_views(views, known.looks[at].reshape(len(at), -1, COARSE**2))
         alike = alike.reshape(len(at), 8, looked.shape[1], -1).transpose(0, 2, 1, 3).reshape(*at.shape, -1)
         nearest = largest(alike.max(axis=2), COMPARED)  # of 8 symmetries x 25 zooms and rotations
@@ -297,50 +297,60 @@ def largest(values: np.ndarray, k: int) -> np.ndarray:
     return np.argpartition(-values, k - 1, axis=-1)[..., :k]
 
 
-def most_alike(moved: np.ndarray, shown: np.ndarray, kind: np.ndarray, overlap: bool) -> np.ndarray:
-    """Return the largest |r| over all shifts, float64 ``[n, m]``.
+def most_alike(grid: np.ndarray, shown: np.ndarray, kind: np.ndarray, overlap: bool) -> np.ndarray:
+    """Return the largest |r|, float64 ``[n, m]``: over positions and whole pixels, then half a pixel around the best.
 
     Parameters
     ----------
-    moved
-        Cells of each query in every shift, float32 ``[n, 169, 196 c]``.
+    grid
+        One of `shifted_cells`, ``[n, 65, 65, c]``.
     shown
-        Cells of what it is compared with, turned as the query would be, int16 ``[n, m, 196 c]``.
+        Cells of what each query is compared with, turned as the query would be, float32 ``[n, m, kept, 196 c]``.
     kind
-        Number of the zoom and rotation x 8 + number of the symmetry, int64 ``[n, m]``.
+        Number of the zoom and rotation x 8 + number of the symmetry, int64 ``[n, m, kept]``.
     overlap
         Whether only those cells count that both cover.
     """
-    shown = shown.astype(np.float32)
-    size = moved.shape[-1]
-    if overlap:
-        within, covered, both = masks(size // CELLS**2)
-        moved, covers = moved * within, covered[kind]
-        shown = shown * covers
-        n = both[:, kind].transpose(1, 0, 2)  # [n, 169, m], as all that follows
-        total, squares = (
-            moved @ covers.transpose(0, 2, 1),
-            np.square(moved, dtype=np.float64) @ covers.transpose(0, 2, 1),
-        )
-        other, other_squares = (within @ each.transpose(0, 2, 1) for each in (shown, np.square(shown)))
-    else:
-        n = np.full((1, 1, 1), size, np.float32)
+    (n, m, kept), c = kind.shape, grid.shape[-1]
+    cells, flat = grid.reshape(n, -1, c), shown.reshape(n, m * kept, -1)
+    within, covered = masks(c)
+    moved = cells[:, shift_index()[WHOLE_SHIFTS]].reshape(n, len(WHOLE_SHIFTS), -1)
+    covers = covered[kind.reshape(n, -1)] if overlap else None
+    r2 = squared_correlation(moved, flat, within[WHOLE_SHIFTS] if overlap else None, covers, np.float32)
+    best = r2.reshape(n, -1, m, kept).transpose(0, 2, 1, 3).reshape(n * m, -1).argmax(axis=1)  # [n m] of shifts x kept
+    shifts, position = near_shifts()[best // kept], best % kept  # [n m, 9], [n m]
+    rows = np.repeat(np.arange(n), m)
+    moved = cells[rows[:, None, None], shift_index()[shifts]].reshape(n * m, shifts.shape[1], -1)
+    flat = shown.reshape(n * m, kept, -1)[np.arange(n * m), position][:, None]
+    covers = covered[kind.reshape(n * m, kept)[np.arange(n * m), position]][:, None] if overlap else None
+    r2 = squared_correlation(moved, flat, within[shifts] if overlap else None, covers, np.float64)
+    return np.sqrt(r2.max(axis=(1, 2))).reshape(n, m)
+
+
+def squared_correlation(
+    moved: np.ndarray, shown: np.ndarray, within: np.ndarray | None, covers: np.ndarray | None, kind: type
+) -> np.ndarray:
+    """Return r**2, ``[n, s, m]`` of type ``kind``, of cells ``[n, s, d]`` with cells ``[n, m, d]``.
+
+    ``within``, ``[s, d]`` or ``[n, s, d]``, and ``covers``, ``[n, m, d]``, are 1 where cells count; None: all do. Where
+    either shows too little, 0.
+    """
+    if within is None or covers is None:
+        n = np.full((1, 1, 1), moved.shape[2], np.float32)
         total, squares = moved.sum(axis=2)[:, :, None], np.square(moved, dtype=np.float64).sum(axis=2)[:, :, None]
         other, other_squares = (each.sum(axis=2)[:, None] for each in (shown, np.square(shown)))
-    product = moved @ shown.transpose(0, 2, 1)
-    spread = (squares - total.astype(np.float64) ** 2 / n).astype(np.float32)
-    other_spread = other_squares - other**2 / n
-    common = product - total * other / n  # float32 suffices to choose the shift
-    least = LEAST_SHOWN * LENGTH**2
-    r2 = common**2 / np.where((spread > least) & (other_spread > least), spread * other_spread, np.inf)
-    best = r2.argmax(axis=1)[:, None]  # [n, 1, m]
-
-    n, total, squares, other, other_squares, product, found = (
-        np.take_along_axis(np.broadcast_to(each, r2.shape), best, axis=1)[:, 0].astype(np.float64)
-        for each in (n, total, squares, other, other_squares, product, r2)
-    )
-    spreads = np.where(found > 0, (n * squares - total**2) * (n * other_squares - other**2), 1)
-    return np.where(found > 0, np.abs(n * product - total * other) / np.sqrt(spreads), 0)
+    else:
+        across = covers.transpose(0, 2, 1)
+        moved, shown, n = moved * within, shown * covers, within @ across
+        total, squares = moved @ across, np.square(moved, dtype=np.float64) @ across
+        other, other_squares = (within @ each.transpose(0, 2, 1) for each in (shown, np.square(shown)))
+    n, total, other = (each.astype(kind) for each in (n, total, other))
+    common = (n * (moved @ shown.transpose(0, 2, 1)).astype(kind) - total * other) ** 2
+    spread = (n * squares - np.square(total, dtype=np.float64)).astype(kind)
+    other_spread = n * other_squares.astype(kind) - other**2
+    least = LEAST_SHOWN * LENGTH**2 * n
+    shows = (spread > least) & (other_spread > least)
+    return np.asarray(common / np.where(shows, spread * other_spread, np.inf))
 
 
 @cache
@@ -452,14 +462,23 @@ def shift_index() -> np.ndarray:
 
 
 @cache
-def masks(c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def near_shifts() -> np.ndarray:
+    """Return for each shift by whole pixels those within half a pixel of it, int64 ``[49, 9]``."""
+    down, right = np.divmod(WHOLE_SHIFTS, N_SHIFTS)
+    steps = np.array([-1, 0, 1])
+    down, right = ((each[:, None] + steps).clip(0, N_SHIFTS - 1) for each in (down, right))
+    return (down[:, :, None] * N_SHIFTS + right[:, None]).reshape(len(WHOLE_SHIFTS), -1)
+
+
+@cache
+def masks(c: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which cells both of two pictures cover.
 
     Returns
     -------
     tuple
-        The cells that a picture covers in each shift, float32 ``[169, 196 c]``; those that a zoomed and rotated one
-        covers that is turned as the other would be, ``[25 x 8, 196 c]``; and how many both cover, ``[169, 25 x 8]``.
+        The cells that a picture covers in each shift, float32 ``[169, 196 c]``, and those that a zoomed and rotated one
+        covers that is turned as the other would be, ``[25 x 8, 196 c]``.
     """
     first = 2 * np.arange(CELLS) - HALF_STEPS[:, None] / 2  # [13, 14] rows of the picture
     inside = (first >= 0) & (first + 1 <= SIDE - 1)
@@ -468,7 +487,7 @@ def masks(c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     covered = np.array([each.reshape(CELLS, 2, CELLS, 2).all(axis=(1, 3)).ravel() for each in tables])
     turned = covered[:, turned_cells(1)].reshape(-1, CELLS**2)
     within, turned = (np.repeat(each.astype(np.float32), c, axis=1) for each in (within, turned))
-    return within, turned, within @ turned.T
+    return within, turned
 
 
 @cache

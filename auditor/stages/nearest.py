@@ -242,14 +242,23 @@ class ControlEvidence(SampleEvidence):
             "samples": keys.of_features(asked, space, source),
             "of": of,
             **keys.of_references(asked),
+            **({"images": self.compared(asked, of, space)} if space in asked.scope.distance_spaces else {}),
             "seed": asked.config.seed,
         }
 
-    def rows(self, asked: Asked, of: str) -> int | None:
-        """Return the number of pictures."""
+    def compared(self, asked: Asked, of: str, space: str) -> int:
+        """Return how many images of a control are compared with others in a space."""
         if of.startswith("heldout"):
             return asked.sets["heldout"].images // features.HELDOUT_FOLDS
-        return controls.n_images(of)
+        return controls.n_compared(of, space in asked.scope.distance_spaces)
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the rows, and the distances to every image of every set."""
+        n, known = self.compared(asked, of, space), sum(each.images for each in asked.sets.values())
+        return Cost(bytes=self.row_bytes * n, compared=n * known)
+
+    def rows(self, asked: Asked, of: str) -> None:
+        """Return nothing: how many rows there are differs from space to space, and the key tells it."""
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest images of every picture of the control."""
@@ -259,7 +268,10 @@ class ControlEvidence(SampleEvidence):
         if bench.asked.scope.with_twin:
             twins = features.of_control(bench, task.space, task.of[:-1] + other_twin(twin))
         references = halves.by_role(bench, task.space, twin)
-        yield from bench.write_rows(task, sample_rows(mine, twins, references, None, np.arange(len(mine.ids))))
+        first = np.arange(self.compared(bench.asked, task.of, task.space))
+        if len(first) < len(mine.ids):
+            mine, twins = mine.rows(first), twins and twins.rows(first)
+        yield from bench.write_rows(task, sample_rows(mine, twins, references, None, first))
 
 
 def paired(asked: Asked) -> bool:
