@@ -111,6 +111,8 @@ WINDOWS = tuple(  # copies of a part
     for part in ("top-left", "top-right", "bottom-left", "bottom-right", "center", "row", "column", "frame")
 )
 
+TOLD_TOGETHER = ("aligned", "windows")  # groups of spaces that look for one kind of copies
+
 SPACES = Table(
     "space",
     {

@@ -16,7 +16,7 @@ from auditor.config import N_NEIGHBORS
 from auditor.diffusion import sampling
 from auditor.inputs.loaded import Loaded
 from auditor.neighbors import search
-from auditor.registry import SPACE_GROUPS
+from auditor.registry import SPACE_GROUPS, TOLD_TOGETHER
 from auditor.run import RunDirectory
 from auditor.stages import Task
 from auditor.stages.bench import Bench
@@ -27,7 +27,6 @@ QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's bat
 TRIAL_IMAGES = 8
 TRIAL_SECONDS, TRIAL_STEPS = 2.0, 5
 TRIAL_COMPARED, TRIAL_QUERIES = 500, 64
-GROUPED = ("aligned", "windows")  # spaces that are told together
 FAST = 10_000  # images per second: more is told as this
 SHARE_OF_TABLES = 0.1  # of the time: tables and tests, measured on the demo
 
@@ -61,7 +60,7 @@ class Forecast:
         """What finding the nearest images costs, group by group of spaces."""
         by_group: dict[str, float] = {}
         for name, seconds in self.seconds_compared.items():
-            group = next((group for group in GROUPED if name in SPACE_GROUPS[group]), name)
+            group = next((group for group in TOLD_TOGETHER if name in SPACE_GROUPS[group]), name)
             by_group[group] = by_group.get(group, 0) + seconds
         told = ", ".join(f"{group} {duration(seconds)}" for group, seconds in by_group.items())
         return [f"of it to find the nearest images: {told}"] if told else []

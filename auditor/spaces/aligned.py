@@ -7,7 +7,7 @@ a fifth of them in the rotations, too; the nearest of these in all zooms and rot
 farther apart.
 
 Pictures under 12 pixels a side are seen at 14 x 14, turned, mirrored and negated only, and all are compared: what a
-shift, zoom or rotation leaves of them is no copy by any rule (docs/statistics.md 1.2).
+shift, zoom or rotation leaves of them is no copy by any rule (docs/spaces.md).
 
 All that is multiplied is whole numbers whose sums stay below 2**24, so float32 products are exact, and a distance
 depends on its two pictures alone, not on the blocks of a search or the machine.

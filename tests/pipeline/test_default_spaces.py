@@ -14,6 +14,7 @@ from auditor.config import AUTO, AuditConfig
 from auditor.errors import AuditError
 from auditor.inputs import feature_spaces
 from auditor.registry import ALIGNED, DEFAULT_SPACES, WINDOWS
+from auditor.reports import read_report
 from auditor.scope import Scope, rare_ratio
 from auditor.spaces import SpaceSettings
 from auditor.stages import controls
@@ -115,6 +116,21 @@ def test_in_spaces_for_copies_nothing_is_made_that_nobody_reads(default_run):
         assert not list(folder.rglob("*.coverage.parquet")) and not list(folder.rglob("*.quality.parquet"))
         assert np.isnan(pd.read_parquet(folder / "a" / "90.parquet").heldout_distance).all()
     assert list((default_run / "evidence" / "pixel").rglob("*.coverage.parquet"))
+
+
+def test_tables_show_the_strongest_of_the_windows_in_one_column(default_run):
+    report = read_report(default_run)
+    assert report.shown_spaces == ("pixel", "correlation", "aligned", "windows")
+    rows = measurements(default_run)
+    rows = rows[(rows.metric == "own_share") & (rows.twin == "both") & rows.space.isin(WINDOWS)]
+    strongest = rows.sort_values(["p_corrected", "value"], ascending=[True, False]).iloc[0]
+    (shown,) = report.estimates("own_share", "both", "windows").itertuples()
+    assert (shown.space, shown.value) == (strongest.space, strongest.value)
+    assert report.estimates("own_share", "both", "aligned").space.tolist() == ["aligned-whole"]
+    heading = next(
+        line for line in call("report", str(default_run), "--width", "100").out.splitlines() if "step" in line
+    )
+    assert all(heading.count(name) == 1 for name in ("pixel", "correl", "aligne", "window"))
 
 
 def test_fewer_smooth_images_are_compared_where_distances_alone_are_found():
