@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from auditor.config import COPY_RATIO
 from auditor.measuring.facts import FINDING, Copying
 from auditor.neighbors import is_copy
 from auditor.records import TWINS, Evidence, other_twin
@@ -163,9 +162,9 @@ def groups_needed(n_cells: int) -> int:
 
 
 def copying_tests(
-    evidence: Mapping[tuple[int, str], Mapping[str, Evidence]], rare_ratios: Mapping[str, float] | None = None
+    evidence: Mapping[tuple[int, str], Mapping[str, Evidence]], rare_ratios: Mapping[str, float]
 ) -> dict[tuple[int, str], Copying]:
-    """Test copying at every checkpoint and space, and tell how rare it is; ``rare_ratios`` by space, 1/3 elsewhere."""
+    """Test copying at every checkpoint and space, and tell how rare it is by the ratio of each space."""
     found = {
         (cell, rule): {twin: flags(each, rule) for twin, each in twins.items()}
         for cell, twins in evidence.items()
@@ -174,7 +173,7 @@ def copying_tests(
     p = corrected(found)
     needed = groups_needed(len(found))
     return {
-        cell: copying(twins, found[cell, "gap"], p[cell], (rare_ratios or {}).get(cell[1], COPY_RATIO), needed)
+        cell: copying(twins, found[cell, "gap"], p[cell], rare_ratios[cell[1]], needed)
         for cell, twins in evidence.items()
     }
 
