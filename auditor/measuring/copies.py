@@ -199,7 +199,7 @@ def copying(
 
 def of_pairs(evidence: Mapping[str, Evidence], ratio: float) -> dict[str, Any]:
     """Return the fields of Copying that compare the twins: who is reproduced only by the twin that saw the image."""
-    ratio = rare_ratio(evidence, ratio)
+    ratio = calibrated_ratio(evidence, ratio)
     found = {twin: flags(each, ratio=ratio) for twin, each in evidence.items()}
     apart = discordant(found)
     shared = [(each.own_shared, found[twin].own) for twin, each in evidence.items() if each.own_shared is not None]
@@ -219,7 +219,7 @@ def of_pairs(evidence: Mapping[str, Evidence], ratio: float) -> dict[str, Any]:
     }
 
 
-def rare_ratio(evidence: Mapping[str, Evidence], ratio: float) -> float:
+def calibrated_ratio(evidence: Mapping[str, Evidence], ratio: float) -> float:
     """Return the ratio of "shown rare" (4.4): the one given, or the smaller one that flags .05 % of held-out images.
 
     Where the given one flags more of them, and there are 2,000 ratios d1 / d2 of held-out images to set it by.
