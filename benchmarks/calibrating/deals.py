@@ -1,0 +1,313 @@
+"""Deals: training images of a bank dealt to two halves at random, and what every row of the bank is near to then.
+
+A world is a deal and the rows that play its samples. It becomes the `Series` that the project reads from a run
+directory, so that nothing of its tests and rules is written anew here: see calibrating/asking.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from auditor.diffusion import gaussian
+from auditor.measuring.series import Series
+from auditor.metrics import closer, gap
+from auditor.neighbors import search
+from auditor.records import TWINS, Evidence, other_twin
+from auditor.registry import ALIGNED
+from auditor.scope import Scope
+from auditor.stages import controls, features
+from auditor.stats.landing import Landing
+from auditor.stats.relabeling import Pool, Relabeling, relabel
+from calibrating.banks import VECTOR_SPACES, Bank, as_rows, keep, opened
+from hidden_copies import as_bytes
+
+STEP = 1000
+N_LISTED, N_MEAN = 8, 50  # neighbors of a half that are kept, and whose mean is
+N_RELABELINGS_KEPT = 8  # relabelings that deals share: positions are relabeled, and images come to them at random
+N_SMOOTH_KEPT = {True: 2000, False: controls.N_SMOOTH}  # images of the smooth reference where pictures are refined
+SIGNS = {"a": 1, "b": -1}
+FIRST_STRANGER = 10**6  # numbers of the deals whose smooth reference others borrow
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What rows are near to in one space, by half."""
+
+    at: Mapping[str, np.ndarray]  # int64 [rows], pool position of the nearest image
+    to: Mapping[str, np.ndarray]  # float32 [rows, 8]
+    mean_50: Mapping[str, np.ndarray]  # float32 [rows], NaN where fewer are known
+    gap: np.ndarray  # float64 [rows]
+
+    def landing(self, rows: np.ndarray) -> Landing:
+        """Return where samples land that are these rows."""
+        in_a = closer(self.to["a"][rows, 0].astype(float), self.to["b"][rows, 0].astype(float))
+        return Landing(self.at["a"][rows], self.at["b"][rows], in_a, self.gap[rows])
+
+
+def seen(label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: np.ndarray) -> Seen:
+    """Return what rows are near to, whose nearest training images are given, nearest first.
+
+    ``label`` is +1 or -1 for the halves and 0 for images of neither, ``position`` that in the pool, ``[train images]``.
+    Every image is a group of its own, so the next image is that of the next group, too.
+    """
+    sign = label[index]
+    at, to, mean = {}, {}, {}
+    for half, mine in SIGNS.items():
+        known = sign == mine
+        rank = np.cumsum(known, axis=1, dtype=np.int16)
+        row, column = np.nonzero(known & (rank <= N_LISTED))
+        assert len(row) == N_LISTED * len(index), "a row has too few known neighbors of one half"
+        column = column.reshape(-1, N_LISTED)
+        to[half] = np.take_along_axis(distance, column, 1)
+        at[half] = position[np.take_along_axis(index, column[:, :1], 1)[:, 0]]
+        total = np.where(known & (rank <= N_MEAN), distance, 0).sum(axis=1)
+        mean[half] = np.where(rank[:, -1] >= N_MEAN, total / N_MEAN, np.nan)
+    two = np.sort(np.hstack([to["a"][:, :2], to["b"][:, :2]]).astype(float), axis=1)
+    return Seen(at, to, mean, gap(two[:, 0], two[:, 1]))
+
+
+class Deal:
+    """Halves dealt at random among the training images of a bank; everything about it follows from its number."""
+
+    def __init__(self, bank: Bank, number: int, m: int) -> None:
+        self.bank, self.number = bank, number
+        rng = np.random.default_rng([number, bank.size.n])
+        n = bank.size.n
+        self.images = rng.permutation(bank.n_train)[: 2 * n]
+        self.label = np.zeros(bank.n_train, np.int8)
+        self.label[self.images] = np.repeat([1, -1], n)
+        self.position = np.zeros(bank.n_train, np.int64)
+        self.position[self.images] = np.arange(2 * n)
+        real = rng.permutation(bank.rows.of["fresh"])
+        self.heldout = real[: min(m, len(real) // 2)]
+        self.free = np.concatenate([real[len(self.heldout) :], self.mirrored(real[len(self.heldout) :])])
+        self._seen: dict[str, Seen] = {}
+        self.made: dict[object, object] = {}
+
+    def mirrored(self, real: np.ndarray) -> np.ndarray:
+        """Return the rows of mirrored real images of these, where the bank has them."""
+        known = self.bank.rows.of.get("fresh mirrored", np.empty(0, int))
+        return known[real - self.bank.rows.of["fresh"][0]] if len(known) else known
+
+    @property
+    def pool(self) -> Pool:
+        """Both halves, a's images first; each image is a group."""
+        n = self.bank.size.n
+        ids = tuple((half, str(i)) for half, i in zip(["a"] * n + ["b"] * n, self.images, strict=True))
+        return Pool(ids, np.repeat([1.0, -1.0], n), np.arange(2 * n))
+
+    @property
+    def relabeling(self) -> Relabeling:
+        """Assignments that deals of one size share."""
+        kept = RELABELINGS.setdefault(self.bank.size.n, {})
+        number = self.number % N_RELABELINGS_KEPT
+        if number not in kept:
+            kept[number] = relabel(self.pool, number)
+        return kept[number]
+
+    @cached_property
+    def half_of(self) -> np.ndarray:
+        """+1 or -1 where all training images in a row are of one half, else 0, int8 ``[rows]``."""
+        sources = self.bank.rows.sources
+        label = np.where(sources < 0, self.label[sources[:, :1]], self.label[sources])
+        label[sources[:, 0] < 0] = 0
+        return np.where((label == label[:, :1]).all(axis=1), label[:, 0], 0)
+
+    def copies(self, kind: str, half: str) -> np.ndarray:
+        """Return the rows of this kind that are copies of images of a half."""
+        rows = self.bank.rows.of[kind]
+        return rows[self.half_of[rows] == SIGNS[half]]
+
+    def seen(self, space: str) -> Seen:
+        """Return what every row of the bank is near to in a space; a training image not to itself."""
+        if space not in self._seen:
+            near = self.bank.near(space)
+            distance = near.distance
+            index = near.index
+            itself = (index == self.bank.rows.sources[:, :1]) & (self.bank.rows.kinds == "train")[:, None]
+            label = np.append(self.label, 0).astype(np.int8)
+            index = np.where(itself, self.bank.n_train, index)
+            self._seen[space] = seen(label, np.append(self.position, 0), index, distance)
+        return self._seen[space]
+
+    def smooth(self, space: str) -> dict[str, Landing]:
+        """Return where the smooth reference of some deal of this bank lands: its spread over deals is the true one."""
+        n_kept = self.bank.size.strangers
+        return stranger(self.bank, FIRST_STRANGER + self.number % n_kept, space)
+
+    def nearest_in_pool(self, space: str) -> np.ndarray:
+        """Return the pool position of each pool image's nearest other image, int64 ``[N]``."""
+        found, rows = self.seen(space), self.bank.rows.of["train"][self.images]
+        is_a = found.to["a"][rows, 0] <= found.to["b"][rows, 0]
+        return np.where(is_a, found.at["a"][rows], found.at["b"][rows])
+
+    def spacing(self, half: str) -> np.ndarray:
+        """Return by pool position the distance to the nearest other image of a half, in the space pixel."""
+        return self.seen("pixel").to[half][self.bank.rows.of["train"][self.images], 0]
+
+
+RELABELINGS: dict[int, dict[int, Relabeling]] = {}
+STRANGERS: dict[tuple[str, int, str], dict[str, Landing]] = {}
+
+
+def stranger(bank: Bank, number: int, space: str) -> dict[str, Landing]:
+    """Return where the smooth reference of a deal lands, searched once and kept beside the bank."""
+    key = str(bank.folder), number, space
+    if key not in STRANGERS:
+        path = bank.folder / "smooth" / f"{number}-{space}.npz"
+        if not path.exists():
+            of = Deal(bank, number, 0)
+            images = gaussian_twins(of, N_SMOOTH_KEPT[space in ALIGNED])
+            found = {t: landing_of(of, space, images[t]) for t in TWINS}
+            fields = ("nearest_a", "nearest_b", "in_a", "gap")
+            keep(path, {f"{t}_{name}": getattr(found[t], name) for t in TWINS for name in fields})
+        with np.load(path) as kept:
+            STRANGERS[key] = {
+                t: Landing(*(kept[f"{t}_{name}"] for name in ("nearest_a", "nearest_b", "in_a", "gap"))) for t in TWINS
+            }
+    return STRANGERS[key]
+
+
+def gaussian_twins(deal: Deal, n_images: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return images of the Gaussian fitted to each half, from the same noise, uint8."""
+    n, shape = deal.bank.size.n, deal.bank.train.shape[1:]
+    eps = np.random.default_rng([deal.number, seed]).standard_normal((n_images, int(np.prod(shape))))
+    found = {}
+    for t, part in (("a", slice(0, n)), ("b", slice(n, None))):
+        fitted = gaussian.fit(deal.bank.train[deal.images[part]])
+        found[t] = as_bytes((gaussian.sample(fitted, eps) + 1) * 127.5).reshape(n_images, *shape)
+    return found
+
+
+def landing_of(deal: Deal, space: str, images: np.ndarray) -> Landing:
+    """Return where new images land in the pool."""
+    return near_images(deal, space, images).landing(np.arange(len(images)))
+
+
+def near_images(deal: Deal, space: str, images: np.ndarray) -> Seen:
+    """Return what new images are near to; where vectors tell, by float32 products: enough for what is no copy."""
+    reference = deal.bank.train[deal.images]
+    n, k = deal.bank.size.n, 128
+    label, position = np.repeat(np.array([1, -1], np.int8), n), np.arange(2 * n)
+    if space not in VECTOR_SPACES:
+        queries, known = deal.bank.features(space, images), deal.bank.features(space, reference)
+        found = search(queries, known, min(k // 2, 2 * n))
+        return seen(label, position, found.indices, found.distances.astype(np.float32))
+    x, y = (as_rows(opened(space).embed(each)) for each in (images, reference))
+    squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * (x @ y.T)
+    index = np.argpartition(squared, min(k, 2 * n) - 1, axis=1)[:, :k]
+    near = np.take_along_axis(squared, index, 1)
+    order = np.argsort(near, axis=1)
+    distance = np.sqrt(np.maximum(np.take_along_axis(near, order, 1), 0))
+    return seen(label, position, np.take_along_axis(index, order, 1), distance)
+
+
+@dataclass(frozen=True)
+class World:
+    """A deal and the rows of its bank that play samples of either twin, ``[S]``, and held-out images."""
+
+    deal: Deal
+    rows: Mapping[str, np.ndarray]
+    heldout: np.ndarray
+    spaces: Sequence[str]
+    others: Mapping[str, Mapping[str, Seen]] = field(default_factory=dict)  # space, twin: samples that are no rows
+
+    @property
+    def n_samples(self) -> int:
+        """Seeds a twin."""
+        return len(self.rows["a"])
+
+    def samples(self, space: str, twin: str) -> tuple[Seen, np.ndarray]:
+        """Return where the samples of a twin are looked up, and which they are there."""
+        if space in self.others:
+            return self.others[space][twin], np.arange(self.n_samples)
+        return self.deal.seen(space), self.rows[twin]
+
+    def evidence(self, twin: str, space: str, found: Seen, rows: np.ndarray, step: int = STEP) -> Evidence:
+        """Return what is read of samples, seen from the half of a twin, with held-out images beside them."""
+        real = self.deal.seen(space)
+        other = other_twin(twin)
+        own, beyond, held = found.to[twin][rows], found.to[other][rows], real.to[twin][self.heldout]
+        unknown = np.full(len(rows), np.nan)
+        images, spacing = self.ids, self.deal.spacing(twin)
+        return Evidence(
+            twin,
+            step,
+            space,
+            np.arange(len(rows)),
+            unknown,
+            unknown,
+            own=own.astype(float),
+            other=beyond.astype(float),
+            pool_own=own[:, 0].astype(float),
+            pool_other=beyond[:, 0].astype(float),
+            heldout_ids=self.heldout.astype(str).astype(object),
+            heldout_own=held.astype(float),
+            heldout_pool_own=held[:, 0].astype(float),
+            heldout_pool_other=real.to[other][self.heldout, 0].astype(float),
+            own_nearest=images[found.at[twin][rows]],
+            own_outside=own[:, 1].astype(float),
+            other_outside=beyond[:, 1].astype(float),
+            heldout_own_outside=held[:, 1].astype(float),
+            own_mean_50=found.mean_50[twin][rows].astype(float),
+            heldout_own_mean_50=real.mean_50[twin][self.heldout].astype(float),
+            own_spacing=spacing[found.at[twin][rows]].astype(float),
+            heldout_own_spacing=spacing[real.at[twin][self.heldout]].astype(float),
+            own_cell=np.zeros(len(rows)),
+            heldout_own_cell=np.zeros(len(self.heldout)),
+            kid_scores=np.zeros(len(rows)),
+            gap=found.gap[rows],
+        )
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        """The id of each pool image, object ``[N]``."""
+        return self.deal.images.astype(str).astype(object)
+
+    def series(self) -> Series:
+        """Return the world as what is read from a run of one checkpoint."""
+        deal, rng = self.deal, np.random.default_rng([self.deal.number, 5])
+        evidence, landings = {}, {}
+        copier = {t: rng.choice(deal.copies("copier", t), controls.N_COPIES) for t in TWINS}
+        folds = {t: self.heldout[i :: features.HELDOUT_FOLDS] for i, t in enumerate(TWINS)}
+        n_third = len(self.heldout) // features.HELDOUT_FOLDS
+        for space in self.spaces:
+            for twin in TWINS:
+                found, rows = self.samples(space, twin)
+                evidence[STEP, twin, space] = self.evidence(twin, space, found, rows)
+                landings[STEP, twin, space] = found.landing(rows)
+                for name, of in (("copier", copier[twin]), ("heldout", folds[twin][:n_third])):
+                    everything = deal.seen(space)
+                    evidence[name, twin, space] = self.evidence(twin, space, everything, of, -1)
+                    landings[name, twin, space] = everything.landing(of)
+                landings["smooth", twin, space] = self.smooth(space)[twin]
+        scope = Scope(
+            (STEP,), tuple(self.spaces), self.n_samples, 0, True, True, distance_spaces=tuple(set(ALIGNED) & set(self.spaces))
+        )
+        table = pd.DataFrame(
+            {"half": [half for half, _ in deal.pool.ids], "id": self.ids, "group": deal.pool.groups}
+            | {"brightness": deal.bank.train[deal.images].mean(axis=(1, 2, 3))}
+        )
+        return Series(
+            scope=scope,
+            evidence=evidence,
+            landings=landings,
+            pool=deal.pool,
+            pool_tables=dict.fromkeys(self.spaces, table),
+            nearest_in_pool={space: deal.nearest_in_pool(space) for space in self.spaces},
+            coverage={},
+            heldout=pd.DataFrame({"id": self.heldout.astype(str)}),
+            saturated={},
+            linear={},
+            scales={},
+        )
+
+    def smooth(self, space: str) -> Mapping[str, Landing]:
+        """Return where the smooth reference lands."""
+        own = self.deal.made.get(("smooth", space))
+        return self.deal.smooth(space) if own is None else own  # type: ignore[return-value]
