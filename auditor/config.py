@@ -126,6 +126,11 @@ class AuditConfig:
         high=10**5,
         extra=True,
     )
+    release: str | None = setting(
+        "What is to be released: weights, which anybody can ask about an image, so that membership must be judged; or "
+        "samples alone [default: weights]."
+    )
+    release_size: int | None = setting("Number of samples to be released: tells the copies to expect.", low=1)
     fpr: float | None = setting(
         "Set the copying rule so that it flags this share of real held-out images [default: the gap ratio 1/3].",
         low=0.0,
@@ -158,6 +163,9 @@ class AuditConfig:
         if self.loss_strata not in LOSS_STRATA:
             what = f"There are no strata of {self.loss_strata!r}."
             raise AuditError(what, "--loss-strata", f"Choose from: {', '.join(LOSS_STRATA)}.")
+        if self.release not in (None, *RELEASES):
+            what = f"Nothing is released as {self.release!r}."
+            raise AuditError(what, "--release", f"Choose from: {', '.join(RELEASES)}.")
         self._follow_protocol()
         self.step_numbers  # noqa: B018  malformed lists are reported here
         self.window_limits  # noqa: B018
@@ -212,6 +220,7 @@ class AuditConfig:
         return None if self.window is None else window_from(self.window)
 
 
+RELEASES = ("weights", "samples")
 PROTOCOLS = ("ours", "paper")
 # What the published protocol settles or cannot be told of, and the values that do not contradict it.
 BESIDE_PAPER: dict[str, tuple[Any, ...]] = {
@@ -250,13 +259,19 @@ class Budgets:
     alpha: float = setting("Corrected p up to which a finding counts, each for bias and for copying.", 0.025)
     least_seeds: int = setting("Fewer seeds support no verdict but memorizing or undecided.", 1000)
     lean_bias: float = setting("Least own_share above 1/2 that is called bias.", 0.02)
+    gap_bias: float = setting("Least gap lean, above that of the smooth reference, that is called bias.", 0.001)
     lean_safe: float = setting("own_share above 1/2 that is accepted.", 0.05)
     lean_safe_beyond_reference: float = setting("The same, above that of the smooth reference.", 0.03)
+    lean_safe_beyond_reference_few: float = setting("The same, with fewer than 4,000 seeds.", 0.04)
+    lean_safe_most: float = setting("own_share above 1/2 that is accepted at most, whatever a smooth model shows.", 0.1)
+    tail_bias: float = setting("Least own share of the most standing out samples that is called bias.", 0.75)
+    tail_bias_beyond_reference: float = setting("The same, above that of the smooth reference.", 0.1)
     loss_bias: float = setting("Least loss lean that is called bias.", 0.01)
     loss_safe_beyond_bias: float = setting("Loss lean above that margin that is accepted.", 0.03)
-    copies_beyond_heldout: float = setting("Copied share that is accepted above that of held-out images.", 0.005)
-    attack_tpr_at_1_percent: float = setting("Upper limit of an attack's hits at a false-positive rate of 1 %.", 0.03)
-    attack_tpr_at_1_permille: float = setting("The same at a false-positive rate of 0.1 %.", 0.01)
+    copies_beyond_heldout: float = setting("Copied share accepted above that of held-out images; one training.", 0.005)
+    copies_beyond_twin: float = setting("Copied share that is accepted above that of the twin's samples.", 0.001)
+    copies_beyond_twin_few: float = setting("The same, with fewer than 4,000 seeds.", 0.002)
+    many_seeds: int = setting("Seeds from which the narrower margins hold.", 4000)
     copy_rule_false_alarms: float = setting("Held-out rate up to which copies in a space make the verdict.", 0.01)
     overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.0025)
     underfit_loss: float = setting("Multiple of the least held-out loss above which a checkpoint is underfit.", 1.25)
@@ -264,6 +279,17 @@ class Budgets:
     underfit_near: float = setting("Samples this much nearer to held-out than real images are underfit.", 0.6)
     underfit_far: float = setting("Samples this much farther from held-out than real images are underfit.", 1.5)
     underfit_saturated: float = setting("Saturated pixels beyond the real share that are underfit.", 0.2)
+
+
+RETIRED_BUDGETS = {
+    "attack_tpr_at_1_percent": "Membership is judged by scores fixed beforehand (docs/statistics.md 5.4).",
+    "attack_tpr_at_1_permille": "Membership is judged by scores fixed beforehand (docs/statistics.md 5.4).",
+}  # names of earlier versions, and why they went
+
+
+def kept_budgets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the budgets of an earlier run without those that there are no more."""
+    return {name: value for name, value in values.items() if name not in RETIRED_BUDGETS}
 
 
 def budgets_from_file(path: str | Path | None) -> Budgets:
@@ -274,6 +300,8 @@ def budgets_from_file(path: str | Path | None) -> Budgets:
     values: dict[str, Any] = {}
     for name, value in read_toml(path).items():
         plain = name.replace("-", "_")
+        if plain in RETIRED_BUDGETS:
+            raise AuditError(f"The budget {name!r} is used no more.", path, f"{RETIRED_BUDGETS[plain]} Leave it out.")
         if plain not in known:
             raise AuditError(f"There is no budget {name!r}.", path, f"Choose from: {', '.join(known)}.")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -367,6 +367,11 @@ class Evidence:
     heldout_pool_own: np.ndarray | None = None  # float64 [H]
     heldout_pool_other: np.ndarray | None = None  # float64 [H]
     own_nearest: np.ndarray | None = None  # object [S], id of the nearest own image
+    own_group: np.ndarray | None = None  # int64 [S], its number among images that count as one (duplicates, a person)
+    own_shared: np.ndarray | None = None  # bool [S], whether all halves hold it: it is in no pool then
+    other_group: np.ndarray | None = None  # int64 [S], the same of the nearest image of the other half
+    other_shared: np.ndarray | None = None  # bool [S]
+    heldout_own_shared: np.ndarray | None = None  # bool [H], the same of held-out images' nearest own image
     pool_classed: np.ndarray | None = None  # bool [S], samples whose class has images enough; None: no classes
     own_in_class: np.ndarray | None = None  # float64 [S], nearest own image of the sample's class; equal numbers
     other_in_class: np.ndarray | None = None  # float64 [S]
@@ -380,6 +385,7 @@ class Evidence:
     heldout_judged: np.ndarray | None = None  # bool [H], held-out images that did not set copy_ratio; None: all
     own_cluster_size: np.ndarray | None = None  # float64 [S], own images equal to the nearest one, itself included
     own_mean_50: np.ndarray | None = None  # float64 [S], mean distance to the 50 nearest own images
+    other_mean_50: np.ndarray | None = None  # float64 [S]
     heldout_own_mean_50: np.ndarray | None = None  # float64 [H]
     own_spacing: np.ndarray | None = None  # float64 [S], from the nearest own image to its nearest that is no duplicate
     heldout_own_spacing: np.ndarray | None = None  # float64 [H]

@@ -12,6 +12,8 @@ from auditor.config import HEADLINE_SPACE
 from auditor.records import TWINS, UNITS
 from auditor.registry import SCALES
 
+SELDOM = ("distance_spaces", "release", "release_size", "weights")  # fields that few runs have, or that came later
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -27,11 +29,13 @@ class Scope:
     twins: tuple[str, ...] = TWINS  # a alone for a single training
     same_data: bool = False  # whether a second training on half a was audited, too
     distance_spaces: tuple[str, ...] = ()  # spaces that have distances to images alone, and no vectors
+    release: str | None = None  # weights or samples; None: not said, and weights are assumed
+    release_size: int | None = None  # samples that are to be released; None: not said
+    weights: str = ""  # of the networks: ema or raw; empty where samples were given
 
     def as_record(self) -> dict[str, Any]:
         """Return what run.json holds of it: what few runs have only where there is some."""
-        kept = asdict(self)
-        return kept if self.distance_spaces else {name: kept[name] for name in kept if name != "distance_spaces"}
+        return {name: value for name, value in asdict(self).items() if name not in SELDOM or value}
 
     @property
     def with_twin(self) -> bool:

@@ -218,6 +218,9 @@ def scope_of(
         twins=pair.twins,
         same_data=config.ckpts_a2 is not None,
         distance_spaces=() if config.quick else tuple(n for n, each in opened.items() if not each.vectors),
+        release=config.release,
+        release_size=config.release_size,
+        weights=pair.a.checkpoints[0].weights,
     )
 
 

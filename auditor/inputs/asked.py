@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from auditor import images
-from auditor.config import AuditConfig, Budgets
+from auditor.config import AuditConfig, Budgets, kept_budgets
 from auditor.diffusion import denoising, schedules
 from auditor.records import ImageSet
 from auditor.run import RunDirectory, restored
@@ -132,7 +132,7 @@ def from_record(run: RunDirectory, record: Mapping[str, Any], digests: Mapping[s
     beside: dict[str, Any] = {
         "config": restored(AuditConfig, given, where),
         "scope": restored(Scope, record["scope"], where),
-        "budgets": restored(Budgets, record["budgets"], where),
+        "budgets": restored(Budgets, kept_budgets(record["budgets"]), where),
     }
     if "asked" in record:
         kept = dict(record["asked"])

@@ -24,6 +24,8 @@ from auditor.stats.intervals import NAN, paired_lower
 from auditor.stats.minima import Onset
 from auditor.stats.relabeling import Relabeling, relabel
 
+RULES = 2  # of the verdict; 1: before every checkpoint had a risk and a quality (docs/statistics.md 10)
+LOCATED = ("found", "edge")  # onsets whose confidence set says where a minimum is
 LAYOUTS = {
     "measurements": columns.MEASUREMENTS,
     "onsets": columns.ONSETS,
@@ -110,7 +112,7 @@ def compute(
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
     attacks = membership.attack_rows(series)
-    facts = step_facts(series, tests, references, located.underfit, curves.losses, membership.upper_limits(attacks))
+    facts = step_facts(series, tests, references, located.underfit, curves.losses)
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
@@ -188,11 +190,16 @@ def context_of(
     divergence = located.divergence[scope.headline_space] if scope.with_samples else located.predictions
     failed = controls.failed_controls(series, relabeling, references, budgets) if scope.with_train else ()
     return Context(
-        divergence.steps,
-        located.loss.steps,
-        scope.n_samples if scope.with_samples else 0,
-        tuple(failed),
-        tuple(controls.differing_halves(series, relabeling)) if relabeling else (),
+        divergence=divergence.steps if divergence.status in LOCATED else (),
+        loss=located.loss.steps,
+        n_seeds=scope.n_samples if scope.with_samples else 0,
+        distrust=tuple(failed),
+        not_exchangeable=tuple(controls.differing_halves(series, relabeling)) if relabeling else (),
+        with_heldout=scope.with_heldout,
+        release=scope.release,
+        release_size=scope.release_size,
+        weights=scope.weights,
+        classes_judged=series.strata is not None,
     )
 
 
@@ -202,7 +209,6 @@ def step_facts(
     references: Mapping[str, Reference],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
-    attacks: Mapping[int, Mapping[float, float]],
 ) -> list[StepFacts]:
     """Gather what the verdict on each checkpoint rests on."""
     scope, n, judged = series.scope, series.scope.n_samples, series.scope.judged_spaces
@@ -212,19 +218,21 @@ def step_facts(
     for i, step in enumerate(scope.steps):
         found = tests.loss.get(step)
         rise = paired_lower(losses[i], losses[least]) / losses[least].mean() if losses.shape[1] else NAN
-        quality = scope.with_heldout and tests.copying
+        with_kid = scope.with_heldout and tests.copying
         facts.append(
             StepFacts(
                 step=step,
-                lean={s: lean.lean_fact(tests.lean[step, s], references[s], n) for s in judged if tests.lean},
+                lean={
+                    s: lean.lean_fact(tests.lean[step, s], references[s], n, len(judged)) for s in judged if tests.lean
+                },
                 loss=LossLean(found.estimate.value, found.low, found.high, found.p_corrected, loss_reference)
                 if found
                 else None,
                 copying={space: tests.copying[step, space] for space in judged if tests.copying},
                 underfit=underfit[step],
                 loss_rise=rise,
-                quality=curve(series, "kid", [step], scope.quality_space)[0] if quality else None,
-                attacks=attacks.get(step, {}),
+                kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
+                fit_judged=scope.with_heldout,
             )
         )
     return facts
@@ -261,8 +269,11 @@ def checks_of(
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""
     return {
+        "rules": RULES,
         "distrust": list(context.distrust),
         "not_exchangeable": list(context.not_exchangeable),
+        "not_the_halves": list(context.not_the_halves),
+        "caveats": list(context.caveats),
         "smooth_reference": {space: each.share for space, each in references.items()},
         "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
@@ -285,6 +296,8 @@ def decision_row(decision: Decision) -> dict[str, Any]:
     """Return one row of verdicts.parquet."""
     return {
         "step": decision.step,
+        "risk": decision.risk,
+        "quality": decision.quality,
         "verdict": decision.verdict,
         "recommended": decision.recommended,
         "reasons": " ".join(decision.reasons),

@@ -79,13 +79,17 @@ def mixed_p(series: Series, copier: Mapping[str, copies.Flags], space: str) -> f
     n_copies = max(1, n // COPIER_SHARE)
     mixed = {}
     for twin, flags in real.items():
+        honest = -1 - np.arange(n)  # a group of its own for each held-out image
+        own_group, other_group = honest.copy(), honest.copy()
+        own_group[:n_copies] = np.resize(copier[twin].own_group, n_copies)
         own = np.resize(flags.heldout, n).copy()
         own[:n_copies] = np.resize(flags.own, n_copies)
         other = None
         if flags.other is not None:
             other = np.resize(real[other_twin(twin)].heldout, n).copy()
             other[:n_copies] = np.resize(flags.other, n_copies)
-        mixed[twin] = copies.Flags(own, other, flags.heldout)
+            other_group[:n_copies] = np.resize(np.asarray(copier[twin].other_group), n_copies)
+        mixed[twin] = copies.Flags(own, other, flags.heldout, own_group, other_group)
     return copies.copy_p(mixed)
 
 

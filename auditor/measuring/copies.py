@@ -1,16 +1,30 @@
-"""Copies among samples, counted beside held-out images and beside the twin's samples (docs/statistics.md 4)."""
+"""Copies among samples: of whom, not only how many (docs/statistics.md 4).
+
+Per space, half h and seed s, the sample of the twin that was trained on h is flagged on an image of h (own), and the
+other twin's sample of the same seed may be, too (twin). What both flag is common to the data; what only one flags
+speaks for copying, or by chance against it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil, log2
+from typing import Any
 
 import numpy as np
 
-from auditor.measuring.facts import Copying
+from auditor.config import COPY_RATIO
+from auditor.measuring.facts import FINDING, Copying
 from auditor.neighbors import is_copy
-from auditor.records import TWINS, Evidence
+from auditor.records import TWINS, Evidence, other_twin
 from auditor.stats import counts
+
+RULES = ("gap", "carlini")  # each a cell of its own: together the second hides what the first finds
+CARLINI_RATIO = 0.5  # to the mean distance of the 50 nearest (Carlini et al. 2023)
+FIRST = 1000  # seeds that are tested by themselves, so that more seeds never take a finding back
+RARE_FALSE_ALARMS = 0.0005  # share of held-out images that the rule of "shown rare" flags at most
+LEAST_CALIBRATING = 2000  # held-out ratios d1 / d2 that a ratio is set by
 
 
 def calibrated(evidence: Mapping[str, Evidence], fpr: float, seed: int) -> tuple[float, np.ndarray]:
@@ -35,74 +49,200 @@ def ratio_of(evidence: Evidence) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Flags:
-    """Which samples are flagged as copies, of one twin in one space."""
+    """Which samples are flagged as copies, of one twin in one space, and of which group of images."""
 
     own: np.ndarray  # bool [S], of an image of the own half
     other: np.ndarray | None  # bool [S], of an image of the other half: the control; None without a twin
     heldout: np.ndarray  # bool [H], held-out images of the own half
+    own_group: np.ndarray  # int64 [S], of the nearest image of the own half
+    other_group: np.ndarray | None = None  # int64 [S]
 
 
-def flags(evidence: Evidence) -> Flags:
-    """Return the flags of one twin's samples and of held-out images against its half."""
-    assert evidence.own is not None and evidence.own_outside is not None, "copies are looked for in training images"
-    own, other, ratio = evidence.own, evidence.other, evidence.copy_ratio
+def flags(evidence: Evidence, rule: str = "gap", ratio: float | None = None) -> Flags:
+    """Return the flags of one twin's samples and of held-out images against its half.
+
+    ``rule`` is one of ``RULES``; ``ratio`` is c of the gap rule, None for that of --fpr, or else 1/3.
+    """
+    assert evidence.own is not None and evidence.own_group is not None, "copies are looked for in training images"
+    ratio = evidence.copy_ratio if ratio is None else ratio
+
+    def flagged(near: np.ndarray, outside: np.ndarray | None, mean_50: np.ndarray | None) -> np.ndarray:
+        second, limit = (outside, ratio) if rule == "gap" else (mean_50, CARLINI_RATIO)
+        assert second is not None, "the second distance is known where the nearest is"
+        return is_copy(near[:, 0], second, limit)
+
     heldout = np.zeros(0, dtype=bool)
-    if evidence.heldout_own is not None and evidence.heldout_own_outside is not None:
-        heldout = is_copy(evidence.heldout_own[:, 0], evidence.heldout_own_outside, ratio)
+    if evidence.heldout_own is not None:
+        heldout = flagged(evidence.heldout_own, evidence.heldout_own_outside, evidence.heldout_own_mean_50)
         if evidence.heldout_judged is not None:
             heldout = heldout[evidence.heldout_judged]
     copied = None
-    if other is not None and evidence.other_outside is not None:
-        copied = is_copy(other[:, 0], evidence.other_outside, ratio)
-    return Flags(is_copy(own[:, 0], evidence.own_outside, ratio), copied, heldout)
+    if evidence.other is not None:
+        copied = flagged(evidence.other, evidence.other_outside, evidence.other_mean_50)
+    own = flagged(evidence.own, evidence.own_outside, evidence.own_mean_50)
+    return Flags(own, copied, heldout, evidence.own_group, evidence.other_group)
 
 
-def copy_p(found: Mapping[str, Flags]) -> float:
-    """Return max(p_F, p_T): more than held-out images, and more than the twin flags the same half (4.3).
+# ---------------------------------------------------------------------------
+# Own against twin (4.3)
+# ---------------------------------------------------------------------------
 
-    p_F is Fisher's test of own flags of both twins against held-out flags; without
-    held-out images p_T alone decides, and p_F alone for a single training. Without either
-    there is no control, and p is 1.
+
+@dataclass(frozen=True)
+class Discordant:
+    """Pairs (seed, half) of which one of both samples is flagged, with the group that it is flagged on."""
+
+    own_only: np.ndarray  # int64, groups of pairs that only the twin that was trained on the half flags
+    twin_only: np.ndarray  # int64, groups of pairs that only the other twin flags
+
+    @property
+    def groups(self) -> tuple[int, int]:
+        """Distinct groups flagged more often by the twin that saw them, and less often; ties count for neither."""
+        names, member = np.unique(np.concatenate([self.own_only, self.twin_only]), return_inverse=True)
+        own, twin = member[: len(self.own_only)], member[len(self.own_only) :]
+        net = np.bincount(own, minlength=len(names)) - np.bincount(twin, minlength=len(names))
+        return int((net > 0).sum()), int((net < 0).sum())
+
+    def p(self, reverse: bool = False) -> float:
+        """Return the larger p of McNemar's test over pairs and the sign test over distinct groups, one-sided.
+
+        McNemar's alone alarms where the twins collapse onto, or prefer, different images; the unit of chance is
+        which half an image is in, so that images have to agree. ``reverse``: the halves look exchanged.
+        """
+        pairs, groups = (len(self.own_only), len(self.twin_only)), self.groups
+        if reverse:
+            pairs, groups = pairs[::-1], groups[::-1]
+        return max(counts.paired_hits(*pairs), counts.paired_hits(*groups))
+
+
+def discordant(found: Mapping[str, Flags], n: int | None = None) -> Discordant:
+    """Return what only one of both twins flags, over the first ``n`` seeds (None: all)."""
+    own, twin = [], []
+    for half in TWINS:
+        mine, yours = found[half], found[other_twin(half)]
+        assert yours.other is not None and yours.other_group is not None, "both twins are looked at in both halves"
+        own.append(mine.own_group[:n][(mine.own & ~yours.other)[:n]])
+        twin.append(yours.other_group[:n][(~mine.own & yours.other)[:n]])
+    return Discordant(np.concatenate(own), np.concatenate(twin))
+
+
+def copy_p(found: Mapping[str, Flags], n: int | None = None) -> float:
+    """Return p that samples copy, over the first ``n`` seeds: against the twin, or for one training by Fisher's test.
+
+    Without a twin and without held-out images there is no control, and p is 1.
     """
-    own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
-    p = [counts.more_hits(int(own.sum()), len(own), int(control.sum()), len(control))] if len(control) else []
-    p += [twin_p(found["a"], found["b"])] if len(found) == len(TWINS) else []
-    return max(p, default=1.0)
+    if len(found) == len(TWINS):
+        return discordant(found, n).p()
+    own, control = found["a"].own[:n], found["a"].heldout
+    return counts.more_hits(int(own.sum()), len(own), int(control.sum()), len(control)) if len(control) else 1.0
 
 
-def twin_p(a: Flags, b: Flags) -> float:
-    """Return p_T, McNemar's exact test over (seed, half): own flags against the twin's of the same half."""
-    assert a.other is not None and b.other is not None, "both twins are looked at in both halves"
-    own_only = int((a.own & ~b.other).sum() + (b.own & ~a.other).sum())
-    twin_only = int((~a.own & b.other).sum() + (~b.own & a.other).sum())
-    return counts.paired_hits(own_only, twin_only)
+def corrected(found: Mapping[tuple[tuple[int, str], str], Mapping[str, Flags]]) -> dict[tuple[int, str], float]:
+    """Return p by (step, space), corrected over all cells and rules, and for being tested twice (4.3, 7.1).
+
+    The first 1,000 seeds and all of them are tested at half the level each.
+    """
+    n = max(len(each["a"].own) for each in found.values())
+    looks = [counts.holm(np.array([copy_p(each) for each in found.values()]))]
+    if n > FIRST:
+        looks.append(counts.holm(np.array([copy_p(each, FIRST) for each in found.values()])))
+    p: dict[tuple[int, str], float] = {}
+    for (cell, _), value in zip(found, np.minimum(1.0, 2 * np.min(looks, axis=0)), strict=True):
+        p[cell] = min(float(value), p.get(cell, 1.0))
+    return p
 
 
-def copying_tests(evidence: Mapping[tuple[int, str], Mapping[str, Evidence]]) -> dict[tuple[int, str], Copying]:
-    """Test copying at every checkpoint and space, corrected by Holm (7.1)."""
-    cells = list(evidence)
-    found = {cell: {twin: flags(each) for twin, each in evidence[cell].items()} for cell in cells}
-    corrected = counts.holm(np.array([copy_p(found[cell]) for cell in cells]))
+def groups_needed(n_cells: int) -> int:
+    """Return how many distinct groups, all flagged by their own twin alone, a finding takes: 2^-k n <= alpha / 2."""
+    return ceil(log2(2 * n_cells / FINDING))
+
+
+# ---------------------------------------------------------------------------
+# Every checkpoint and space
+# ---------------------------------------------------------------------------
+
+
+def copying_tests(
+    evidence: Mapping[tuple[int, str], Mapping[str, Evidence]], rare_ratios: Mapping[str, float] | None = None
+) -> dict[tuple[int, str], Copying]:
+    """Test copying at every checkpoint and space, and tell how rare it is; ``rare_ratios`` by space, 1/3 elsewhere."""
+    found = {
+        (cell, rule): {twin: flags(each, rule) for twin, each in twins.items()}
+        for cell, twins in evidence.items()
+        for rule in RULES
+    }
+    p = corrected(found)
+    needed = groups_needed(len(found))
     return {
-        cell: copying(found[cell], n_sources(evidence[cell], found[cell]), float(p), evidence[cell]["a"].copy_ratio)
-        for cell, p in zip(cells, corrected, strict=True)
+        cell: copying(twins, found[cell, "gap"], p[cell], (rare_ratios or {}).get(cell[1], COPY_RATIO), needed)
+        for cell, twins in evidence.items()
     }
 
 
-def copying(found: Mapping[str, Flags], sources: int, p: float, ratio: float | None) -> Copying:
+def copying(
+    evidence: Mapping[str, Evidence], found: Mapping[str, Flags], p: float, rare_ratio: float, needed: int
+) -> Copying:
     """Return the counts of one checkpoint and space."""
     own, control = (np.concatenate([getattr(each, name) for each in found.values()]) for name in ("own", "heldout"))
-    return Copying(
+    groups = np.concatenate([each.own_group[each.own] for each in found.values()])
+    facts = Copying(
         hits=int(own.sum()),
         n=len(own),
         control_hits=int(control.sum()),
         control_n=len(control),
         p_corrected=p,
-        sources=sources,
-        ratio=ratio,
+        sources=len(np.unique(groups)),
+        ratio=evidence["a"].copy_ratio,
+        groups_needed=needed,
     )
+    return replace(facts, **of_pairs(evidence, rare_ratio)) if len(found) == len(TWINS) else facts
 
 
-def n_sources(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> int:
-    """Return how many distinct training images the flagged samples copy."""
-    return sum(len(set(np.asarray(evidence[twin].own_nearest)[each.own])) for twin, each in found.items())
+def of_pairs(evidence: Mapping[str, Evidence], ratio: float) -> dict[str, Any]:
+    """Return the fields of Copying that compare the twins: who is reproduced only by the twin that saw the image."""
+    ratio = rare_ratio(evidence, ratio)
+    found = {twin: flags(each, ratio=ratio) for twin, each in evidence.items()}
+    apart = discordant(found)
+    shared = [(each.own_shared, found[twin].own) for twin, each in evidence.items() if each.own_shared is not None]
+    control = [
+        is_copy(each.heldout_own[:, 0], each.heldout_own_outside, ratio) & each.heldout_own_shared
+        for each in evidence.values()
+        if each.heldout_own is not None and each.heldout_own_outside is not None and each.heldout_own_shared is not None
+    ]
+    return {
+        "own_only": len(apart.own_only),
+        "twin_only": len(apart.twin_only),
+        "pairs": sum(len(each.own) for each in found.values()),
+        "rare_ratio": ratio,
+        "revealed": revealed(evidence, found),
+        "shared_hits": sum(int((mask & own).sum()) for mask, own in shared),
+        "shared_control_hits": sum(int(each.sum()) for each in control),
+    }
+
+
+def rare_ratio(evidence: Mapping[str, Evidence], ratio: float) -> float:
+    """Return the ratio of "shown rare" (4.4): the one given, or the smaller one that flags .05 % of held-out images.
+
+    Where the given one flags more of them, and there are 2,000 ratios d1 / d2 of held-out images to set it by.
+    """
+    given = evidence["a"].copy_ratio
+    if given is not None:
+        return given
+    known = [ratio_of(each) for each in evidence.values() if each.heldout_own is not None]
+    ratios = np.sort(np.concatenate(known)) if known else np.empty(0)
+    if len(ratios) < LEAST_CALIBRATING or (ratios < ratio).mean() <= RARE_FALSE_ALARMS:
+        return ratio
+    return float(ratios[int(RARE_FALSE_ALARMS * len(ratios))])
+
+
+def revealed(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> tuple[str, ...]:
+    """Return images that only the twin that saw them reproduces, as half/id, one of each group, most often first."""
+    seen: dict[int, list[str]] = {}
+    for half in TWINS:
+        mine, yours = found[half], found[other_twin(half)]
+        assert yours.other is not None, "both twins are looked at in both halves"
+        names = np.asarray(evidence[half].own_nearest)
+        for row in np.flatnonzero(mine.own & ~yours.other):
+            seen.setdefault(int(mine.own_group[row]), []).append(f"{half}/{names[row]}")
+    told = sorted(seen.values(), key=lambda each: (-len(each), each[0]))
+    return tuple(each[0] for each in told)

@@ -9,20 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import special
 
-from auditor.config import Budgets
+from auditor.config import COPY_RATIO, Budgets
 from auditor.stats.counts import upper_limit
 
 ONE_SIDED = 1.645  # standard errors of a one-sided 95 % bound
+FINDING = 0.025  # one-sided level of a finding, shared by the spaces
 SETTLES = 2.93  # z_.95 + z_.90: standard errors that a margin must hold for 90 % power (statistics 8)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """own_share of the smooth reference, which memorizes nothing, in one space (statistics 3.5)."""
+    """What the smooth reference, which memorizes nothing, shows in one space (statistics 3.5)."""
 
-    share: float
+    share: float  # own_share
     se: float = 0.0  # over its finitely many samples; the hubs of the split are those of the models', too
+    gap: float = 0.0  # gap lean
 
 
 @dataclass(frozen=True)
@@ -37,30 +40,42 @@ class Lean:
     reference: float  # own_share of the smooth reference
     reference_se: float = 0.0
     few_images: bool = False  # the evidence rests on fewer than ten images
+    gap: float = 0.0  # gap lean of both twins
+    gap_se: float = float("inf")
+    gap_reference: float = 0.0  # that of the smooth reference
+    n_spaces: int = 1  # in which the checkpoint is judged: any of them may find bias
 
     @property
     def se(self) -> float:
         """Standard error over seeds and the hubs of this split."""
         return float(np.sqrt(self.v_seed + self.v_hub))
 
+    @property
+    def one_sided(self) -> float:
+        """Standard errors of the bound that bias has to stay above: one-sided 97.5 % over all spaces together."""
+        return float(special.ndtri(1 - FINDING / self.n_spaces))
+
     def bias_margin(self, budgets: Budgets) -> float:
         """Least lean above one half that is called bias."""
         return max(budgets.lean_bias, self.reference - 0.5)
 
     def safe_margin(self, budgets: Budgets) -> float:
-        """Lean above one half that "no bias" has to stay under."""
-        return max(budgets.lean_safe, self.reference - 0.5 + budgets.lean_safe_beyond_reference)
+        """Lean above one half that "no bias" has to stay under; capped, however much a smooth model leans."""
+        few = self.n_seeds < budgets.many_seeds
+        beyond = budgets.lean_safe_beyond_reference_few if few else budgets.lean_safe_beyond_reference
+        return min(budgets.lean_safe_most, max(budgets.lean_safe, self.reference - 0.5 + beyond))
 
     def is_bias(self, budgets: Budgets) -> bool:
-        """Significant after correction, and larger than a smooth model's lean, which is itself an estimate."""
+        """Significant after correction, and larger than a smooth model's lean, in its share or in its gap."""
         by_reference = self.reference - 0.5 > budgets.lean_bias
-        se = np.hypot(self.se, self.reference_se) if by_reference else self.se
-        above = self.value - ONE_SIDED * se > 0.5 + self.bias_margin(budgets)
-        return bool(self.p_corrected <= budgets.alpha and above)
+        se = np.hypot(self.se, self.reference_se) if by_reference else self.se  # a reference is an estimate, too
+        share = self.value - self.one_sided * se > 0.5 + self.bias_margin(budgets)
+        gap = self.gap - self.one_sided * self.gap_se > max(0.0, self.gap_reference) + budgets.gap_bias
+        return bool(self.p_corrected <= budgets.alpha and (share or gap))
 
     def is_safe(self, budgets: Budgets) -> bool:
-        """Shown to lie under the margin."""
-        return bool(self.value + ONE_SIDED * self.se < 0.5 + self.safe_margin(budgets))
+        """Shown to lie under the margin, to either side: exchanged halves lean the other way."""
+        return bool(abs(self.value - 0.5) + ONE_SIDED * self.se < self.safe_margin(budgets))
 
     def seeds_needed(self, budgets: Budgets) -> int | None:
         """Seeds that would settle it with 90 % power, or None where seeds cannot."""
@@ -99,8 +114,8 @@ class LossLean:
         return bool(self.p_corrected <= budgets.alpha and self.low > self.bias_margin(budgets))
 
     def is_safe(self, budgets: Budgets) -> bool:
-        """Shown to lie under the margin."""
-        return bool(self.high < self.bias_margin(budgets) + budgets.loss_safe_beyond_bias)
+        """Shown to lie under the margin, to either side."""
+        return bool(max(self.high, -self.low) < self.bias_margin(budgets) + budgets.loss_safe_beyond_bias)
 
     def sentence(self, budgets: Budgets) -> str:
         """Say the numbers."""
@@ -113,36 +128,82 @@ class LossLean:
 
 @dataclass(frozen=True)
 class Copying:
-    """Copies among the samples of both twins at one checkpoint in one space, beside held-out images."""
+    """Copies among the samples of both twins at one checkpoint in one space: of whom, not only how many (4)."""
 
-    hits: int
-    n: int
+    hits: int  # flagged samples of both twins
+    n: int  # samples of both twins
     control_hits: int
     control_n: int
     p_corrected: float
-    sources: int  # distinct training images among the flagged
+    sources: int  # distinct groups of training images among the flagged
     ratio: float | None = None  # d1 / d2 below which a copy is flagged, where it is not 1/3
+    own_only: int = 0  # pairs (seed, half) of which only the sample of the twin that was trained on the half is flagged
+    twin_only: int = 0  # only that of the other twin
+    pairs: int = 0  # seeds x halves; 0 for a single training
+    rare_ratio: float = COPY_RATIO  # d1 / d2 below which these two count
+    revealed: tuple[str, ...] = ()  # images (half/id) that only the twin that saw them reproduces
+    groups_needed: int = 0  # distinct groups that a finding takes in this run
+    shared_hits: int = 0  # samples flagged on images that both halves hold; these are in no pool
+    shared_control_hits: int = 0  # held-out images flagged on them
 
     def is_copy(self, budgets: Budgets) -> bool:
-        """More flagged than held-out images, and than the twin's samples of the same seeds, after correction."""
+        """More flagged than the twin flags, by pairs and by distinct groups, after correction."""
         return bool(self.p_corrected <= budgets.alpha)
 
+    @property
+    def rate_excluded(self) -> float:
+        """Upper 95 % limit of the rate of copies beyond the twin's, per sample; in [-1, 1]."""
+        spread = ONE_SIDED * np.sqrt(self.own_only + self.twin_only + 3)  # 3: none seen of n still leaves about 3 / n
+        if not self.pairs:
+            return upper_limit(self.hits, self.n)
+        return float((self.own_only - self.twin_only + spread) / self.pairs)
+
+    def accepted(self, budgets: Budgets) -> float:
+        """Rate of copies beyond the twin's that is accepted; of a single training beyond held-out images'."""
+        if not self.pairs:
+            control = upper_limit(self.control_hits, self.control_n) if self.control_n else 0.0
+            return control + budgets.copies_beyond_heldout
+        return budgets.copies_beyond_twin if self.n / 2 >= budgets.many_seeds else budgets.copies_beyond_twin_few
+
+    def is_rare(self, budgets: Budgets) -> bool:
+        """The rate beyond the twin's is shown to be small."""
+        return self.rate_excluded <= self.accepted(budgets)
+
+    def shared_is_rare(self, budgets: Budgets) -> bool:
+        """Images that both halves hold are not reproduced more often than held-out images resemble them."""
+        if not self.shared_hits:
+            return True
+        control = self.shared_control_hits / self.control_n if self.control_n else 0.0
+        return upper_limit(self.shared_hits, self.n) < control + self.accepted(budgets)
+
     def is_safe(self, budgets: Budgets) -> bool:
-        """The upper limit is under that of held-out images plus the budget."""
-        control = upper_limit(self.control_hits, self.control_n) if self.control_n else 0.0
-        return upper_limit(self.hits, self.n) < control + budgets.copies_beyond_heldout
+        """Shown rare, of images of one half and of those that both hold."""
+        return self.is_rare(budgets) and self.shared_is_rare(budgets)
 
     def counts(self, space: str, budgets: Budgets) -> bool:
-        """Whether a finding in this space makes the verdict: the rule must be specific here."""
-        return is_specific(space, self.control_hits / self.control_n if self.control_n else 0.0, budgets)
+        """Whether a finding in this space makes the verdict: beside a twin always, else where the rule is specific."""
+        return bool(self.pairs) or is_specific(
+            space, self.control_hits / self.control_n if self.control_n else 0.0, budgets
+        )
 
     def sentence(self, space: str) -> str:
         """Say the numbers."""
         control = f"{self.control_hits} of {self.control_n} held-out images" if self.control_n else "no held-out images"
         rule = f" (d1 / d2 below {self.ratio:.3f})" if self.ratio is not None else ""
+        beside = f", {self.own_only} only by the twin that saw them, {self.twin_only} only by the other"
         return (
             f"{space}: {self.hits} of {self.n} samples flagged as copies{rule} of {self.sources} images "
-            f"(at most {upper_limit(self.hits, self.n):.2%} at 95%), {control}, corrected p {self.p_corrected:.3g}"
+            f"(at most {upper_limit(self.hits, self.n):.2%} at 95%){beside if self.pairs else ''}, {control}, "
+            f"corrected p {self.p_corrected:.3g}"
+        )
+
+    def rare_sentence(self, space: str, budgets: Budgets) -> str:
+        """Say which rate of copies can be excluded."""
+        beyond = "the twin's" if self.pairs else "those of held-out images"
+        return (
+            f"{space}: copies beyond {beyond} at most {max(self.rate_excluded, 0):.2%} of samples at 95% "
+            f"(accepted {self.accepted(budgets):.2%}; {self.own_only} flagged only by the twin that saw them, "
+            f"{self.twin_only} only by the other, of {self.pairs or self.n}, d1 / d2 below {self.rare_ratio:.3f})"
         )
 
 
@@ -210,11 +271,12 @@ class StepFacts:
     copying: Mapping[str, Copying] = field(default_factory=dict)
     underfit: tuple[str, ...] = ()  # sentences
     loss_rise: float = float("nan")  # one-sided lower limit of [L - min L] / min L; NaN where unknown
-    quality: np.ndarray | None = None  # linearized KID per seed, both twins averaged
-    attacks: Mapping[float, float] = field(default_factory=dict)  # false-positive rate -> upper limit of the hits
+    kid: np.ndarray | None = None  # linearized, per seed, both twins averaged
     tails: Mapping[str, Tail] = field(default_factory=dict)  # by space
     named: Mapping[str, Named] = field(default_factory=dict)  # by space
     membership: Membership | None = None  # None where no losses were measured
+    leaning_classes: tuple[str, ...] = ()  # sentences of classes and groups whose samples lean
+    fit_judged: bool = True  # whether anything tells that it is underfit: there are held-out images
 
 
 @dataclass(frozen=True)
@@ -224,6 +286,11 @@ class Context:
     divergence: tuple[int, ...]  # steps that may hold the least twin distance, in the headline space
     loss: tuple[int, ...]  # steps that may hold the least held-out loss
     n_seeds: int  # 0 where no samples were drawn
+    with_heldout: bool = True
+    release: str | None = None  # weights or samples; None: not said
+    release_size: int | None = None
+    weights: str = ""  # ema or raw
+    classes_judged: bool = False  # whether samples were compared within classes
     distrust: tuple[str, ...] = ()  # controls that failed
     not_exchangeable: tuple[str, ...] = ()  # why the halves may differ
     not_the_halves: tuple[str, ...] = ()  # why these are not the halves that were trained on

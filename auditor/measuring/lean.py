@@ -36,6 +36,7 @@ class LeanResult:
     share_p: Mapping[str, float]  # one-sided by relabeling, uncorrected
     corrected: tuple[float, float]  # interval of both, over all checkpoints and spaces
     gap: Estimate  # gap lean of both
+    gap_se: float  # over seeds and the split
     gap_p: float
     gap_p_corrected: float  # with all checkpoints, spaces and losses
     v_seed: float
@@ -146,11 +147,11 @@ def lean_result(
     """Return the estimates and p values of column ``i`` of the tests."""
     both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
     gap_value = float(tests["gap"].value[i]) / 2
-    half = 1.96 * float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
+    gap_se = float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
     gap = Estimate(
         value=gap_value,
-        low=gap_value - half,
-        high=gap_value + half,
+        low=gap_value - 1.96 * gap_se,
+        high=gap_value + 1.96 * gap_se,
         level=LEVEL,
         n=both.n,
         unit="seed",
@@ -161,6 +162,7 @@ def lean_result(
         share_p={twin: float(tests[twin].p[i]) for twin in (*TWINS, "both")},
         corrected=intervals.widen(both, n_looks),
         gap=gap,
+        gap_se=gap_se,
         gap_p=float(tests["gap"].p[i]),
         gap_p_corrected=gap_p_corrected,
         v_seed=v_seed,
@@ -210,9 +212,11 @@ def loss_result(
 
 
 def reference_share(lands: Lands, pool: Pool) -> Reference:
-    """Return the own_share of a control that stands for both twins, with its error over samples."""
+    """Return the own_share of a control that stands for both twins, with its error over samples, and its gap lean."""
     share, v_seed, _ = landing.own_share_both(lands["a"], lands["b"], pool)
-    return Reference(share.value, float(np.sqrt(v_seed)))
+    n = len(pool.labels)
+    weights = lands["a"].weights(n, True) - lands["b"].weights(n, True)
+    return Reference(share.value, float(np.sqrt(v_seed)), float(pool.labels @ weights) / 2)
 
 
 def reference_loss(losses: Losses, pool: Pool) -> float:
@@ -222,8 +226,8 @@ def reference_loss(losses: Losses, pool: Pool) -> float:
     return float(r[labels > 0].mean() - r[labels < 0].mean()) / 2
 
 
-def lean_fact(result: LeanResult, reference: Reference, n: int) -> Lean:
-    """Return what the verdict needs of one lean."""
+def lean_fact(result: LeanResult, reference: Reference, n: int, n_spaces: int = 1) -> Lean:
+    """Return what the verdict needs of one lean; ``n_spaces`` are judged beside one another."""
     return Lean(
         value=result.share["both"].value,
         v_seed=result.v_seed,
@@ -233,4 +237,8 @@ def lean_fact(result: LeanResult, reference: Reference, n: int) -> Lean:
         reference=reference.share,
         reference_se=reference.se,
         few_images=result.few_images,
+        gap=result.gap.value,
+        gap_se=result.gap_se,
+        gap_reference=reference.gap,
+        n_spaces=n_spaces,
     )

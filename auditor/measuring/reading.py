@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
 
 NO_STRATUM = -1
+BEYOND_POOL = 10**9  # groups of images outside the pool are numbered from here on, of half b from twice as much
 
 
 class EvidenceReader:
@@ -38,7 +39,8 @@ class EvidenceReader:
         self._pool_table = tables.read(run.place(EVIDENCE, "pool", space)) if with_train else None
         self.pool = self._read_pool() if with_train else None
         self._index = index_of_halves(self.pool) if self.pool else {}
-        self._spacing = {twin: self._read_spacing(twin) for twin in twins} if with_train else {}
+        self._train = {twin: self._read_train(twin) for twin in twins} if with_train else {}
+        self._held_by_all = shared_digests(self._train.values())
         self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in twins}
 
     @property
@@ -53,10 +55,30 @@ class EvidenceReader:
         labels = np.where(frame.half == "a", 1.0, -1.0)
         return Pool(tuple(zip(frame.half, frame.id, strict=True)), labels, frame.group.to_numpy())
 
-    def _read_spacing(self, twin: str) -> pd.Series:
-        """Return each training image's distance to the nearest one that is no duplicate of it, by id."""
-        frame = tables.read(self.run.place(EVIDENCE, f"train-{twin}", self.space), ["id", "outside_distance"])
-        return pd.Series(frame.outside_distance.to_numpy(float), index=pd.Index(frame.id, dtype=object))
+    def _read_train(self, twin: str) -> pd.DataFrame:
+        """Return what is known of the training images of one half, by id.
+
+        ``spacing`` is the distance to the nearest image that is no duplicate, ``group`` the number of images that
+        are counted as one: that of the pool, and outside it of equal images.
+        """
+        names = ["id", "digest", "cluster", "outside_distance"]
+        frame = tables.read(self.run.place(EVIDENCE, f"train-{twin}", self.space), names)
+        index = pd.Index(frame.id, dtype=object)
+        pool = self.pool_table[self.pool_table.half == twin]
+        pooled = pd.Series(pool.group.to_numpy(), index=pd.Index(pool.id, dtype=object)).reindex(index)
+        outside_pool = frame.cluster.to_numpy() + (1 + TWINS.index(twin)) * BEYOND_POOL
+        group = np.where(pooled.isna(), outside_pool, pooled.fillna(0)).astype(np.int64)
+        spacing = frame.outside_distance.to_numpy(float)
+        return pd.DataFrame({"spacing": spacing, "group": group, "digest": frame.digest.to_numpy(object)}, index=index)
+
+    def _of_nearest(self, half: str, ids: tables.Categories) -> tuple[np.ndarray, np.ndarray]:
+        """Return the group of each image of a half that a column of ids names, and whether all halves hold it."""
+        known = self._train[half]
+        position = known.index.get_indexer(pd.Index(ids.names, dtype=object))
+        there = position >= 0
+        group = np.where(there, known.group.to_numpy()[position], -1)
+        shared = there & known.digest.isin(self._held_by_all).to_numpy()[position]
+        return group[ids.codes], shared[ids.codes]
 
     @property
     def strata(self) -> np.ndarray:
@@ -125,11 +147,13 @@ class EvidenceReader:
         pool = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in columns.RANKS]
         single = (
             "own_id_1",
+            "other_id_1",
             "pool_own_distance",
             "pool_other_distance",
             "own_outside_distance",
             "other_outside_distance",
             "own_mean_distance_50",
+            "other_mean_distance_50",
             "own_cluster_size",
             "own_cell",
             "class",
@@ -144,22 +168,29 @@ class EvidenceReader:
         """Return the Evidence fields that need training images."""
         if not self.with_train:
             return {}
+        group, shared = self._of_nearest(twin, data["own_id_1"])
         return {
-            **(self._twin_fields(data) if len(self.twins) > 1 else {}),
+            **(self._twin_fields(data, twin) if len(self.twins) > 1 else {}),
             "own": distance_matrix(data, "own"),
             "own_nearest": data["own_id_1"].values,
+            "own_group": group,
+            "own_shared": shared,
             "own_outside": data["own_outside_distance"],
             "own_mean_50": data["own_mean_distance_50"],
             "own_cluster_size": data["own_cluster_size"],
             "own_cell": data["own_cell"],
-            "own_spacing": spacing_of(self._spacing[twin], data["own_id_1"]),
+            "own_spacing": spacing_of(self._train[twin].spacing, data["own_id_1"]),
         }
 
-    def _twin_fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _twin_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
         """Return the Evidence fields that need the images of the twin's half, too."""
+        group, shared = self._of_nearest(other_twin(twin), data["other_id_1"])
         return {
             "other": distance_matrix(data, "other"),
+            "other_group": group,
+            "other_shared": shared,
             "other_outside": data["other_outside_distance"],
+            "other_mean_50": data["other_mean_distance_50"],
             "pool_own": data["pool_own_distance"],
             "pool_other": data["pool_other_distance"],
             **class_fields(data, "own", "other"),
@@ -177,7 +208,8 @@ class EvidenceReader:
             "heldout_own_outside": self._heldout[f"{twin}_outside_distance"],
             "heldout_own_mean_50": self._heldout[f"{twin}_mean_distance_50"],
             "heldout_own_cell": self._heldout[f"{twin}_cell"],
-            "heldout_own_spacing": spacing_of(self._spacing[twin], self._heldout[f"{twin}_id_1"]),
+            "heldout_own_spacing": spacing_of(self._train[twin].spacing, self._heldout[f"{twin}_id_1"]),
+            "heldout_own_shared": self._of_nearest(twin, self._heldout[f"{twin}_id_1"])[1],
             **heldout_class_fields(self._heldout, twin),
         }
 
@@ -244,6 +276,12 @@ def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:
     """Return per half the pool index of its first image and its ids in order."""
     ids = {half: pd.Index([i for h, i in pool.ids if h == half], dtype=object) for half in TWINS}
     return {"a": (0, ids["a"]), "b": (len(ids["a"]), ids["b"])}
+
+
+def shared_digests(train: Iterable[pd.DataFrame]) -> set[str]:
+    """Return the contents that every half holds; none for a single training."""
+    digests = [set(each.digest) for each in train]
+    return set.intersection(*digests) if len(digests) > 1 else set()
 
 
 def spacing_of(spacing: pd.Series, ids: tables.Categories) -> np.ndarray:

@@ -9,24 +9,37 @@ import numpy as np
 
 from auditor.config import Budgets
 from auditor.measuring.facts import Context, StepFacts
-from auditor.measuring.verdict import Decision, Recommendation, bars, earliest_good, no_release, passes
+from auditor.measuring.verdict import (
+    NOT_LOOKED_FOR,
+    QUALITIES,
+    RISKS,
+    Decision,
+    Recommendation,
+    bars,
+    earliest_good,
+    judge,
+    no_release,
+    not_judged,
+    walk,
+    what_is_released,
+)
+
+VERDICTS = ("memorizing", "biased", "underfit", "overfit", "undecided", "generalizing")  # the first that any pair has
 
 
 def judge_together(decisions: Mapping[str, Decision]) -> Decision:
-    """Return the verdict on one checkpoint of three or more trainings, from those of every pair of them.
+    """Return the decision on one checkpoint of three or more trainings, from those of every pair of them.
 
-    The first rung that any pair stands on; generalizing takes all pairs.
+    The first risk and the worst quality that any pair has, and the verdict that follows; generalizing takes all pairs.
     """
-    step = next(iter(decisions.values())).step
-    said = {pair: [f"{pair}: {reason}" for reason in each.reasons] for pair, each in decisions.items()}
-    for rung in ("memorizing", "underfit", "overfit", "biased"):
-        found = [reason for pair, each in decisions.items() if each.verdict == rung for reason in said[pair]]
-        if found:
-            return Decision(step, rung, False, tuple(found))
-    open_ = [reason for pair, each in decisions.items() if each.verdict != "generalizing" for reason in said[pair]]
-    if open_:
-        return Decision(step, "undecided", False, tuple(open_))
-    return Decision(step, "generalizing", False, tuple(reason for reasons in said.values() for reason in reasons))
+    each = decisions.values()
+    risk = min((d.risk for d in each), key=RISKS.index)
+    quality = min((d.quality for d in each), key=QUALITIES.index)
+    verdict = min((d.verdict for d in each), key=VERDICTS.index)
+    open_ = verdict == "undecided"  # whichever pairs are not generalizing leave it open
+    deciding = {p: d for p, d in decisions.items() if d.verdict == verdict or (open_ and d.verdict != "generalizing")}
+    reasons = tuple(f"{pair}: {reason}" for pair, d in deciding.items() for reason in d.reasons)
+    return Decision(next(iter(each)).step, verdict, False, reasons, risk, quality)
 
 
 def recommend_together(
@@ -34,29 +47,30 @@ def recommend_together(
 ) -> Recommendation:
     """Return the step to release of three or more trainings: the rule of ``recommend``, to be passed in every pair."""
     for pair, context in contexts.items():
-        barred = bars(context, budgets)
-        if barred is not None:
-            return replace(barred, sentence=f"{pair}: {barred.sentence}")
+        closed = bars(context, budgets)
+        if closed is not None:
+            return replace(closed, sentence=f"{pair}: {closed.sentence}")
     by_step = [dict(zip(facts, each, strict=True)) for each in zip(*facts.values(), strict=True)]
-    candidates = [each for each in by_step if not any(f.underfit for f in each.values())]
-    if not candidates:
-        return Recommendation("none", -1, "Every checkpoint is underfit in some pair of trainings.")
-    passed: list[StepFacts] = []
-    stopped = ""
-    for each in candidates:
-        failing = [pair for pair, f in each.items() if not passes(f, contexts[pair], budgets)]
-        if failing:
-            step = each[failing[0]].step
-            stopped = f" The first that does not pass is step {step:,} ({', '.join(failing)})."
-            break
-        qualities = [f.quality for f in each.values()]
-        known = all(q is not None for q in qualities)
-        passed.append(replace(each[next(iter(each))], quality=np.mean(qualities, axis=0) if known else None))
-    if passed:
-        best = earliest_good(passed)
-        said = f"Release step {best.step:,}: in every pair of trainings all risks up to step {passed[-1].step:,} are "
-        said += "shown to be within their budgets, and its quality is not shown to be worse than that of any of them."
-        return Recommendation("found", best.step, said + stopped)
-    pair = failing[0]
-    alone = no_release(candidates[0][pair], [f[pair] for f in candidates], contexts[pair], budgets)
-    return replace(alone, sentence=f"{alone.sentence} (Of the trainings {pair}.)")
+    decisions = [
+        judge_together({pair: judge(f, contexts[pair], budgets) for pair, f in each.items()}) for each in by_step
+    ]
+    passed, stopped = walk(decisions)
+    good = [of_all(f) for f, d in zip(by_step, decisions, strict=True) if d in passed and d.quality == "good"]
+    if not good:
+        return no_release(decisions, stopped)
+    best = earliest_good(good)
+    context = next(iter(contexts.values()))
+    end = f" The first that does not pass is step {stopped.step:,}: {stopped.risk}." if stopped else ""
+    said = (
+        f"Release step {best.step:,} ({what_is_released(context)}): in every pair of trainings all that was judged is "
+        f"shown small up to step {passed[-1].step:,}, and its quality is not shown to be worse than that of any of "
+        f"them.{end} {not_judged(context)} {NOT_LOOKED_FOR}"
+    )
+    return Recommendation("found", best.step, said)
+
+
+def of_all(facts: Mapping[str, StepFacts]) -> StepFacts:
+    """Return the facts of one step with the mean KID of all pairs, none where any lacks it."""
+    known = [f.kid for f in facts.values() if f.kid is not None]
+    first = next(iter(facts.values()))
+    return replace(first, kid=np.mean(known, axis=0) if len(known) == len(facts) else None)

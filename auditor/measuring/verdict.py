@@ -1,31 +1,46 @@
-"""Estimates to decisions: one verdict per checkpoint, onsets of bias and copying, one recommendation.
+"""Facts to decisions: two words and one verdict per checkpoint, onsets of risks, one recommendation.
 
-The rules of docs/statistics.md 6.1, 6.5, 10 and 11. Everything here is a pure function of
-a few numbers per checkpoint; every reason is a sentence that carries them.
+The rules of docs/statistics.md 6.5, 10 and 11. Everything here is a pure function of
+a few numbers per checkpoint (auditor/measuring/facts.py); every reason is a sentence that carries them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring.facts import ONE_SIDED, Context, Lean, StepFacts
+from auditor.measuring.facts import Context, Copying, StepFacts
 
 NO_SAMPLES = "No samples were drawn (--quick): whether they lean on training images or copy them is not known."
-NEVER_RELEASED = ("memorizing", "overfit")
+NO_HELDOUT = "Without held-out images nothing can be shown safe (--heldout)."
+NO_TWIN = "Without two trainings and the images of both halves nothing can be shown safe."
+NO_MEMBERSHIP = (
+    "Membership cannot be judged without losses on training and on held-out images: give both, and checkpoints; or, "
+    "where samples alone are to be released, --release samples."
+)
+NOT_LOOKED_FOR = (
+    "Not looked for: parts under a quarter of the picture, parts moved, shifts beyond 3 px in 28, mixtures below one "
+    "half."
+)
+RISKS = ("memorizing", "biased", "exposed", "undecided", "shown small")  # the first that holds
+FOUND = RISKS[:3]
+QUALITIES = ("underfit", "overfit", "unknown", "good")
+NAMED = 5  # images that a sentence names
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One row of verdicts.parquet."""
+    """One row of verdicts.parquet: whether images are at risk, whether the model is any good, and both in one word."""
 
     step: int
-    verdict: str
+    verdict: str  # memorizing, biased, underfit, overfit, generalizing or undecided
     recommended: bool
     reasons: tuple[str, ...]
+    risk: str = "undecided"  # one of RISKS
+    quality: str = "unknown"  # one of QUALITIES
 
 
 @dataclass(frozen=True)
@@ -37,154 +52,253 @@ class Recommendation:
     sentence: str
 
 
+# ---------------------------------------------------------------------------
+# One checkpoint (10)
+# ---------------------------------------------------------------------------
+
+
 def judge(facts: StepFacts, context: Context, budgets: Budgets) -> Decision:
-    """Return the verdict on one checkpoint: the first rung of the ladder that applies (10)."""
-    copied = [
+    """Return the decision on one checkpoint: its risk, its quality, and the verdict that follows from both (10).
+
+    A risk that is found comes first; then what makes the model useless; generalizing takes a risk that is shown
+    small and a good quality.
+    """
+    risk, why = risk_of(facts, context, budgets)
+    quality, lacking = quality_of(facts, context, budgets)
+    if risk in FOUND:
+        return Decision(facts.step, "memorizing" if risk == "memorizing" else "biased", False, why, risk, quality)
+    if barred(context, budgets):
+        return Decision(facts.step, "undecided", False, why, risk, quality)
+    if quality in ("underfit", "overfit"):
+        return Decision(facts.step, quality, False, lacking, risk, quality)
+    verdict = "generalizing" if risk == "shown small" and quality == "good" else "undecided"
+    return Decision(facts.step, verdict, False, why, risk, quality)
+
+
+def risk_of(facts: StepFacts, context: Context, budgets: Budgets) -> tuple[str, tuple[str, ...]]:
+    """Return the first of ``RISKS`` that holds, with its reasons.
+
+    Where the run cannot be trusted, or the halves may differ, only copying is told; where these are not the halves
+    that were trained on, exposure, too, which does not rest on them alone.
+    """
+    copied = copy_reasons(facts, budgets)
+    if copied:
+        return "memorizing", tuple(copied)
+    exposed = exposure_reasons(facts, context)
+    closed = barred(context, budgets)
+    if closed:
+        trusted = not context.distrust and not context.not_exchangeable
+        return ("exposed", tuple(exposed)) if exposed and trusted else ("undecided", closed)
+    biased = bias_reasons(facts, context, budgets)
+    if biased:
+        return "biased", tuple(biased)
+    if exposed:
+        return "exposed", tuple(exposed)
+    unsafe = unsafe_reasons(facts, context, budgets)
+    if unsafe:
+        return "undecided", tuple(unsafe)
+    return "shown small", tuple(safe_sentences(facts, context, budgets))
+
+
+def quality_of(facts: StepFacts, context: Context, budgets: Budgets) -> tuple[str, tuple[str, ...]]:
+    """Return one of ``QUALITIES``, with reasons: underfit by any rule that can be judged, overfit where losses are."""
+    if facts.underfit:
+        return "underfit", facts.underfit
+    if context.loss and facts.step > max(context.loss) and facts.loss_rise > budgets.overfit_rise:
+        rise = f"The held-out loss is at least {facts.loss_rise:.1%} above its least value, before this step."
+        return "overfit", (rise,)
+    if not facts.fit_judged:
+        return "unknown", ("Whether the model is any good cannot be judged without held-out images.",)
+    return "good", () if context.loss else ("Overfit not judged: no losses.",)
+
+
+def barred(context: Context, budgets: Budgets) -> tuple[str, ...]:
+    """Return why no verdict but memorizing (and exposed) can be given on any checkpoint, in sentences."""
+    few: tuple[str, ...] = ()
+    if 0 < context.n_seeds < budgets.least_seeds:
+        few = (f"{context.n_seeds} seeds are fewer than the {budgets.least_seeds} that a verdict needs.",)
+    return (*context.distrust, *context.not_exchangeable, *context.not_the_halves, *few)
+
+
+def copy_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
+    """Return what shows that samples copy training images (4.3)."""
+    return [
         f"Copies: {each.sentence(space)}."
         for space, each in facts.copying.items()
         if each.is_copy(budgets) and each.counts(space, budgets)
     ]
-    if copied:
-        return Decision(facts.step, "memorizing", False, tuple(copied))
-    if context.distrust or context.not_exchangeable:
-        return Decision(facts.step, "undecided", False, (*context.distrust, *context.not_exchangeable))
-    if 0 < context.n_seeds < budgets.least_seeds:
-        reason = f"{context.n_seeds} seeds are fewer than the {budgets.least_seeds} that a verdict needs."
-        return Decision(facts.step, "undecided", False, (reason,))
-    if facts.underfit:
-        return Decision(facts.step, "underfit", False, facts.underfit)
-    if context.loss and facts.step > max(context.loss) and facts.loss_rise > budgets.overfit_rise:
-        rise = f"The held-out loss is at least {facts.loss_rise:.1%} above its least value, before this step."
-        return Decision(facts.step, "overfit", False, (rise,))
-    biased = bias_reasons(facts, context, budgets)
-    unsafe = unsafe_reasons(facts, budgets) if context.n_seeds else [*attack_reasons(facts, budgets), NO_SAMPLES]
-    if biased:
-        return Decision(facts.step, "biased", False, tuple(biased))
-    if not unsafe:
-        return Decision(facts.step, "generalizing", False, tuple(safe_sentences(facts, budgets)))
-    return Decision(facts.step, "undecided", False, tuple(unsafe))
 
 
 def bias_reasons(facts: StepFacts, context: Context, budgets: Budgets) -> list[str]:
-    """Return what shows that samples or losses lean on the own images beyond a smooth model (rule 4)."""
+    """Return what shows that samples, or losses where weights are released, lean beyond a smooth model."""
     reasons = [
         f"Leans: {each.sentence(space, budgets)}." for space, each in facts.lean.items() if each.is_bias(budgets)
     ]
-    diverged = bool(context.divergence) and facts.step > max(context.divergence)
-    if facts.loss is not None and facts.loss.is_bias(budgets) and diverged:
+    reasons += [f"Leans: {each.sentence(space)}." for space, each in facts.tails.items() if each.is_bias(budgets)]
+    reasons += facts.leaning_classes
+    # without a located minimum of the twin distance nothing excuses a lean of the losses
+    diverged = not context.divergence or facts.step > max(context.divergence)
+    if releases_weights(context) and facts.loss is not None and facts.loss.is_bias(budgets) and diverged:
         reasons.append(f"Leans: {facts.loss.sentence(budgets)}.")
     return reasons
 
 
-def unsafe_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
-    """Return what keeps this checkpoint from being shown safe, none if it is (rule 5)."""
-    if not facts.lean:
-        return ["Without two trainings and the images of both halves nothing can be shown safe."]
-    reasons = []
+def exposure_reasons(facts: StepFacts, context: Context) -> list[str]:
+    """Return what shows that the weights give away who was trained on; none where only samples are released (5.4)."""
+    if not releases_weights(context) or facts.membership is None:
+        return []
+    return list(facts.membership.exposed)
+
+
+def unsafe_reasons(facts: StepFacts, context: Context, budgets: Budgets) -> list[str]:
+    """Return what keeps this checkpoint from being shown safe, none if it is."""
+    reasons = [reproduced_sentence(facts, budgets)] if reproduced(facts, budgets) else []
+    if not context.n_seeds:
+        reasons.append(NO_SAMPLES)
+    elif not facts.lean:
+        reasons.append(NO_TWIN)
+    if not context.with_heldout:
+        reasons.append(NO_HELDOUT)
     for space, each in facts.lean.items():
         if not each.is_safe(budgets):
             needed = each.seeds_needed(budgets)
             more = f"about {needed:,} seeds would settle it" if needed else "more seeds cannot settle it"
             reasons.append(f"Lean not shown small: {each.sentence(space, budgets)}; {more}.")
-    if facts.loss is not None and not facts.loss.is_safe(budgets):
-        reasons.append(f"Loss lean not shown small: {facts.loss.sentence(budgets)}; more seeds do not change it.")
-    reasons += [
-        f"Copies not shown rare: {each.sentence(space)}."
-        for space, each in facts.copying.items()
-        if each.counts(space, budgets) and not each.is_safe(budgets)
-    ]
+    for space, copying in facts.copying.items():
+        if copying.counts(space, budgets):
+            reasons += copies_unsafe(space, copying, budgets)
+    reasons += [f"Named: {each.sentence(space)}." for space, each in facts.named.items() if each.images]
+    if releases_weights(context):
+        if facts.loss is not None and not facts.loss.is_safe(budgets):
+            reasons.append(f"Loss lean not shown small: {facts.loss.sentence(budgets)}; more seeds do not change it.")
+        if facts.membership is None:
+            reasons.append(NO_MEMBERSHIP)
+        elif not facts.membership.hidden:
+            reasons += facts.membership.missing
     return reasons
 
 
-def safe_sentences(facts: StepFacts, budgets: Budgets) -> list[str]:
-    """Return the numbers behind "generalizing"."""
+def copies_unsafe(space: str, copying: Copying, budgets: Budgets) -> Iterator[str]:
+    """Yield why copies are not shown rare in a space (4.4)."""
+    if not copying.is_rare(budgets):
+        yield f"Copies not shown rare: {copying.rare_sentence(space, budgets)}."
+    if not copying.shared_is_rare(budgets):
+        yield (
+            f"Images that both halves hold are reproduced in {space}, by {copying.shared_hits} of {copying.n} samples, "
+            f"beside {copying.shared_control_hits} of {copying.control_n} held-out images: de-duplicate, deal anew, "
+            "train again."
+        )
+
+
+def reproduced(facts: StepFacts, budgets: Budgets) -> tuple[str, ...]:
+    """Return the images, as half/id, that only the twin that saw them reproduces, in the space where they are most.
+
+    Of spaces in which this is not shown rare, and in which the twin that saw them flags more.
+    """
+    of = [
+        each.revealed for each in facts.copying.values() if not each.is_rare(budgets) and each.own_only > each.twin_only
+    ]
+    return max(of, key=len, default=())
+
+
+def reproduced_sentence(facts: StepFacts, budgets: Budgets) -> str:
+    """Say how many images only the twin that saw them reproduces, which, and how many a finding takes."""
+    images = reproduced(facts, budgets)
+    needed = max(each.groups_needed for each in facts.copying.values())
+    more = "" if len(images) <= NAMED else f" and {len(images) - NAMED} more"
+    return (
+        f"{len(images)} images are reproduced only by the twin that saw them: {', '.join(images[:NAMED])}{more}. "
+        f"(A finding takes {needed} distinct images here, all by their own twin.)"
+    )
+
+
+def releases_weights(context: Context) -> bool:
+    """Return whether the weights are to be released; where it was not said, they are."""
+    return context.release != "samples"
+
+
+def safe_sentences(facts: StepFacts, context: Context, budgets: Budgets) -> list[str]:
+    """Return the numbers behind "shown small"."""
     sentences = [each.sentence(space, budgets) for space, each in facts.lean.items()]
-    sentences += [facts.loss.sentence(budgets)] if facts.loss is not None else []
-    sentences += [each.sentence(space) for space, each in facts.copying.items() if each.counts(space, budgets)]
+    if facts.loss is not None and releases_weights(context):
+        sentences.append(facts.loss.sentence(budgets))
+    sentences += [each.rare_sentence(s, budgets) for s, each in facts.copying.items() if each.counts(s, budgets)]
     return [f"Shown small: {each}." for each in sentences]
 
 
+# ---------------------------------------------------------------------------
+# The series (11)
+# ---------------------------------------------------------------------------
+
+
 def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
-    """Walk forward over the checkpoints that are not underfit, stop at the first that does not pass (11).
+    """Walk forward over the checkpoints, stop at the first that is neither underfit nor shown small (11).
 
-    Among those passed, the earliest whose quality is not significantly worse than the best.
+    Among those passed whose quality is good, the earliest whose KID is not significantly worse than the best.
     """
-    barred = bars(context, budgets)
-    if barred is not None:
-        return barred
+    decisions = [judge(each, context, budgets) for each in facts]
+    closed = bars(context, budgets, decisions)
+    if closed is not None:
+        return closed
     if not context.n_seeds:
-        return from_networks(facts, context, budgets)
-    candidates = [f for f in facts if not f.underfit]
-    if not candidates:
-        return Recommendation("none", -1, "Every checkpoint is underfit.")
-    passed: list[StepFacts] = []
-    for each in candidates:
-        if not passes(each, context, budgets):
-            break
+        return from_networks(decisions)
+    passed, stopped = walk(decisions)
+    good = [f for f, d in zip(facts, decisions, strict=True) if d in passed and d.quality == "good"]
+    if good:
+        best = earliest_good(good)
+        return Recommendation("found", best.step, release_sentence(best, passed, stopped, context, budgets))
+    return no_release(decisions, stopped)
+
+
+def walk(decisions: Sequence[Decision]) -> tuple[list[Decision], Decision | None]:
+    """Return the checkpoints that are passed, and the one that stops the walk; underfit ones do neither."""
+    passed: list[Decision] = []
+    for each in decisions:
+        if each.quality == "underfit":
+            continue
+        if each.risk != "shown small":
+            return passed, each
         passed.append(each)
-    if passed:
-        best = earliest_good(passed)
-        said = release_sentence(best, passed, candidates, budgets)
-        if judge(best, context, budgets).verdict == "biased":
-            said += " Its samples do lean, significantly and more than a smooth model's, but within the accepted lean."
-        return Recommendation("found", best.step, said)
-    return no_release(candidates[0], candidates, context, budgets)
+    return passed, None
 
 
-def bars(context: Context, budgets: Budgets) -> Recommendation | None:
-    """Return why nothing can be recommended at all, or None."""
+def bars(context: Context, budgets: Budgets, decisions: Sequence[Decision] = ()) -> Recommendation | None:
+    """Return why nothing can be recommended at all, or None; what was found all the same is told."""
+    found = [f" Step {each.step:,} is {each.risk} all the same." for each in decisions if each.risk in FOUND][:1]
+    end = "".join(found)
     if context.distrust:
-        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust))
-    if context.not_exchangeable:
-        return Recommendation("undecided", -1, " ".join(context.not_exchangeable))
+        return Recommendation("undecided", -1, "The run is not to be trusted: " + " ".join(context.distrust) + end)
+    closed = (*context.not_exchangeable, *context.not_the_halves)
+    if closed:
+        return Recommendation("undecided", -1, " ".join(closed) + end)
     if 0 < context.n_seeds < budgets.least_seeds:
-        return Recommendation("undecided", -1, f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}.")
+        said = f"{context.n_seeds} seeds are too few: give {budgets.least_seeds}."
+        return Recommendation("undecided", -1, said + end)
     return None
 
 
-def from_networks(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
+def from_networks(decisions: Sequence[Decision]) -> Recommendation:
     """Say what the networks alone tell: from where on a checkpoint is out, and that none is shown safe."""
-    known = {f.step: judge(f, context, budgets).verdict for f in facts}
-    out = [step for step, said in known.items() if said in ("biased", "overfit")]
-    exposed = [f.step for f in facts if not f.underfit and attack_reasons(f, budgets)]
     said = "Nothing is recommended without samples."
-    if out:
-        found = next(f for f in facts if f.step == out[0])
-        said += f" Do not release step {out[0]:,}, the first found {known[out[0]]}, or a later one"
-        said += f": {found.loss.sentence(budgets)}." if found.loss is not None and known[out[0]] == "biased" else "."
-    if exposed:
-        first = next(f for f in facts if f.step == exposed[0])
-        said += f" From step {exposed[0]:,} on membership is not shown hidden. {attack_reasons(first, budgets)[0]}"
-    if not out and not exposed:
+    risky = next((each for each in decisions if each.risk in FOUND), None)
+    overfit = next((each for each in decisions if each.quality == "overfit"), None)
+    if risky is not None:
+        said += f" Do not release step {risky.step:,}, the first found {risky.risk}, or a later one: {risky.reasons[0]}"
+    elif overfit is not None:
+        said += f" Do not release step {overfit.step:,}, the first found overfit, or a later one."
+    else:
         said += " The networks show no step that leans on its training images: no finding is no proof."
     return Recommendation("undecided", -1, said + " An audit with samples (without --quick) can recommend a step.")
 
 
-def passes(facts: StepFacts, context: Context, budgets: Budgets) -> bool:
-    """Return whether a checkpoint is shown safe, from attacks too, and is neither memorizing nor overfit."""
-    open_ = [*unsafe_reasons(facts, budgets), *attack_reasons(facts, budgets)]
-    return not open_ and judge(facts, context, budgets).verdict not in NEVER_RELEASED
-
-
-def attack_reasons(facts: StepFacts, budgets: Budgets) -> list[str]:
-    """Return which attacks are not shown to find few members; those that were withheld are no reason (11)."""
-    allowed = {0.01: budgets.attack_tpr_at_1_percent, 0.001: budgets.attack_tpr_at_1_permille}
-    return [
-        f"Membership not shown hidden: an attack set to flag {rate:.1%} of other images finds up to "
-        f"{facts.attacks[rate]:.1%} of training images; accepted {limit:.1%}."
-        for rate, limit in allowed.items()
-        if facts.attacks.get(rate, 0.0) > limit
-    ]
-
-
 def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
     """Return the earliest whose KID is not significantly worse than the best of those passed (paired 95 %)."""
-    known = [(f, f.quality) for f in passed if f.quality is not None and np.isfinite(f.quality).all()]
+    known = [(f, f.kid) for f in passed if f.kid is not None and np.isfinite(f.kid).all()]
     if not known:
         return passed[-1]
     best, least = min(known, key=lambda each: each[1].mean())
-    for each, quality in known:
-        difference = quality - least
+    for each, kid in known:
+        difference = kid - least
         se = difference.std(ddof=1) / np.sqrt(len(difference))
         if difference.mean() <= 1.96 * se:
             return each
@@ -192,72 +306,63 @@ def earliest_good(passed: Sequence[StepFacts]) -> StepFacts:
 
 
 def release_sentence(
-    best: StepFacts, passed: Sequence[StepFacts], candidates: Sequence[StepFacts], budgets: Budgets
+    best: StepFacts, passed: Sequence[Decision], stopped: Decision | None, context: Context, budgets: Budgets
 ) -> str:
-    """Say why this step is released."""
+    """Say what is released, what was judged, and what was not."""
     worst = max(best.lean.items(), key=lambda item: item[1].value - item[1].safe_margin(budgets))
-    beyond = [f.step for f in candidates if f.step > passed[-1].step]
-    end = f" The first that does not pass is step {beyond[0]:,}." if beyond else ""
+    judged = "lean, copies and the losses" if releases_weights(context) else "lean and copies of samples"
+    end = f" The first that does not pass is step {stopped.step:,}: {stopped.risk}." if stopped else ""
     return (
-        f"Release step {best.step:,}: all risks up to step {passed[-1].step:,} are shown to be within their budgets "
-        f"({worst[1].sentence(worst[0], budgets)}), and its quality is not shown to be worse than that of any of them."
-        f"{end}"
+        f"Release step {best.step:,} ({what_is_released(context)}): up to step {passed[-1].step:,} {judged} are shown "
+        f"small in {', '.join(best.lean)} (the largest lean: {worst[1].sentence(worst[0], budgets)}; "
+        f"{expected_copies(best, context)}), and its quality is not shown to be worse than that of any of them."
+        f"{end} {not_judged(context)} {NOT_LOOKED_FOR}"
     )
 
 
-def no_release(first: StepFacts, candidates: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
-    """Say that no checkpoint qualifies or that it is undecided, and how much lean there is."""
-    over = over_budget(first, budgets)
-    where = f"step {first.step:,}, the first that is not underfit,"
-    found = judge(first, context, budgets)
-    if found.verdict in NEVER_RELEASED:
-        said = f"Release none of these: already {where} is {found.verdict}. {found.reasons[0]}"
-        return Recommendation("none", -1, said)
-    if over:
-        return Recommendation(
-            "none",
-            -1,
-            f"Release none of these: already {where} exceeds a budget. {over[0]}.{carried(candidates, budgets)}",
-        )
-    reason = [*unsafe_reasons(first, budgets), *attack_reasons(first, budgets)][0]
-    said = f"Release none of these yet: {where} is not shown to be within the budgets. {reason}"
-    return Recommendation("undecided", -1, said + carried(candidates, budgets))
+def what_is_released(context: Context) -> str:
+    """Say what may be released, and that it is a twin's."""
+    which = f"the twins' {context.weights} weights" if context.weights else "the twins"
+    if not releases_weights(context):
+        return f"samples of {which}, not of your final model; the weights themselves must not be released"
+    assumed = "" if context.release else "; assumed, for --release was not given"
+    return f"{which}, not your final model{assumed}"
 
 
-def carried(candidates: Sequence[StepFacts], budgets: Budgets) -> str:
-    """Say where the samples lean least and what budget would accept it; nothing without training images."""
-    least = least_lean(candidates)
-    if least is None:
-        return ""
-    step, space, lean = least
-    needed = lean.value + ONE_SIDED * lean.se - 0.5
-    return (
-        f" The least lean of any candidate is at step {step:,}: own_share {lean.value:.3f} in {space}; "
-        f"accepting it takes a lean budget of {needed:.3f} instead of {lean.safe_margin(budgets):.3f}."
-    )
+def expected_copies(facts: StepFacts, context: Context) -> str:
+    """Say which rate of copies is excluded, in the space where it is largest, and how many that may be."""
+    space, worst = max(facts.copying.items(), key=lambda item: item[1].rate_excluded)
+    rate = max(worst.rate_excluded, 0.0)
+    said = f"more than {rate:.2%} copies are excluded in every space, the most in {space}"
+    if context.release_size is None:
+        return said
+    return f"{said}: at most {int(np.ceil(rate * context.release_size)):,} among {context.release_size:,} samples"
 
 
-def over_budget(facts: StepFacts, budgets: Budgets) -> list[str]:
-    """Return the risks whose lower bound is already above their budget."""
-    over = [
-        each.sentence(space, budgets)
-        for space, each in facts.lean.items()
-        if each.value - ONE_SIDED * each.se > 0.5 + each.safe_margin(budgets)
-    ]
-    if facts.loss is not None and facts.loss.low > facts.loss.bias_margin(budgets) + budgets.loss_safe_beyond_bias:
-        over.append(facts.loss.sentence(budgets))
-    over += [
-        each.sentence(space)
-        for space, each in facts.copying.items()
-        if each.is_copy(budgets) and each.counts(space, budgets)
-    ]
-    return over
+def not_judged(context: Context) -> str:
+    """Say what took no part in the decision."""
+    left = [] if releases_weights(context) else ["membership"]
+    left += [] if context.classes_judged else ["single classes and groups"]
+    return f"Not judged: {' and '.join(left)}." if left else "Membership and classes were judged, too."
 
 
-def least_lean(candidates: Sequence[StepFacts]) -> tuple[int, str, Lean] | None:
-    """Return the step whose worst space leans least, with that space."""
-    worst = [(f.step, *max(f.lean.items(), key=lambda item: item[1].value)) for f in candidates if f.lean]
-    return min(worst, key=lambda item: item[2].value, default=None)
+def no_release(decisions: Sequence[Decision], stopped: Decision | None) -> Recommendation:
+    """Say that no checkpoint qualifies or that it is undecided, and what was found at underfit ones."""
+    early = next((each for each in decisions if each.quality == "underfit" and each.risk in FOUND), None)
+    beside = f" Already step {early.step:,}, which is underfit, is {early.risk}: {early.reasons[0]}" if early else ""
+    if stopped is None:
+        candidates = [each for each in decisions if each.quality != "underfit"]
+        if not candidates:
+            said = f"Every checkpoint is underfit{', and risks are found all the same' if early else ''}."
+            return Recommendation("none", -1, said + beside)
+        said = "Release none of these: every checkpoint that is not underfit is overfit."
+        return Recommendation("none", -1, said + beside)
+    where = f"step {stopped.step:,}, the first that is neither underfit nor shown small,"
+    if stopped.risk in FOUND:
+        said = f"Release none of these: already {where} is {stopped.risk}. {stopped.reasons[0]}"
+        return Recommendation("none", -1, said + beside)
+    said = f"Release none of these yet: {where} is undecided. {stopped.reasons[0]}"
+    return Recommendation("undecided", -1, said + beside)
 
 
 def risk_onset(steps: Sequence[int], safe: Sequence[bool], found: Sequence[bool]) -> tuple[str, int, int]:

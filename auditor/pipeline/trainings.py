@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from auditor import inputs, measuring, pipeline
-from auditor.config import AuditConfig, Budgets, budgets_from_file
+from auditor.config import AuditConfig, Budgets, budgets_from_file, kept_budgets
 from auditor.errors import AuditError
 from auditor.inputs.asked import Asked
 from auditor.inputs.loaded import Loaded, Say
@@ -239,7 +239,7 @@ def compute(run: RunDirectory, record: Mapping[str, Any], say: Callable[[str], N
 
 def scope_and_budgets(run: RunDirectory, record: Mapping[str, Any]) -> tuple[Scope, Budgets]:
     """Return what a run was asked to look at, and its margins."""
-    return restored(Scope, record["scope"], run.record), restored(Budgets, record["budgets"], run.record)
+    return restored(Scope, record["scope"], run.record), restored(Budgets, kept_budgets(record["budgets"]), run.record)
 
 
 def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Measured:
@@ -255,10 +255,11 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
     decisions = [replace(each, recommended=each.step == recommendation.step) for each in judged]
     first = next(iter(done.values()))
     checks = {
-        "distrust": [f"{label(p)}: {said}" for p, each in done.items() for said in each.checks["distrust"]],
-        "not_exchangeable": [
-            f"{label(p)}: {said}" for p, each in done.items() for said in each.checks["not_exchangeable"]
-        ],
+        "rules": measuring.RULES,
+        **{
+            name: [f"{label(p)}: {said}" for p, each in done.items() for said in each.checks[name]]
+            for name in ("distrust", "not_exchangeable", "not_the_halves", "caveats")
+        },
         "smooth_reference": {
             space: float(np.mean([each.checks["smooth_reference"][space] for each in done.values()]))
             for space in first.checks["smooth_reference"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from auditor import measuring
-from auditor.config import Budgets
+from auditor.config import Budgets, kept_budgets
 from auditor.errors import AuditError
 from auditor.inputs.asked import Asked, from_record
 from auditor.measuring import LAYOUTS, Measured, published
@@ -82,6 +82,7 @@ class Verification:
     differences: tuple[Difference, ...] = ()
     versions: tuple[str, ...] = ()  # packages that are not those of the run
     unproven: int = 0  # files of earlier versions, beside which there is no digest
+    rules: int = measuring.RULES  # of the verdicts in its tables; those of an earlier version are not compared
 
     @property
     def agrees(self) -> bool:
@@ -92,6 +93,11 @@ class Verification:
     def sentence(self) -> str:
         """What a verified run is told."""
         said = f"{self.values:,} values in {len(LAYOUTS)} tables and run.json agree with the evidence."
+        if self.rules != measuring.RULES:
+            said = (
+                "The evidence is whole. Its tables were made by the rules of an earlier version and were not compared: "
+                "give the audit run command again, and they are made anew from this evidence."
+            )
         if not self.unproven:
             return said
         return (
@@ -126,6 +132,7 @@ class Verification:
             "problems": list(self.problems),
             "differences": [{k: plain(v) for k, v in flat(each).items()} for each in self.differences],
             "versions": list(self.versions),
+            "rules": {"of_the_run": self.rules, "now": measuring.RULES},
         }
         return json.dumps(facts, indent=2)
 
@@ -146,10 +153,16 @@ def verify(root: str | Path, say: Callable[[str], None] = lambda text: None) -> 
         )
     if "pairs" in record:
         return verify_pairs(run, record, say)
-    scope, budgets = restored(Scope, record["scope"], run.record), restored(Budgets, record["budgets"], run.record)
+    scope, budgets = (
+        restored(Scope, record["scope"], run.record),
+        restored(Budgets, kept_budgets(record["budgets"]), run.record),
+    )
     problems = tuple(problems_of(run, record))
     if problems:
         return Verification(run.root, 0, problems)
+    rules = record["checks"].get("rules", 1)
+    if rules != measuring.RULES:
+        return Verification(run.root, 0, unproven=unproven(run, asked_of(run, record)), rules=rules)
     measured = measuring.compute(run, scope, budgets, say)
     say("comparing")
     return replace(compare_run(run, record, measured), unproven=unproven(run, asked_of(run, record)))

@@ -231,6 +231,8 @@ PROTOCOL = (
 
 VERDICTS = (
     STEP,
+    Column("risk", "string", "of training images: memorizing, biased, exposed, undecided or shown small"),
+    Column("quality", "string", "of the model: underfit, overfit, unknown or good"),
     Column("verdict", "string", "underfit, generalizing, biased, overfit, memorizing or undecided"),
     Column("recommended", "bool", "the checkpoint to release by the rule"),
     Column("reasons", "string", "the sentences behind the verdict"),

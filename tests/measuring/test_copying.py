@@ -24,6 +24,8 @@ def evidence(twin: str, ratios: np.ndarray) -> Evidence:
         np.ones(4),
         own=np.full((4, 8), 1.0),
         other=np.full((4, 8), 1.0),
+        own_group=np.arange(4),
+        other_group=np.arange(4),
         own_outside=np.full(4, 2.0),
         other_outside=np.full(4, 4.0),
         heldout_ids=np.array([f"h{i}" for i in range(n)], dtype=object),
@@ -105,3 +107,76 @@ def test_a_rate_out_of_range_is_refused(audit, audit_args, rate):
 # Fisher's test is what the counts go through; the hand-worked case pins its direction.
 def test_more_flagged_samples_than_heldout_images_are_unlikely_by_chance():
     assert counts.more_hits(5, 5, 0, 5) == pytest.approx(1 / 252)
+
+
+# ---------------------------------------------------------------------------
+# Of whom: own against twin
+# ---------------------------------------------------------------------------
+
+N = 3000
+
+
+def flagged(own: dict[int, int], other: dict[int, int], n: int = N) -> copies.Flags:
+    """Flags of a twin: ``own`` and ``other`` map flagged seeds to the group of the image, of the own and other half."""
+    masks = [np.isin(np.arange(n), list(rows)) for rows in (own, other)]
+    groups = [np.array([rows.get(i, -1) for i in range(n)]) for rows in (own, other)]
+    return copies.Flags(masks[0], masks[1], np.zeros(100, bool), groups[0], groups[1])
+
+
+def test_copies_of_many_images_by_the_twin_that_saw_them_are_a_finding():
+    """Twelve pairs on twelve images, none the other way: 2^-12 by pairs and by images."""
+    found = {"a": flagged({i: i for i in range(12)}, {}), "b": flagged({}, {})}
+    assert copies.copy_p(found) == pytest.approx(2**-12)
+    assert copies.discordant(found).p(reverse=True) == 1
+
+
+def test_many_copies_of_one_image_may_be_the_taste_of_one_twin():
+    """Whether the favored image lies in its half is one coin toss, however many samples show it."""
+    assert copies.copy_p({"a": flagged(dict.fromkeys(range(500), 7), {}), "b": flagged({}, {})}) == 0.5
+
+
+def test_what_both_twins_flag_of_the_same_seed_counts_for_neither():
+    """Sample 3 of both twins shows image 9 of half a: b never saw it, so that a need not have learned it by heart."""
+    found = {"a": flagged({3: 9}, {}), "b": flagged({}, {3: 9})}
+    apart = copies.discordant(found)
+    assert len(apart.own_only) == len(apart.twin_only) == 0 and copies.copy_p(found) == 1
+
+
+def test_exchanged_halves_speak_for_copying_the_other_way():
+    found = {"a": flagged({}, {i: i for i in range(12)}), "b": flagged({}, {})}
+    assert copies.copy_p(found) == 1
+    assert copies.discordant(found).p(reverse=True) == pytest.approx(2**-12)
+
+
+def test_more_seeds_never_take_a_finding_back():
+    """Twenty copies among the first 1,000 seeds, then 2,000 seeds in which both twins flag alike by chance."""
+    early = {i: i for i in range(20)}
+    late = {1000 + i: 100 + i for i in range(300)}
+    later = {1300 + i: 100 + i for i in range(300)}
+    short = {"a": flagged({**early}, {}, 1000), "b": flagged({}, {}, 1000)}
+    long = {"a": flagged(early | late, {}), "b": flagged({}, later)}
+    cell = ((1, "pixel"), "gap")
+    assert copies.copy_p(long) > 0.1  # 320 against 300
+    before, after = (copies.corrected({cell: each})[1, "pixel"] for each in (short, long))
+    assert before == after == pytest.approx(2 * 2**-20)
+
+
+def test_a_finding_takes_fifteen_images_among_22_cells_of_ten_checkpoints():
+    needed = copies.groups_needed(220)
+    assert needed == 15
+    for k, found in ((needed, True), (needed - 1, False)):
+        assert (220 * 2 * 2.0**-k <= 0.025) is found
+
+
+def test_a_rule_that_flags_real_images_takes_the_ratio_that_flags_few_of_them():
+    """Of 4,000 held-out ratios between .2 and 1 a sixth lies below 1/3; the rule then flags .05 % of them, two."""
+    n = 2000
+    found = {
+        twin: replace(evidence(twin, np.linspace(0.2 + 0.0001 * i, 1, n)), twin=twin)
+        for i, twin in enumerate(("a", "b"))
+    }
+    ratio = copies.rare_ratio(found, 1 / 3)
+    ratios = np.concatenate([copies.ratio_of(each) for each in found.values()])
+    assert (ratios < ratio).sum() == 2
+    assert copies.rare_ratio({twin: evidence(twin, np.linspace(0.2, 1, 999)) for twin in "ab"}, 1 / 3) == 1 / 3
+    assert copies.rare_ratio({twin: evidence(twin, np.linspace(0.4, 1, n)) for twin in "ab"}, 1 / 3) == 1 / 3

@@ -21,6 +21,7 @@ from auditor.config import Budgets
 from auditor.measuring import lean as leaning
 from auditor.measuring import series, verdict
 from auditor.measuring.facts import Context, LossLean, StepFacts
+from auditor.measuring.verdict import Decision
 from auditor.records import Evidence, LossTable
 from auditor.stats import intervals, minima
 from auditor.stats.relabeling import Pool, RelabelingTest, half_difference_test, relabel, step_down_max_t
@@ -150,15 +151,15 @@ class Audit:
             loss_rise=intervals.paired_lower(losses[tau], least) / least.mean(),
         )
 
-    def verdicts(self, divergence: tuple[int, ...], loss: tuple[int, ...], budgets: Budgets) -> list[str]:
-        """Return the verdict on every tau, given the taus that may hold either minimum."""
+    def decisions(self, divergence: tuple[int, ...], loss: tuple[int, ...], budgets: Budgets) -> list[Decision]:
+        """Return the decision on every tau, given the taus that may hold either minimum."""
         context = Context(divergence, loss, self.twins.n_measured)
-        return [verdict.judge(self.facts(tau), context, budgets).verdict for tau in TAUS]
+        return [verdict.judge(self.facts(tau), context, budgets) for tau in TAUS]
 
     @cached_property
-    def by_default(self) -> list[str]:
-        """The verdicts by the rules and budgets of the tool."""
-        return self.verdicts(self.divergence.steps, self.loss.steps, Budgets())
+    def by_default(self) -> list[Decision]:
+        """The decisions by the rules and budgets of the tool."""
+        return self.decisions(self.divergence.steps, self.loss.steps, Budgets())
 
 
 @pytest.fixture(scope="module")
@@ -250,17 +251,17 @@ def test_the_loss_leans_from_the_first_tau_that_remembers(audit):
 
 
 def test_twins_that_remember_nothing_yet_are_never_called_biased(audit):
-    assert "biased" not in audit.by_default[:7]
+    assert "biased" not in {each.risk for each in audit.by_default[:7]}
 
 
 @pytest.mark.parametrize("tau", [9, 10, 11, 12, 13, 14])
 def test_twins_that_remember_while_the_loss_still_falls_are_called_biased(audit, tau):
-    assert audit.by_default[tau] == "biased"
+    assert audit.by_default[tau].verdict == "biased"
 
 
 @pytest.mark.parametrize("tau", [17, 18, 19, 20])
-def test_twins_whose_loss_rises_are_called_overfit(audit, tau):
-    assert audit.by_default[tau] == "overfit"
+def test_twins_whose_loss_rises_are_overfit_and_still_biased(audit, tau):
+    assert (audit.by_default[tau].risk, audit.by_default[tau].quality) == ("biased", "overfit")
 
 
 def test_without_iterate_noise_and_rise_margin_each_verdict_is_the_truth(audit):
@@ -269,16 +270,17 @@ def test_without_iterate_noise_and_rise_margin_each_verdict_is_the_truth(audit):
         tuple(np.flatnonzero(minima.argmin_set(curve, audit.draws, 0)).tolist())
         for curve in (audit.distance, audit.heldout_loss)
     ]
-    found = audit.verdicts(*sets, Budgets(overfit_rise=0.0))
-    assert "biased" not in found[:7]
-    assert set(found[9:15]) == {"biased"}
-    assert set(found[17:]) == {"overfit"}
+    found = audit.decisions(*sets, Budgets(overfit_rise=0.0))
+    assert "biased" not in {each.risk for each in found[:7]}
+    assert {each.risk for each in found[9:]} == {"biased"}
+    assert "overfit" not in {each.quality for each in found[:15]}
+    assert {each.quality for each in found[17:]} == {"overfit"}
 
 
 def test_twins_that_never_remember_have_no_biased_phase(unbiased):
     assert unbiased.divergence.status == "none"
     assert not any(lean.is_bias(Budgets()) for lean in unbiased.leans)
-    assert not {"biased", "overfit"} & set(unbiased.by_default)
+    assert not {"biased", "overfit"} & {word for each in unbiased.by_default for word in (each.risk, each.quality)}
 
 
 def test_the_loss_lean_of_twins_that_never_remember_is_seldom_significant():

@@ -7,9 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import false_discovery_control
 
-from auditor.config import Budgets
-from auditor.measuring import membership, verdict
-from auditor.measuring.facts import Context, StepFacts
+from auditor.measuring import membership
 from auditor.records import Evidence, LossTable
 
 TIMES = np.array([10, 50, 90])
@@ -139,20 +137,3 @@ def test_attacks_that_so_few_images_cannot_judge_are_withheld_and_the_report_say
 
 
 # On the walk to a recommendation ---------------------------------------------
-
-
-def test_members_that_an_attack_may_find_keep_a_checkpoint_from_being_passed():
-    from test_verdict import BUDGETS, facts
-
-    context = Context((200,), (300,), 2000)
-    plain = facts(step=100)
-    assert verdict.passes(plain, context, BUDGETS)
-    assert verdict.passes(replace(plain, attacks={0.1: 0.9, 0.01: 0.03}), context, BUDGETS)
-    found = replace(plain, attacks={0.01: 0.031})
-    assert not verdict.passes(found, context, BUDGETS)
-    assert verdict.judge(found, context, BUDGETS).verdict == "generalizing"  # the budget is one of release
-    assert "3.1%" in verdict.recommend([found], context, BUDGETS).sentence
-
-
-def test_a_step_without_attacks_is_not_held_back_by_them():
-    assert verdict.attack_reasons(StepFacts(1), Budgets()) == []
