@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import hidden_copies
 import numpy as np
 
-import hidden_copies
 from auditor import spaces
 from auditor.diffusion import gaussian
 from auditor.images import near_duplicates
@@ -124,6 +124,9 @@ class Size:
     sources: int = N_SOURCES
     collages: int = 4 * N_SOURCES
     strangers: int = 4  # deals whose smooth reference is kept, for all others
+    smooth: int | None = None  # images of the smooth reference, if not as many as an audit has
+    spaces: tuple[str, ...] = SPACES
+    heldout: int = 1000  # at most half of the real images that nobody trained on
 
 
 @dataclass(frozen=True)
@@ -201,11 +204,6 @@ class Bank:
     def n_train(self) -> int:
         """Training images; both halves of a deal are among them."""
         return len(self.train)
-
-    @property
-    def spaces(self) -> tuple[str, ...]:
-        """The spaces that small pictures have, too."""
-        return SPACES
 
     def features(self, space_name: str, pictures: Pictures) -> Features:
         """Return the vectors of pictures."""

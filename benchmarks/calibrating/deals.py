@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from hidden_copies import as_bytes
 
 from auditor.diffusion import gaussian
 from auditor.measuring.series import Series
@@ -24,7 +25,6 @@ from auditor.stages import controls, features
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool, Relabeling, relabel
 from calibrating.banks import VECTOR_SPACES, Bank, as_rows, keep, opened
-from hidden_copies import as_bytes
 
 STEP = 1000
 N_LISTED, N_MEAN = 8, 50  # neighbors of a half that are kept, and whose mean is
@@ -74,10 +74,10 @@ def seen(label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: n
 class Deal:
     """Halves dealt at random among the training images of a bank; everything about it follows from its number."""
 
-    def __init__(self, bank: Bank, number: int, m: int) -> None:
+    def __init__(self, bank: Bank, number: int) -> None:
         self.bank, self.number = bank, number
-        rng = np.random.default_rng([number, bank.size.n])
-        n = bank.size.n
+        n, m = bank.size.n, bank.size.heldout
+        rng = np.random.default_rng([number, n])
         self.images = rng.permutation(bank.n_train)[: 2 * n]
         self.label = np.zeros(bank.n_train, np.int8)
         self.label[self.images] = np.repeat([1, -1], n)
@@ -161,8 +161,8 @@ def stranger(bank: Bank, number: int, space: str) -> dict[str, Landing]:
     if key not in STRANGERS:
         path = bank.folder / "smooth" / f"{number}-{space}.npz"
         if not path.exists():
-            of = Deal(bank, number, 0)
-            images = gaussian_twins(of, N_SMOOTH_KEPT[space in ALIGNED])
+            of = Deal(bank, number)
+            images = gaussian_twins(of, bank.size.smooth or N_SMOOTH_KEPT[space in ALIGNED])
             found = {t: landing_of(of, space, images[t]) for t in TWINS}
             fields = ("nearest_a", "nearest_b", "in_a", "gap")
             keep(path, {f"{t}_{name}": getattr(found[t], name) for t in TWINS for name in fields})
@@ -216,6 +216,7 @@ class World:
     heldout: np.ndarray
     spaces: Sequence[str]
     others: Mapping[str, Mapping[str, Seen]] = field(default_factory=dict)  # space, twin: samples that are no rows
+    reference: Mapping[str, Mapping[str, Landing]] = field(default_factory=dict)  # space, twin: not that of the deal
 
     @property
     def n_samples(self) -> int:
@@ -251,10 +252,16 @@ class World:
             heldout_pool_own=held[:, 0].astype(float),
             heldout_pool_other=real.to[other][self.heldout, 0].astype(float),
             own_nearest=images[found.at[twin][rows]],
+            own_group=found.at[twin][rows],
+            own_shared=np.zeros(len(rows), bool),
+            other_group=found.at[other][rows],
+            other_shared=np.zeros(len(rows), bool),
+            heldout_own_shared=np.zeros(len(self.heldout), bool),
             own_outside=own[:, 1].astype(float),
             other_outside=beyond[:, 1].astype(float),
             heldout_own_outside=held[:, 1].astype(float),
             own_mean_50=found.mean_50[twin][rows].astype(float),
+            other_mean_50=found.mean_50[other][rows].astype(float),
             heldout_own_mean_50=real.mean_50[twin][self.heldout].astype(float),
             own_spacing=spacing[found.at[twin][rows]].astype(float),
             heldout_own_spacing=spacing[real.at[twin][self.heldout]].astype(float),
@@ -269,25 +276,25 @@ class World:
         """The id of each pool image, object ``[N]``."""
         return self.deal.images.astype(str).astype(object)
 
-    def series(self) -> Series:
-        """Return the world as what is read from a run of one checkpoint."""
-        deal, rng = self.deal, np.random.default_rng([self.deal.number, 5])
-        evidence, landings = {}, {}
-        copier = {t: rng.choice(deal.copies("copier", t), controls.N_COPIES) for t in TWINS}
-        folds = {t: self.heldout[i :: features.HELDOUT_FOLDS] for i, t in enumerate(TWINS)}
-        n_third = len(self.heldout) // features.HELDOUT_FOLDS
+    def series(self, with_controls: bool = True) -> Series:
+        """Return the world as what is read from a run of one checkpoint; controls do not depend on samples."""
+        deal = self.deal
+        evidence, landings = self.controls() if with_controls else ({}, {})
         for space in self.spaces:
             for twin in TWINS:
                 found, rows = self.samples(space, twin)
                 evidence[STEP, twin, space] = self.evidence(twin, space, found, rows)
                 landings[STEP, twin, space] = found.landing(rows)
-                for name, of in (("copier", copier[twin]), ("heldout", folds[twin][:n_third])):
-                    everything = deal.seen(space)
-                    evidence[name, twin, space] = self.evidence(twin, space, everything, of, -1)
-                    landings[name, twin, space] = everything.landing(of)
                 landings["smooth", twin, space] = self.smooth(space)[twin]
         scope = Scope(
-            (STEP,), tuple(self.spaces), self.n_samples, 0, True, True, distance_spaces=tuple(set(ALIGNED) & set(self.spaces))
+            steps=(STEP,),
+            spaces=tuple(self.spaces),
+            n_samples=self.n_samples,
+            seed=0,
+            with_train=True,
+            with_heldout=True,
+            distance_spaces=tuple(space for space in self.spaces if space in ALIGNED),
+            release="samples",
         )
         table = pd.DataFrame(
             {"half": [half for half, _ in deal.pool.ids], "id": self.ids, "group": deal.pool.groups}
@@ -307,7 +314,19 @@ class World:
             scales={},
         )
 
+    def controls(self) -> tuple[dict, dict]:
+        """Return evidence and landings of what stands for a twin: a copier, and held-out images."""
+        deal, rng = self.deal, np.random.default_rng([self.deal.number, 5])
+        evidence, landings = {}, {}
+        n_third = len(self.heldout) // features.HELDOUT_FOLDS
+        for i, twin in enumerate(TWINS):
+            copier = rng.choice(deal.copies("copier", twin), controls.N_COPIES)
+            for name, rows in (("copier", copier), ("heldout", self.heldout[i :: features.HELDOUT_FOLDS][:n_third])):
+                for space in self.spaces:
+                    evidence[name, twin, space] = self.evidence(twin, space, deal.seen(space), rows, -1)
+                    landings[name, twin, space] = deal.seen(space).landing(rows)
+        return evidence, landings
+
     def smooth(self, space: str) -> Mapping[str, Landing]:
         """Return where the smooth reference lands."""
-        own = self.deal.made.get(("smooth", space))
-        return self.deal.smooth(space) if own is None else own  # type: ignore[return-value]
+        return self.reference[space] if space in self.reference else self.deal.smooth(space)
