@@ -68,7 +68,7 @@ def condition(reason: str) -> str:
     rule, _, rest = reason.partition(": ")
     space = re.match(r"[a-z][a-z-]*(?=: )", rest)
     said = re.sub(r"\d[\d,.]*", "n", rule if len(rule) < 60 else rule[:57] + "...")
-    return f"{said}: {space[0]}" if space else said
+    return f"{said}: {space[0]}" if space else said.rstrip(".")
 
 
 def peers(series: Series) -> dict[str, bool]:

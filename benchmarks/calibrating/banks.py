@@ -32,6 +32,7 @@ VECTOR_SPACES = ("pixel", "correlation", *WINDOWS)
 N_NEAR = 192  # training images kept per row: of either half there are then more than 50 among them
 N_SOURCES = 400  # training images of which there are copies, of each kind others
 N_POPULATION = 2000
+N_COPIER = 1200  # training images of which the copier, a control, draws
 N_FRESH = 4500  # real images that nobody trained on, at most
 SPARE = 1.2  # training images of a bank, as a multiple of what both halves take
 LEAST_FRESH = 1400  # at which mirrored ones are added, so that samples are not the same few images again and again
@@ -158,7 +159,8 @@ def rows_of(train: Pictures, fresh: Pictures, size: Size) -> Rows:
     parts: list[tuple[str, Pictures, np.ndarray]] = [("train", train, own), ("fresh", fresh, none)]
     if len(fresh) <= LEAST_FRESH:
         parts.append(("fresh mirrored", fresh[:, :, ::-1], none))
-    parts.append(("copier", with_noise(train, rng, controls.COPY_NOISE), own))
+    copied = own[:N_COPIER]
+    parts.append(("copier", with_noise(train[copied], rng, controls.COPY_NOISE), copied))
     fitted = gaussian.fit(fresh)
     eps = rng.standard_normal((size.population, fresh[0].size))
     smooth = hidden_copies.as_bytes((gaussian.sample(fitted, eps) + 1) * 127.5).reshape(-1, *fresh.shape[1:])

@@ -7,8 +7,9 @@ directory, so that nothing of its tests and rules is written anew here: see cali
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ N_LISTED, N_MEAN = 8, 50  # neighbors of a half that are kept, and whose mean is
 N_RELABELINGS_KEPT = 8  # relabelings that deals share: positions are relabeled, and images come to them at random
 N_SMOOTH_KEPT = {True: 2000, False: controls.N_SMOOTH}  # images of the smooth reference where pictures are refined
 SIGNS = {"a": 1, "b": -1}
+BOTH = 2  # label of images that both halves hold
+SHARED_PART = 10  # of the images of a half, one in so many is shared where any are
 FIRST_STRANGER = 10**6  # numbers of the deals whose smooth reference others borrow
 
 
@@ -38,77 +41,99 @@ FIRST_STRANGER = 10**6  # numbers of the deals whose smooth reference others bor
 class Seen:
     """What rows are near to in one space, by half."""
 
-    at: Mapping[str, np.ndarray]  # int64 [rows], pool position of the nearest image
+    at: Mapping[str, np.ndarray]  # int64 [rows], number of the nearest image: its pool position, or beyond the pool
     to: Mapping[str, np.ndarray]  # float32 [rows, 8]
     mean_50: Mapping[str, np.ndarray]  # float32 [rows], NaN where fewer are known
+    pool_at: Mapping[str, np.ndarray]  # int64 [rows], pool position of the nearest image of the pool
+    pool_to: Mapping[str, np.ndarray]  # float32 [rows, 2]
     gap: np.ndarray  # float64 [rows]
 
     def landing(self, rows: np.ndarray) -> Landing:
         """Return where samples land that are these rows."""
-        in_a = closer(self.to["a"][rows, 0].astype(float), self.to["b"][rows, 0].astype(float))
-        return Landing(self.at["a"][rows], self.at["b"][rows], in_a, self.gap[rows])
+        in_a = closer(self.pool_to["a"][rows, 0].astype(float), self.pool_to["b"][rows, 0].astype(float))
+        return Landing(self.pool_at["a"][rows], self.pool_at["b"][rows], in_a, self.gap[rows])
 
 
 def seen(label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: np.ndarray) -> Seen:
     """Return what rows are near to, whose nearest training images are given, nearest first.
 
-    ``label`` is +1 or -1 for the halves and 0 for images of neither, ``position`` that in the pool, ``[train images]``.
-    Every image is a group of its own, so the next image is that of the next group, too.
+    ``label`` is +1 or -1 for the halves, 0 for images of neither and ``BOTH`` for those that both hold, which are in no
+    pool; ``position`` is their number, ``[train images]``. Every image is a group of its own, so that the next image is
+    that of the next group, too.
     """
     sign = label[index]
-    at, to, mean = {}, {}, {}
+    at, to, mean, pool_at, pool_to = {}, {}, {}, {}, {}
+    shared = sign == BOTH
     for half, mine in SIGNS.items():
-        known = sign == mine
+        known = (sign == mine) | shared
         rank = np.cumsum(known, axis=1, dtype=np.int16)
-        row, column = np.nonzero(known & (rank <= N_LISTED))
-        assert len(row) == N_LISTED * len(index), "a row has too few known neighbors of one half"
-        column = column.reshape(-1, N_LISTED)
+        column = first_known(known, rank, N_LISTED)
         to[half] = np.take_along_axis(distance, column, 1)
         at[half] = position[np.take_along_axis(index, column[:, :1], 1)[:, 0]]
         total = np.where(known & (rank <= N_MEAN), distance, 0).sum(axis=1)
         mean[half] = np.where(rank[:, -1] >= N_MEAN, total / N_MEAN, np.nan)
-    two = np.sort(np.hstack([to["a"][:, :2], to["b"][:, :2]]).astype(float), axis=1)
-    return Seen(at, to, mean, gap(two[:, 0], two[:, 1]))
+        pool_at[half], pool_to[half] = at[half], to[half]
+        if shared.any():
+            column = first_known(sign == mine, np.cumsum(sign == mine, axis=1, dtype=np.int16), 2)
+            pool_to[half] = np.take_along_axis(distance, column, 1)
+            pool_at[half] = position[np.take_along_axis(index, column[:, :1], 1)[:, 0]]
+    two = np.sort(np.hstack([pool_to["a"][:, :2], pool_to["b"][:, :2]]).astype(float), axis=1)
+    return Seen(at, to, mean, pool_at, pool_to, gap(two[:, 0], two[:, 1]))
+
+
+def first_known(known: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
+    """Return the first ``n`` columns of each row that are known, int64 ``[rows, n]``; ``rank`` counts them."""
+    row, column = np.nonzero(known & (rank <= n))
+    assert len(row) == n * len(known), "a row has too few known neighbors of one half"
+    return column.reshape(-1, n)
 
 
 class Deal:
     """Halves dealt at random among the training images of a bank; everything about it follows from its number."""
 
-    def __init__(self, bank: Bank, number: int) -> None:
+    def __init__(self, bank: Bank, number: int, n_shared: int = 0) -> None:
         self.bank, self.number = bank, number
         n, m = bank.size.n, bank.size.heldout
         rng = np.random.default_rng([number, n])
-        self.images = rng.permutation(bank.n_train)[: 2 * n]
+        order = rng.permutation(bank.n_train)
+        self.n = n - n_shared  # images of a half in the pool
+        self.images, self.shared = order[: 2 * self.n], order[2 * self.n : 2 * n]
         self.label = np.zeros(bank.n_train, np.int8)
-        self.label[self.images] = np.repeat([1, -1], n)
+        self.label[self.images] = np.repeat([1, -1], self.n)
+        self.label[self.shared] = BOTH
         self.position = np.zeros(bank.n_train, np.int64)
-        self.position[self.images] = np.arange(2 * n)
+        self.position[order[: 2 * n]] = np.arange(2 * n)
+        self.ids = order[: 2 * n].astype(str).astype(object)
         real = rng.permutation(bank.rows.of["fresh"])
         self.heldout = real[: min(m, len(real) // 2)]
         self.free = np.concatenate([real[len(self.heldout) :], self.mirrored(real[len(self.heldout) :])])
         self._seen: dict[str, Seen] = {}
-        self.made: dict[object, object] = {}
+        self.made: dict[object, Any] = {}
+
+    @cached_property
+    def sharing(self) -> Deal:
+        """The same deal, where both halves hold some images: these are in no pool."""
+        return Deal(self.bank, self.number, self.bank.size.n // SHARED_PART)
 
     def mirrored(self, real: np.ndarray) -> np.ndarray:
         """Return the rows of mirrored real images of these, where the bank has them."""
         known = self.bank.rows.of.get("fresh mirrored", np.empty(0, int))
         return known[real - self.bank.rows.of["fresh"][0]] if len(known) else known
 
-    @property
+    @cached_property
     def pool(self) -> Pool:
         """Both halves, a's images first; each image is a group."""
-        n = self.bank.size.n
-        ids = tuple((half, str(i)) for half, i in zip(["a"] * n + ["b"] * n, self.images, strict=True))
-        return Pool(ids, np.repeat([1.0, -1.0], n), np.arange(2 * n))
+        names = ["a"] * self.n + ["b"] * self.n
+        ids = tuple(zip(names, self.ids[: 2 * self.n], strict=True))
+        return Pool(ids, np.repeat([1.0, -1.0], self.n), np.arange(2 * self.n))
 
     @property
     def relabeling(self) -> Relabeling:
         """Assignments that deals of one size share."""
-        kept = RELABELINGS.setdefault(self.bank.size.n, {})
-        number = self.number % N_RELABELINGS_KEPT
-        if number not in kept:
-            kept[number] = relabel(self.pool, number)
-        return kept[number]
+        key = self.n, self.number % N_RELABELINGS_KEPT
+        if key not in RELABELINGS:
+            RELABELINGS[key] = relabel(self.pool, key[1])
+        return RELABELINGS[key]
 
     @cached_property
     def half_of(self) -> np.ndarray:
@@ -137,21 +162,28 @@ class Deal:
 
     def smooth(self, space: str) -> dict[str, Landing]:
         """Return where the smooth reference of some deal of this bank lands: its spread over deals is the true one."""
-        n_kept = self.bank.size.strangers
-        return stranger(self.bank, FIRST_STRANGER + self.number % n_kept, space)
+        found = stranger(self.bank, FIRST_STRANGER + self.number % self.bank.size.strangers, space)
+        if self.n == self.bank.size.n:
+            return found
+        n = self.bank.size.n
+        return {
+            t: replace(each, nearest_a=each.nearest_a % self.n, nearest_b=self.n + (each.nearest_b - n) % self.n)
+            for t, each in found.items()
+        }
 
     def nearest_in_pool(self, space: str) -> np.ndarray:
         """Return the pool position of each pool image's nearest other image, int64 ``[N]``."""
         found, rows = self.seen(space), self.bank.rows.of["train"][self.images]
-        is_a = found.to["a"][rows, 0] <= found.to["b"][rows, 0]
-        return np.where(is_a, found.at["a"][rows], found.at["b"][rows])
+        is_a = found.pool_to["a"][rows, 0] <= found.pool_to["b"][rows, 0]
+        return np.where(is_a, found.pool_at["a"][rows], found.pool_at["b"][rows])
 
     def spacing(self, half: str) -> np.ndarray:
         """Return by pool position the distance to the nearest other image of a half, in the space pixel."""
-        return self.seen("pixel").to[half][self.bank.rows.of["train"][self.images], 0]
+        images = np.concatenate([self.images, self.shared])
+        return self.seen("pixel").to[half][self.bank.rows.of["train"][images], 0]
 
 
-RELABELINGS: dict[int, dict[int, Relabeling]] = {}
+RELABELINGS: dict[tuple[int, int], Relabeling] = {}
 STRANGERS: dict[tuple[str, int, str], dict[str, Landing]] = {}
 
 
@@ -235,7 +267,7 @@ class World:
         other = other_twin(twin)
         own, beyond, held = found.to[twin][rows], found.to[other][rows], real.to[twin][self.heldout]
         unknown = np.full(len(rows), np.nan)
-        images, spacing = self.ids, self.deal.spacing(twin)
+        images, spacing, n_pool = self.deal.ids, self.deal.spacing(twin), 2 * self.deal.n
         return Evidence(
             twin,
             step,
@@ -253,10 +285,10 @@ class World:
             heldout_pool_other=real.to[other][self.heldout, 0].astype(float),
             own_nearest=images[found.at[twin][rows]],
             own_group=found.at[twin][rows],
-            own_shared=np.zeros(len(rows), bool),
+            own_shared=found.at[twin][rows] >= n_pool,
             other_group=found.at[other][rows],
-            other_shared=np.zeros(len(rows), bool),
-            heldout_own_shared=np.zeros(len(self.heldout), bool),
+            other_shared=found.at[other][rows] >= n_pool,
+            heldout_own_shared=real.at[twin][self.heldout] >= n_pool,
             own_outside=own[:, 1].astype(float),
             other_outside=beyond[:, 1].astype(float),
             heldout_own_outside=held[:, 1].astype(float),
@@ -270,11 +302,6 @@ class World:
             kid_scores=np.zeros(len(rows)),
             gap=found.gap[rows],
         )
-
-    @cached_property
-    def ids(self) -> np.ndarray:
-        """The id of each pool image, object ``[N]``."""
-        return self.deal.images.astype(str).astype(object)
 
     def series(self, with_controls: bool = True) -> Series:
         """Return the world as what is read from a run of one checkpoint; controls do not depend on samples."""
@@ -297,7 +324,7 @@ class World:
             release="samples",
         )
         table = pd.DataFrame(
-            {"half": [half for half, _ in deal.pool.ids], "id": self.ids, "group": deal.pool.groups}
+            {"half": [half for half, _ in deal.pool.ids], "id": deal.ids[: 2 * deal.n], "group": deal.pool.groups}
             | {"brightness": deal.bank.train[deal.images].mean(axis=(1, 2, 3))}
         )
         return Series(

@@ -10,7 +10,7 @@ import numpy as np
 from auditor.records import TWINS, other_twin
 from auditor.stages import controls
 from calibrating.banks import COLLAGE, COPIES, VECTOR_SPACES
-from calibrating.deals import Deal, World, gaussian_twins, landing_of, near_images
+from calibrating.deals import BOTH, Deal, World, gaussian_twins, landing_of, near_images
 
 SHARED = 0.8  # share of seeds from which coupled twins draw the same image
 NEAR_DUPLICATES = 0.03  # share of held-out images that are near-duplicates of training images, in one row
@@ -110,6 +110,15 @@ def beside_near_duplicates(deal: Deal, n: int, rate: float, rng: np.random.Gener
     return world(deal, rows, heldout)
 
 
+def both_hold(deal: Deal, n: int, rate: float, rng: np.random.Generator) -> World:
+    """Return a world whose twins copy images that both halves hold, which are in no pool."""
+    of = deal.sharing
+    rows = of.bank.rows.of["verbatim"]
+    known = rows[of.label[of.bank.rows.sources[rows, 0]] == BOTH]
+    copies = {t: chosen(rng, known, round(rate * n)) for t in TWINS}
+    return world(of, with_copies(of, base(of, n, rng), copies, rng))
+
+
 def smooth(deal: Deal, n: int, rate: float, rng: np.random.Generator) -> World:
     """Return Gaussian twins, each fitted to its half, and their own reference: in the spaces of vectors."""
     spaces = tuple(space for space in deal.bank.size.spaces if space in VECTOR_SPACES)
@@ -155,6 +164,7 @@ ROWS = {
         Row("one person, verbatim", WITHHELD, of_few(1), (0.002,)),
         Row("halves exchanged, verbatim", WITHHELD, exchanged, (0.05,)),
         Row("halves dealt anew, verbatim", WITHHELD, dealt_anew, (0.05,)),
+        Row("verbatim, of images that both halves hold", WITHHELD, both_hold, (0.02,)),
         Row("verbatim, held-out images with near-duplicates", WITHHELD, beside_near_duplicates, (0.02,)),
         Row(
             "mirrored, shifted (half as many), zoomed, noisy (half as many)",
