@@ -35,6 +35,7 @@ from calibrating.deals import Deal
 WORLDS = 300  # of each row and rate
 RULES = ("measuring", "stats", "config.py", "neighbors.py")  # what an answer depends on, beside the bank
 MADE_UP = "made-up"
+LARGE = 2000  # images a half from which a bank holds fewer rows
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,13 @@ def bank_of(images: str, n: int, data: Path, cache: Path) -> banks.Bank:
     if images == MADE_UP:
         size = banks.Size(n, 100, 40, 40, 80, strangers=1, smooth=40, spaces=("pixel", "correlation", "window-center"))
         return banks.Bank(images, made_up(), size, cache)
+    size = banks.Size(n)
+    if n >= LARGE:  # the same in less time
+        size = banks.Size(n, 4500, 1000, 200, 800, 600, strangers=2, smooth_aligned=1000, train_aligned=False)
     found = hidden_copies.images_of(images, data)
     if found is None:
         raise SystemExit(f"{images}: not in {data}")
-    return banks.Bank(images, banks.without_near_duplicates(found), banks.Size(n), cache)
+    return banks.Bank(images, banks.without_near_duplicates(found), size, cache)
 
 
 @lru_cache(maxsize=1)

@@ -32,7 +32,8 @@ VECTOR_SPACES = ("pixel", "correlation", *WINDOWS)
 N_NEAR = 192  # training images kept per row: of either half there are then more than 50 among them
 N_SOURCES = 400  # training images of which there are copies, of each kind others
 N_POPULATION = 2000
-N_COPIER = 1200  # training images of which the copier, a control, draws
+N_COPIER = 1200
+N_SMOOTH_ALIGNED = 2000  # images of the smooth reference where pictures are refined, which takes long
 N_FRESH = 4500  # real images that nobody trained on, at most
 SPARE = 1.2  # training images of a bank, as a multiple of what both halves take
 LEAST_FRESH = 1400  # at which mirrored ones are added, so that samples are not the same few images again and again
@@ -124,8 +125,11 @@ class Size:
     population: int = N_POPULATION
     sources: int = N_SOURCES
     collages: int = 4 * N_SOURCES
+    copier: int = N_COPIER  # training images of which the copier, a control, draws
     strangers: int = 4  # deals whose smooth reference is kept, for all others
-    smooth: int | None = None  # images of the smooth reference, if not as many as an audit has
+    smooth: int = controls.N_SMOOTH  # images of the smooth reference
+    smooth_aligned: int = N_SMOOTH_ALIGNED
+    train_aligned: bool = True  # whether training images are compared with each other where pictures are refined
     spaces: tuple[str, ...] = SPACES
     heldout: int = 1000  # at most half of the real images that nobody trained on
 
@@ -159,7 +163,7 @@ def rows_of(train: Pictures, fresh: Pictures, size: Size) -> Rows:
     parts: list[tuple[str, Pictures, np.ndarray]] = [("train", train, own), ("fresh", fresh, none)]
     if len(fresh) <= LEAST_FRESH:
         parts.append(("fresh mirrored", fresh[:, :, ::-1], none))
-    copied = own[:N_COPIER]
+    copied = own[: size.copier]
     parts.append(("copier", with_noise(train[copied], rng, controls.COPY_NOISE), copied))
     fitted = gaussian.fit(fresh)
     eps = rng.standard_normal((size.population, fresh[0].size))
@@ -228,12 +232,21 @@ class Bank:
         reference, k = self.features(space_name, self.train), min(N_NEAR, self.n_train)
         if reference.views is not None:
             reference = replace(reference, views=replace(reference.views, proposed=k))
-        index, distance = [], []
-        for start in range(0, len(self.rows.pictures), BLOCK):
-            found = search(self.features(space_name, self.rows.pictures[start : start + BLOCK]), reference, k)
-            index.append(found.indices.astype(np.int16))
-            distance.append(found.distances.astype(np.float32))
-        keep(path, {"index": np.concatenate(index), "distance": np.concatenate(distance)})
+        rows = np.arange(len(self.rows.pictures))
+        if reference.views is not None and not self.size.train_aligned:
+            rows = np.setdiff1d(rows, self.rows.of["train"])
+        index = np.zeros((len(self.rows.pictures), k), np.int16) + np.arange(k, dtype=np.int16)
+        distance = np.full(index.shape, np.nan, np.float32)
+        for start in range(0, len(rows), BLOCK):
+            part = rows[start : start + BLOCK]
+            found = search(self.features(space_name, self.rows.pictures[part]), reference, k)
+            index[part], distance[part] = found.indices, found.distances
+        keep(path, {"index": index, "distance": distance})
+
+    @property
+    def spaces_of_pool(self) -> tuple[str, ...]:
+        """The spaces in which training images are compared with each other."""
+        return tuple(space for space in self.size.spaces if self.size.train_aligned or space not in ALIGNED)
 
 
 def opened(space_name: str) -> spaces.Space:

@@ -30,7 +30,6 @@ from calibrating.banks import VECTOR_SPACES, Bank, as_rows, keep, opened
 STEP = 1000
 N_LISTED, N_MEAN = 8, 50  # neighbors of a half that are kept, and whose mean is
 N_RELABELINGS_KEPT = 8  # relabelings that deals share: positions are relabeled, and images come to them at random
-N_SMOOTH_KEPT = {True: 2000, False: controls.N_SMOOTH}  # images of the smooth reference where pictures are refined
 SIGNS = {"a": 1, "b": -1}
 BOTH = 2  # label of images that both halves hold
 SHARED_PART = 10  # of the images of a half, one in so many is shared where any are
@@ -194,7 +193,7 @@ def stranger(bank: Bank, number: int, space: str) -> dict[str, Landing]:
         path = bank.folder / "smooth" / f"{number}-{space}.npz"
         if not path.exists():
             of = Deal(bank, number)
-            images = gaussian_twins(of, bank.size.smooth or N_SMOOTH_KEPT[space in ALIGNED])
+            images = gaussian_twins(of, bank.size.smooth_aligned if space in ALIGNED else bank.size.smooth)
             found = {t: landing_of(of, space, images[t]) for t in TWINS}
             fields = ("nearest_a", "nearest_b", "in_a", "gap")
             keep(path, {f"{t}_{name}": getattr(found[t], name) for t in TWINS for name in fields})
@@ -333,7 +332,9 @@ class World:
             landings=landings,
             pool=deal.pool,
             pool_tables=dict.fromkeys(self.spaces, table),
-            nearest_in_pool={space: deal.nearest_in_pool(space) for space in self.spaces},
+            nearest_in_pool={
+                space: deal.nearest_in_pool(space) for space in self.spaces if space in deal.bank.spaces_of_pool
+            },
             coverage={},
             heldout=pd.DataFrame({"id": self.heldout.astype(str)}),
             saturated={},

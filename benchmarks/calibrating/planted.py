@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor.records import TWINS, other_twin
-from auditor.stages import controls
 from calibrating.banks import COLLAGE, COPIES, VECTOR_SPACES
 from calibrating.deals import BOTH, Deal, World, gaussian_twins, landing_of, near_images
 
@@ -123,7 +122,7 @@ def smooth(deal: Deal, n: int, rate: float, rng: np.random.Generator) -> World:
     """Return Gaussian twins, each fitted to its half, and their own reference: in the spaces of vectors."""
     spaces = tuple(space for space in deal.bank.size.spaces if space in VECTOR_SPACES)
     samples = gaussian_twins(deal, n, 1)
-    reference = gaussian_twins(deal, deal.bank.size.smooth or controls.N_SMOOTH, 2)
+    reference = gaussian_twins(deal, deal.bank.size.smooth, 2)
     found = {space: {t: near_images(deal, space, samples[t]) for t in TWINS} for space in spaces}
     lands = {space: {t: landing_of(deal, space, reference[t]) for t in TWINS} for space in spaces}
     return World(deal, dict.fromkeys(TWINS, np.arange(n)), deal.heldout, spaces, found, lands)
