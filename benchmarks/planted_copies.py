@@ -46,13 +46,14 @@ class Block:
     images: str
     n: int  # images a half
     seeds: int  # samples a twin
-    rows: tuple[str, ...] = ()  # all but smooth twins, if none are named
+    rows: tuple[str, ...] = ()  # all that take little time, if none are named
     rates: tuple[float, ...] = ()  # instead of those of each row that hides copies
     worlds: int = WORLDS
 
     def cells(self) -> list[tuple[planted.Row, float]]:
         """Return every row at each of its rates."""
-        names = self.rows or tuple(name for name in planted.ROWS if name != planted.SMOOTH)
+        apart = (planted.SMOOTH, planted.SERIES)  # which take longer, and have blocks of their own
+        names = self.rows or tuple(name for name in planted.ROWS if not name.endswith(apart))
         rows = [planted.ROWS[name] for name in names]
         return [
             (row, rate) for row in rows for rate in (self.rates if row.rates != (0.0,) and self.rates else row.rates)
@@ -60,6 +61,7 @@ class Block:
 
 
 HIDDEN, RIGHT = planted.HIDDEN, tuple(row.name for row in planted.ROWS.values() if row.wanted == planted.RELEASED)
+SERIES = tuple(name for name in planted.ROWS if name.endswith(planted.SERIES))
 BLOCKS = {
     block.name: block
     for block in (
@@ -69,6 +71,7 @@ BLOCKS = {
         Block("hands", "hands", 500, 1000),
         Block("digits", "digits", 500, 1000),
         Block("x-rays-smooth", "x-rays", 500, 1000, (planted.SMOOTH,), worlds=1000),
+        Block("x-rays-series", "x-rays", 500, 1000, SERIES),
         Block("x-rays-more", "x-rays", 500, 1000, HIDDEN, (0.05, 0.005)),
         Block("x-rays-2000-4000", "x-rays", 2000, 4000),
         Block("portraits", "portraits", 250, 1000),

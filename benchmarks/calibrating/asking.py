@@ -40,12 +40,13 @@ class Answer:
 
 
 def asked(world: World) -> Answer:
-    """Return what the audit says of a world, for samples that are to be released."""
+    """Return what the audit says of a world whose samples are to be released: of its first checkpoint, and at all."""
     series, budgets = world.series(with_controls=False), Budgets()
     references = measuring.smooth_references(series)
     tests = families.all_tests(series, world.deal.relabeling)
     context = context_of(world, references, budgets)
-    facts = measuring.step_facts(series, tests, references, {STEP: ()}, np.empty((1, 0)))
+    steps = series.scope.steps
+    facts = measuring.step_facts(series, tests, references, dict.fromkeys(steps, ()), np.empty((len(steps), 0)))
     judged = verdict.judge(facts[0], context, budgets)
     released = verdict.recommend(facts, context, budgets).status == "found"
     why = () if released else tuple(dict.fromkeys(map(condition, judged.reasons)))
@@ -56,8 +57,10 @@ def asked(world: World) -> Answer:
 def context_of(world: World, references: Mapping[str, Reference], budgets: Budgets) -> Context:
     """Return what holds for a whole run: controls and checks of the halves, once for all worlds that share them."""
     key = "context", world.n_samples, world.heldout.tobytes(), tuple(world.spaces), bool(world.others)
+    steps = list(world.steps)
     if key not in world.deal.made:
-        located = measuring.Located({STEP: ()}, [0], [STEP], NOWHERE, dict.fromkeys(world.spaces, NOWHERE), NOWHERE)
+        nowhere = dict.fromkeys(world.spaces, NOWHERE)
+        located = measuring.Located(dict.fromkeys(steps, ()), [*range(len(steps))], steps, NOWHERE, nowhere, NOWHERE)
         context = measuring.context_of(world.series(), world.deal.relabeling, references, located, budgets)
         world.deal.made[key] = context
     return world.deal.made[key]

@@ -248,19 +248,19 @@ class World:
     spaces: Sequence[str]
     others: Mapping[str, Mapping[str, Seen]] = field(default_factory=dict)  # space, twin: samples that are no rows
     reference: Mapping[str, Mapping[str, Landing]] = field(default_factory=dict)  # space, twin: not that of the deal
+    later: tuple[Mapping[str, np.ndarray], ...] = ()  # rows that play the samples of later checkpoints
 
     @property
     def n_samples(self) -> int:
         """Seeds a twin."""
         return len(self.rows["a"])
 
-    def samples(self, space: str, twin: str) -> tuple[Seen, np.ndarray]:
-        """Return where the samples of a twin are looked up, and which they are there."""
-        if space in self.others:
-            return self.others[space][twin], np.arange(self.n_samples)
-        return self.deal.seen(space), self.rows[twin]
+    @property
+    def steps(self) -> dict[int, Mapping[str, np.ndarray]]:
+        """The rows that play samples, by checkpoint and twin."""
+        return dict(enumerate((self.rows, *self.later), STEP))
 
-    def evidence(self, twin: str, space: str, found: Seen, rows: np.ndarray, step: int = STEP) -> Evidence:
+    def evidence(self, twin: str, space: str, found: Seen, rows: np.ndarray, step: int) -> Evidence:
         """Return what is read of samples, seen from the half of a twin, with held-out images beside them."""
         real = self.deal.seen(space)
         other = other_twin(twin)
@@ -303,17 +303,18 @@ class World:
         )
 
     def series(self, with_controls: bool = True) -> Series:
-        """Return the world as what is read from a run of one checkpoint; controls do not depend on samples."""
+        """Return the world as what is read from a run; controls do not depend on samples."""
         deal = self.deal
         evidence, landings = self.controls() if with_controls else ({}, {})
         for space in self.spaces:
             for twin in TWINS:
-                found, rows = self.samples(space, twin)
-                evidence[STEP, twin, space] = self.evidence(twin, space, found, rows)
-                landings[STEP, twin, space] = found.landing(rows)
+                found = self.others[space][twin] if space in self.others else deal.seen(space)
+                for step, rows in self.steps.items():
+                    evidence[step, twin, space] = self.evidence(twin, space, found, rows[twin], step)
+                    landings[step, twin, space] = found.landing(rows[twin])
                 landings["smooth", twin, space] = self.smooth(space)[twin]
         scope = Scope(
-            steps=(STEP,),
+            steps=tuple(self.steps),
             spaces=tuple(self.spaces),
             n_samples=self.n_samples,
             seed=0,

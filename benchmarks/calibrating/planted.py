@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from calibrating.banks import COLLAGE, COPIES, VECTOR_SPACES
 from calibrating.deals import BOTH, Deal, World, gaussian_twins, landing_of, near_images
 
 SHARED = 0.8  # share of seeds from which coupled twins draw the same image
+N_STEPS = 10
 NEAR_DUPLICATES = 0.03  # share of held-out images that are near-duplicates of training images, in one row
 RELEASED, WITHHELD, NOT_LOOKED_FOR = "released", "withheld", "not looked for"  # what is wanted of a row
 Rows = dict[str, np.ndarray]
@@ -128,6 +129,16 @@ def smooth(deal: Deal, n: int, rate: float, rng: np.random.Generator) -> World:
     return World(deal, dict.fromkeys(TWINS, np.arange(n)), deal.heldout, spaces, found, lands)
 
 
+def in_series(draw: Draw) -> Draw:
+    """Return how worlds of ten checkpoints are drawn, each from this: ten times as many tests stand together."""
+
+    def drawn(deal: Deal, n: int, rate: float, rng: np.random.Generator) -> World:
+        first, *later = (draw(deal, n, rate, rng) for _ in range(N_STEPS))
+        return replace(first, later=tuple(each.rows for each in later))
+
+    return drawn
+
+
 def drawn(**options: object) -> Draw:
     """Return how private worlds are drawn."""
     return lambda deal, n, rate, rng: world(deal, private(deal, n, rng, **options))  # type: ignore[arg-type]
@@ -145,10 +156,11 @@ HIDDEN = (
         COLLAGE,
     ),
 )
-SMOOTH = "smooth twins"
+SMOOTH, SERIES = "smooth twins", "ten checkpoints"
 UNSOUGHT = ("eighth pasted", "quarter pasted elsewhere", "shifted 5 px", "blended .3")
 assert set(HIDDEN) | set(UNSOUGHT) == {*COPIES, COLLAGE}
 
+IN_SERIES = ("verbatim", "mirrored", "noise sd 16", "blended half", "quarter pasted, noise 8")
 ROWS = {
     row.name: row
     for row in (
@@ -159,6 +171,8 @@ ROWS = {
         Row("private: a smooth population, shared seeds", RELEASED, drawn(shared=SHARED, kind="population")),
         Row(SMOOTH, RELEASED, smooth),
         *(Row(kind, WITHHELD, planted((kind, 1.0)), LOW) for kind in HIDDEN),
+        Row(f"private, {SERIES}", RELEASED, in_series(drawn(shared=SHARED))),
+        *(Row(f"{kind}, {SERIES}", WITHHELD, in_series(planted((kind, 1.0))), LOW) for kind in IN_SERIES),
         Row("five people, verbatim", WITHHELD, of_few(5), (0.002,)),
         Row("one person, verbatim", WITHHELD, of_few(1), (0.002,)),
         Row("halves exchanged, verbatim", WITHHELD, exchanged, (0.05,)),
