@@ -22,6 +22,8 @@ UNITS = {
     "kimg": "thousand images",
 }
 VERDICTS = ("underfit", "generalizing", "biased", "overfit", "memorizing", "undecided")
+RISKS = ("memorizing", "biased", "exposed", "undecided", "shown small")  # of training images; the first that holds
+QUALITIES = ("underfit", "overfit", "unknown", "good")  # of the model; the first that holds
 
 
 def other_twin(twin: str) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import auditor
 from auditor import registry
-from auditor.records import VERDICTS
+from auditor.config import RELEASES
+from auditor.records import QUALITIES, RISKS, VERDICTS
 from auditor.reports.formats.json import SCHEMA_VERSION
 from auditor.run import columns
 
@@ -160,7 +161,13 @@ def schema() -> str:
         "trusted": {"type": "boolean", "description": "whether the run's own controls passed"},
         "weights": {"enum": ["raw", "ema", ""], "description": "which were audited; empty where samples were given"},
         "caveats": TEXTS | {"description": "what must not be concluded, the most limiting first"},
-        "verdicts": rows(columns.VERDICTS, verdict={"enum": list(VERDICTS)}),
+        "verdicts": rows(
+            columns.VERDICTS,
+            verdict={"enum": list(VERDICTS)},
+            risk={"enum": list(RISKS)},
+            quality={"enum": list(QUALITIES)},
+            later=("risk", "quality"),
+        ),
         "onsets": rows(columns.ONSETS, status={"enum": ["found", "edge", "undecided", "none"]}),
         "checkpoints": rows(columns.CHECKPOINTS),
         "measurements": rows(columns.MEASUREMENTS),
@@ -181,7 +188,13 @@ def schema() -> str:
                 "fpr": {"type": ["number", "null"], "description": "rate that the copying rule is set to"},
                 "twins": {"type": "array", "items": TEXT, "description": "a and b, a alone, or the trainings' names"},
                 "same_data": {"type": "boolean", "description": "with a second training on half a"},
-            }
+            },
+            optional={
+                "distance_spaces": TEXTS | {"description": "spaces that have distances to images alone"},
+                "release": {"enum": list(RELEASES), "description": "what is to be released, where it was said"},
+                "release_size": {"type": "integer", "description": "samples that are to be released, likewise"},
+                "weights": {"enum": ["raw", "ema"], "description": "of the networks"},
+            },
         )
         | {"description": "what was looked at"},
         "pairs": {"type": "array", "items": TEXTS, "description": "of three or more trainings; else empty"},
@@ -203,11 +216,11 @@ def schema() -> str:
     return json.dumps(head | record(properties), indent=2) + "\n"
 
 
-def record(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an object that has these properties and no others."""
+def record(properties: dict[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the schema of an object that has these properties, perhaps the optional ones, and no others."""
     return {
         "type": "object",
-        "properties": properties,
+        "properties": properties | dict(optional or {}),
         "required": list(properties),
         "additionalProperties": False,
     }
@@ -218,14 +231,15 @@ def nullable(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": ["object", "null"], "properties": properties, "required": ["status", "sentence"]}
 
 
-def rows(columns: Sequence[columns.Column], **known: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a table as a list of objects; ``known`` says more on a column."""
+def rows(columns: Sequence[columns.Column], later: Sequence[str] = (), **known: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a table as a list of objects; ``known`` says more on a column, ``later`` old runs lack."""
     each = {
         c.name: (known.get(c.name) or TYPES[c.type])
         | {"description": f"{c.description} [{c.unit}]" if c.unit else c.description}
         for c in columns
     }
-    return {"type": "array", "items": record(each)}
+    always = {name: value for name, value in each.items() if name not in later}
+    return {"type": "array", "items": record(always, {name: each[name] for name in later})}
 
 
 def architecture_page(page: str) -> str:

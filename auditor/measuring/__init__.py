@@ -11,9 +11,12 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import by_noise, by_scale, controls, lean, membership, onsets, phase, verdict
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
-from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
+from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
+from auditor.measuring.named import named_images
+from auditor.measuring.reading import EvidenceReader
 from auditor.measuring.series import Series, read_series
+from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
 from auditor.records import TWINS
@@ -34,6 +37,7 @@ LAYOUTS = {
     "attacks": columns.ATTACKS,
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
+    "named": columns.NAMED,
 }
 
 
@@ -112,7 +116,8 @@ def compute(
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
     attacks = membership.attack_rows(series)
-    facts = step_facts(series, tests, references, located.underfit, curves.losses)
+    named = named_images(series) if relabeling is not None else ({}, [])
+    facts = step_facts(series, tests, references, named[0], located.underfit, curves.losses)
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
@@ -130,8 +135,35 @@ def compute(
             "attacks": attacks,
             "exposure": membership.exposure_rows(series),
             "scales": scales,
+            "named": named[1],
         },
     )
+
+
+def too_few_images(run: RunDirectory, scope: Scope, budgets: Budgets) -> list[str]:
+    """Return in which spaces a smooth model leans so much that the cap of the accepted lean binds (3.5).
+
+    It takes the evidence of the controls alone, and can so be told before the first sample is drawn.
+    """
+    references = {}
+    for space in scope.judged_spaces if scope.with_lean else ():
+        reader = EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
+        assert reader.pool is not None, "training images were given"
+        lands = {twin: reader.read_control("smooth", twin)[1] for twin in TWINS}
+        references[space] = lean.reference_share(lands, reader.pool)
+    return capped_leans(references, budgets)
+
+
+def capped_leans(references: Mapping[str, Reference], budgets: Budgets) -> list[str]:
+    """Return in which spaces the cap of the accepted lean binds, in a sentence; none where it does in no space."""
+    beyond = 0.5 + budgets.lean_safe_most - budgets.lean_safe_beyond_reference
+    capped = [f"{space} (own_share {each.share:.3f})" for space, each in references.items() if each.share > beyond]
+    if not capped:
+        return []
+    return [
+        "Too few training images to tell a smooth model from one that leans: a Gaussian fitted to each half leans as "
+        f"much in {', '.join(capped)}, and own_share is accepted up to {0.5 + budgets.lean_safe_most:.2f}."
+    ]
 
 
 def relabeling_of(series: Series) -> Relabeling | None:
@@ -200,6 +232,7 @@ def context_of(
         release_size=scope.release_size,
         weights=scope.weights,
         classes_judged=series.strata is not None,
+        caveats=tuple(capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets)),
     )
 
 
@@ -207,6 +240,7 @@ def step_facts(
     series: Series,
     tests: SeriesTests,
     references: Mapping[str, Reference],
+    named: Mapping[tuple[int, str], Named],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -232,6 +266,17 @@ def step_facts(
                 underfit=underfit[step],
                 loss_rise=rise,
                 kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
+                tails={
+                    s: tail_fact(
+                        {t: series.landings[step, t, s] for t in TWINS},
+                        series.pool,
+                        tests.lean[step, s].tail_p_corrected,
+                        references[s].tail,
+                    )
+                    for s in judged
+                    if tests.lean and series.pool is not None
+                },
+                named={s: named[step, s] for s in judged if (step, s) in named},
                 fit_judged=scope.with_heldout,
             )
         )

@@ -11,8 +11,6 @@ from auditor.config import Budgets
 from auditor.measuring.facts import Context, StepFacts
 from auditor.measuring.verdict import (
     NOT_LOOKED_FOR,
-    QUALITIES,
-    RISKS,
     Decision,
     Recommendation,
     bars,
@@ -23,8 +21,9 @@ from auditor.measuring.verdict import (
     walk,
     what_is_released,
 )
+from auditor.records import QUALITIES, RISKS
 
-VERDICTS = ("memorizing", "biased", "underfit", "overfit", "undecided", "generalizing")  # the first that any pair has
+LADDER = ("memorizing", "biased", "underfit", "overfit", "undecided", "generalizing")  # the first that any pair has
 
 
 def judge_together(decisions: Mapping[str, Decision]) -> Decision:
@@ -35,7 +34,7 @@ def judge_together(decisions: Mapping[str, Decision]) -> Decision:
     each = decisions.values()
     risk = min((d.risk for d in each), key=RISKS.index)
     quality = min((d.quality for d in each), key=QUALITIES.index)
-    verdict = min((d.verdict for d in each), key=VERDICTS.index)
+    verdict = min((d.verdict for d in each), key=LADDER.index)
     open_ = verdict == "undecided"  # whichever pairs are not generalizing leave it open
     deciding = {p: d for p, d in decisions.items() if d.verdict == verdict or (open_ and d.verdict != "generalizing")}
     reasons = tuple(f"{pair}: {reason}" for pair, d in deciding.items() for reason in d.reasons)
@@ -55,7 +54,7 @@ def recommend_together(
         judge_together({pair: judge(f, contexts[pair], budgets) for pair, f in each.items()}) for each in by_step
     ]
     passed, stopped = walk(decisions)
-    good = [of_all(f) for f, d in zip(by_step, decisions, strict=True) if d in passed and d.quality == "good"]
+    good = [with_mean_kid(f) for f, d in zip(by_step, decisions, strict=True) if d in passed and d.quality == "good"]
     if not good:
         return no_release(decisions, stopped)
     best = earliest_good(good)
@@ -69,7 +68,7 @@ def recommend_together(
     return Recommendation("found", best.step, said)
 
 
-def of_all(facts: Mapping[str, StepFacts]) -> StepFacts:
+def with_mean_kid(facts: Mapping[str, StepFacts]) -> StepFacts:
     """Return the facts of one step with the mean KID of all pairs, none where any lacks it."""
     known = [f.kid for f in facts.values() if f.kid is not None]
     first = next(iter(facts.values()))

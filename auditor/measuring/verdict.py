@@ -13,6 +13,7 @@ import numpy as np
 
 from auditor.config import Budgets
 from auditor.measuring.facts import Context, Copying, StepFacts
+from auditor.records import RISKS
 
 NO_SAMPLES = "No samples were drawn (--quick): whether they lean on training images or copy them is not known."
 NO_HELDOUT = "Without held-out images nothing can be shown safe (--heldout)."
@@ -25,9 +26,7 @@ NOT_LOOKED_FOR = (
     "Not looked for: parts under a quarter of the picture, parts moved, shifts beyond 3 px in 28, mixtures below one "
     "half."
 )
-RISKS = ("memorizing", "biased", "exposed", "undecided", "shown small")  # the first that holds
 FOUND = RISKS[:3]
-QUALITIES = ("underfit", "overfit", "unknown", "good")
 NAMED = 5  # images that a sentence names
 
 

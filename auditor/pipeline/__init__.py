@@ -28,8 +28,12 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     ranges = spot_checks.ranges(bench) if with_samples else None
     for sentence in pixel_range({"checks": {"pixel_range": ranges}}):
         say(f"warning: {sentence}", 0)
-    executor.execute(tasks)
-    run.sweep(place.folder for kind in stages().values() for place in kind.transient)
+    executor.execute(tasks, lambda: warn_of_few_images(loaded, run, say))
+    kinds = stages().values()
+    run.sweep(
+        (place.folder for kind in kinds for place in kind.transient),
+        {place.folder for kind in kinds for place in kind.places},
+    )
     loaded = bench.loaded  # without the checkpoints that failed
     tables.write(run.table("checkpoints"), columns.CHECKPOINTS, checkpoint_rows(loaded))
     started = time.perf_counter()
@@ -46,6 +50,12 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     say("drawing the report", 0)
     write_page(run)
     return measured
+
+
+def warn_of_few_images(loaded: Loaded, run: RunDirectory, say: Say) -> None:
+    """Tell before any network is asked that no checkpoint can be shown safe, where the smooth reference says so."""
+    for sentence in measuring.too_few_images(run, loaded.asked.scope, loaded.asked.budgets):
+        say(f"warning: {sentence}", 0)
 
 
 def write_page(run: RunDirectory) -> None:

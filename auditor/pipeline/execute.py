@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,16 @@ class Executor:
         self.bench, self.say = bench, say
         self.seconds: dict[str, float] = {}
 
-    def execute(self, tasks: Sequence[Task]) -> None:
-        """Do what is not up to date, in the order given; a checkpoint that fails is left out, the rest goes on."""
+    def execute(self, tasks: Sequence[Task], before_networks: Callable[[], None] = lambda: None) -> None:
+        """Do what is not up to date, in the order given; a checkpoint that fails is left out, the rest goes on.
+
+        ``before_networks`` is called once sets and controls are made, before anything of a checkpoint is.
+        """
         todo = [task for task in tasks if task.action != "reuse"]
+        of_checkpoints = next((number for number, task in enumerate(todo, 1) if "/" in task.of), 0)
         for number, task in enumerate(todo, 1):
+            if number == of_checkpoints:
+                before_networks()
             if "/" in task.of and task.step not in self.bench.asked.scope.steps:
                 continue
             where = f"{task.of} in {task.space}" if task.space else task.of

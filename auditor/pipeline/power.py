@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring.facts import ONE_SIDED, SETTLES
-from auditor.stats import counts, intervals
+from auditor.measuring import copies
+from auditor.measuring.facts import ONE_SIDED, SETTLES, Copying
+from auditor.stats import intervals
 
 POWER = 0.9
 Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at .9 and .975
@@ -25,9 +26,7 @@ def statement(n_seeds: int, n_heldout: int, n_tests: int, with_lean: bool, budge
     with_lean
         Whether there are two trainings with their images.
     """
-    lines = (
-        [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_heldout, n_tests, budgets)] if with_lean else []
-    )
+    lines = [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_tests)] if with_lean else []
     lines.append(shift_sentence(n_seeds, n_heldout))
     if n_seeds < budgets.least_seeds:
         lines.append(f"{n_seeds} seeds support no verdict but memorizing or undecided: give {budgets.least_seeds}.")
@@ -56,37 +55,28 @@ def detectable_lean(n_seeds: int, budgets: Budgets) -> float:
     return budgets.lean_bias + (ONE_SIDED + Z_POWER) * standard_error(n_seeds)
 
 
-def copy_sentence(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budgets) -> str:
+def copy_sentence(n_seeds: int, n_tests: int) -> str:
     """Return which rate of copies can be found, and be shown rare."""
-    rate = detectable_copies(n_seeds, n_heldout, n_tests, budgets)
+    rate, needed = detectable_copies(n_seeds, n_tests), copies.groups_needed(n_tests * len(copies.RULES))
     if np.isnan(rate):
-        return "With so few seeds and held-out images no rate of copies can be found after correction."
-    beside = f"beside 0 of {n_heldout} held-out images" if n_heldout else "without held-out images"
-    most = counts.upper_limit(0, 2 * n_seeds)
+        return f"With so few seeds no rate of copies can be found: a finding takes copies of {needed} distinct images."
+    left = Copying(0, 2 * n_seeds, 0, 0, 1.0, 0, pairs=2 * n_seeds).rate_excluded
     return (
-        f"Copies are found with {POWER:.0%} power from {rate:.2%} of samples on ({beside}, corrected over {n_tests} "
-        f"tests); without any, at most {most:.2%} are left possible."
+        f"Copies are found with {POWER:.0%} power from {rate:.2%} of samples on, if they are of different images (a "
+        f"finding takes {needed}, corrected over {n_tests} tests by two rules); without any, at most {left:.2%} of "
+        "samples are left possible."
     )
 
 
-def detectable_copies(n_seeds: int, n_heldout: int, n_tests: int, budgets: Budgets) -> float:
-    """Return the least share of copies among samples that is found with 90 % power; NaN if none is.
+def detectable_copies(n_seeds: int, n_tests: int) -> float:
+    """Return the least share of copies of distinct images that is found with 90 % power; NaN if none is.
 
-    The fewest flagged samples that are significant beside unflagged controls, and the share of copies
-    with which 90 % of audits have as many.
+    The share with which 90 % of audits have as many copies as a finding takes, the twin flagging none of them.
     """
     from scipy.stats import beta
 
-    n, level = 2 * n_seeds, budgets.alpha / n_tests
-    for hits in range(1, n + 1):
-        p = counts.paired_hits(hits, 0)
-        if n_heldout:
-            p = max(p, counts.more_hits(hits, n, 0, 2 * n_heldout))
-        if p <= level:
-            return float(beta.ppf(POWER, hits, n - hits + 1))
-        if hits >= 200 and not n_heldout:
-            break
-    return intervals.NAN
+    n, needed = 2 * n_seeds, copies.groups_needed(n_tests * len(copies.RULES))
+    return float(beta.ppf(POWER, needed, n - needed + 1)) if needed <= n else intervals.NAN
 
 
 def shift_sentence(n_seeds: int, n_heldout: int) -> str:

@@ -237,11 +237,15 @@ class RunDirectory:
         """Return where the file of an image set, a control, or twin/step lies, in a space where there are any."""
         return self.root / place.file(of, space)
 
-    def sweep(self, transient: Iterable[str] = ()) -> None:
+    def sweep(self, transient: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
         """Remove batches that outlived their artifact: a kill can come between its renaming and their removal.
 
-        What lies in the ``transient`` folders and was not needed until now never will be.
+        What lies in the ``transient`` folders and was not needed until now never will be. In the ``folders`` of
+        artifacts files that a kill left half-written are removed, too; elsewhere such a file may be somebody's.
         """
+        for name in folders:
+            for path in list((self.root / name).rglob(".*.tmp")):
+                path.unlink(missing_ok=True)
         for name in transient:
             shutil.rmtree(self.root / name, ignore_errors=True)
         for folder in list(self.root.rglob("*.partial")):

@@ -15,18 +15,17 @@ BUDGETS = Budgets()
 
 
 def test_copies_at_the_stated_rate_are_found_in_nine_of_ten_audits():
-    n_seeds, n_heldout, n_tests = 1000, 500, 48
-    rate = power.detectable_copies(n_seeds, n_heldout, n_tests, BUDGETS)
+    n_seeds, n_tests = 1000, 48
+    rate = power.detectable_copies(n_seeds, n_tests)
     hits = np.random.default_rng(0).binomial(2 * n_seeds, rate, 400)
-    p = [max(counts.more_hits(int(h), 2 * n_seeds, 0, 2 * n_heldout), counts.paired_hits(int(h), 0)) for h in hits]
-    found = np.mean(np.array(p) <= BUDGETS.alpha / n_tests)
-    assert 0.87 <= found <= 0.96  # the number of hits is whole, so a little above .9
+    p = np.array([2 * 2 * n_tests * counts.paired_hits(int(h), 0) for h in hits])  # two rules, half the level
+    assert 0.87 <= np.mean(p <= BUDGETS.alpha) <= 0.96  # the number of hits is whole, so a little above .9
 
 
-def test_the_rate_of_copies_that_is_found_falls_with_seeds_and_with_held_out_images():
-    rates = [power.detectable_copies(n, m, 20, BUDGETS) for n, m in ((500, 300), (2000, 300), (2000, 3000))]
-    assert rates[0] > rates[1] > rates[2]
-    assert np.isnan(power.detectable_copies(10, 1, 1000, BUDGETS))
+def test_the_rate_of_copies_that_is_found_falls_with_seeds_and_rises_with_tests():
+    rates = [power.detectable_copies(n, tests) for n, tests in ((500, 20), (2000, 20), (2000, 200))]
+    assert rates[0] > rates[2] > rates[1]
+    assert np.isnan(power.detectable_copies(5, 1000))
 
 
 def test_a_lean_at_the_stated_size_exceeds_the_margin_in_nine_of_ten_audits():
@@ -56,7 +55,7 @@ def test_a_shift_at_the_stated_size_is_found_in_nine_of_ten_audits():
 
 def test_what_cannot_be_found_is_said():
     said = " ".join(power.statement(100, 0, 10, True, BUDGETS))
-    assert "no shift of distances" in said and "without held-out images" in said and "give 1000" in said
+    assert "no shift of distances" in said and "give 1000" in said
     assert len(power.statement(2000, 500, 10, False, BUDGETS)) == 1
 
 
