@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from auditor import measuring, registry
 from auditor.config import Budgets
 from auditor.measuring import families, verdict
-from auditor.measuring.facts import Context, Reference
+from auditor.measuring.facts import Context, Named, Reference
+from auditor.measuring.named import listed_rows
 from auditor.measuring.series import Series
 from auditor.records import TWINS, Evidence
 from auditor.stats import counts
@@ -46,12 +48,25 @@ def asked(world: World) -> Answer:
     tests = families.all_tests(series, world.deal.relabeling)
     context = context_of(world, references, budgets)
     steps = series.scope.steps
-    facts = measuring.step_facts(series, tests, references, dict.fromkeys(steps, ()), np.empty((len(steps), 0)))
+    facts = measuring.step_facts(
+        series, tests, references, named(series), dict.fromkeys(steps, ()), np.empty((len(steps), 0))
+    )
     judged = verdict.judge(facts[0], context, budgets)
     released = verdict.recommend(facts, context, budgets).status == "found"
     why = () if released else tuple(dict.fromkeys(map(condition, judged.reasons)))
     reference = max(each.share for each in references.values())
     return Answer(judged.risk, judged.verdict, released, why, reference, peers(series))
+
+
+def named(series: Series) -> dict[tuple[int, str], Named]:
+    """Return the named list that is a condition, of every checkpoint and space; the others take time and are shown."""
+    found = {}
+    for step, space in product(series.scope.steps, series.scope.judged_spaces):
+        evidence, landings = ({t: each[step, t, space] for t in TWINS} for each in (series.evidence, series.landings))
+        found[step, space] = Named(
+            tuple((row["half"], row["id"]) for row in listed_rows(evidence, landings, series, "gap"))
+        )
+    return found
 
 
 def context_of(world: World, references: Mapping[str, Reference], budgets: Budgets) -> Context:

@@ -10,8 +10,9 @@ The files of a bank hold distances and numbers of images, no pictures, and lie w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from auditor.images import near_duplicates
 from auditor.neighbors import search
 from auditor.records import Features, ImageSet
 from auditor.registry import ALIGNED, WINDOWS
-from auditor.spaces import SpaceSettings, open_space
+from auditor.spaces import SpaceSettings, aligned, open_space
 from auditor.stages import controls
 
 SPACES = ("pixel", "correlation", *ALIGNED, *WINDOWS)
@@ -35,6 +36,7 @@ N_POPULATION = 2000
 N_COPIER = 1200
 N_SMOOTH_ALIGNED = 2000  # images of the smooth reference where pictures are refined, which takes long
 N_FRESH = 4500  # real images that nobody trained on, at most
+PROPOSED, COMPARED = 77, 48  # training images that an aligned space looks at, and compares
 SPARE = 1.2  # training images of a bank, as a multiple of what both halves take
 LEAST_FRESH = 1400  # at which mirrored ones are added, so that samples are not the same few images again and again
 BLOCK = 1000  # rows searched at once
@@ -220,7 +222,7 @@ class Bank:
     def near(self, space_name: str) -> Near:
         """Return the training images nearest to every row, searched once."""
         if space_name not in self._near:
-            path = self.folder / f"{space_name}.npz"
+            path = self.folder / f"{opened(space_name).revision}.npz"
             if not path.exists():
                 self.search(space_name, path)
             with np.load(path) as found:
@@ -230,16 +232,17 @@ class Bank:
     def search(self, space_name: str, path: Path) -> None:
         """Search every row in one space, and keep it."""
         reference, k = self.features(space_name, self.train), min(N_NEAR, self.n_train)
-        if reference.views is not None:
-            reference = replace(reference, views=replace(reference.views, proposed=k))
         rows = np.arange(len(self.rows.pictures))
-        if reference.views is not None and not self.size.train_aligned:
-            rows = np.setdiff1d(rows, self.rows.of["train"])
+        if space_name in ALIGNED:
+            k = min(k, COMPARED)
+            if not self.size.train_aligned:
+                rows = np.setdiff1d(rows, self.rows.of["train"])
         index = np.zeros((len(self.rows.pictures), k), np.int16) + np.arange(k, dtype=np.int16)
         distance = np.full(index.shape, np.nan, np.float32)
         for start in range(0, len(rows), BLOCK):
             part = rows[start : start + BLOCK]
-            found = search(self.features(space_name, self.rows.pictures[part]), reference, k)
+            with more_compared():
+                found = search(self.features(space_name, self.rows.pictures[part]), reference, k)
             index[part], distance[part] = found.indices, found.distances
         keep(path, {"index": index, "distance": distance})
 
@@ -247,6 +250,15 @@ class Bank:
     def spaces_of_pool(self) -> tuple[str, ...]:
         """The spaces in which training images are compared with each other."""
         return tuple(space for space in self.size.spaces if self.size.train_aligned or space not in ALIGNED)
+
+
+@contextmanager
+def more_compared() -> Iterator[None]:
+    """Compare as many pictures of both halves, and of the spare ones, as an audit does of one half, and some more."""
+    before = aligned.PROPOSED, aligned.COMPARED
+    aligned.PROPOSED, aligned.COMPARED = PROPOSED, COMPARED
+    yield
+    aligned.PROPOSED, aligned.COMPARED = before
 
 
 def opened(space_name: str) -> spaces.Space:

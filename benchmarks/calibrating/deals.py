@@ -25,7 +25,7 @@ from auditor.scope import Scope
 from auditor.stages import controls, features
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool, Relabeling, relabel
-from calibrating.banks import VECTOR_SPACES, Bank, as_rows, keep, opened
+from calibrating.banks import COMPARED, VECTOR_SPACES, Bank, as_rows, keep, more_compared, opened
 
 STEP = 1000
 N_LISTED, N_MEAN = 8, 50  # neighbors of a half that are kept, and whose mean is
@@ -47,10 +47,30 @@ class Seen:
     pool_to: Mapping[str, np.ndarray]  # float32 [rows, 2]
     gap: np.ndarray  # float64 [rows]
 
+    def put(self, rows: np.ndarray, found: Seen) -> None:
+        """Put what was found of some rows in their places."""
+        for mine, new in zip(self.parts(), found.parts(), strict=True):
+            mine[rows] = new
+
+    def parts(self) -> list[np.ndarray]:
+        """Return all arrays."""
+        by_half = (self.at, self.to, self.mean_50, self.pool_at, self.pool_to)
+        return [each[half] for each in by_half for half in TWINS] + [self.gap]
+
     def landing(self, rows: np.ndarray) -> Landing:
         """Return where samples land that are these rows."""
         in_a = closer(self.pool_to["a"][rows, 0].astype(float), self.pool_to["b"][rows, 0].astype(float))
         return Landing(self.pool_at["a"][rows], self.pool_at["b"][rows], in_a, self.gap[rows])
+
+
+def blank(n: int) -> Seen:
+    """Return arrays for ``n`` rows."""
+
+    def halves(*shape: int, kind: type = np.float32) -> dict[str, np.ndarray]:
+        return {half: np.zeros((n, *shape), kind) for half in TWINS}
+
+    numbers = halves(kind=np.int64), halves(N_LISTED), halves(), halves(kind=np.int64), halves(2)
+    return Seen(*numbers, np.zeros(n))
 
 
 def seen(label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: np.ndarray) -> Seen:
@@ -65,26 +85,33 @@ def seen(label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: n
     shared = sign == BOTH
     for half, mine in SIGNS.items():
         known = (sign == mine) | shared
-        rank = np.cumsum(known, axis=1, dtype=np.int16)
-        column = first_known(known, rank, N_LISTED)
-        to[half] = np.take_along_axis(distance, column, 1)
+        rank = np.cumsum(known, axis=1, dtype=np.uint8)  # of 192 at most
+        column, there = first_known(known, rank, N_LISTED)
+        to[half] = np.where(there, np.take_along_axis(distance, column, 1), np.nan)
         at[half] = position[np.take_along_axis(index, column[:, :1], 1)[:, 0]]
-        total = np.where(known & (rank <= N_MEAN), distance, 0).sum(axis=1)
+        total = np.einsum("ij,ij->i", distance, known & (rank <= N_MEAN))
         mean[half] = np.where(rank[:, -1] >= N_MEAN, total / N_MEAN, np.nan)
-        pool_at[half], pool_to[half] = at[half], to[half]
+        pool_at[half], pool_to[half] = at[half], to[half][:, :2]
         if shared.any():
-            column = first_known(sign == mine, np.cumsum(sign == mine, axis=1, dtype=np.int16), 2)
+            column, _ = first_known(sign == mine, np.cumsum(sign == mine, axis=1, dtype=np.uint8), 2)
             pool_to[half] = np.take_along_axis(distance, column, 1)
             pool_at[half] = position[np.take_along_axis(index, column[:, :1], 1)[:, 0]]
     two = np.sort(np.hstack([pool_to["a"][:, :2], pool_to["b"][:, :2]]).astype(float), axis=1)
     return Seen(at, to, mean, pool_at, pool_to, gap(two[:, 0], two[:, 1]))
 
 
-def first_known(known: np.ndarray, rank: np.ndarray, n: int) -> np.ndarray:
-    """Return the first ``n`` columns of each row that are known, int64 ``[rows, n]``; ``rank`` counts them."""
-    row, column = np.nonzero(known & (rank <= n))
-    assert len(row) == n * len(known), "a row has too few known neighbors of one half"
-    return column.reshape(-1, n)
+def first_known(known: np.ndarray, rank: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first ``n`` columns of each row that are known, int64 ``[rows, n]``, and whether there are so many.
+
+    ``rank`` counts them. The first two are always there.
+    """
+    enough = int((rank >= n).argmax(axis=1).max()) + 1 if (rank[:, -1] >= n).all() else rank.shape[1]
+    n_known = np.minimum(rank[:, -1], n)
+    assert (n_known >= 2).all(), "a row has too few known neighbors of one half"
+    there = np.arange(n) < n_known[:, None]
+    found = np.zeros(there.shape, np.int64)
+    found[there] = np.nonzero(known[:, :enough] & (rank[:, :enough] <= n))[1]
+    return found, there
 
 
 class Deal:
@@ -106,7 +133,7 @@ class Deal:
         real = rng.permutation(bank.rows.of["fresh"])
         self.heldout = real[: min(m, len(real) // 2)]
         self.free = np.concatenate([real[len(self.heldout) :], self.mirrored(real[len(self.heldout) :])])
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, tuple[Seen, np.ndarray]] = {}
         self.made: dict[object, Any] = {}
 
     @cached_property
@@ -147,17 +174,26 @@ class Deal:
         rows = self.bank.rows.of[kind]
         return rows[self.half_of[rows] == SIGNS[half]]
 
-    def seen(self, space: str) -> Seen:
-        """Return what every row of the bank is near to in a space; a training image not to itself."""
+    def seen(self, space: str, rows: np.ndarray) -> Seen:
+        """Return what rows of the bank are near to in a space, in arrays over all rows; a training image not to itself.
+
+        Rows that nobody asked for hold zeros.
+        """
+        near, n_rows = self.bank.near(space), len(self.bank.rows.kinds)
         if space not in self._seen:
-            near = self.bank.near(space)
-            distance = near.distance
-            index = near.index
-            itself = (index == self.bank.rows.sources[:, :1]) & (self.bank.rows.kinds == "train")[:, None]
-            label = np.append(self.label, 0).astype(np.int8)
+            self._seen[space] = blank(n_rows), np.zeros(n_rows, bool)
+        known, done = self._seen[space]
+        missing = np.unique(rows[~done[rows]])
+        if len(missing):
+            index = near.index[missing]
+            itself = (index == self.bank.rows.sources[missing, :1]) & (self.bank.rows.kinds[missing] == "train")[
+                :, None
+            ]
             index = np.where(itself, self.bank.n_train, index)
-            self._seen[space] = seen(label, np.append(self.position, 0), index, distance)
-        return self._seen[space]
+            label, position = np.append(self.label, 0).astype(np.int8), np.append(self.position, 0)
+            known.put(missing, seen(label, position, index, near.distance[missing]))
+            done[missing] = True
+        return known
 
     def smooth(self, space: str) -> dict[str, Landing]:
         """Return where the smooth reference of some deal of this bank lands: its spread over deals is the true one."""
@@ -172,14 +208,15 @@ class Deal:
 
     def nearest_in_pool(self, space: str) -> np.ndarray:
         """Return the pool position of each pool image's nearest other image, int64 ``[N]``."""
-        found, rows = self.seen(space), self.bank.rows.of["train"][self.images]
+        rows = self.bank.rows.of["train"][self.images]
+        found = self.seen(space, rows)
         is_a = found.pool_to["a"][rows, 0] <= found.pool_to["b"][rows, 0]
         return np.where(is_a, found.pool_at["a"][rows], found.pool_at["b"][rows])
 
     def spacing(self, half: str) -> np.ndarray:
         """Return by pool position the distance to the nearest other image of a half, in the space pixel."""
-        images = np.concatenate([self.images, self.shared])
-        return self.seen("pixel").to[half][self.bank.rows.of["train"][images], 0]
+        rows = self.bank.rows.of["train"][np.concatenate([self.images, self.shared])]
+        return self.seen("pixel", rows).to[half][rows, 0]
 
 
 RELABELINGS: dict[tuple[int, int], Relabeling] = {}
@@ -190,7 +227,7 @@ def stranger(bank: Bank, number: int, space: str) -> dict[str, Landing]:
     """Return where the smooth reference of a deal lands, searched once and kept beside the bank."""
     key = str(bank.folder), number, space
     if key not in STRANGERS:
-        path = bank.folder / "smooth" / f"{number}-{space}.npz"
+        path = bank.folder / "smooth" / f"{number}-{opened(space).revision}.npz"
         if not path.exists():
             of = Deal(bank, number)
             images = gaussian_twins(of, bank.size.smooth_aligned if space in ALIGNED else bank.size.smooth)
@@ -227,7 +264,8 @@ def near_images(deal: Deal, space: str, images: np.ndarray) -> Seen:
     label, position = np.repeat(np.array([1, -1], np.int8), n), np.arange(2 * n)
     if space not in VECTOR_SPACES:
         queries, known = deal.bank.features(space, images), deal.bank.features(space, reference)
-        found = search(queries, known, min(k // 2, 2 * n))
+        with more_compared():
+            found = search(queries, known, min(COMPARED, 2 * n))
         return seen(label, position, found.indices, found.distances.astype(np.float32))
     x, y = (as_rows(opened(space).embed(each)) for each in (images, reference))
     squared = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * (x @ y.T)
@@ -262,7 +300,7 @@ class World:
 
     def evidence(self, twin: str, space: str, found: Seen, rows: np.ndarray, step: int) -> Evidence:
         """Return what is read of samples, seen from the half of a twin, with held-out images beside them."""
-        real = self.deal.seen(space)
+        real = self.deal.seen(space, self.heldout)
         other = other_twin(twin)
         own, beyond, held = found.to[twin][rows], found.to[other][rows], real.to[twin][self.heldout]
         unknown = np.full(len(rows), np.nan)
@@ -308,8 +346,8 @@ class World:
         evidence, landings = self.controls() if with_controls else ({}, {})
         for space in self.spaces:
             for twin in TWINS:
-                found = self.others[space][twin] if space in self.others else deal.seen(space)
                 for step, rows in self.steps.items():
+                    found = self.others[space][twin] if space in self.others else deal.seen(space, rows[twin])
                     evidence[step, twin, space] = self.evidence(twin, space, found, rows[twin], step)
                     landings[step, twin, space] = found.landing(rows[twin])
                 landings["smooth", twin, space] = self.smooth(space)[twin]
@@ -352,8 +390,9 @@ class World:
             copier = rng.choice(deal.copies("copier", twin), controls.N_COPIES)
             for name, rows in (("copier", copier), ("heldout", self.heldout[i :: features.HELDOUT_FOLDS][:n_third])):
                 for space in self.spaces:
-                    evidence[name, twin, space] = self.evidence(twin, space, deal.seen(space), rows, -1)
-                    landings[name, twin, space] = deal.seen(space).landing(rows)
+                    found = deal.seen(space, rows)
+                    evidence[name, twin, space] = self.evidence(twin, space, found, rows, -1)
+                    landings[name, twin, space] = found.landing(rows)
         return evidence, landings
 
     def smooth(self, space: str) -> Mapping[str, Landing]:
