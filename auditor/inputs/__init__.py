@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from auditor import checkpoints, images, spaces
-from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
+from auditor.config import LOSS_LEVELS, SETS_SPACE, AuditConfig, budgets_from_file
 from auditor.diffusion import device as devices
 from auditor.diffusion.sampling import Conditions, resolve_steps
 from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import n_times
 from auditor.errors import AuditError
 from auditor.inputs import classes as within_classes
-from auditor.inputs import image_sets, mirroring, models, required, samples, twins
+from auditor.inputs import image_sets, loss_cells, mirroring, models, required, samples, twins
 from auditor.inputs.asked import Asked, SpaceFacts, digest_of, set_facts
 from auditor.inputs.loaded import Loaded, Say
 from auditor.inputs.samples import GivenSamples
@@ -63,7 +63,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     """
     required.require(config)
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
-    earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
+    begun = run.read_record() if run.record.is_file() else {}
+    earlier = begun.get("resolved", {})
     budgets = budgets_from_file(config.budgets)
     device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
@@ -83,6 +84,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     pictures = read_pictures(config, origin.facts, run, bool(flips.mirrored), say)
     sets.update(pictures.sets)
     pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
+    facts_of = facts_of_sets(pictures, bool(flips.mirrored))
+    config = loss_cells.with_loss_cells(config, begun.get("given", {}), facts_of)
     asked = Asked(
         config=config,
         scope=scope_of(config, origin.pair, pictures.sets, opened),
@@ -96,7 +99,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         image_shape=shape,
         scheduler=models.fitting_schedule(origin.scheduler, pixels),
         checkpoints=checkpoint_digests(origin.pair),
-        sets=facts_of_sets(pictures, bool(flips.mirrored)),
+        sets=facts_of,
         spaces={
             name: SpaceFacts(
                 revision=each.revision,
@@ -276,7 +279,7 @@ def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings) -
     notes = twins.identical_notes(pair, config.allow_identical)
     facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
     conditions = models.conditions(config, facts)
-    required.require_levels(config.loss_levels, n_times(scheduler))
+    required.require_levels(config.loss_levels or LOSS_LEVELS, n_times(scheduler))
     return Origin(
         pair=pair,
         facts=facts,

@@ -115,9 +115,12 @@ def compute(
     curves = curves_of(series)
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
-    attacks = membership.attack_rows(series)
+    members = membership.told_of_members(series, budgets)
     named = named_images(series) if relabeling is not None else ({}, [])
-    facts = step_facts(series, tests, references, named[0], located.underfit, curves.losses)
+    facts = [
+        replace(each, membership=members.steps.get(each.step))
+        for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
+    ]
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
@@ -126,14 +129,14 @@ def compute(
         onsets=all_onsets(series, tests, references, located, facts, scales, budgets),
         decisions=[replace(each, recommended=each.step == recommendation.step) for each in judged],
         recommendation=recommendation,
-        checks=checks_of(series, references, curves, located, context, facts, attacks, recommendation),
+        checks=checks_of(series, references, curves, located, context, facts, members, recommendation),
         facts=facts,
         context=context,
         curves=curves,
         images={
             "profiles": by_noise.profile_rows(series, relabeling),
-            "attacks": attacks,
-            "exposure": membership.exposure_rows(series),
+            "attacks": members.attacks,
+            "exposure": members.exposure,
             "scales": scales,
             "named": named[1],
         },
@@ -309,7 +312,7 @@ def checks_of(
     located: Located,
     context: Context,
     facts: Sequence[StepFacts],
-    attacks: Sequence[Mapping[str, Any]],
+    members: membership.ToldOfMembers,
     recommendation: Recommendation,
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""
@@ -323,7 +326,7 @@ def checks_of(
         "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
         "copy_ratio": copy_ratios(series),
-        "attacks_withheld": sorted({row["target_fpr"] for row in attacks if np.isnan(row["tpr"])}),
+        "membership": members.record,
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": asdict(recommendation),
     }

@@ -256,11 +256,19 @@ class Named:
 
 @dataclass(frozen=True)
 class Membership:
-    """What can be told of membership at one checkpoint by the losses of both twins (5.4)."""
+    """What can be told of membership at one checkpoint by what both networks say of single images (5.4, 5.5)."""
 
     hidden: bool  # shown: every score of every training under its limit, and nobody on the exposed list
     exposed: tuple[str, ...] = ()  # sentences that show it to be exposed; empty if it is not
-    missing: tuple[str, ...] = ()  # why it is undecided, with the number that would settle it
+    missing: tuple[str, ...] = ()  # why it is not shown hidden, with the number that would settle it
+    shown: str = ""  # the sentence behind "hidden"; empty where it is not
+    headline: str = ""  # what is found at 10 % false positives; empty where nothing significant is
+    listed: int = 0  # images, or groups of them, on the exposed list
+
+    @property
+    def outcome(self) -> str:
+        """One word: exposed, hidden or undecided."""
+        return "exposed" if self.exposed else "hidden" if self.hidden else "undecided"
 
 
 @dataclass(frozen=True)

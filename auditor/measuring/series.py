@@ -47,6 +47,7 @@ class Series:
     linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
     scales: Mapping[int, CellScales]  # by step, where the twins' predictions were compared
     strata: np.ndarray | None = None  # int64 [N], class of each pool image, -1 where it takes no part within classes
+    near_heldout: frozenset[str] = frozenset()  # held-out images that are near-duplicates of training images
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
@@ -128,7 +129,14 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {twin: losses.read_reference(run, twin) for twin in TWINS} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
         next((reader.strata for reader in trained.values()), None),
+        near_duplicates_heldout(trained),
     )
+
+
+def near_duplicates_heldout(readers: Mapping[str, EvidenceReader]) -> frozenset[str]:
+    """Return the held-out images that are near-duplicates of training images, by correlation where that is known."""
+    reader = readers.get("correlation") or next(iter(readers.values()), None)
+    return frozenset() if reader is None else reader.near_heldout()
 
 
 def require_seeds(run: RunDirectory, found: Evidence, scope: Scope) -> None:

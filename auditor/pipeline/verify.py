@@ -42,7 +42,7 @@ KEYS = {
     "verdicts": ("step",),
     "profiles": ("step", "metric", "twin", "t"),
     "scales": ("step", "scale", "metric"),
-    "attacks": ("step", "twin", "target_fpr"),
+    "attacks": ("step", "twin", "target_fpr", "attack", "chosen"),
     "exposure": ("step", "half", "id"),
     "named": ("step", "space", "twin", "list", "half", "id"),
     "protocol": ("quantity", "twin", "space", "step"),

@@ -52,7 +52,7 @@ def network(asked: Asked, of: str) -> dict[str, Any]:
         "revision": [noise.REVISION, denoising.REVISION],
         "checkpoint": asked.checkpoints[of],
         "scheduler": dict(asked.scheduler),
-        "images": asked.config.loss_images,
+        "images": asked.loss_images,
         "times": asked.times.tolist(),
         "seed": asked.config.seed,
         "sets": {name: asked_images(asked, name) | restricted[name] for name in asked.sets},

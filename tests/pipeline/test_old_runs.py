@@ -90,6 +90,11 @@ def test_the_same_command_finds_every_artifact_up_to_date(with_versions, run, mo
     assert "total 0 network calls of 5 images on cpu" in plan.out
 
 
+def test_a_run_that_was_begun_keeps_its_number_of_loss_images_and_levels(with_versions, monkeypatch):
+    lines = tasks_of(planned(with_versions, "whole", monkeypatch, loss_images=None, loss_levels=None))
+    assert lines and all(line.startswith("reuse") for line in lines)
+
+
 def test_the_plan_names_every_kind_of_evidence_that_the_run_holds(with_versions, monkeypatch):
     told = {line.split(" x ")[1].split(":")[0] for line in tasks_of(planned(with_versions, "whole", monkeypatch))}
     assert told == {

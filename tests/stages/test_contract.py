@@ -202,6 +202,7 @@ DERIVED = {  # a property, and what it is made from
     "times": "config.loss_levels",
     "level_shares": "config.loss_strata",
     "with_losses": "with_model",
+    "loss_images": "config.loss_images",
     "compares_predictions": "sees_alike",
 }
 NOT_IN_KEYS = {
@@ -216,11 +217,11 @@ NOT_OF_THE_BYTES = {
     ("stepped_scores", "times"): "SecMI has times of its own, which follow from the process",
     **{
         ("published_losses", read): "taken out of the key of losses: this protocol settles it itself"
-        for read in ("times", "config.loss_images", "config.seed")
+        for read in ("times", "loss_images", "config.seed")
     },
     **{
         ("u_turns", read): "taken out of the key of losses: U-turns have times and a number of images of their own"
-        for read in ("times", "config.loss_images")
+        for read in ("times", "loss_images")
     },
     ("u_turns", "config.space_names"): "vectors in pixels are those of a stage, or made on the spot: the same",
 }
