@@ -53,6 +53,7 @@ def asked(world: World) -> Answer:
     )
     judged = verdict.judge(facts[0], context, budgets)
     released = verdict.recommend(facts, context, budgets).status == "found"
+    assert len(steps) > 1 or released == (judged.verdict == "generalizing"), "two statements contradict each other"
     why = () if released else tuple(dict.fromkeys(map(condition, judged.reasons)))
     reference = max(each.share for each in references.values())
     return Answer(judged.risk, judged.verdict, released, why, reference, peers(series))
