@@ -59,20 +59,24 @@ class Block:
 
 
 HIDDEN = planted.HIDDEN
+KEY = (  # the rows that are asked where a world takes long
+    *("private: real images, other seeds", "private: real images, shared seeds", "private: a smooth population"),
+    *("verbatim", "mirrored", "shifted 2 px", "noise sd 16", "blended half", "quarter pasted", "five people, verbatim"),
+)
 SERIES = tuple(name for name in planted.ROWS if name.endswith(planted.SERIES))
 BLOCKS = {
     block.name: block
     for block in (
         Block("x-rays", "x-rays", 500, 1000, rates=(0.02,)),
         Block("x-rays-low", "x-rays", 500, 1000, HIDDEN, (0.01,)),
-        Block("x-rays-4000", "x-rays", 500, 4000, rates=(0.01,)),
-        Block("x-rays-2000", "x-rays", 2000, 1000, rates=(0.02,)),
+        Block("x-rays-4000", "x-rays", 500, 4000, KEY, (0.01,)),
+        Block("x-rays-2000", "x-rays", 2000, 1000, KEY, (0.02,)),
         Block("hands", "hands", 500, 1000, rates=(0.02,)),
         Block("digits", "digits", 500, 1000, rates=(0.02,)),
         Block("x-rays-smooth", "x-rays", 500, 1000, (planted.SMOOTH,), worlds=1000),
         Block("x-rays-series", "x-rays", 500, 1000, SERIES, (0.02,)),
         Block("x-rays-more", "x-rays", 500, 1000, HIDDEN, (0.05, 0.005)),
-        Block("x-rays-2000-4000", "x-rays", 2000, 4000, rates=(0.01,)),
+        Block("x-rays-2000-4000", "x-rays", 2000, 4000, KEY, (0.01,)),
         Block("portraits", "portraits", 250, 1000, rates=(0.02,)),
         Block("cells", "cells", 500, 1000, rates=(0.02,)),
         Block("x-rays-much", "x-rays", 500, 1000, HIDDEN, (0.2, 1.0)),
