@@ -84,10 +84,11 @@ def context_of(world: World, references: Mapping[str, Reference], budgets: Budge
 
 def condition(reason: str) -> str:
     """Return which rule a reason names, and in which space, without its numbers."""
-    rule, _, rest = reason.partition(": ")
-    space = re.match(r"[a-z][a-z-]*(?=: )", rest)
-    said = re.sub(r"\d[\d,.]*", "n", rule if len(rule) < 60 else rule[:57] + "...")
-    return f"{said}: {space[0]}" if space else said.rstrip(".")
+    rule, rest = re.match(r"([^:,;(]*)[:,;(]? ?(.*)", reason, re.DOTALL).groups()  # type: ignore[union-attr]
+    named = re.match(r"[a-z][a-z-]*(?=: )", rest) or re.search(r"(?<= in )[a-z][a-z-]*$", rule)
+    rule = rule.removesuffix(f" in {named[0]}") if named else rule
+    said = re.sub(r"\d+", "n", rule).strip(" .")
+    return f"{said}: {named[0]}" if named else said
 
 
 def peers(series: Series) -> dict[str, bool]:

@@ -115,8 +115,17 @@ def test_a_world_that_copies_is_not_released_and_is_asked_once(cache, monkeypatc
 
 
 def test_a_condition_is_told_without_its_numbers():
-    assert asking.condition("Copies: window-center: 12 of 2000 samples") == "Copies: window-center"
-    assert asking.condition("40 seeds are fewer than 1000.") == "n seeds are fewer than n"
+    told = {
+        "Copies: window-center: 12 of 2000 samples flagged": "Copies: window-center",
+        "40 seeds are fewer than the 1000 that a verdict needs.": "n seeds are fewer than the n that a verdict needs",
+        "Images that both halves hold are reproduced in pixel, by 4 of 8 samples": (
+            "Images that both halves hold are reproduced: pixel"
+        ),
+        "5 images are reproduced only by the twin that saw them: a/1, b/2.": (
+            "n images are reproduced only by the twin that saw them"
+        ),
+    }
+    assert {reason: asking.condition(reason) for reason in told} == told
 
 
 def test_a_line_carries_the_limits_and_the_goal():
