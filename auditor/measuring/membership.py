@@ -62,27 +62,28 @@ class ToldOfMembers:
 def told_of_members(series: Series, budgets: Budgets) -> ToldOfMembers:
     """Return what can be told of membership at every step where losses were measured on training images."""
     scope, groups = series.scope, groups_of(series)
-    networks = {
-        (step, twin): without_images(series.network(step, twin), series.near_heldout)
-        for step in scope.steps
-        for twin in scope.twins
-    }
-    networks = {at: each for at, each in networks.items() if "own" in each.losses}
-    scores = {at: fixed_scores(each, groups) for at, each in networks.items() if "heldout" in each.losses}
+    asked = {(step, twin): series.network(step, twin) for step in scope.steps for twin in scope.twins}
+    networks = {at: without_images(each, series.near_heldout) for at, each in asked.items() if "own" in each.losses}
+    scores = {at: fixed_scores(each, groups) for at, each in networks.items() if n_others(each)}
     looks = max(1, sum(map(len, scores.values())))
     steps, attacks, exposure = {}, [], []
     for step in dict.fromkeys(step for step, _ in networks):
-        both = [(networks[step, twin], scores.get((step, twin), [])) for twin in scope.twins]
-        strict, loose = ([judged(each, rate) for _, found in both for each in found] for rate in (STRICT, LOOSE))
-        listed = exposed_images([each for each, _ in both], groups) if scope.with_twin else None
+        both = [networks[step, twin] for twin in scope.twins]
+        found = [each for twin in scope.twins for each in scores.get((step, twin), [])]
+        strict, loose = ([judged(each, rate) for each in found] for rate in (STRICT, LOOSE))
+        listed = exposed_images(both, groups) if scope.with_twin else None
         steps[step] = conclude(strict, loose, listed, looks, budgets)
-        note = f"{len(series.near_heldout)} held-out images that are nearly training images left out"
-        attacks += [fixed_row(step, each, looks, note if series.near_heldout else "") for each in (*loose, *strict)]
-        attacks += [
-            attack_row(each, rate, scope.seed) for each, _ in both for rate in RATES if "heldout" in each.losses
-        ]
+        left_out = n_others(asked[step, scope.twins[0]]) - n_others(both[0])
+        note = f"{left_out} held-out images that are nearly training images left out" if left_out else ""
+        attacks += [fixed_row(step, each, looks, note) for each in (*loose, *strict)]
+        attacks += [attack_row(each, rate, scope.seed) for each in both if n_others(each) for rate in RATES]
         exposure += [] if listed is None else exposure_rows(step, listed)
     return ToldOfMembers(steps, attacks, exposure)
+
+
+def n_others(evidence: Evidence) -> int:
+    """Return how many held-out images one network was asked about."""
+    return len(evidence.losses["heldout"].ids) if "heldout" in evidence.losses else 0
 
 
 def groups_of(series: Series) -> dict[tuple[str, str], int]:
@@ -189,20 +190,24 @@ class Judged:
         """Members that are flagged."""
         return self.hits / self.n
 
+    @property
+    def hit_units(self) -> float:
+        """So many groups the hits stand for: their share of all groups."""
+        return self.hits * self.score.units / self.n
+
     @cached_property
     def upper(self) -> float:
         """One-sided 95 % upper limit of that share, over groups."""
-        return counts.upper_limit(self.share * self.score.units, self.score.units)
+        return counts.upper_limit(self.hit_units, self.score.units)
 
     @cached_property
     def p(self) -> float:
         """Exact p that members are flagged more often than non-members; groups count once."""
-        return counts.above_rank(int(self.share * self.score.units), self.score.units, self.rank, self.m)
+        return counts.above_rank(self.hits * self.score.units // self.n, self.score.units, self.rank, self.m)
 
     def gain(self, looks: int, alpha: float) -> float:
         """Lower limit of true less false positives, at ``alpha`` over all looks."""
-        units = self.score.units
-        return counts.gain_over_rank(self.share * units, units, self.rank, self.m, 1 - alpha / looks)
+        return counts.gain_over_rank(self.hit_units, self.score.units, self.rank, self.m, 1 - alpha / looks)
 
     def found(self, looks: int, alpha: float) -> bool:
         """Whether members are flagged more often, after Bonferroni over all looks."""
@@ -226,8 +231,8 @@ def judged(score: Score, rate: float) -> Judged:
     if tied.any():  # an untrained network says the same of all: neither all nor none of them are members
         among = score.others == threshold
         room = rank - int((score.others > threshold).sum())
-        limit = np.sort(draws(score.other_ids, among))[-room]
-        hits += int((draws(score.member_ids, tied) > limit).sum())
+        limit = np.sort(draws("non-member", score.other_ids, among))[-room]
+        hits += int((draws("member", score.member_ids, tied) > limit).sum())
     return Judged(score, rate, rank, threshold, hits)
 
 
@@ -237,9 +242,9 @@ def rank_of(m: int, rate: float) -> int:
     return counts.least_rank(m, rate)
 
 
-def draws(ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return a random number of each chosen image that depends on its id alone, uint64."""
-    return np.array([derived_seed("tie", ids[i]) for i in np.flatnonzero(chosen)], dtype=np.uint64)
+def draws(role: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return a random number of each chosen image that depends on its id alone, uint64; sets may hold the same ids."""
+    return np.array([derived_seed("tie", role, ids[i]) for i in np.flatnonzero(chosen)], dtype=np.uint64)
 
 
 # ---------------------------------------------------------------------------
@@ -437,7 +442,7 @@ def chance_hidden(n: int, m: int, budgets: Budgets, scores: int = 2 * len(FIXED)
 
 def fixed_row(step: int, found: Judged, looks: int, note: str) -> dict[str, Any]:
     """Return the row of attacks.parquet of a score that was fixed beforehand."""
-    low, high = counts.clopper_pearson(found.share * found.score.units, found.score.units)
+    low, high = counts.clopper_pearson(found.hit_units, found.score.units)
     fpr = counts.rank_limits(found.rank, found.m)
     return {
         "step": step,

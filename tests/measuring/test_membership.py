@@ -250,6 +250,16 @@ def test_heldout_images_that_are_nearly_training_images_are_no_nonmembers():
     assert len(left.losses["heldout"].ids) == 38 and "h0" not in left.attack_scores["SimA"]["heldout"].ids
     assert left.twin_losses["heldout"].values[0] == plain.twin_losses["heldout"].values[1]
     assert len(left.losses["own"].ids) == 600 and membership.without_images(plain, NOBODY) is plain
+    nobody = membership.without_images(plain, frozenset(plain.losses["heldout"].ids))
+    assert membership.n_others(nobody) == 0 and membership.n_others(replace(plain, losses={})) == 0
+
+
+def test_hits_of_every_number_of_groups_are_whole():
+    """In floating point 7 / 500 of 500 may be less than 7."""
+    score = membership.Score("loss", "a", np.zeros(0), np.zeros(500), np.zeros(0), np.zeros(0), 1)
+    for n in (490, 493, 497, 500, 999):
+        of = replace(score, members=np.zeros(n), units=n)
+        assert membership.Judged(of, STRICT, 10, 0.0, 29).p == pytest.approx(betabinom.sf(28, n, 10, 491))
 
 
 # The exposed list -------------------------------------------------------------------------
