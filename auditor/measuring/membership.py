@@ -16,13 +16,15 @@ import numpy as np
 from auditor.config import LEVEL, Budgets
 from auditor.measuring.facts import Membership
 from auditor.measuring.series import Series
-from auditor.records import Evidence, LossTable
+from auditor.records import Evidence, LossTable, other_twin
 from auditor.seeds import derived_seed
 from auditor.stats import counts, intervals
 
 STRICT, LOOSE = 0.01, 0.1  # false-positive rates at which the fixed scores are judged; the second makes no verdict
 LEAST, ADVISED = 500, 1000  # members and non-members below which nothing is shown hidden, and how many to give
 EXPOSED_RATE = 0.10  # false discovery rate of the list of exposed images
+ROUNDING = 1e-9  # of a logarithm of losses: less has no sign
+SMOOTH_MOST = float(np.log(2))  # of a log ratio that a smooth model is allowed to explain: half of the loss
 TWIN_RATIO, OWN_LOSS, SIMA = "mean log twin ratio", "mean own loss", "mean SimA"
 FIXED = (TWIN_RATIO, OWN_LOSS, SIMA)  # chosen before anything was looked at
 
@@ -71,7 +73,7 @@ def told_of_members(series: Series, budgets: Budgets) -> ToldOfMembers:
         both = [networks[step, twin] for twin in scope.twins]
         found = [each for twin in scope.twins for each in scores.get((step, twin), [])]
         strict, loose = ([judged(each, rate) for each in found] for rate in (STRICT, LOOSE))
-        listed = exposed_images(both, groups) if scope.with_twin else None
+        listed = exposed_images(both, groups, series.linear) if scope.with_twin else None
         steps[step] = conclude(strict, loose, listed, looks, budgets)
         left_out = n_others(asked[step, scope.twins[0]]) - n_others(both[0])
         note = f"{left_out} held-out images that are nearly training images left out" if left_out else ""
@@ -260,6 +262,7 @@ class SignedList:
     ids: np.ndarray  # object [N]
     ratios: np.ndarray  # float64 [N], ln(loss of the model without the image / of the model with it)
     values: np.ndarray  # float64 [N], the same less its half's median: positive where the own network knows it better
+    smooth: np.ndarray  # float64 [N], that of the linear denoisers of both halves; NaN where it is not known
     fdr: np.ndarray  # float64 [N], least false discovery rate of a list that its group is on; NaN where none is
     listed: np.ndarray  # bool [N], at most one image of a group
 
@@ -279,18 +282,46 @@ class SignedList:
         )
 
 
-def exposed_images(both: Sequence[Evidence], groups: Mapping[tuple[str, str], int]) -> SignedList | None:
-    """Return the list of both halves; None where losses of a half's images are lacking in one of the networks."""
+def exposed_images(
+    both: Sequence[Evidence],
+    groups: Mapping[tuple[str, str], int],
+    linear: Mapping[str, Mapping[str, LossTable]] | None = None,
+) -> SignedList | None:
+    """Return the list of both halves; None where losses of a half's images are lacking in one of the networks.
+
+    Parameters
+    ----------
+    linear
+        Losses of the linear denoiser of each half, by half and role, at the same cells: what a smooth model shows.
+    """
     if not all("own" in each.losses and "other" in each.twin_losses for each in both):
         return None
     parts = [mean_ratio(each.twin_losses["other"], each.losses["own"]) for each in both]
     halves = np.repeat(np.array([each.twin for each in both], dtype=object), [len(part) for part in parts])
     ids = np.concatenate([each.losses["own"].ids for each in both])
     values = np.concatenate([part - np.median(part) for part in parts])
+    smooth = smooth_values([each.twin for each in both], linear or {}, len(values))
     known = [groups.get((half, i), (half, i)) for half, i in zip(halves, ids, strict=True)]
     number = {group: j for j, group in enumerate(dict.fromkeys(known))}
-    fdr, listed = exposed_list(values, np.array([number[each] for each in known]))
-    return SignedList(halves, ids, np.concatenate(parts), values, fdr, listed)
+    fdr, listed = exposed_list(beyond_smooth(values, smooth), np.array([number[each] for each in known]))
+    return SignedList(halves, ids, np.concatenate(parts), values, smooth, fdr, listed)
+
+
+def smooth_values(halves: Sequence[str], linear: Mapping[str, Mapping[str, LossTable]], n: int) -> np.ndarray:
+    """Return the values of the linear denoisers of both halves, float64 ``[n]``; NaN where they were not measured."""
+    if not all({"own", "other"} <= set(linear.get(half, ())) for half in halves):
+        return np.full(n, intervals.NAN)
+    parts = [mean_ratio(linear[other_twin(half)]["other"], linear[half]["own"]) for half in halves]
+    return np.concatenate([part - np.median(part) for part in parts])
+
+
+def beyond_smooth(values: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Return the values less what a smooth model shows of the same image and sign, at most ``SMOOTH_MOST``; ``[N]``.
+
+    A picture unlike all others moves even a Gaussian that is fitted to its half.
+    """
+    allowed = np.clip(np.sign(values) * np.nan_to_num(smooth), 0, SMOOTH_MOST)
+    return np.sign(values) * np.maximum(0, np.abs(values) - allowed)
 
 
 def mean_ratio(without: LossTable, trained: LossTable) -> np.ndarray:
@@ -306,7 +337,7 @@ def exposed_list(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np
     of largest ``|v|``; FDR(k) = (1 + wrong signs in the first k) / right signs.
     """
     order = np.lexsort((values > 0, -np.abs(values)))  # of equal ones the wrong signs first
-    order = order[values[order] != 0]  # no sign, no evidence
+    order = order[np.abs(values[order]) > ROUNDING]  # no sign, no evidence
     _, first = np.unique(groups[order], return_index=True)
     ranked = order[np.sort(first)]  # one image of each group, the strongest group first
     right = values[ranked] > 0
@@ -477,6 +508,7 @@ def exposure_rows(step: int, found: SignedList) -> list[dict[str, Any]]:
             "id": str(found.ids[i]),
             "ratio": float(found.ratios[i]),
             "value": float(found.values[i]),
+            "smooth": float(found.smooth[i]),
             "fdr": float(found.fdr[i]),
             "listed": bool(found.listed[i]),
         }
