@@ -11,10 +11,12 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import by_noise, by_scale, controls, lean, membership, onsets, phase, verdict
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
-from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
+from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
+from auditor.measuring.named import named_images
 from auditor.measuring.reading import EvidenceReader
 from auditor.measuring.series import Series, read_series
+from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
 from auditor.records import TWINS
@@ -35,6 +37,7 @@ LAYOUTS = {
     "attacks": columns.ATTACKS,
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
+    "named": columns.NAMED,
 }
 
 
@@ -113,9 +116,10 @@ def compute(
     located = locate(series, curves, budgets)
     context = context_of(series, relabeling, references, located, budgets)
     members = membership.told_of_members(series, budgets)
+    named = named_images(series) if relabeling is not None else ({}, [])
     facts = [
         replace(each, membership=members.steps.get(each.step))
-        for each in step_facts(series, tests, references, located.underfit, curves.losses)
+        for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
     ]
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
@@ -134,6 +138,7 @@ def compute(
             "attacks": members.attacks,
             "exposure": members.exposure,
             "scales": scales,
+            "named": named[1],
         },
     )
 
@@ -238,6 +243,7 @@ def step_facts(
     series: Series,
     tests: SeriesTests,
     references: Mapping[str, Reference],
+    named: Mapping[tuple[int, str], Named],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -263,6 +269,17 @@ def step_facts(
                 underfit=underfit[step],
                 loss_rise=rise,
                 kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
+                tails={
+                    s: tail_fact(
+                        {t: series.landings[step, t, s] for t in TWINS},
+                        series.pool,
+                        tests.lean[step, s].tail_p_corrected,
+                        references[s].tail,
+                    )
+                    for s in judged
+                    if tests.lean and series.pool is not None
+                },
+                named={s: named[step, s] for s in judged if (step, s) in named},
                 fit_judged=scope.with_heldout,
             )
         )

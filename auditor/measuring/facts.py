@@ -26,6 +26,7 @@ class Reference:
     share: float  # own_share
     se: float = 0.0  # over its finitely many samples; the hubs of the split are those of the models', too
     gap: float = 0.0  # gap lean
+    tail: float = 0.5  # own share of its tail
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,8 @@ class Tail:
 
     def is_bias(self, budgets: Budgets) -> bool:
         """Significant after correction, and larger than a smooth model's tail."""
-        return bool(self.p_corrected <= budgets.alpha and self.low > max(0.75, self.reference + 0.1))
+        beyond = self.reference + budgets.tail_bias_beyond_reference
+        return bool(self.p_corrected <= budgets.alpha and self.low > max(budgets.tail_bias, beyond))
 
     def sentence(self, space: str) -> str:
         """Say the numbers."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from auditor.config import LEVEL
 from auditor.measuring.facts import Lean, Reference
+from auditor.measuring.tail import tail_share, tail_weights
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import intervals, landing
 from auditor.stats.landing import Landing
@@ -42,6 +43,8 @@ class LeanResult:
     v_seed: float
     v_hub: float
     few_images: bool
+    tail_p: float = 1.0  # of the tail's share, one-sided by relabeling
+    tail_p_corrected: float = 1.0  # in the same family as gap lean
 
 
 @dataclass(frozen=True)
@@ -82,18 +85,21 @@ def lean_tests(
         "b": relabeling_test(relabeling, -share["b"]),
         "both": relabeling_test(relabeling, share["a"] - share["b"]),
         "gap": relabeling_test(relabeling, gap),
+        "tail": relabeling_test(relabeling, np.array([tail_weights(lands[c], n) for c in cells]).reshape(-1, n)),
     }
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
-    family = np.hstack([tests["gap"].z, *(loss_tests[step].z for step in steps)])
+    family = np.hstack([tests["gap"].z, tests["tail"].z, *(loss_tests[step].z for step in steps)])
     corrected = step_down_max_t(family)
     few = effective_images(gap) < FEW_IMAGES
     leans = {
-        cell: lean_result(lands[cell], pool, tests, i, float(corrected[i]), bool(few[i]), len(cells))
+        cell: lean_result(lands[cell], pool, tests, i, corrected[[i, len(cells) + i]], bool(few[i]), len(cells))
         for i, cell in enumerate(cells)
     }
     loss_leans = {
-        step: loss_result(pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[len(cells) + i]), seed)
+        step: loss_result(
+            pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[2 * len(cells) + i]), seed
+        )
         for i, step in enumerate(steps)
     }
     return leans, loss_leans
@@ -140,11 +146,11 @@ def lean_result(
     pool: Pool,
     tests: Mapping[str, RelabelingTest],
     i: int,
-    gap_p_corrected: float,
+    corrected: np.ndarray,
     few_images: bool,
     n_looks: int,
 ) -> LeanResult:
-    """Return the estimates and p values of column ``i`` of the tests."""
+    """Return the estimates and p values of column ``i`` of the tests; ``corrected`` are those of gap and tail."""
     both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
     gap_value = float(tests["gap"].value[i]) / 2
     gap_se = float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
@@ -164,7 +170,9 @@ def lean_result(
         gap=gap,
         gap_se=gap_se,
         gap_p=float(tests["gap"].p[i]),
-        gap_p_corrected=gap_p_corrected,
+        gap_p_corrected=float(corrected[0]),
+        tail_p=float(tests["tail"].p[i]),
+        tail_p_corrected=float(corrected[1]),
         v_seed=v_seed,
         v_hub=v_hub,
         few_images=few_images,
@@ -216,7 +224,8 @@ def reference_share(lands: Lands, pool: Pool) -> Reference:
     share, v_seed, _ = landing.own_share_both(lands["a"], lands["b"], pool)
     n = len(pool.labels)
     weights = lands["a"].weights(n, True) - lands["b"].weights(n, True)
-    return Reference(share.value, float(np.sqrt(v_seed)), float(pool.labels @ weights) / 2)
+    gap = float(pool.labels @ weights) / 2
+    return Reference(share.value, float(np.sqrt(v_seed)), gap, tail_share(lands))
 
 
 def reference_loss(losses: Losses, pool: Pool) -> float:

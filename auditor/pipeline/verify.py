@@ -44,6 +44,7 @@ KEYS = {
     "scales": ("step", "scale", "metric"),
     "attacks": ("step", "twin", "target_fpr", "attack", "chosen"),
     "exposure": ("step", "half", "id"),
+    "named": ("step", "space", "twin", "list", "half", "id"),
     "protocol": ("quantity", "twin", "space", "step"),
 }
 COLUMNS = LAYOUTS | {"protocol": columns.PROTOCOL}

@@ -210,6 +210,19 @@ LAB_SWEEPS = (
     Column("n", "int64", "number of sequences"),
 )
 
+NAMED = (
+    STEP,
+    Column("space", "string", "where nearness is measured"),
+    Column("twin", "string", "whose samples lead there: both (one list over both twins), a or b"),
+    Column("list", "string", "gap: the image stands out before all others; wide: before the nearest of the other half"),
+    Column("half", "string", "half that the image is in: a or b"),
+    TRAINING_IMAGE,
+    Column("seed", "int64", "of the sample that speaks most for the image"),
+    Column("magnitude", "float64", "how much the image stands out for that sample, 0 to 1; larger is nearer to a copy"),
+    Column("wins", "int64", "samples that are nearest to the image or to one that counts as the same"),
+    Column("q_value", "float64", "least false discovery rate at which it is listed; all are at 10 %"),
+)
+
 ONSETS = (
     Column("onset", "string", "divergence, predictions, loss, loss_bias, bias or copying"),
     SPACE_OR_LOSS,

@@ -28,8 +28,8 @@ def upper_limit(hits: float, n: int, level: float = LEVEL) -> float:
     return float(special.betaincinv(hits + 1, n - hits, level))
 
 
-def lower_limit(hits: int, n: int, level: float = LEVEL) -> float:
-    """Return the one-sided Clopper-Pearson lower limit."""
+def lower_limit(hits: float, n: int, level: float = LEVEL) -> float:
+    """Return the one-sided Clopper-Pearson lower limit; half hits (ties) are allowed."""
     return 0.0 if hits == 0 else float(special.betaincinv(hits, n - hits + 1, 1 - level))
 
 
