@@ -300,28 +300,34 @@ def exposed_images(
     halves = np.repeat(np.array([each.twin for each in both], dtype=object), [len(part) for part in parts])
     ids = np.concatenate([each.losses["own"].ids for each in both])
     values = np.concatenate([part - np.median(part) for part in parts])
-    smooth = smooth_values([each.twin for each in both], linear or {}, len(values))
+    smooth = smooth_values(both, linear or {})
     known = [groups.get((half, i), (half, i)) for half, i in zip(halves, ids, strict=True)]
     number = {group: j for j, group in enumerate(dict.fromkeys(known))}
     fdr, listed = exposed_list(beyond_smooth(values, smooth), np.array([number[each] for each in known]))
     return SignedList(halves, ids, np.concatenate(parts), values, smooth, fdr, listed)
 
 
-def smooth_values(halves: Sequence[str], linear: Mapping[str, Mapping[str, LossTable]], n: int) -> np.ndarray:
-    """Return the values of the linear denoisers of both halves, float64 ``[n]``; NaN where they were not measured."""
-    if not all({"own", "other"} <= set(linear.get(half, ())) for half in halves):
-        return np.full(n, intervals.NAN)
-    parts = [mean_ratio(linear[other_twin(half)]["other"], linear[half]["own"]) for half in halves]
-    return np.concatenate([part - np.median(part) for part in parts])
+def smooth_values(both: Sequence[Evidence], linear: Mapping[str, Mapping[str, LossTable]]) -> np.ndarray:
+    """Return the values of the linear denoisers of both halves, float64 ``[N]``; NaN where they were not measured."""
+    parts = []
+    for each in both:
+        mine, others = linear.get(each.twin, {}), linear.get(other_twin(each.twin), {})
+        known = {}
+        if "own" in mine and "other" in others:
+            known = dict(zip(mine["own"].ids, mean_ratio(others["other"], mine["own"]).tolist(), strict=True))
+        ratios = np.array([known.get(i, intervals.NAN) for i in each.losses["own"].ids])
+        parts.append(ratios - np.nanmedian(ratios) if known else ratios)
+    return np.concatenate(parts)
 
 
 def beyond_smooth(values: np.ndarray, smooth: np.ndarray) -> np.ndarray:
-    """Return the values less what a smooth model shows of the same image and sign, at most ``SMOOTH_MOST``; ``[N]``.
+    """Return the values less what a smooth model shows of the same image, at most ``SMOOTH_MOST``, float64 ``[N]``.
 
-    A picture unlike all others moves even a Gaussian that is fitted to its half.
+    A picture unlike all others moves even a Gaussian that is fitted to its half. Wrong signs keep their values, for
+    pictures that move it much are noisy, too: with both made smaller these alone would make a list.
     """
-    allowed = np.clip(np.sign(values) * np.nan_to_num(smooth), 0, SMOOTH_MOST)
-    return np.sign(values) * np.maximum(0, np.abs(values) - allowed)
+    allowed = np.clip(np.nan_to_num(smooth), 0, SMOOTH_MOST)
+    return np.where(values > 0, np.maximum(0, values - allowed), values)
 
 
 def mean_ratio(without: LossTable, trained: LossTable) -> np.ndarray:
