@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import by_noise, by_scale, controls, lean, membership, onsets, phase, verdict
+from auditor.measuring import (
+    by_noise,
+    by_scale,
+    classes,
+    controls,
+    halves,
+    lean,
+    membership,
+    misread,
+    onsets,
+    phase,
+    verdict,
+)
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
 from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
@@ -38,6 +50,7 @@ LAYOUTS = {
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
     "named": columns.NAMED,
+    "classes": classes.CLASSES,
 }
 
 
@@ -114,11 +127,21 @@ def compute(
     references = smooth_references(series)
     curves = curves_of(series)
     located = locate(series, curves, budgets)
-    context = context_of(series, relabeling, references, located, budgets)
+    context = context_of(series, tests, relabeling, references, located, budgets)
     members = membership.told_of_members(series, budgets)
     named = named_images(series) if relabeling is not None else ({}, [])
+    in_classes = classes.class_rows(series, budgets)
+    context = replace(
+        context,
+        classes_judged=bool(in_classes),
+        caveats=(*context.caveats, *classes.unjudged_classes(series, in_classes)),
+    )
     facts = [
-        replace(each, membership=members.steps.get(each.step))
+        replace(
+            each,
+            membership=members.steps.get(each.step),
+            leaning_classes=classes.leaning_classes(in_classes, each.step),
+        )
         for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
     ]
     recommendation = verdict.recommend(facts, context, budgets)
@@ -139,6 +162,7 @@ def compute(
             "exposure": members.exposure,
             "scales": scales,
             "named": named[1],
+            "classes": in_classes,
         },
     )
 
@@ -215,6 +239,7 @@ def locate(series: Series, curves: Curves, budgets: Budgets) -> Located:
 
 def context_of(
     series: Series,
+    tests: SeriesTests,
     relabeling: Relabeling | None,
     references: Mapping[str, Reference],
     located: Located,
@@ -223,19 +248,24 @@ def context_of(
     """Return what holds for the whole run: onsets, and whether it can be trusted."""
     scope = series.scope
     divergence = located.divergence[scope.headline_space] if scope.with_samples else located.predictions
-    failed = controls.failed_controls(series, relabeling, references, budgets) if scope.with_train else ()
+    failed = controls.failed_controls(series, relabeling, budgets) if scope.with_train else []
+    looked = halves.look_at(series, tests, budgets)
     return Context(
         divergence=divergence.steps if divergence.status in LOCATED else (),
         loss=located.loss.steps,
         n_seeds=scope.n_samples if scope.with_samples else 0,
-        distrust=tuple(failed),
+        distrust=(*failed, *misread.misread_networks(series)),
         not_exchangeable=tuple(controls.differing_halves(series, relabeling)) if relabeling else (),
+        not_the_halves=looked.wrong,
         with_heldout=scope.with_heldout,
         release=scope.release,
         release_size=scope.release_size,
         weights=scope.weights,
-        classes_judged=series.strata is not None,
-        caveats=tuple(capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets)),
+        caveats=(
+            *capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets),
+            *looked.caveats,
+            *controls.near_heldout_told(series),
+        ),
     )
 
 
@@ -322,6 +352,7 @@ def checks_of(
         "not_exchangeable": list(context.not_exchangeable),
         "not_the_halves": list(context.not_the_halves),
         "caveats": list(context.caveats),
+        "near_heldout": sorted(series.near_heldout),
         "smooth_reference": {space: each.share for space, each in references.items()},
         "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class LeanResult:
     few_images: bool
     tail_p: float = 1.0  # of the tail's share, one-sided by relabeling
     tail_p_corrected: float = 1.0  # in the same family as gap lean
+    gap_p_two_sided: float = 1.0  # corrected with the losses, of leaning to either half
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class LossLeanResult:
     high: float
     p: float
     p_corrected: float
+    p_two_sided: float = 1.0  # corrected likewise, of leaning to either half
 
 
 Lands = Mapping[str, Landing]  # by twin
@@ -89,16 +91,23 @@ def lean_tests(
     }
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
-    family = np.hstack([tests["gap"].z, tests["tail"].z, *(loss_tests[step].z for step in steps)])
-    corrected = step_down_max_t(family)
+    losses_z = [loss_tests[step].z for step in steps]
+    corrected = step_down_max_t(np.hstack([tests["gap"].z, tests["tail"].z, *losses_z]))
+    either = step_down_max_t(np.abs(np.hstack([tests["gap"].z, *losses_z])))
     few = effective_images(gap) < FEW_IMAGES
     leans = {
-        cell: lean_result(lands[cell], pool, tests, i, corrected[[i, len(cells) + i]], bool(few[i]), len(cells))
+        cell: replace(
+            lean_result(lands[cell], pool, tests, i, corrected[[i, len(cells) + i]], bool(few[i]), len(cells)),
+            gap_p_two_sided=float(either[i]),
+        )
         for i, cell in enumerate(cells)
     }
     loss_leans = {
-        step: loss_result(
-            pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[2 * len(cells) + i]), seed
+        step: replace(
+            loss_result(
+                pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[2 * len(cells) + i]), seed
+            ),
+            p_two_sided=float(either[len(cells) + i]),
         )
         for i, step in enumerate(steps)
     }

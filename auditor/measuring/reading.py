@@ -216,6 +216,7 @@ class EvidenceReader:
         """Return the Evidence fields of the held-out control, seen from this twin."""
         if self._heldout is None:
             return {}
+        group, shared = self._of_nearest(twin, self._heldout[f"{twin}_id_1"])
         return {
             "heldout_ids": self._heldout["id"],
             "heldout_own": distance_matrix(self._heldout, twin),
@@ -225,7 +226,8 @@ class EvidenceReader:
             "heldout_own_mean_50": self._heldout[f"{twin}_mean_distance_50"],
             "heldout_own_cell": self._heldout[f"{twin}_cell"],
             "heldout_own_spacing": spacing_of(self._train[twin].spacing, self._heldout[f"{twin}_id_1"]),
-            "heldout_own_shared": self._of_nearest(twin, self._heldout[f"{twin}_id_1"])[1],
+            "heldout_own_group": group,
+            "heldout_own_shared": shared,
             **heldout_class_fields(self._heldout, twin),
         }
 
