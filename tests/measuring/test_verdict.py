@@ -167,6 +167,16 @@ def test_halves_that_were_not_trained_on_withhold_every_verdict_but_copying_and_
     assert judge(facts(membership=known), wrong, BUDGETS).risk == "exposed"
 
 
+def test_what_an_attack_finds_at_many_false_positives_is_told_whatever_is_released():
+    told = replace(HIDDEN, headline="At 10% false positives 30% are found.", shown="Membership is shown hidden: .03.")
+    for release in ("weights", "samples"):
+        said = recommend([facts(300), facts(membership=told)], replace(CONTEXT, release=release), BUDGETS)
+        assert said.step == 300 and "false positives" not in said.sentence  # of another step than is released
+        said = recommend([facts(membership=told)], replace(CONTEXT, release=release), BUDGETS).sentence
+        assert said.endswith("At 10% false positives 30% are found.")
+    assert "Membership is shown hidden: .03." in judge(facts(membership=told), CONTEXT, BUDGETS).reasons
+
+
 def test_a_release_says_what_was_judged_and_what_was_not():
     context = replace(CONTEXT, release="samples", release_size=100_000, weights="ema")
     said = recommend([facts()], context, BUDGETS).sentence
