@@ -65,7 +65,7 @@ def test_each_of_many_spaces_has_to_lean_more_to_be_called_biased():
 
 
 def test_an_image_that_stands_out_too_often_is_bias_although_the_share_is_small():
-    """Gap lean .004 with an error of .001 is three errors above the smooth reference's 0 plus .001; 1.96 suffice."""
+    """Gap lean .004 with an error of .001 is three errors above the smooth reference's 0 plus .001; 1.645 suffice."""
     tail = replace(SMALL, p_corrected=0.001, gap=0.004, gap_se=0.001)
     assert verdict(facts(lean={"pixel": tail})) == "biased"
     assert verdict(facts(lean={"pixel": replace(tail, gap_reference=0.004)})) == "generalizing"
