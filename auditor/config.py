@@ -21,9 +21,11 @@ N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
 COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
+WINDOW_RATIO = 1 / 5  # the same where copies of a part are to be shown rare: honest parts come near more often
 SETS_SPACE = "pixel"  # where a quick audit compares the image sets with each other
 LOSS_IMAGES = {"weights": 1000, "samples": 256}  # by what is released (statistics 5.4)
 LOSS_LEVELS, FEWER_LEVELS = 16, 8
+AUTO = "auto"
 LOSS_STRATA = ("time", "log-snr")
 PUBLISHED_SAMPLER = "published"
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
@@ -56,7 +58,10 @@ class AuditConfig:
     heldout: str | None = setting("Images that neither training saw.")
     out: str | None = setting("The run directory to write or resume.")
     spaces: str = setting(
-        "Feature spaces, comma-separated; scales adds wavelet bands and principal subspaces.", "pixel,correlation,clip"
+        "Feature spaces, comma-separated. auto: pixel, correlation, clip where its weights can be had, aligned (copies "
+        "mirrored, turned, zoomed, shifted) and windows (copies of a part); a run that is there keeps its own. scales "
+        "adds wavelet bands and principal subspaces.",
+        AUTO,
     )
     quick: bool = setting(
         "Ask the networks only and draw no samples: minutes instead of hours. Finds networks that lean on or give away "

@@ -17,7 +17,7 @@ from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import n_times
 from auditor.errors import AuditError
 from auditor.inputs import classes as within_classes
-from auditor.inputs import image_sets, loss_cells, mirroring, models, required, samples, twins
+from auditor.inputs import feature_spaces, image_sets, loss_cells, mirroring, models, required, samples, twins
 from auditor.inputs.asked import Asked, SpaceFacts, digest_of, set_facts
 from auditor.inputs.loaded import Loaded, Say
 from auditor.inputs.samples import GivenSamples
@@ -65,13 +65,14 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
     begun = run.read_record() if run.record.is_file() else {}
     earlier = begun.get("resolved", {})
+    asked_for, config = config.spaces, feature_spaces.kept(config, begun)
     budgets = budgets_from_file(config.budgets)
     device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     sets: dict[str, ImageSet] = {}  # filled below, looked at when a space first embeds
     training = None if config.train_a is None else lambda: image_sets.trained(sets)
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
-    opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
+    opened = feature_spaces.opened(config, space_settings)
     settings = models.settings(config)
     say(f"reading the {'checkpoints' if config.samples_a is None else 'samples'}", 0)
     origin = from_checkpoints(config, settings) if config.samples_a is None else from_samples(config)
@@ -83,12 +84,16 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     assert shape is not None, "checkpoints whose shape nothing says are refused"
     pictures = read_pictures(config, origin.facts, run, bool(flips.mirrored), say)
     sets.update(pictures.sets)
+    n_images = max(map(len, pictures.sets.values()), default=0)
+    opened = feature_spaces.fitting(opened, config, *shape[:2], n_images)
+    keeps = feature_spaces.lacking(opened, *shape[:2], space_settings) if asked_for != config.spaces else ()
+    config = replace(config, spaces=opened.names)
     pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
     facts_of = facts_of_sets(pictures, bool(flips.mirrored))
     config = loss_cells.with_loss_cells(config, begun.get("given", {}), facts_of)
     asked = Asked(
         config=config,
-        scope=scope_of(config, origin.pair, pictures.sets, opened),
+        scope=scope_of(config, origin.pair, pictures.sets, opened.spaces),
         budgets=budgets,
         device=device,
         batch_size=devices.resolve_batch_size(
@@ -105,7 +110,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
                 revision=each.revision,
                 dim=int(getattr(each, "dim", 0) or math.prod(shape)),
             )
-            for name, each in opened.items()
+            for name, each in opened.spaces.items()
         },
         scaling={twin: scaling_record(each) for twin, each in pixels.items() if not each.is_standard},
         conditions=conditions_record(origin.conditions, settings),
@@ -122,8 +127,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         sets=pictures.sets,
         digests=pictures.digests,
         in_pool=pictures.in_pool,
-        notes=all_notes(config, origin, pictures, pixels, flips),
-        spaces=opened,
+        notes=(*opened.notes, *keeps, *all_notes(config, origin, pictures, pixels, flips)),
+        spaces=opened.spaces,
         pixels=pixels,
         conditions=origin.conditions,
         groups=pictures.groups,

@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import by_noise, by_scale, controls, halves, lean, membership, misread, onsets, phase, verdict
+from auditor.measuring import (
+    by_noise,
+    by_scale,
+    classes,
+    controls,
+    halves,
+    lean,
+    membership,
+    misread,
+    onsets,
+    phase,
+    verdict,
+)
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
 from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
@@ -38,6 +50,7 @@ LAYOUTS = {
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
     "named": columns.NAMED,
+    "classes": classes.CLASSES,
 }
 
 
@@ -117,8 +130,18 @@ def compute(
     context = context_of(series, tests, relabeling, references, located, budgets)
     members = membership.told_of_members(series, budgets)
     named = named_images(series) if relabeling is not None else ({}, [])
+    in_classes = classes.class_rows(series, budgets)
+    context = replace(
+        context,
+        classes_judged=bool(in_classes),
+        caveats=(*context.caveats, *classes.unjudged_classes(series, in_classes)),
+    )
     facts = [
-        replace(each, membership=members.steps.get(each.step))
+        replace(
+            each,
+            membership=members.steps.get(each.step),
+            leaning_classes=classes.leaning_classes(in_classes, each.step),
+        )
         for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
     ]
     recommendation = verdict.recommend(facts, context, budgets)
@@ -139,6 +162,7 @@ def compute(
             "exposure": members.exposure,
             "scales": scales,
             "named": named[1],
+            "classes": in_classes,
         },
     )
 
@@ -237,7 +261,6 @@ def context_of(
         release=scope.release,
         release_size=scope.release_size,
         weights=scope.weights,
-        classes_judged=series.strata is not None,
         caveats=(
             *capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets),
             *looked.caveats,

@@ -45,7 +45,7 @@ class LeanResult:
     few_images: bool
     tail_p: float = 1.0  # of the tail's share, one-sided by relabeling
     tail_p_corrected: float = 1.0  # in the same family as gap lean
-    gap_p_two_sided: float = 1.0  # of leaning to either half, corrected with all checkpoints, spaces and losses
+    gap_p_two_sided: float = 1.0  # corrected with the losses, of leaning to either half
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def lean_tests(
     }
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
-    family = np.hstack([tests["gap"].z, tests["tail"].z, *(loss_tests[step].z for step in steps)])
-    corrected = step_down_max_t(family)
-    either = step_down_max_t(np.abs(np.delete(family, np.s_[len(cells) : 2 * len(cells)], axis=1)))  # without tails
+    losses_z = [loss_tests[step].z for step in steps]
+    corrected = step_down_max_t(np.hstack([tests["gap"].z, tests["tail"].z, *losses_z]))
+    either = step_down_max_t(np.abs(np.hstack([tests["gap"].z, *losses_z])))
     few = effective_images(gap) < FEW_IMAGES
     leans = {
         cell: replace(

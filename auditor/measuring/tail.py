@@ -19,11 +19,12 @@ SHARE = 0.01  # of the samples of both twins, where that is more
 def tail_rows(lands: Mapping[str, Landing]) -> dict[str, np.ndarray]:
     """Return which samples of each twin are in the tail: those with the largest gap over both, indices by twin.
 
-    The gap sees no labels. Equal gaps at the end of the tail are taken in the order of twins and seeds.
+    The gap sees no labels. All samples whose gap equals the least in the tail are in it: were some of them chosen by
+    their order, twin a's would fill it, and the halves' difference in style would not cancel.
     """
     gaps = np.concatenate([np.nan_to_num(lands[twin].gap, nan=-1.0) for twin in TWINS])
     n = min(len(gaps), max(LEAST, int(np.ceil(SHARE * len(gaps)))))
-    largest = np.sort(np.argsort(-gaps, kind="stable")[:n])
+    largest = np.flatnonzero(gaps >= np.partition(gaps, len(gaps) - n)[len(gaps) - n])
     of_a = len(lands["a"].gap)
     return {"a": largest[largest < of_a], "b": largest[largest >= of_a] - of_a}
 

@@ -45,6 +45,7 @@ KEYS = {
     "attacks": ("step", "twin", "target_fpr", "attack", "chosen"),
     "exposure": ("step", "half", "id"),
     "named": ("step", "space", "twin", "list", "half", "id"),
+    "classes": ("step", "space", "class"),
     "protocol": ("quantity", "twin", "space", "step"),
 }
 COLUMNS = LAYOUTS | {"protocol": columns.PROTOCOL}

@@ -95,8 +95,9 @@ def outside_distance(queries: Features, reference: Reference, found: Neighbors) 
     distance = outside_cluster(found, reference.clusters)
     if reference.clusters is None:
         return distance
+    known = found.indices >= 0
     alike = reference.clusters[found.indices] == reference.clusters[found.indices[:, [0]]]
-    hidden = np.flatnonzero(alike.all(axis=1) & (found.indices >= 0).all(axis=1))
+    hidden = np.flatnonzero((alike | ~known).all(axis=1) & (known.sum(axis=1) < len(reference.clusters)))
     n, clusters = len(reference.clusters), reference.clusters
     turned = np.arange(n) >= n // 2 if reference.mirrored else np.zeros(n, dtype=bool)
     _, one_of_each = np.unique(np.column_stack([clusters, turned]), axis=0, return_index=True)

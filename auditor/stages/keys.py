@@ -67,6 +67,11 @@ def of_features(asked: Asked, space: str, of: dict[str, Any]) -> dict[str, Any]:
     return {"stage": "features", "space": space, "revision": asked.spaces[space].revision, "of": of}
 
 
+def of_spread(asked: Asked, space: str) -> dict[str, Any]:
+    """Return whether pictures are compared with held-out images, too, in a space of which that is not always asked."""
+    return {} if space in asked.scope.vector_spaces else {"spread": space in asked.scope.compared_spaces}
+
+
 def of_references(asked: Asked) -> dict[str, Any]:
     """Return the sets that samples are compared with, and who is in the pool."""
     trained = {name: each for name, each in asked.sets.items() if each.pooled is not None}

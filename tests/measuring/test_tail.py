@@ -51,3 +51,10 @@ def test_copies_of_many_images_are_bias_and_those_of_one_are_not():
 def test_ties_count_one_half():
     lands = {twin: Landing(np.zeros(50, int), np.full(50, N), np.full(50, 0.5), np.ones(50)) for twin in "ab"}
     assert tail_share(lands) == 0.5
+
+
+def test_samples_that_tie_with_the_last_of_the_tail_are_all_in_it():
+    """Else a tail of exact copies would be twin a's alone, and naming the twins the other way round would change it."""
+    lands = world(100)
+    rows = tail_rows(lands)
+    assert rows["a"].tolist() == rows["b"].tolist() == list(range(100))

@@ -96,6 +96,13 @@ def test_a_run_that_was_begun_keeps_its_number_of_loss_images_and_levels(with_ve
     assert lines and all(line.startswith("reuse") for line in lines)
 
 
+@pytest.mark.parametrize("run", RUNS)
+def test_a_command_that_names_no_spaces_keeps_those_of_the_run_and_says_so(with_versions, run, monkeypatch):
+    plan = planned(with_versions, run, monkeypatch, spaces=None)
+    assert all(line.startswith("reuse") for line in tasks_of(plan))
+    assert "This run keeps its spaces" in plan.out and "windows" not in plan.out.split("note: ")[0]
+
+
 def test_the_plan_names_every_kind_of_evidence_that_the_run_holds(with_versions, monkeypatch):
     told = {line.split(" x ")[1].split(":")[0] for line in tasks_of(planned(with_versions, "whole", monkeypatch))}
     assert told == {

@@ -38,7 +38,8 @@ from auditor.run.files import key_path, parts_folder
 from auditor.stages import Item, Stage, Task, stage, stages
 from auditor.stages.bench import Bench
 
-NAMES = tuple(registry.STAGES)
+# One is made for classes alone, which the models of that run do not have: tests/pipeline/test_run_formats.py has it.
+NAMES = tuple(name for name in registry.STAGES if name != "class_references")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,7 +100,7 @@ def test_every_stage_of_the_package_is_registered_and_no_other_is():
 
 
 def test_no_two_stages_write_one_file_or_are_called_alike_in_the_plan(asked):
-    assert len({kind.word for kind in stages().values()}) == len(NAMES)
+    assert len({kind.word for kind in stages().values()}) == len(registry.STAGES)
     files = [path for name, kind in stages().items() for each in kind.wanted(asked) for path in kind.files(*each)]
     assert len(files) == len(set(files))
 

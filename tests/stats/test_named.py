@@ -87,3 +87,15 @@ def test_samples_that_know_no_labels_name_nobody():
 def test_exchanged_halves_exchange_targets_and_decoys():
     magnitude, groups, own = copier(30)
     assert compete(magnitude, groups, own).listed.any() and not compete(magnitude, groups, 1 - own).listed.any()
+
+
+def test_hubs_and_dependent_seeds_name_nobody_either():
+    """Each twin prefers a few images of its own, whichever half they are of: few lists hold anybody."""
+    rng = np.random.default_rng(3)
+    held = []
+    for _ in range(300):
+        own = rng.permutation(np.repeat([1.0, -1.0], 30))
+        groups = np.concatenate([rng.choice(60, 150, p=rng.dirichlet(np.full(60, 0.3))) for _ in "ab"])
+        right = own[groups] == np.repeat([1.0, -1.0], 150)
+        held.append(compete(rng.beta(1, 8, 300), groups, right.astype(float)).listed.any())
+    assert np.mean(held) <= FDR
