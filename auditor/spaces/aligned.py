@@ -487,8 +487,8 @@ def masks(c: int) -> tuple[np.ndarray, np.ndarray]:
     tables = [warp_table(zoom, angle)[2] for zoom in ZOOMS for angle in ANGLES]
     covered = np.array([each.reshape(CELLS, 2, CELLS, 2).all(axis=(1, 3)).ravel() for each in tables])
     turned = covered[:, turned_cells(1)].reshape(-1, CELLS**2)
-    shift, warp = (np.repeat(each.astype(np.float32), c, axis=1) for each in (within, turned))
-    return shift, warp
+    first_cells, turned_too = (np.repeat(each.astype(np.float32), c, axis=1) for each in (within, turned))
+    return first_cells, turned_too
 
 
 @cache
