@@ -200,7 +200,8 @@ def show_plan(tasks: list[Any], loaded: Any, run: RunDirectory, say: Progress) -
     print("\n".join(expected.sentences))
     scope = asked.scope
     n_heldout, n_tests = len(loaded.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
-    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, asked.budgets):
+    asked_about = asked.members if scope.release != "samples" else None
+    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, asked.budgets, asked_about):
         print(f"power: {line}")
     for note in loaded.notes:
         print(f"note: {note}")

@@ -33,10 +33,10 @@ __all__ = [
     "digests",
     "duplicate_groups",
     "is_blank",
+    "look_again",
     "native_shape",
     "open_source",
     "read",
-    "look_again",
     "set_digest",
     "shared",
 ]

@@ -26,6 +26,7 @@ class Reference:
     share: float  # own_share
     se: float = 0.0  # over its finitely many samples; the hubs of the split are those of the models', too
     gap: float = 0.0  # gap lean
+    tail: float = 0.5  # own share of its tail
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Lean:
         by_reference = self.reference - 0.5 > budgets.lean_bias
         se = np.hypot(self.se, self.reference_se) if by_reference else self.se  # a reference is an estimate, too
         share = self.value - self.one_sided * se > 0.5 + self.bias_margin(budgets)
-        gap = self.gap - self.one_sided * self.gap_se > max(0.0, self.gap_reference) + budgets.gap_bias
+        gap = self.gap - ONE_SIDED * self.gap_se > max(0.0, self.gap_reference) + budgets.gap_bias
         return bool(self.p_corrected <= budgets.alpha and (share or gap))
 
     def is_safe(self, budgets: Budgets) -> bool:
@@ -228,7 +229,8 @@ class Tail:
 
     def is_bias(self, budgets: Budgets) -> bool:
         """Significant after correction, and larger than a smooth model's tail."""
-        return bool(self.p_corrected <= budgets.alpha and self.low > max(0.75, self.reference + 0.1))
+        beyond = self.reference + budgets.tail_bias_beyond_reference
+        return bool(self.p_corrected <= budgets.alpha and self.low > max(budgets.tail_bias, beyond))
 
     def sentence(self, space: str) -> str:
         """Say the numbers."""
@@ -254,11 +256,19 @@ class Named:
 
 @dataclass(frozen=True)
 class Membership:
-    """What can be told of membership at one checkpoint by the losses of both twins (5.4)."""
+    """What can be told of membership at one checkpoint by what both networks say of single images (5.4, 5.5)."""
 
     hidden: bool  # shown: every score of every training under its limit, and nobody on the exposed list
     exposed: tuple[str, ...] = ()  # sentences that show it to be exposed; empty if it is not
-    missing: tuple[str, ...] = ()  # why it is undecided, with the number that would settle it
+    missing: tuple[str, ...] = ()  # why it is not shown hidden, with the number that would settle it
+    shown: str = ""  # the sentence behind "hidden"; empty where it is not
+    headline: str = ""  # what is found at 10 % false positives; empty where nothing significant is
+    listed: int = 0  # images, or groups of them, on the exposed list
+
+    @property
+    def outcome(self) -> str:
+        """One word: exposed, hidden or undecided."""
+        return "exposed" if self.exposed else "hidden" if self.hidden else "undecided"
 
 
 @dataclass(frozen=True)

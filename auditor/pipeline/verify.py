@@ -42,8 +42,10 @@ KEYS = {
     "verdicts": ("step",),
     "profiles": ("step", "metric", "twin", "t"),
     "scales": ("step", "scale", "metric"),
-    "attacks": ("step", "twin", "target_fpr"),
+    "attacks": ("step", "twin", "target_fpr", "attack", "chosen"),
     "exposure": ("step", "half", "id"),
+    "named": ("step", "space", "twin", "list", "half", "id"),
+    "classes": ("step", "space", "class"),
     "protocol": ("quantity", "twin", "space", "step"),
 }
 COLUMNS = LAYOUTS | {"protocol": columns.PROTOCOL}

@@ -77,6 +77,12 @@ class Report:
         return self.scope.with_samples and not self.record.get("pairs") and not self.record.get("purged")
 
     @property
+    def shown_spaces(self) -> tuple[str, ...]:
+        """The spaces that verdicts rest on as tables show them: of a group only the strongest at each step."""
+        member = {each: group for group in registry.TOLD_TOGETHER for each in registry.SPACE_GROUPS[group]}
+        return tuple(dict.fromkeys(member.get(space, space) for space in self.scope.judged_spaces))
+
+    @property
     def with_lean(self) -> bool:
         """Whether samples could be asked which half they lean on: two trainings, both with their images."""
         return self.scope.with_lean and self.scope.with_samples
@@ -99,7 +105,16 @@ class Report:
         return None if chosen.empty else int(chosen.iloc[0])
 
     def estimates(self, metric: str, twin: str, space: str = "") -> pd.DataFrame:
-        """Return the rows of one metric by step, index = step."""
+        """Return the rows of one metric by step, index = step; of a group of spaces that of the strongest at a step.
+
+        The strongest has the least corrected p, then the largest value.
+        """
+        if space in registry.TOLD_TOGETHER and space not in self.scope.spaces:
+            found = [
+                self.estimates(metric, twin, each) for each in registry.SPACE_GROUPS[space] if each in self.scope.spaces
+            ]
+            rows = pd.concat(found).sort_values(["p_corrected", "value"], ascending=[True, False], kind="stable")
+            return rows[~rows.index.duplicated()].sort_index()
         rows = self._curves.get((metric, twin, space), [])
         return self.tables["measurements"].iloc[rows].set_index("step").sort_index()
 
