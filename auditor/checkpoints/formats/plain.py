@@ -79,6 +79,10 @@ class PlainFormat(files.WeightFiles):
         found, unusable = super().find(root)
         return found, unusable or ([] if found else files.empty_steps(root))
 
+    def expected(self) -> weights.Expected | None:
+        """Return the names and shapes of the factory's network: which names are sought in a file."""
+        return files.expected_of(made(self.settings)[0])
+
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return the number of weights; the shape of the pictures is known to the user alone."""
         return Facts(self.settings.image_shape, self.settings.model or "?", files.n_values(checkpoint))
