@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ def _why_unusable(answers: Answers) -> list[str]:
     paths: dict[str, dict[Path, None]] = {}
     for _, unusable in answers.values():
         for _, path, reason in unusable:
-            paths.setdefault(reason.replace(path.name, "it"), {})[path] = None
+            named = re.compile(rf"(?<![\w-]){re.escape(path.name)}(?![\w-])")
+            paths.setdefault(named.sub("it", reason), {})[path] = None
     return [
         f"{next(iter(of))}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {reason}" for reason, of in paths.items()
     ]

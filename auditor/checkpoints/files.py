@@ -20,6 +20,7 @@ from auditor.errors import AuditError, CheckpointError
 from auditor.records import NOT_SAID, Checkpoint, Facts, Flips, Found
 
 Claims = Callable[[Header], bool]
+THE_NETWORK = "Give the network that was trained (--model, --model-config)."
 # What lies in a folder per step: of accelerate, and LoRA weights of the diffusers training scripts.
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "pytorch_lora_weights.safetensors")
 # Whole weights within a folder of a step: accelerate's of DeepSpeed, and SimpleTuner's averages.
@@ -270,7 +271,7 @@ def _one(
         found = weights.located(header.content, expected)
         held, passed = set(found.weights), found.passed
         if found.problem and not _opaque(header):
-            return found.problem
+            return found.problem if "no weights" in found.problem else f"{found.problem}. {THE_NETWORK}"
         held = held or weights.kinds(header)
     else:
         held = weights.kinds(header)

@@ -31,8 +31,10 @@ PROGRESS = (
 # Numbers in names that are no progress, whatever they are called: dates and times, sizes of pictures, decimals, and
 # numbers that follow one of these words (diffusion steps, FIDs, rates).
 NO_PROGRESS = (
-    re.compile(r"(?<![0-9])(?:19|20)[0-9]{2}([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12][0-9]|3[01])"
-               r"(?:[-_T ]+[0-2][0-9][-_.:h]?[0-5][0-9](?:[-_.:m]?[0-5][0-9])?)?(?![0-9])"),
+    re.compile(
+        r"(?<![0-9])(?:19|20)[0-9]{2}([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12][0-9]|3[01])"
+        r"(?:[-_T ]+[0-2][0-9][-_.:h]?[0-5][0-9](?:[-_.:m]?[0-5][0-9])?)?(?![0-9])"
+    ),
     re.compile(r"(?<![0-9])[0-9]+x[0-9]+(?:x[0-9]+)?(?![0-9])"),
     re.compile(r"(?<![0-9])[0-9]+px(?![a-z])", re.I),
     re.compile(r"[0-9]+e[-+][0-9]+", re.I),

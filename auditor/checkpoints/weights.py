@@ -6,7 +6,6 @@ configuration), the object is replaced by an inert dictionary. Names that no tra
 
 from __future__ import annotations
 
-import os
 import re
 from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
@@ -39,7 +38,9 @@ STEP_KEYS = {"global_step": "step", "step": "step", "iteration": "step", "iter":
 KOHYA, KOHYA_EPOCH = "ss_network_module", re.compile(r"-([0-9]{6})$")
 # What else averages are kept under, and what holds tensors that are no weights.
 AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|averaged?|avg|shadow|polyak|swa|target|teacher)(?![a-z])|_ema|ema_", re.I)
-NO_WEIGHTS = re.compile(r"opt|.*optim|.*sched|lr_|scaler|grad|momentum|loss|rng|random|disc|collected_params|exp_avg", re.I)
+NO_WEIGHTS = re.compile(
+    r"opt|.*optim|.*sched|lr_|scaler|grad|momentum|loss|rng|random|disc|collected_params|exp_avg", re.I
+)
 DEEPEST, MOST_ITEMS = 3, 64  # of the dictionaries and lists in which weights are sought
 WRAPPER = re.compile(r"(?:(?<=^)|(?<=\.))(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 NUMBERED = re.compile(r"(?:^|\.)(?:shadow_params|averaged_params|ema_params)\.([0-9]+)$")
@@ -327,7 +328,8 @@ def _nothing(spots: Sequence[tuple[str, str, Any]], misfits: Sequence[tuple[int,
     if near:
         return nearest
     keys = [path or "no key" for _, path, value in spots if state_of(value)]
-    return f"no weight of it is there; tensors lie under {', '.join(keys[:6])}" if keys else "there are no weights in it"
+    where = f"no weight of it is there; tensors lie under {', '.join(keys[:6])}"
+    return where if keys else "there are no weights in it"
 
 
 def matching(content: Any, kind: str, expected: Mapping[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
@@ -410,7 +412,8 @@ def _without_dots(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ..
         if len(called) < len(order) or not called:
             continue
         longest = max(called, key=len)
-        lead = "".join(os.path.commonprefix([names_[0] for names_ in order]).rpartition(".")[0].split("."))
+        first = [names_[0].partition(".")[0] for names_ in order]
+        lead = first[0] if len(set(first)) == 1 else ""  # what a factory's wrapper puts before all names
         for cut in ("", lead):
             ends = [name for name in state if name.endswith(longest[len(cut) :]) and EMA_NAME.search(name)]
             for prefix in (name.removesuffix(longest[len(cut) :]) for name in ends):
