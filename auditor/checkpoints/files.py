@@ -296,7 +296,7 @@ def _called_average(path: Path, stem: str) -> bool:
 
 
 def _one_rate(found: list[Found], root: Path) -> tuple[list[Found], Unusable]:
-    """Keep the averages of one rate where several files of a step hold averages: that of most steps, the least of equals.
+    """Keep one rate of averages where a step has several: that of most steps, the least of equals.
 
     As for the widths of EDM2, the least rate is the narrowest average.
     """
