@@ -39,7 +39,8 @@ KOHYA, KOHYA_EPOCH = "ss_network_module", re.compile(r"-([0-9]{6})$")
 # What else averages are kept under, and what holds tensors that are no weights.
 AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|averaged?|avg|shadow|polyak|swa|target|teacher)(?![a-z])|_ema|ema_", re.I)
 NO_WEIGHTS = re.compile(
-    r"opt|.*optim|.*sched|lr_|scaler|grad|momentum|loss|rng|random|disc|collected_params|exp_avg", re.I
+    r"opt[0-9]*|.*optim\w*|.*sched\w*|lr_\w*|\w*scaler|grads?|momentum\w*|rng\w*|random\w*|collected_params|exp_avg\w*",
+    re.I,
 )
 DEEPEST, MOST_ITEMS = 3, 64  # of the dictionaries and lists in which weights are sought
 WRAPPER = re.compile(r"(?:(?<=^)|(?<=\.))(?:(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
@@ -191,7 +192,7 @@ def _spots(content: Any, keys: Sequence[str] = (), depth: int = 0, at: str = "")
         others = [] if keys else [key for key in content if isinstance(key, str) and key not in known]
         for key in [*known, *others]:
             path, value = f"{at}.{key}".lstrip("."), content[key]
-            if NO_WEIGHTS.match(key) or _is_tensor(value):
+            if NO_WEIGHTS.fullmatch(key) or _is_tensor(value):
                 continue
             kind = "ema" if AVERAGED.search(path) or key in EMA_KEYS or key in averaged else "raw"
             yield kind, path, value

@@ -2,9 +2,10 @@
 
 Inside an audit every network is one of a variance-preserving process in T discrete times, as diffusers has it: x_t =
 sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, and its output is ``epsilon``, ``sample`` or ``v_prediction``. Networks of a
-linear flow (``flow``), EDM denoisers (``edm``) and scores of a variance-exploding process (``ve``) are converted into that process at equal signal-to-noise ratio. The
-conversion is exact: all Gaussian processes differ from one another by a scaling of x_t and a naming of t, and DDIM
-steps of the converted network are Euler steps of the flow's and of EDM's own equation.
+linear flow (``flow``), EDM denoisers (``edm``) and scores of a variance-exploding process (``ve``) are converted into
+that process at equal signal-to-noise ratio. The conversion is exact: all Gaussian processes differ from one another by
+a scaling of x_t and a naming of t, and DDIM steps of the converted network are Euler steps of the flow's and of EDM's
+own equation.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def problem(config: Mapping[str, Any]) -> str:
         return f"trained_betas is no list of {n_steps} numbers"
     if kind == "epsilon" and (config.get("rescale_betas_zero_snr") or (config.get("trained_betas") and betas[-1] == 1)):
         return (
-            "its last time holds no signal (zero terminal signal-to-noise ratio), where predicted noise says nothing of "
-            "the image: networks of it predict v or the sample"
+            "its last time holds no signal (zero terminal signal-to-noise ratio), where predicted noise says nothing "
+            "of the image: networks of it predict v or the sample"
         )
     wrong = [beta for beta in betas if not _is_number(beta) or not 0 < beta <= 1]
     return f"a beta is {wrong[0]}, not in (0, 1]" if wrong else ""
