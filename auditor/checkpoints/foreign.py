@@ -49,11 +49,11 @@ def _files(root: Path) -> Iterator[Path]:
     while pending and left > 0:
         folder, depth = pending.pop()
         try:
-            entries = [*names.entries(folder), *(one for one in [folder / ".zarray"] if one.is_file())]
+            inside = [entry.name for entry in names.entries(folder)] + [".zarray"] * (folder / ".zarray").is_file()
         except OSError:
             continue
-        for entry in entries[:left]:
-            path = folder / entry.name
+        for name in inside[:left]:
+            path = folder / name
             left -= 1
             if not path.is_dir():
                 yield path

@@ -261,7 +261,7 @@ class Expected(dict[str, tuple[int, ...]]):
     orders: tuple[tuple[tuple[str, ...], ...], ...] = ()
 
 
-class Located(NamedTuple):
+class WeightsFound(NamedTuple):
     """Where the weights of a network are in a file: by kind, the keys that lead to them and the tensors."""
 
     weights: dict[str, tuple[str, dict[str, Any]]]
@@ -269,7 +269,7 @@ class Located(NamedTuple):
     problem: str  # why nothing fits, where nothing does
 
 
-def located(content: Any, expected: Mapping[str, tuple[int, ...]]) -> Located:
+def located(content: Any, expected: Mapping[str, tuple[int, ...]]) -> WeightsFound:
     """Return the raw and averaged weights that fit a network, wherever they lie in a file or in its header.
 
     The names of the network say what is sought: any dictionary, or item of a list, that holds exactly these is right,
@@ -320,7 +320,7 @@ def located(content: Any, expected: Mapping[str, tuple[int, ...]]) -> Located:
     passed = [f"the averages under {path} are left out: those under {chosen} are taken" for path in dict.fromkeys(more)]
     if not chosen:
         passed += [f"averages are under {path} and are not read: {why}" for path, why in dict(unread).items()]
-    return Located(taken, tuple(passed), "" if taken else _nothing(spots, misfits))
+    return WeightsFound(taken, tuple(passed), "" if taken else _nothing(spots, misfits))
 
 
 def _nothing(spots: Sequence[tuple[str, str, Any]], misfits: Sequence[tuple[int, str]]) -> str:

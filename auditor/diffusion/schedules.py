@@ -104,9 +104,9 @@ def problem(config: Mapping[str, Any]) -> str:
     if kind == "flow":
         return _flow_problem(config)
     if kind == "ve":
-        low, high = config.get("sigma_min"), config.get("sigma_max")
-        fit = _is_number(low) and _is_number(high) and 0 < low < high
-        return "" if fit else f"sigma_min {low} and sigma_max {high} are no schedule"
+        ends: list[Any] = [config.get(key) for key in ("sigma_min", "sigma_max")]
+        fit = all(map(_is_number, ends)) and 0 < ends[0] < ends[1]
+        return "" if fit else f"sigma_min {ends[0]} and sigma_max {ends[1]} are no schedule"
     if kind == "edm":
         numbers: list[Any] = [config.get(key) for key in ("sigma_min", "sigma_max", "rho")]
         low, high, rho = numbers

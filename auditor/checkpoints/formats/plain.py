@@ -40,10 +40,10 @@ class PlainFormat(files.WeightFiles):
         "(`pytorch_model_fsdp.bin`, `pytorch_model/mp_rank_00_model_states.pt`); OneTrainer's "
         "`DATE_TIME-save-STEP-EPOCH-EPOCHSTEP`, SimpleTuner's `checkpoint-500/ema/`",
         weights="the factory says which names are sought: any key, or item of a list, that holds exactly these is "
-        "right, with a prefix on either side (`module.`, `_orig_mod.`, `model.`; a factory's `net.`). Averages: under `ema`, "
-        "`model_ema`, `target_model` and other keys of that sense, as a list in the order of the parameters "
-        "(score_sde, torch_ema, diffusers' `EMAModel`), as LitEma's, as lightning's `EMAWeightAveraging`, or in files called "
-        "`ema_...` or `..._ema`; buffers that they lack come from the raw weights. Of several one is taken and named "
+        "right, with a prefix on either side (`module.`, `_orig_mod.`, `model.`; a factory's `net.`). Averages: "
+        "under `ema`, `model_ema`, `target_model` and other keys of that sense, as a list in the order of the parameters "
+        "(score_sde, torch_ema, diffusers' `EMAModel`), as LitEma's, as lightning's `EMAWeightAveraging`, or "
+        "in files called `ema_...` or `..._ema`; buffers that they lack come from the raw weights. Of several one is taken and named "
         "(the least rate); averages that cannot be read are listed as left out",
         schedule="`--scheduler` and `--prediction`",
         command="`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",

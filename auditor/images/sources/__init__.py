@@ -158,7 +158,7 @@ def refuse_left_out(suffixes: Mapping[str, int], n: int, reading: Reading, where
     ``n`` pictures are of a kind that is read.
     """
     left = {suffix: count for suffix, count in suffixes.items() if suffix in OTHER_PICTURES}
-    if left and not (reading.skip_unreadable and n):
+    if left and n and not reading.skip_unreadable:  # none at all is told by who calls
         what = f"{sum(left.values())} pictures are of a kind that is not read: {_listed(left)}"
         remedy = "Convert them to PNG without loss; where the training left them out, too: --skip-unreadable."
         raise AuditError(f"{what}; {n} others would be the set", where, remedy)
