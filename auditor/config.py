@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,11 @@ N_RELABELINGS = 2000  # statistics 2.1
 N_RESAMPLES = 2000  # statistics 6.3
 N_EXCHANGEABLE = 0.01  # p below which the halves are called different (statistics 1.2)
 COPY_RATIO = 1 / 3  # d1 / d2 below which a sample counts as a copy (statistics 4.1)
+WINDOW_RATIO = 1 / 5  # the same where copies of a part are to be shown rare: honest parts come near more often
 SETS_SPACE = "pixel"  # where a quick audit compares the image sets with each other
+LOSS_IMAGES = {"weights": 1000, "samples": 256}  # by what is released (statistics 5.4)
+LOSS_LEVELS, FEWER_LEVELS = 16, 8
+AUTO = "auto"
 LOSS_STRATA = ("time", "log-snr")
 PUBLISHED_SAMPLER = "published"
 HEADLINE_SPACE = "correlation"  # the paper's similarity; tau_div is taken here
@@ -54,7 +59,10 @@ class AuditConfig:
     heldout: str | None = setting("Images that neither training saw.")
     out: str | None = setting("The run directory to write or resume.")
     spaces: str = setting(
-        "Feature spaces, comma-separated; scales adds wavelet bands and principal subspaces.", "pixel,correlation,clip"
+        "Feature spaces, comma-separated. auto: pixel, correlation, clip where its weights can be had, aligned (copies "
+        "mirrored, turned, zoomed, shifted) and windows (copies of a part); a run that is there keeps its own. scales "
+        "adds wavelet bands and principal subspaces.",
+        AUTO,
     )
     quick: bool = setting(
         "Ask the networks only and draw no samples: minutes instead of hours. Finds networks that lean on or give away "
@@ -111,8 +119,16 @@ class AuditConfig:
     clip_model: str = setting("open_clip model name, or local-dir:PATH.", "ViT-B-32")
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")
     grammar: str | None = setting("grammar.json of audit lab make: what the spaces level-1, level-2, level-3 parse by.")
-    loss_images: int = setting("Images per set on which the denoising loss is measured.", 256, low=2)
-    loss_levels: int = setting("Noise levels of the denoising loss.", 16, low=1)
+    loss_images: int | None = setting(
+        "Images per set on which the denoising loss is measured and membership judged [default: 1000; 256 with "
+        "--release samples].",
+        low=2,
+    )
+    loss_levels: int | None = setting(
+        "Noise levels of the denoising loss [default: 16; 8 where so many images by default would cost more than twice "
+        "256 of them].",
+        low=1,
+    )
     loss_strata: str = setting(
         "What the noise levels divide evenly: time (the diffusion's), or log-snr (more of them at little noise).",
         "time",
@@ -273,6 +289,8 @@ class Budgets:
     copies_beyond_twin: float = setting("Copied share that is accepted above that of the twin's samples.", 0.001)
     copies_beyond_twin_few: float = setting("The same, with fewer than 4,000 seeds.", 0.002)
     many_seeds: int = setting("Seeds from which the narrower margins hold.", 4000)
+    membership_hits: float = setting("Upper limit of the members that a score finds at 1 % false positives.", 0.05)
+    membership_gain: float = setting("Members found beyond false positives that are called exposed.", 0.02)
     copy_rule_false_alarms: float = setting("Held-out rate up to which copies in a space make the verdict.", 0.01)
     overfit_rise: float = setting("Rise of the held-out loss above its least value that is called overfit.", 0.0025)
     underfit_loss: float = setting("Multiple of the least held-out loss above which a checkpoint is underfit.", 1.25)
@@ -391,11 +409,37 @@ def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"ckpts": (), "ckpts_a2": named[0].removeprefix("a2=")}
 
 
+def with_home(name: str, value: Any) -> Any:
+    """Return a setting as a path is opened: ``~`` is a home, also behind NAME=; a name that no file has is refused."""
+    if isinstance(value, tuple):
+        return tuple(with_home(name, each) for each in value)
+    if not isinstance(value, str):
+        return value
+    before, equals, path = value.partition("=") if name in ("ckpts", "train") else ("", "", value)
+    try:
+        value.encode()
+        if "\0" in value:
+            raise ValueError
+        return f"{before}{equals}{os.path.expanduser(path)}" if path.startswith("~") and known_home(path) else value
+    except ValueError:  # a name of a file that is no UTF-8 reads as halves of characters
+        raise AuditError(f"{value!a} is no name in UTF-8.", option(name), "Rename it, or link to it.") from None
+
+
+def known_home(path: str) -> bool:
+    """Return true for a path whose ``~`` is somebody's home, else refuse it: a file called so is written ./~."""
+    if os.path.expanduser(path).startswith("~"):
+        raise AuditError(
+            "Nobody's home is meant.", path, "Give the whole path; a file whose name begins so is ./~NAME."
+        )
+    return True
+
+
 def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     """Return the configuration: the command line wins over the file, the file over the defaults."""
     settings = from_file(file) if file else {}
     settings.update({name: value for name, value in given.items() if value is not None and value != []})
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
+    settings = {name: with_home(name, value) for name, value in settings.items()}
     settings |= beside_twins(settings)
     if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
         refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from auditor.config import COPY_RATIO
-from auditor.records import Features, Neighbors, Views
+from auditor.records import Features, Neighbors
 
 EXTRA_CANDIDATES = 32  # beyond k: enough to be certain for nearly every query outside large clusters of duplicates
 PROPOSED = 128  # pictures compared where a space refines: more than anything asks for, so that no answer depends on k
@@ -54,23 +54,19 @@ def search(
     thousands of reference vectors lie at one distance from it (as many blank images do):
     then each of them is compared by its difference.
 
-    Where the reference has ``views``, the least distance of any view of the query to any of
-    the reference counts, exactly: all pairs are compared, and what they hold is whole numbers.
-
-    In a space that refines, vectors only propose: the nearest ``PROPOSED``, or as many as
-    its views say, but at least k, are compared as pictures, and distances and order are those of the pictures.
+    In a space that refines, vectors only propose: the nearest ``PROPOSED``, but at least k, are
+    compared as pictures, and distances and order are those of the pictures. A space that looks
+    for the nearest itself may compare fewer than k: the last columns then hold NaN and -1.
     """
     assert queries.space == reference.space, f"queries in {queries.space}, reference in {reference.space}"
     assert queries.vectors.shape[1:] == reference.vectors.shape[1:], "queries and reference differ in dimension"
     assert not exclude_self or len(queries.ids) == len(reference.ids), "exclude_self takes one set twice"
     assert k >= 1 and len(reference.ids), "there is something to find"
-    proposed = PROPOSED if reference.views is None else reference.views.proposed
-    n_proposed = k if reference.refine is None else max(k, proposed)
-    nearest: _Search | _ViewSearch
-    if reference.views is None:
-        nearest = _Search(reference.vectors, n_proposed, memory_mib)
-    else:
-        nearest = _ViewSearch(reference, reference.views, n_proposed, memory_mib)
+    if reference.nearest is not None:
+        own = np.arange(len(queries.ids)) if exclude_self else np.full(len(queries.ids), -1)
+        exact, index = reference.nearest(np.asarray(queries.vectors), np.asarray(reference.vectors), own, k)
+        return _neighbors(queries, reference, *_ranked(exact, index, own, k))
+    nearest = _Search(reference.vectors, k if reference.refine is None else max(k, PROPOSED), memory_mib)
     shape = (len(queries.vectors), k)
     distances, indices = np.empty(shape, np.float32), np.empty(shape, np.int64)
     for rows in _blocks(len(queries.vectors), nearest.query_rows):
@@ -79,11 +75,16 @@ def search(
         if reference.refine is not None:
             found = _refined(queries, rows, reference, found[1], k=k, memory_mib=memory_mib)
         distances[rows], indices[rows] = found
+    return _neighbors(queries, reference, distances, indices)
+
+
+def _neighbors(queries: Features, reference: Features, distances: np.ndarray, indices: np.ndarray) -> Neighbors:
+    """Return what was found of the queries' neighbors in the reference."""
     return Neighbors(
         space=queries.space,
         queries=queries.of,
         reference=reference.of,
-        distances=distances,
+        distances=distances.astype(np.float32),
         indices=indices,
         reference_ids=reference.ids,
     )
@@ -225,48 +226,6 @@ class _Search:
         rows = np.repeat(np.arange(len(queries)), candidates.shape[1])
         found = _distances(queries, rows, self.reference, candidates.ravel(), self.pair_rows)
         return found.reshape(*candidates.shape, -1)
-
-
-class _ViewSearch:
-    """The search of one reference set where all views of a query meet all views of a reference picture."""
-
-    def __init__(self, reference: Features, views: Views, k: int, memory_mib: int) -> None:
-        self.reference, self.views, self.k = reference.vectors, views, k
-        n_query, dim = views.query(self.reference[:1]).shape[1:]
-        n_views = views.reference(self.reference[:1]).shape[1]
-        part = memory_mib * 2**20 // 4  # each for queries, reference, pairs and ranking
-        self.reference_rows = max(1, min(part // (16 * n_views * dim), part // (8 * n_query)))
-        self.query_rows = max(1, min(part // (16 * n_query * dim), part // (24 * len(self.reference))))
-
-    def __call__(self, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return float64 distances and int64 indices, ``[n, k]``; query i may not find reference ``own[i]``."""
-        looked = self.views.query(queries)
-        squared = np.empty((len(queries), len(self.reference)), np.float32)
-        for rows in _blocks(len(self.reference), self.reference_rows):
-            known = self.views.reference(self.reference[rows])
-            known = np.ascontiguousarray(known.transpose(1, 2, 0))  # [views, d, n]: a row of products per query view
-            for i, query in enumerate(looked):
-                squared[i, rows] = _least_squared(query, known)
-        n = len(self.reference)
-        ranks = squared.astype(np.int64) * n + np.arange(n)  # by distance, then by index: no two are equal
-        last = min(self.k, n - 1)  # one more than asked for: the query itself may be among them
-        ranks = np.sort(np.partition(ranks, last, axis=1)[:, : last + 1], axis=1)
-        return _ranked(np.sqrt(ranks // n), ranks % n, own, self.k)
-
-
-def _least_squared(query: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return the least squared distance of any view, negated or not, ``[n]``.
-
-    ``query`` is float32 ``[views, d]``, ``known`` ``[views, d, n]``.
-    """
-    least = np.full(known.shape[2], np.inf, np.float32)
-    length = np.square(query).sum(axis=1, keepdims=True) / 2
-    for view in known:
-        product = query @ view
-        np.abs(product, out=product)
-        product -= length
-        np.minimum(least, np.square(view).sum(axis=0) - 2 * product.max(axis=0), out=least)
-    return least
 
 
 def _refined(

@@ -168,26 +168,17 @@ class ImageSet:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
-class Views:
-    """What of a picture is looked for, in what of another, where views of one side all meet those of the other.
-
-    Each makes float32 ``[n, views, d]`` of the vectors of n pictures; how many views there are differs. The distance
-    of two pictures is the least of theirs, any view negated or not. Values are whole numbers, and a view's squared
-    length is at most 2**22: so float32 products are exact, and no block of a search changes a bit.
-    """
-
-    query: Callable[[np.ndarray], np.ndarray]
-    reference: Callable[[np.ndarray], np.ndarray]
-    proposed: int = 128  # pictures compared where a space refines: more than anything asks for
+# Vectors of queries and of a reference, the number of the reference that each query must not find (-1: none), and how
+# many are wanted -> float64 distances and int64 numbers, [n, m], of those that were compared, in any order.
+Nearest = Callable[[np.ndarray, np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Features:
     """Vectors of one image set in one space; what `neighbors.search` makes of them is *the* distance there.
 
-    That is the Euclidean distance; of several views, the least one between equal views, or of all
-    that ``views`` makes of both; in a space that refines, what ``refine`` says of the pictures that these propose.
+    That is the Euclidean distance; of several views, the least one between equal views; in a space that refines, what
+    ``refine`` says of the pictures that these propose; in one that looks for the nearest itself, what it finds.
     """
 
     space: str
@@ -196,12 +187,13 @@ class Features:
     ids: tuple[str, ...]
     pictures: Callable[[np.ndarray], np.ndarray] | None = None  # rows int64 [m] -> uint8 [m, h, w, c]; with refine
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # that of the space; see spaces.Space
-    views: Views | None = None  # likewise
+    nearest: Nearest | None = None  # likewise
+    points: bool = True  # whether vectors may be used by themselves: ``vectors`` of the space
 
     @property
     def are_points(self) -> bool:
         """Whether a picture is one vector whose distance from others is *the* distance, so that vectors can be used."""
-        return self.vectors.ndim == 2 and self.refine is None
+        return self.points and self.vectors.ndim == 2 and self.refine is None and self.nearest is None
 
     def rows(self, kept: np.ndarray) -> Features:
         """Return the features of these images only, by their numbers."""
@@ -373,7 +365,8 @@ class Evidence:
     own_shared: np.ndarray | None = None  # bool [S], whether all halves hold it: it is in no pool then
     other_group: np.ndarray | None = None  # int64 [S], the same of the nearest image of the other half
     other_shared: np.ndarray | None = None  # bool [S]
-    heldout_own_shared: np.ndarray | None = None  # bool [H], the same of held-out images' nearest own image
+    heldout_own_group: np.ndarray | None = None  # int64 [H], the same of held-out images' nearest own image
+    heldout_own_shared: np.ndarray | None = None  # bool [H]
     pool_classed: np.ndarray | None = None  # bool [S], samples whose class has images enough; None: no classes
     own_in_class: np.ndarray | None = None  # float64 [S], nearest own image of the sample's class; equal numbers
     other_in_class: np.ndarray | None = None  # float64 [S]

@@ -111,6 +111,8 @@ WINDOWS = tuple(  # copies of a part
     for part in ("top-left", "top-right", "bottom-left", "bottom-right", "center", "row", "column", "frame")
 )
 
+TOLD_TOGETHER = ("aligned", "windows")  # groups of spaces that look for one kind of copies
+
 SPACES = Table(
     "space",
     {
@@ -123,7 +125,13 @@ SPACES = Table(
     },
 )
 
-SPACE_GROUPS = {"scales": SCALES, "aligned": ALIGNED, "windows": WINDOWS}  # one name for several
+DEFAULT_SPACES = ("pixel", "correlation", "clip", *ALIGNED, *WINDOWS)
+SPACE_GROUPS = {  # one name for several
+    "auto": DEFAULT_SPACES,
+    "scales": SCALES,
+    "aligned": ALIGNED,
+    "windows": WINDOWS,
+}
 
 STAGES = {  # what a run is made of, in the order of making where needs leave it open
     "controls": "auditor.stages.controls:STAGE",
@@ -131,8 +139,10 @@ STAGES = {  # what a run is made of, in the order of making where needs leave it
     "features": "auditor.stages.features:STAGE",
     "sets": "auditor.stages.sets:STAGE",
     "control_evidence": "auditor.stages.nearest:CONTROL",
+    "class_references": "auditor.stages.class_references:STAGE",
     "samples": "auditor.stages.samples:STAGE",
     "losses": "auditor.stages.losses:STAGE",
+    "readings": "auditor.stages.readings:STAGE",
     "published_losses": "auditor.stages.published_losses:STAGE",
     "attack_scores": "auditor.stages.attack_scores:STAGE",
     "stepped_scores": "auditor.stages.attack_scores:STEPPED",

@@ -8,9 +8,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from auditor.config import HEADLINE_SPACE
+from auditor.config import COPY_RATIO, HEADLINE_SPACE, WINDOW_RATIO
 from auditor.records import TWINS, UNITS
-from auditor.registry import SCALES
+from auditor.registry import SCALES, WINDOWS
 
 SELDOM = ("distance_spaces", "release", "release_size", "weights")  # fields that few runs have, or that came later
 
@@ -78,6 +78,11 @@ class Scope:
         return next(iter((*self.vector_spaces, *self.spaces)), "")
 
     @property
+    def compared_spaces(self) -> tuple[str, ...]:
+        """The spaces in which samples are compared with held-out images, too: quality and underfit are told there."""
+        return self.vector_spaces or (self.first_space,)
+
+    @property
     def headline_space(self) -> str:
         """Where tau_div is taken: correlation, else the first space."""
         return HEADLINE_SPACE if HEADLINE_SPACE in self.spaces else self.first_space
@@ -91,6 +96,11 @@ class Scope:
     def quality_space(self) -> str:
         """Where KID decides between checkpoints: clip, else pixel, else the first space."""
         return "clip" if "clip" in self.spaces else self.picture_space
+
+
+def rare_ratio(space: str) -> float:
+    """Return the copy ratio by which copies in a space are shown rare: less for parts, which honestly come near."""
+    return WINDOW_RATIO if space in WINDOWS else COPY_RATIO
 
 
 def control_names(scope: Scope) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 Copies of known images are made: mirrored, shifted, zoomed, rotated, negated, noisy, blended, and parts of them pasted
 into other images. A cell tells three shares of them, per space: whose source is the nearest image; where it is nearest
-and d1 / d2 is below 1/3 (in windows 1/5); and, where pictures are refined, whose source was proposed for it. The last
+and d1 / d2 is below 1/3 (in windows 1/5); and, where a few images are compared, whose source is one of them. The last
 row are images that are no copies: nothing of them should be flagged. Times are of the processor.
 
 Images are those in ../shared/data (see its README.md) where they are, and the digits of scikit-learn. Copies are made
@@ -15,12 +15,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from auditor import spaces
+from auditor.config import WINDOW_RATIO
 from auditor.neighbors import is_copy, search
 from auditor.records import Features
 from auditor.registry import ALIGNED, WINDOWS
@@ -36,7 +37,6 @@ FILES = {  # file, and the keys of its arrays
 }
 PLAIN = ("pixel", "correlation")
 N_REFERENCE, N_COPIES, N_TIMED = 1000, 200, 1000
-WINDOW_RATIO = 1 / 5
 K = 2
 
 
@@ -135,7 +135,7 @@ class Shares:
 
     nearest: float  # whose source is the nearest image
     flagged: float  # and so much nearer than the second that it is a copy
-    proposed: float  # whose source was compared as a picture; NaN where all are
+    proposed: float  # whose source was compared with them; NaN where all are
 
     def __str__(self) -> str:
         told = f"{self.nearest:.2f} {self.flagged:.2f}"
@@ -163,11 +163,10 @@ class Finder:
         return nearest, is_copy(*near.distances[:, :K].T, ratio=self.ratio), self.proposed(queries)
 
     def proposed(self, queries: Features) -> float:
-        """Return the share of copies whose source is compared as a picture."""
-        views = self.reference.views
-        if views is None:
+        """Return the share of copies whose source is compared with them; NaN where all images are."""
+        if self.reference.nearest is None:
             return np.nan
-        near = search(replace(queries, refine=None), replace(self.reference, refine=None), views.proposed)
+        near = search(queries, self.reference, len(self.reference.ids))
         return float((near.indices == np.arange(len(queries.ids))[:, None]).any(axis=1).mean())
 
     def seconds(self, queries: np.ndarray) -> float:

@@ -32,10 +32,12 @@ ATTACKS = """
 
 What would somebody find who has the checkpoint and asks which images it was trained on?
 
-`attacks.parquet` holds, per step, model and false-positive rate, what the best of these scores finds on images that did
-not choose it (docs/statistics.md 5.4). Members are images of the own half, the others held-out images. f(x, t) is the
-noise that the network's output amounts to at input x and time t, x_t = α_t x_0 + σ_t ε, d the number of values of x. A
-smaller score is more member-like; the larger twin ratio is. A query is one image in one network call.
+`attacks.parquet` holds, per step, model and false-positive rate, what three means fixed beforehand find (`chosen` is
+*beforehand*: those of the twin ratio, the loss and SimA; conclusions rest on them), and what the best of all these
+scores finds on images that did not choose it (*best of many*; docs/statistics.md 5.4). Members are images of the own
+half, the others held-out images. f(x, t) is the noise that the network's output amounts to at input x and time t, x_t
+= α_t x_0 + σ_t ε, d the number of values of x. A smaller score is more member-like; the larger twin ratio is. A query
+is one image in one network call.
 
 - **loss**: mean over ±ε of ‖target - output‖²/d, at all L noise levels of the losses; no further query. arXiv
   1709.01604 for classifiers, `NaiveAttacker` in the code of arXiv 2305.18355.
@@ -47,7 +49,7 @@ smaller score is more member-like; the larger twin ratio is. A query is one imag
   x_t reached from x_0 by such steps; t = 0, k, ..., 10 k; 12 queries, the one at t = 0 with them. arXiv 2302.01316, its
   statistic; no second network is trained on the differences.
 
-At the default of L = 16 that is 29 queries for each own and held-out image, 58 in all, while the losses take 32 for
+At L = 16 that is 29 queries for each own and held-out image, 58 in all, while the losses take 32 for
 each own, other and held-out image, 96: the attacks add 60 % to them (91 % for a single training). SimA and PIA stop at
 half of the process: their authors, too, score images where there is little noise, and with all levels the attacks on a
 single training would cost more than its losses. k and 10 k are those of SecMI's authors. Images, classes, scaling and
@@ -55,7 +57,7 @@ autoencoder are those of the losses; the scores of every image are in `attack-sc
 so that a quick audit can be completed. These three take part wherever there are training and held-out images and a
 model. A quick audit leaves SecMI out, whose calls, each of which waits for the one before, would take longer than the
 losses; and SimA and PIA where fewer than 400 held-out images are measured, since then no attack can be judged at a
-false-positive rate of 1 %.
+false-positive rate of 1 %, and membership cannot be shown hidden.
 
 An attack that finds few does not show that none would find more. SecMI at its later times does not tell a network that
 has memorized everything: from any image its path is straight until another training image is nearer, so that

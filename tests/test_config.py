@@ -37,7 +37,7 @@ def test_lists_and_numbers_become_the_text_one_would_type(written):
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(written):
     path = written("n-samples = 30\nseed = 7\n")
     config = resolve({"n_samples": 40, "seed": None}, path)
-    assert (config.n_samples, config.seed, config.loss_images) == (40, 7, 256)
+    assert (config.n_samples, config.seed, config.sampler) == (40, 7, "ddim")
 
 
 def test_an_unknown_name_in_a_file_is_refused_with_the_nearest_known_one(written):

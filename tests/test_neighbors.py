@@ -10,7 +10,7 @@ from vectors import features
 
 from auditor import neighbors
 from auditor.neighbors import paired_distance, search, shifted_distance
-from auditor.records import Features, Views
+from auditor.records import Features
 
 
 def brute_force(queries, reference, k, exclude_self=False):
@@ -365,75 +365,42 @@ def test_joined_features_know_the_pictures_of_every_part():
     assert plain.ids == ("0", "1", "2") and plain.pictures is None and plain.vectors.tolist() == [[1], [2], [3]]
 
 
-# Views of one side that all meet those of the other
+# Spaces that look for the nearest themselves
 
 
-def whole_views(n, n_views, dim=6, reach=3, seed=0):
-    return np.random.default_rng([27, seed]).integers(-reach, reach + 1, size=(n, n_views, dim)).astype(np.float32)
+def on_a_line(values, compared=9):
+    """Numbers, of which a space compares the nearest few, in no order."""
+
+    def nearest(queries, reference, own, k):
+        apart = np.abs(queries.astype(float) - reference[:, 0])
+        apart[np.flatnonzero(own >= 0), own[own >= 0]] = np.inf
+        chosen = np.argsort(apart, axis=1, kind="stable")[:, :compared][:, ::-1]
+        return np.take_along_axis(apart, chosen, axis=1), chosen
+
+    return replace(features(np.array(values, float)[:, None]), nearest=nearest)
 
 
-def with_views(queries, reference, proposed=128):
-    """Features of pictures that are numbers, and of which the views are looked up by number."""
-    views = Views(lambda v: queries[v[:, 0].astype(int)], lambda v: reference[v[:, 0].astype(int)], proposed)
-    sets = (features(np.arange(len(each))[:, None]) for each in (queries, reference))
-    return tuple(replace(each, views=views) for each in sets)
+def test_what_a_space_finds_itself_is_ordered_by_distance_and_then_by_number():
+    found = search(on_a_line([4.0]), on_a_line([9, 3, 5, 4.5, 0]), k=4)
+    np.testing.assert_array_equal(found.indices, [[3, 1, 2, 4]])
+    np.testing.assert_array_equal(found.distances, np.float32([[0.5, 1, 1, 4]]))
 
 
-def least_over_all_views(queries, reference):
-    signed = np.stack([reference, -reference], axis=1).reshape(len(reference), -1, reference.shape[2])
-    apart = queries[:, None, :, None].astype(float) - signed[None, :, None]
-    return np.sqrt(np.square(apart).sum(axis=4)).min(axis=(2, 3))
+def test_ranks_beyond_what_a_space_compared_are_empty():
+    found = search(on_a_line([0.0]), on_a_line(range(50), compared=3), k=5)
+    np.testing.assert_array_equal(found.indices, [[0, 1, 2, -1, -1]])
+    np.testing.assert_array_equal(found.distances, [[0, 1, 2, np.nan, np.nan]])
 
 
-@pytest.mark.parametrize(("n", "k"), [(200, 1), (200, 8), (200, 200), (5, 8), (1, 1)])
-@pytest.mark.parametrize("reach", [1, 300])
-def test_of_views_that_all_meet_the_least_distance_counts_negated_or_not(n, k, reach):
-    """Where values are few most distances are tied: the smaller index comes first."""
-    queries, reference = whole_views(30, 5, reach=reach), whole_views(n, 3, reach=reach, seed=1)
-    found = search(*with_views(queries, reference), k)
-    expected = least_over_all_views(queries, reference)
-    order = np.argsort(expected, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(found.indices[:, :n], order)
-    np.testing.assert_array_equal(
-        found.distances[:, :n], np.take_along_axis(expected, order, axis=1).astype(np.float32)
-    )
-    assert (found.indices[:, n:] == -1).all() and np.isnan(found.distances[:, n:]).all()
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_a_set_whose_space_looks_for_the_nearest_leaves_out_each_picture_alone(n):
+    known = on_a_line(range(n))
+    found = search(known, known, k=2, exclude_self=True)
+    assert (found.indices != np.arange(n)[:, None]).all()
+    assert (found.distances[:, : min(n - 1, 1)] == 1).all()
 
 
-@pytest.mark.parametrize("k", [1, 7, 40])
-def test_a_set_of_views_against_itself_leaves_out_each_picture_alone(k):
-    reference = whole_views(40, 3)
-    _, known = with_views(reference, reference)
-    found = search(known, known, k, exclude_self=True, memory_mib=1)
-    expected = least_over_all_views(reference, reference)
-    np.fill_diagonal(expected, np.inf)
-    np.testing.assert_array_equal(found.indices[:, :39], np.argsort(expected, axis=1, kind="stable")[:, : min(k, 39)])
-    assert (found.indices[:, 39:] == -1).all()
-
-
-def test_blocks_change_nothing_where_views_meet():
-    queries, reference = whole_views(60, 20, dim=49, reach=100), whole_views(200, 4, dim=49, reach=100, seed=1)
-    wide, narrow = (search(*with_views(queries, reference), 5, memory_mib=mib) for mib in (256, 0))
-    np.testing.assert_array_equal(wide.indices, narrow.indices)
-    np.testing.assert_array_equal(wide.distances, narrow.distances)
-
-
-def test_as_many_pictures_are_refined_as_the_views_say():
-    seen = []
-
-    def refine(queries, candidates):
-        seen.append(candidates.shape[1])
-        return difference(queries, candidates)
-
-    pictures = np.arange(200, dtype=np.uint8)[:, None, None, None]
-    views = with_views(whole_views(200, 2), whole_views(200, 2), proposed=17)
-    known = replace(views[1], pictures=lambda rows: pictures[rows], refine=refine)
-    search(known, known, 3)
-    search(known, known, 30)
-    assert seen == [17, 30]
-
-
-def test_features_of_some_rows_and_joined_ones_keep_their_views():
-    _, known = with_views(whole_views(9, 2), whole_views(9, 2))
-    assert known.rows(np.array([2, 0])).views is known.views
-    assert Features.joined([known, known], "pool").views is known.views
+def test_features_of_some_rows_and_joined_ones_keep_how_the_nearest_are_found():
+    known = on_a_line(range(9))
+    assert not known.are_points and known.rows(np.array([2, 0])).nearest is known.nearest
+    assert Features.joined([known, known], "pool").nearest is known.nearest

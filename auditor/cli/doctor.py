@@ -155,6 +155,7 @@ def clip_weights(settings: spaces.SpaceSettings) -> Iterator[Finding]:
     except AuditError as error:
         away = "neither cached" in error.what
         what = "not on this machine; with a network, audit run fetches them" if away else error.what
+        what += "; without them an audit looks in its other spaces and says so"
         yield Finding("CLIP weights", "note", f"{name}: {what}", error.remedy)
 
 

@@ -170,7 +170,7 @@ def fixture_command(
 
 CALIBRATE_EXAMPLE = """Audit many random grammars whose true phases are known; write what the verdicts were.
 
-Example: audit lab calibrate --out calibration --n 100 --report docs/calibration.md
+Example: audit lab calibrate --out calibration --n 100 --report docs/lab-calibration.md
 """
 
 

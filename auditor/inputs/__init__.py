@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from auditor import checkpoints, images, spaces
-from auditor.config import SETS_SPACE, AuditConfig, budgets_from_file
+from auditor.config import LOSS_LEVELS, SETS_SPACE, AuditConfig, budgets_from_file
 from auditor.diffusion import device as devices
 from auditor.diffusion.sampling import Conditions, resolve_steps
 from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import n_times
 from auditor.errors import AuditError
 from auditor.inputs import classes as within_classes
-from auditor.inputs import image_sets, mirroring, models, required, samples, twins
+from auditor.inputs import feature_spaces, image_sets, loss_cells, mirroring, models, required, samples, twins
 from auditor.inputs.asked import Asked, SpaceFacts, digest_of, set_facts
 from auditor.inputs.loaded import Loaded, Say
 from auditor.inputs.samples import GivenSamples
@@ -63,14 +63,16 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     """
     required.require(config)
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
-    earlier = run.read_record().get("resolved", {}) if run.record.is_file() else {}
+    begun = run.earlier()
+    earlier = begun.get("resolved", {})
+    asked_for, config = config.spaces, feature_spaces.kept(config, begun)
     budgets = budgets_from_file(config.budgets)
     device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     sets: dict[str, ImageSet] = {}  # filled below, looked at when a space first embeds
     training = None if config.train_a is None else lambda: image_sets.trained(sets)
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
-    opened = {name: spaces.open_space(name, space_settings) for name in config.space_names}
+    opened = feature_spaces.opened(config, space_settings)
     settings = models.settings(config)
     say(f"reading the {'checkpoints' if config.samples_a is None else 'samples'}", 0)
     origin = from_checkpoints(config, settings) if config.samples_a is None else from_samples(config)
@@ -82,10 +84,16 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     assert shape is not None, "checkpoints whose shape nothing says are refused"
     pictures = read_pictures(config, origin.facts, run, bool(flips.mirrored), say)
     sets.update(pictures.sets)
+    n_images = max(map(len, pictures.sets.values()), default=0)
+    opened = feature_spaces.fitting(opened, config, *shape[:2], n_images)
+    keeps = feature_spaces.lacking(opened, *shape[:2], space_settings) if asked_for != config.spaces else ()
+    config = replace(config, spaces=opened.names)
     pixels = models.pixels(config, origin.facts, pictures.sets, origin.pair.twins)
+    facts_of = facts_of_sets(pictures, bool(flips.mirrored))
+    config = loss_cells.with_loss_cells(config, begun.get("given", {}), facts_of)
     asked = Asked(
         config=config,
-        scope=scope_of(config, origin.pair, pictures.sets, opened),
+        scope=scope_of(config, origin.pair, pictures.sets, opened.spaces),
         budgets=budgets,
         device=device,
         batch_size=devices.resolve_batch_size(
@@ -96,13 +104,13 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         image_shape=shape,
         scheduler=models.fitting_schedule(origin.scheduler, pixels),
         checkpoints=checkpoint_digests(origin.pair),
-        sets=facts_of_sets(pictures, bool(flips.mirrored)),
+        sets=facts_of,
         spaces={
             name: SpaceFacts(
                 revision=each.revision,
                 dim=int(getattr(each, "dim", 0) or math.prod(shape)),
             )
-            for name, each in opened.items()
+            for name, each in opened.spaces.items()
         },
         scaling={twin: scaling_record(each) for twin, each in pixels.items() if not each.is_standard},
         conditions=conditions_record(origin.conditions, settings),
@@ -119,8 +127,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
         sets=pictures.sets,
         digests=pictures.digests,
         in_pool=pictures.in_pool,
-        notes=all_notes(config, origin, pictures, pixels, flips),
-        spaces=opened,
+        notes=(*opened.notes, *keeps, *all_notes(config, origin, pictures, pixels, flips)),
+        spaces=opened.spaces,
         pixels=pixels,
         conditions=origin.conditions,
         groups=pictures.groups,
@@ -276,7 +284,7 @@ def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings) -
     notes = twins.identical_notes(pair, config.allow_identical)
     facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
     conditions = models.conditions(config, facts)
-    required.require_levels(config.loss_levels, n_times(scheduler))
+    required.require_levels(config.loss_levels or LOSS_LEVELS, n_times(scheduler))
     return Origin(
         pair=pair,
         facts=facts,

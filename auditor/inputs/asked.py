@@ -36,6 +36,10 @@ class SetFacts:
     groups: str = ""  # digest of the group of each image; empty where there are none
     classes: str = ""  # digest of the class of each image; empty where they are not known
 
+    def asked_about(self, n: int) -> int:
+        """Return how many images networks are asked about where ``n`` are wanted: no mirrored, shared or blank ones."""
+        return min(n, self.originals if self.pooled_originals is None else self.pooled_originals)
+
 
 @dataclass(frozen=True)
 class SpaceFacts:
@@ -81,9 +85,29 @@ class Asked:
         return self.config.seed + np.arange(self.config.n_samples)
 
     @property
+    def loss_images(self) -> int:
+        """Images per set on which losses are measured: resolved when the run started."""
+        assert self.config.loss_images is not None, "resolved by inputs/loss_cells.py"
+        return self.config.loss_images
+
+    @property
+    def loss_levels(self) -> int:
+        """Noise levels of the losses, likewise."""
+        assert self.config.loss_levels is not None, "resolved by inputs/loss_cells.py"
+        return self.config.loss_levels
+
+    @property
     def with_losses(self) -> bool:
         """Whether denoising losses are measured: there are images, and a model."""
         return bool(self.sets) and self.with_model
+
+    @property
+    def members(self) -> tuple[int, int] | None:
+        """How many images of a half, and how many held-out ones, networks are asked about; None where none are."""
+        if not self.with_losses or not self.scope.with_train:
+            return None
+        asked = {name: each.asked_about(self.loss_images) for name, each in self.sets.items()}
+        return min(n for name, n in asked.items() if name != "heldout"), asked.get("heldout", 0)
 
     @property
     def compares_predictions(self) -> bool:
@@ -96,8 +120,8 @@ class Asked:
         if not self.with_model:
             return np.empty(0, dtype=np.int64)
         if self.config.loss_strata == "log-snr":
-            return denoising.snr_levels(self.config.loss_levels, schedules.log_snr(self.scheduler))
-        return denoising.time_levels(self.config.loss_levels, schedules.n_times(self.scheduler))
+            return denoising.snr_levels(self.loss_levels, schedules.log_snr(self.scheduler))
+        return denoising.time_levels(self.loss_levels, schedules.n_times(self.scheduler))
 
     @property
     def level_shares(self) -> np.ndarray:

@@ -126,7 +126,7 @@ sampling steps, space `onehot`, the default budgets. Each is another random gram
 per letter, spread of the logits .5 to 1.5, 16 letters per sequence), other halves (500 to 3,000 sequences), and
 another course: from which time on the model mixes in the empirical denoiser of its own half, how fast that grows, and
 to what weight (.05 to .8). Even-numbered fixtures never do. This page is written by
-`audit lab calibrate --out FOLDER --n {n} --report docs/calibration.md`.
+`audit lab calibrate --out FOLDER --n {n} --report docs/lab-calibration.md`.
 
 The truth is what was built in. A checkpoint is *generalizing* while the weight of its own half is 0, *biased* from
 then on, *overfit* where the true loss has risen by more than the budget, and *underfit* before the least true loss

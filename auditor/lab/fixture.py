@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from auditor.config import AuditConfig, Budgets
+from auditor.config import LOSS_LEVELS, Budgets
 from auditor.diffusion.denoising import time_levels
 from auditor.errors import AuditError
 from auditor.lab import exact
@@ -101,7 +101,7 @@ class Fixture:
         Without times: at those of an audit by default.
         """
         if times is None:
-            times = time_levels(AuditConfig().loss_levels, self.diffusion.n_steps) + 1
+            times = time_levels(LOSS_LEVELS, self.diffusion.n_steps) + 1
         budgets = budgets or Budgets()
         remembers = np.array([self.course.memory_at(tau) > 0 for tau in self.taus])
         return true_phases(self.true_losses(times), remembers, budgets.underfit_loss, budgets.overfit_rise)

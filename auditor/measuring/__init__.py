@@ -9,12 +9,26 @@ from typing import Any
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import by_noise, by_scale, controls, lean, membership, onsets, phase, verdict
+from auditor.measuring import (
+    by_noise,
+    by_scale,
+    classes,
+    controls,
+    halves,
+    lean,
+    membership,
+    misread,
+    onsets,
+    phase,
+    verdict,
+)
 from auditor.measuring.estimates import curve, definition_rows, estimate_rows
-from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
+from auditor.measuring.facts import Context, LossLean, Named, Reference, StepFacts
 from auditor.measuring.families import SeriesTests, all_tests
+from auditor.measuring.named import named_images
 from auditor.measuring.reading import EvidenceReader
 from auditor.measuring.series import Series, read_series
+from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
 from auditor.records import TWINS
@@ -35,6 +49,8 @@ LAYOUTS = {
     "attacks": columns.ATTACKS,
     "exposure": columns.EXPOSURE,
     "scales": columns.SCALES,
+    "named": columns.NAMED,
+    "classes": classes.CLASSES,
 }
 
 
@@ -111,9 +127,23 @@ def compute(
     references = smooth_references(series)
     curves = curves_of(series)
     located = locate(series, curves, budgets)
-    context = context_of(series, relabeling, references, located, budgets)
-    attacks = membership.attack_rows(series)
-    facts = step_facts(series, tests, references, located.underfit, curves.losses)
+    context = context_of(series, tests, relabeling, references, located, budgets)
+    members = membership.told_of_members(series, budgets)
+    named = named_images(series) if relabeling is not None else ({}, [])
+    in_classes = classes.class_rows(series, budgets)
+    context = replace(
+        context,
+        classes_judged=bool(in_classes),
+        caveats=(*context.caveats, *classes.unjudged_classes(series, in_classes)),
+    )
+    facts = [
+        replace(
+            each,
+            membership=members.steps.get(each.step),
+            leaning_classes=classes.leaning_classes(in_classes, each.step),
+        )
+        for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
+    ]
     recommendation = verdict.recommend(facts, context, budgets)
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
@@ -122,15 +152,17 @@ def compute(
         onsets=all_onsets(series, tests, references, located, facts, scales, budgets),
         decisions=[replace(each, recommended=each.step == recommendation.step) for each in judged],
         recommendation=recommendation,
-        checks=checks_of(series, references, curves, located, context, facts, attacks, recommendation),
+        checks=checks_of(series, references, curves, located, context, facts, members, recommendation),
         facts=facts,
         context=context,
         curves=curves,
         images={
             "profiles": by_noise.profile_rows(series, relabeling),
-            "attacks": attacks,
-            "exposure": membership.exposure_rows(series),
+            "attacks": members.attacks,
+            "exposure": members.exposure,
             "scales": scales,
+            "named": named[1],
+            "classes": in_classes,
         },
     )
 
@@ -207,6 +239,7 @@ def locate(series: Series, curves: Curves, budgets: Budgets) -> Located:
 
 def context_of(
     series: Series,
+    tests: SeriesTests,
     relabeling: Relabeling | None,
     references: Mapping[str, Reference],
     located: Located,
@@ -215,19 +248,24 @@ def context_of(
     """Return what holds for the whole run: onsets, and whether it can be trusted."""
     scope = series.scope
     divergence = located.divergence[scope.headline_space] if scope.with_samples else located.predictions
-    failed = controls.failed_controls(series, relabeling, references, budgets) if scope.with_train else ()
+    failed = controls.failed_controls(series, relabeling, budgets) if scope.with_train else []
+    looked = halves.look_at(series, tests, budgets)
     return Context(
         divergence=divergence.steps if divergence.status in LOCATED else (),
         loss=located.loss.steps,
         n_seeds=scope.n_samples if scope.with_samples else 0,
-        distrust=tuple(failed),
+        distrust=(*failed, *misread.misread_networks(series)),
         not_exchangeable=tuple(controls.differing_halves(series, relabeling)) if relabeling else (),
+        not_the_halves=looked.wrong,
         with_heldout=scope.with_heldout,
         release=scope.release,
         release_size=scope.release_size,
         weights=scope.weights,
-        classes_judged=series.strata is not None,
-        caveats=tuple(capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets)),
+        caveats=(
+            *capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets),
+            *looked.caveats,
+            *controls.near_heldout_told(series),
+        ),
     )
 
 
@@ -235,6 +273,7 @@ def step_facts(
     series: Series,
     tests: SeriesTests,
     references: Mapping[str, Reference],
+    named: Mapping[tuple[int, str], Named],
     underfit: Mapping[int, tuple[str, ...]],
     losses: np.ndarray,
 ) -> list[StepFacts]:
@@ -260,6 +299,17 @@ def step_facts(
                 underfit=underfit[step],
                 loss_rise=rise,
                 kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
+                tails={
+                    s: tail_fact(
+                        {t: series.landings[step, t, s] for t in TWINS},
+                        series.pool,
+                        tests.lean[step, s].tail_p_corrected,
+                        references[s].tail,
+                    )
+                    for s in judged
+                    if tests.lean and series.pool is not None
+                },
+                named={s: named[step, s] for s in judged if (step, s) in named},
                 fit_judged=scope.with_heldout,
             )
         )
@@ -292,7 +342,7 @@ def checks_of(
     located: Located,
     context: Context,
     facts: Sequence[StepFacts],
-    attacks: Sequence[Mapping[str, Any]],
+    members: membership.ToldOfMembers,
     recommendation: Recommendation,
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""
@@ -302,11 +352,12 @@ def checks_of(
         "not_exchangeable": list(context.not_exchangeable),
         "not_the_halves": list(context.not_the_halves),
         "caveats": list(context.caveats),
+        "near_heldout": sorted(series.near_heldout),
         "smooth_reference": {space: each.share for space, each in references.items()},
         "smooth_reference_se": {space: each.se for space, each in references.items()},
         "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
         "copy_ratio": copy_ratios(series),
-        "attacks_withheld": sorted({row["target_fpr"] for row in attacks if np.isnan(row["tpr"])}),
+        "membership": members.record,
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": asdict(recommendation),
     }

@@ -10,6 +10,7 @@ from auditor.measuring.facts import Copying
 from auditor.measuring.lean import ClassLean, LeanResult, LossLeanResult
 from auditor.measuring.series import Series
 from auditor.records import TWINS
+from auditor.scope import rare_ratio
 from auditor.seeds import derived_seed
 from auditor.stats.relabeling import Relabeling
 
@@ -43,7 +44,7 @@ def family(
     scope = series.scope
     cells = [(step, space) for step in scope.steps for space in spaces]
     found = {(step, space): {t: series.evidence[step, t, space] for t in scope.twins} for step, space in cells}
-    copied = copies.copying_tests(found) if cells else {}
+    copied = copies.copying_tests(found, {space: rare_ratio(space) for space in spaces}) if cells else {}
     if relabeling is None or not (cells or losses):
         return SeriesTests({}, {}, copied)
     assert series.pool is not None, "images were relabeled"

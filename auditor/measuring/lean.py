@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from auditor.config import LEVEL
 from auditor.measuring.facts import Lean, Reference
+from auditor.measuring.tail import tail_share, tail_weights
 from auditor.records import TWINS, Estimate, LossTable
 from auditor.stats import intervals, landing
 from auditor.stats.landing import Landing
@@ -20,7 +21,7 @@ from auditor.stats.relabeling import (
     half_difference_draws,
     half_difference_test,
     relabel,
-    relabeling_test,
+    relabeling_tests,
     step_down_max_t,
 )
 
@@ -42,6 +43,9 @@ class LeanResult:
     v_seed: float
     v_hub: float
     few_images: bool
+    tail_p: float = 1.0  # of the tail's share, one-sided by relabeling
+    tail_p_corrected: float = 1.0  # in the same family as gap lean
+    gap_p_two_sided: float = 1.0  # corrected with the losses, of leaning to either half
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class LossLeanResult:
     high: float
     p: float
     p_corrected: float
+    p_two_sided: float = 1.0  # corrected likewise, of leaning to either half
 
 
 Lands = Mapping[str, Landing]  # by twin
@@ -77,23 +82,29 @@ def lean_tests(
     n = len(pool.labels)
     share = {twin: np.array([lands[c][twin].weights(n) for c in cells]).reshape(-1, n) for twin in TWINS}
     gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells]).reshape(-1, n)
-    tests = {
-        "a": relabeling_test(relabeling, share["a"]),
-        "b": relabeling_test(relabeling, -share["b"]),
-        "both": relabeling_test(relabeling, share["a"] - share["b"]),
-        "gap": relabeling_test(relabeling, gap),
-    }
+    tail = np.array([tail_weights(lands[c], n) for c in cells]).reshape(-1, n)
+    statistics = {"a": share["a"], "b": -share["b"], "both": share["a"] - share["b"], "gap": gap, "tail": tail}
+    tests = relabeling_tests(relabeling, statistics)
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
-    family = np.hstack([tests["gap"].z, *(loss_tests[step].z for step in steps)])
-    corrected = step_down_max_t(family)
+    losses_z = [loss_tests[step].z for step in steps]
+    corrected = step_down_max_t(np.hstack([tests["gap"].z, tests["tail"].z, *losses_z]))
+    either = step_down_max_t(np.abs(np.hstack([tests["gap"].z, *losses_z])))
     few = effective_images(gap) < FEW_IMAGES
     leans = {
-        cell: lean_result(lands[cell], pool, tests, i, float(corrected[i]), bool(few[i]), len(cells))
+        cell: replace(
+            lean_result(lands[cell], pool, tests, i, corrected[[i, len(cells) + i]], bool(few[i]), len(cells)),
+            gap_p_two_sided=float(either[i]),
+        )
         for i, cell in enumerate(cells)
     }
     loss_leans = {
-        step: loss_result(pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[len(cells) + i]), seed)
+        step: replace(
+            loss_result(
+                pool, *loss_parts[step], float(loss_tests[step].p[0]), float(corrected[2 * len(cells) + i]), seed
+            ),
+            p_two_sided=float(either[len(cells) + i]),
+        )
         for i, step in enumerate(steps)
     }
     return leans, loss_leans
@@ -111,11 +122,7 @@ def class_tests(
         return {}
     n, relabeling = len(pool.labels), relabel(pool, seed, strata=strata)
     share = {twin: np.array([judged[c][twin].weights(n) for c in cells]) for twin in TWINS}
-    tests = {
-        "a": relabeling_test(relabeling, share["a"]),
-        "b": relabeling_test(relabeling, -share["b"]),
-        "both": relabeling_test(relabeling, share["a"] - share["b"]),
-    }
+    tests = relabeling_tests(relabeling, {"a": share["a"], "b": -share["b"], "both": share["a"] - share["b"]})
     corrected = step_down_max_t(tests["both"].z)
     found = {}
     for i, cell in enumerate(cells):
@@ -140,11 +147,11 @@ def lean_result(
     pool: Pool,
     tests: Mapping[str, RelabelingTest],
     i: int,
-    gap_p_corrected: float,
+    corrected: np.ndarray,
     few_images: bool,
     n_looks: int,
 ) -> LeanResult:
-    """Return the estimates and p values of column ``i`` of the tests."""
+    """Return the estimates and p values of column ``i`` of the tests; ``corrected`` are those of gap and tail."""
     both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
     gap_value = float(tests["gap"].value[i]) / 2
     gap_se = float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
@@ -164,7 +171,9 @@ def lean_result(
         gap=gap,
         gap_se=gap_se,
         gap_p=float(tests["gap"].p[i]),
-        gap_p_corrected=gap_p_corrected,
+        gap_p_corrected=float(corrected[0]),
+        tail_p=float(tests["tail"].p[i]),
+        tail_p_corrected=float(corrected[1]),
         v_seed=v_seed,
         v_hub=v_hub,
         few_images=few_images,
@@ -216,7 +225,8 @@ def reference_share(lands: Lands, pool: Pool) -> Reference:
     share, v_seed, _ = landing.own_share_both(lands["a"], lands["b"], pool)
     n = len(pool.labels)
     weights = lands["a"].weights(n, True) - lands["b"].weights(n, True)
-    return Reference(share.value, float(np.sqrt(v_seed)), float(pool.labels @ weights) / 2)
+    gap = float(pool.labels @ weights) / 2
+    return Reference(share.value, float(np.sqrt(v_seed)), gap, tail_share(lands))
 
 
 def reference_loss(losses: Losses, pool: Pool) -> float:

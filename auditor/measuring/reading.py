@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from auditor.errors import AuditError
+from auditor.images import near_duplicates
 from auditor.metrics import closer, gap
+from auditor.neighbors import is_copy
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
@@ -94,6 +96,20 @@ class EvidenceReader:
             rows = np.flatnonzero(frame.nearest_half == half)
             index[rows] = ids.get_indexer(frame.nearest_id.to_numpy(object)[rows]) + offset
         return index
+
+    def near_heldout(self) -> frozenset[str]:
+        """Return the held-out images that are nearly training images: those are no non-members.
+
+        By their correlation, as image sets are compared (auditor/images/near_duplicates.py); in another space by the
+        rule of a copy.
+        """
+        if self._heldout is None:
+            return frozenset()
+        near = np.zeros(len(self._heldout["id"]), dtype=bool)
+        for twin in self.twins:
+            first, second = (self._heldout[f"{twin}_{which}"] for which in ("distance_1", "outside_distance"))
+            near |= first < near_duplicates.NEAR if self.space == "correlation" else is_copy(first, second)
+        return frozenset(np.asarray(self._heldout["id"], dtype=object)[near].tolist())
 
     def read(self, twin: str, step: int) -> tuple[Evidence, Landing | None]:
         """Return the evidence of one twin and step, and where its samples land in the pool.
@@ -200,6 +216,7 @@ class EvidenceReader:
         """Return the Evidence fields of the held-out control, seen from this twin."""
         if self._heldout is None:
             return {}
+        group, shared = self._of_nearest(twin, self._heldout[f"{twin}_id_1"])
         return {
             "heldout_ids": self._heldout["id"],
             "heldout_own": distance_matrix(self._heldout, twin),
@@ -209,7 +226,8 @@ class EvidenceReader:
             "heldout_own_mean_50": self._heldout[f"{twin}_mean_distance_50"],
             "heldout_own_cell": self._heldout[f"{twin}_cell"],
             "heldout_own_spacing": spacing_of(self._train[twin].spacing, self._heldout[f"{twin}_id_1"]),
-            "heldout_own_shared": self._of_nearest(twin, self._heldout[f"{twin}_id_1"])[1],
+            "heldout_own_group": group,
+            "heldout_own_shared": shared,
             **heldout_class_fields(self._heldout, twin),
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from auditor.run import RunDirectory, tables
 from auditor.run.places import EVIDENCE
 from auditor.scope import Scope, control_names
 from auditor.seeds import derived_seed
-from auditor.stages import agreement, coverage, losses, stages
+from auditor.stages import agreement, class_references, coverage, losses, stages
 from auditor.stats import intervals
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
@@ -47,6 +47,8 @@ class Series:
     linear: Mapping[str, Mapping[str, LossTable]]  # losses of the linear reference by twin
     scales: Mapping[int, CellScales]  # by step, where the twins' predictions were compared
     strata: np.ndarray | None = None  # int64 [N], class of each pool image, -1 where it takes no part within classes
+    near_heldout: frozenset[str] = frozenset()  # held-out images that are near-duplicates of training images
+    class_references: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # by space, columns by class
 
     def scores(self, metric: Metric, step: int, twin: str, space: str) -> Scores:
         """Return the scores of one metric; for ``both`` of a per-twin metric, the twins' average."""
@@ -128,7 +130,15 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
         {twin: losses.read_reference(run, twin) for twin in TWINS} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
         next((reader.strata for reader in trained.values()), None),
+        near_duplicates_heldout(trained),
+        {space: class_references.read_table(run, space) for space in scope.judged_spaces},
     )
+
+
+def near_duplicates_heldout(readers: Mapping[str, EvidenceReader]) -> frozenset[str]:
+    """Return the held-out images that are near-duplicates of training images, by correlation where that is known."""
+    reader = readers.get("correlation") or next(iter(readers.values()), None)
+    return frozenset() if reader is None else reader.near_heldout()
 
 
 def require_seeds(run: RunDirectory, found: Evidence, scope: Scope) -> None:
@@ -161,11 +171,11 @@ def read_stages(run: RunDirectory, twin: str, step: int, space: str = "") -> dic
     for name, each in stages().items():
         if each.by_space != bool(space):
             continue
-        for field, value in each.read(run, twin, step, space).items():
-            if field in KNOWN:
-                found[field] = found.get(field, {}) | value if isinstance(value, dict) else value
+        for said, value in each.read(run, twin, step, space).items():
+            if said in KNOWN:
+                found[said] = found.get(said, {}) | value if isinstance(value, dict) else value
             else:
-                found.setdefault("more", {}).setdefault(name, {})[field] = value
+                found.setdefault("more", {}).setdefault(name, {})[said] = value
     return found
 
 

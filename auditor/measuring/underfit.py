@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from auditor.config import Budgets
+from auditor.measuring import misread
 from auditor.measuring.series import Series
 from auditor.records import other_twin
 from auditor.stats.minima import Onset
@@ -14,7 +15,7 @@ def underfit_reasons(series: Series, losses: np.ndarray, loss: Onset, budgets: B
     """Return per step the sentences that say it is underfit, none where it is not."""
     mean = losses.mean(axis=1) if losses.shape[1] else np.full(len(series.scope.steps), np.nan)
     least = np.nanmin(mean, initial=np.inf)
-    found = {}
+    worse, found = misread.worse_than_linear(series), {}
     for step, value in zip(series.scope.steps, mean, strict=True):
         reasons = []
         before = bool(loss.steps) and step < min(loss.steps)
@@ -22,6 +23,11 @@ def underfit_reasons(series: Series, losses: np.ndarray, loss: Onset, budgets: B
             reasons.append("Underfit: the held-out loss is not a number.")
         if before and value > budgets.underfit_loss * least:
             reasons.append(f"Underfit: the held-out loss {value:.4f} is {value / least:.2f} times the least, later on.")
+        if step in worse:
+            reasons.append(
+                "Underfit: at every checkpoint both networks denoise held-out images worse than a linear model of "
+                f"their half does (here {misread.beside_linear(worse[step])})."
+            )
         for twin in series.scope.twins if series.heldout is not None else ():
             reasons += sample_underfit(series, step, twin, budgets)
         found[step] = tuple(reasons)

@@ -12,18 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from auditor import spaces
+from auditor.config import N_NEIGHBORS
 from auditor.diffusion import sampling
 from auditor.inputs.loaded import Loaded
+from auditor.neighbors import search
+from auditor.registry import SPACE_GROUPS, TOLD_TOGETHER
 from auditor.run import RunDirectory
 from auditor.stages import Task
 from auditor.stages.bench import Bench
 from auditor.stages.features import EMBEDDED_AT_ONCE
+from auditor.stages.halves import MEAN_OVER
 
 QUICK = 0.5  # seconds: a trial call that is faster is repeated at the run's batch size
 TRIAL_IMAGES = 8
 TRIAL_SECONDS, TRIAL_STEPS = 2.0, 5
+TRIAL_COMPARED, TRIAL_QUERIES = 500, 64
 FAST = 10_000  # images per second: more is told as this
-SHARE_OF_TABLES = 0.1  # of the time: searches, tables and tests, measured on the demo
+SHARE_OF_TABLES = 0.1  # of the time: tables and tests, measured on the demo
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Forecast:
 
     seconds_per_call: float  # of a network, at the run's batch size; NaN without a model or nothing to do
     seconds_per_image: dict[str, float]  # of embedding, by space
+    seconds_compared: dict[str, float]  # of finding the nearest images, by space
     seconds: float
     disk: int  # bytes
     disk_free: int
@@ -45,8 +51,19 @@ class Forecast:
         room = "" if self.disk < self.disk_free else " MORE THAN THERE IS"
         return [
             f"expected time {duration(self.seconds)} (trial on this machine: {call}{embedding or 'no embedding'})",
+            *self.comparing,
             f"disk {size(self.disk)} of {size(self.disk_free)} free{room}, memory about {size(self.memory)}",
         ]
+
+    @property
+    def comparing(self) -> list[str]:
+        """What finding the nearest images costs, group by group of spaces."""
+        by_group: dict[str, float] = {}
+        for name, seconds in self.seconds_compared.items():
+            group = next((group for group in TOLD_TOGETHER if name in SPACE_GROUPS[group]), name)
+            by_group[group] = by_group.get(group, 0) + seconds
+        told = ", ".join(f"{group} {duration(seconds)}" for group, seconds in by_group.items())
+        return [f"of it to find the nearest images: {told}"] if told else []
 
 
 def forecast(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task]) -> Forecast:
@@ -58,12 +75,14 @@ def forecast(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task]) -> Foreca
         if task.space:
             rows[task.space] += task.cost.embedded
     per_image = {name: seconds_per_image(loaded, name) for name, n in rows.items() if n}
+    compared = seconds_compared(loaded, tasks)
     work = (calls * per_call if calls else 0) + sum(rows[name] * each for name, each in per_image.items())
     folder = next(each for each in (run.root.absolute(), *run.root.absolute().parents) if each.is_dir())
     return Forecast(
         seconds_per_call=per_call,
         seconds_per_image=per_image,
-        seconds=work / (1 - SHARE_OF_TABLES),
+        seconds_compared=compared,
+        seconds=work / (1 - SHARE_OF_TABLES) + sum(compared.values()),
         disk=disk(tasks),
         disk_free=shutil.disk_usage(folder).free,
         memory=memory(loaded),
@@ -107,6 +126,29 @@ def seconds_per_image(loaded: Loaded, name: str) -> float:
     started = time.perf_counter()
     spaces.embed(space, noise, EMBEDDED_AT_ONCE)
     return (time.perf_counter() - started) / len(noise)
+
+
+def seconds_compared(loaded: Loaded, tasks: Sequence[Task]) -> dict[str, float]:
+    """Return by space the time to find the nearest images of what is to be made, after a trial among real ones."""
+    pairs: dict[str, int] = {}
+    for task in tasks:
+        if task.cost.compared:
+            pairs[task.space] = pairs.get(task.space, 0) + task.cost.compared
+    images = max(loaded.sets.values(), key=len, default=None)
+    if images is None:
+        return {}
+    few = np.asarray(images.images[:TRIAL_COMPARED])
+    return {name: n * seconds_per_pair(loaded.spaces[name], few) for name, n in pairs.items()}
+
+
+def seconds_per_pair(space: spaces.Space, few: np.ndarray) -> float:
+    """Return the time of one query among these images, per image; what is prepared once is done before."""
+    known = spaces.features(space, "trial", spaces.embed(space, few), tuple(map(str, range(len(few)))), few)
+    asked = known.rows(np.arange(min(TRIAL_QUERIES, len(few))))
+    search(asked.rows(np.arange(1)), known, N_NEIGHBORS)
+    started = time.perf_counter()
+    search(asked, known, MEAN_OVER)
+    return (time.perf_counter() - started) / (len(asked.ids) * len(few))
 
 
 def disk(tasks: Sequence[Task]) -> int:

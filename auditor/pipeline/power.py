@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from auditor.config import Budgets
-from auditor.measuring import copies
-from auditor.measuring.facts import ONE_SIDED, SETTLES, Copying
+from auditor.measuring import copies, membership
+from auditor.measuring.facts import COPY_RULES, ONE_SIDED, SETTLES, Copying
 from auditor.stats import intervals
 
 POWER = 0.9
@@ -14,7 +14,14 @@ Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at
 WORST_SD = 0.3536  # of own_share of both twins per seed, independent twins at one half: 1 / sqrt(8)
 
 
-def statement(n_seeds: int, n_heldout: int, n_tests: int, with_lean: bool, budgets: Budgets) -> list[str]:
+def statement(
+    n_seeds: int,
+    n_heldout: int,
+    n_tests: int,
+    with_lean: bool,
+    budgets: Budgets,
+    members: tuple[int, int] | None = None,
+) -> list[str]:
     """Return the sentences of the power statement.
 
     Parameters
@@ -25,8 +32,12 @@ def statement(n_seeds: int, n_heldout: int, n_tests: int, with_lean: bool, budge
         Checkpoints times spaces, over which findings are corrected.
     with_lean
         Whether there are two trainings with their images.
+    members
+        Training images of a half and held-out images that networks are asked about; None where weights are not
+        released, or there is no network.
     """
     lines = [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_tests)] if with_lean else []
+    lines += [] if members is None else [membership_sentence(*members, budgets)]
     lines.append(shift_sentence(n_seeds, n_heldout))
     if n_seeds < budgets.least_seeds:
         lines.append(f"{n_seeds} seeds support no verdict but memorizing or undecided: give {budgets.least_seeds}.")
@@ -57,7 +68,7 @@ def detectable_lean(n_seeds: int, budgets: Budgets) -> float:
 
 def copy_sentence(n_seeds: int, n_tests: int) -> str:
     """Return which rate of copies can be found, and be shown rare."""
-    rate, needed = detectable_copies(n_seeds, n_tests), copies.groups_needed(n_tests * len(copies.RULES))
+    rate, needed = detectable_copies(n_seeds, n_tests), copies.groups_needed(n_tests * len(COPY_RULES))
     if np.isnan(rate):
         return f"With so few seeds no rate of copies can be found: a finding takes copies of {needed} distinct images."
     left = Copying(0, 2 * n_seeds, 0, 0, 1.0, 0, pairs=2 * n_seeds).rate_excluded
@@ -75,8 +86,29 @@ def detectable_copies(n_seeds: int, n_tests: int) -> float:
     """
     from scipy.stats import beta
 
-    n, needed = 2 * n_seeds, copies.groups_needed(n_tests * len(copies.RULES))
+    n, needed = 2 * n_seeds, copies.groups_needed(n_tests * len(COPY_RULES))
     return float(beta.ppf(POWER, needed, n - needed + 1)) if needed <= n else intervals.NAN
+
+
+def membership_sentence(n: int, m: int, budgets: Budgets) -> str:
+    """Return how often networks that give nobody away are shown to do so (5.4)."""
+    asked = f"{n:,} training images of a half and {m:,} held-out images"
+    if min(n, m) < membership.LEAST:
+        lacking = " and ".join(
+            f"{what} ({flag})"
+            for what, flag, have in (
+                ("training images", f"--loss-images {membership.ADVISED}", n),
+                ("held-out images", "--heldout", m),
+            )
+            if have < membership.LEAST
+        )
+        return (
+            f"With {asked} membership cannot be shown hidden, and no weights be released: it takes {membership.LEAST} "
+            f"of either; give {membership.ADVISED:,} {lacking}."
+        )
+    chance = membership.chance_hidden(n, m, budgets)
+    more = "" if chance >= POWER else f"; give {membership.ADVISED:,} held-out images and as many of each half"
+    return f"Without a leak, membership is shown hidden with {asked} in about {chance:.0%} of audits{more}."
 
 
 def shift_sentence(n_seeds: int, n_heldout: int) -> str:

@@ -148,7 +148,7 @@ def audit(
     facts = record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
     facts |= {"given": asdict(config), "scope": scope.as_record(), "budgets": asdict(budgets), "notes": notes}
-    run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
+    run.write_record(facts | {"pairs": [list(pair) for pair in pairs], "tables": run.table_digests()})
     pipeline.write_page(run)
 
 
@@ -199,8 +199,10 @@ def named_checkpoints(pair: Pair, loaded: Loaded) -> list[dict[str, Any]]:
 def prepare_same_data(config: AuditConfig, loaded: Loaded, run: RunDirectory, say: Say) -> Loaded:
     """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
     alone: dict[str, Any] = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")}
+    alone |= {name: getattr(loaded.asked.config, name) for name in ("loss_images", "loss_levels")}  # the same cells
     steps = ",".join(map(str, loaded.pair.steps))
-    plain = replace(config.without_extras(), **alone, ckpts_b=config.ckpts_a2, steps=steps, out=str(run.same_data.root))
+    given: dict[str, Any] = {"ckpts_b": config.ckpts_a2, "steps": steps, "spaces": loaded.asked.config.spaces}
+    plain = replace(config.without_extras(), **alone, **given, out=str(run.same_data.root))
     found = inputs.prepare(plain, run.same_data, say)
     missing = sorted(set(loaded.pair.steps) - set(found.pair.steps))
     if missing:

@@ -127,7 +127,18 @@ def clip_identity(record: Mapping[str, Any]) -> list[str]:
 
 
 def withheld_attacks(record: Mapping[str, Any]) -> list[str]:
-    """Return that membership attacks were not judged at 1 % for want of held-out images."""
+    """Return why membership was judged at no step; of a run of an earlier version, that attacks were not at 1 %.
+
+    Where samples alone are released: that the weights must not be.
+    """
+    if "membership" in record["checks"] and record["scope"].get("release") == "samples":
+        shown = [each["outcome"] == "hidden" for each in record["checks"]["membership"]]
+        said = "The weights themselves must not be released: membership is not shown hidden at every step."
+        return [] if all(shown) else [said]
+    if "membership" in record["checks"]:
+        steps = [set(each["reasons"]) for each in record["checks"]["membership"] if each["outcome"] == "undecided"]
+        everywhere = set.intersection(*steps) if len(steps) == len(record["scope"]["steps"]) else set()
+        return sorted(everywhere)
     if 0.01 not in record["checks"].get("attacks_withheld", []):
         return []
     return [

@@ -1,4 +1,7 @@
-"""What the losses tell of single training images, as plain data: attacks, and who is most exposed."""
+"""What networks tell of single training images, as plain data: whether membership is hidden, attacks, who is exposed.
+
+Runs of earlier versions have no outcome, no scores fixed beforehand, and a list made by p values among held-out images.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,26 @@ PICTURED = 10  # of them shown
 
 
 @dataclass(frozen=True)
+class Concluded:
+    """Whether membership is hidden at one step, and the sentences behind it."""
+
+    step: int
+    outcome: str  # hidden, exposed or undecided
+    reasons: tuple[str, ...]
+
+
+def outcomes(report: Report) -> list[Concluded]:
+    """Return what is concluded at each step; nothing in a run of an earlier version."""
+    found = report.record["checks"].get("membership", [])
+    return [
+        Concluded(each["step"], each["outcome"], (*each["reasons"], *([each["headline"]] if each["headline"] else [])))
+        for each in found
+    ]
+
+
+@dataclass(frozen=True)
 class Attacked:
-    """What the best attack found on one model at one step, or why that is withheld."""
+    """What a score or the best attack found on one model at one step, or why that is withheld."""
 
     step: int
     twin: str
@@ -32,16 +53,18 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Rate:
-    """All attacks at one false-positive rate."""
+    """All attacks, or all scores that were fixed beforehand, at one false-positive rate."""
 
     name: str  # in percent
     rows: tuple[Attacked, ...]  # none where all are withheld
     reason: str  # why all of them are withheld
 
 
-def rates(report: Report) -> list[Rate]:
-    """Return what attacks found, by false-positive rate."""
+def rates(report: Report, chosen: str = "best of many") -> list[Rate]:
+    """Return what attacks found, by false-positive rate: the best of many, or scores fixed ``beforehand``."""
     table = report.tables["attacks"]
+    how = table.chosen if "chosen" in table else pd.Series("best of many", index=table.index)  # of an earlier version
+    table = table[how == chosen]
     found = [(f"{rate:.0%}", table[table.target_fpr == rate]) for rate in RATES]
     return [rate_of(name, rows) for name, rows in found if len(rows)]
 
@@ -90,8 +113,8 @@ class Exposed:
 
     half: str
     id: str
-    ratio: str
-    p: str
+    ratio: str  # of an earlier version its own; else beyond the median of its half
+    p: str  # of an earlier version the p among held-out images; else the false discovery rate
 
 
 @dataclass(frozen=True)
@@ -115,14 +138,21 @@ def exposures(report: Report) -> list[Exposure]:
 
 def exposure(report: Report, images: pd.DataFrame, step: int, name: str) -> Exposure:
     """Return the list of one step, with pictures where there are any."""
+    of = ["value", "fdr"] if by_signs(report) else ["ratio", "p_value"]
     listed = images[images.listed.astype(bool)].sort_values(
-        ["p_value", "ratio", "half", "id"], ascending=[True, False, True, True]
+        [of[1], of[0], "half", "id"], ascending=[True, False, True, True]
     )
     first = listed.head(LISTED)
     rows = tuple(
-        Exposed(printable(r.half), printable(r.id), f"{r.ratio:.2f}", f"{r.p_value:.3f}") for r in first.itertuples()
+        Exposed(printable(r.half), printable(r.id), f"{getattr(r, of[0]):.2f}", f"{getattr(r, of[1]):.3f}")
+        for r in first.itertuples()
     )
     return Exposure(step, name, len(listed), len(images), rows, tuple(pictured(report, first))[:PICTURED])
+
+
+def by_signs(report: Report) -> bool:
+    """Return whether the list was made by wrong signs (5.5), and not, as earlier, by p values among held-out images."""
+    return "value" in report.tables["exposure"]
 
 
 def pictured(report: Report, listed: pd.DataFrame) -> Iterator[Shown]:
@@ -158,5 +188,5 @@ def no_exposure(report: Report) -> str:
     if not report.scope.with_twin:
         return "A single training was audited: how exposed an image is takes a twin that was trained without it."
     if not scope.with_train or not scope.with_heldout:
-        return "How exposed an image is takes training images and held-out images beside them."
+        return "How exposed an image is takes training images and networks that can be asked about them."
     return "This run holds no list of exposed images (exposure.parquet)."

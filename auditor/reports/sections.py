@@ -84,7 +84,7 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
     elif scope.with_twin:
         space = scope.headline_space
         wanted.append((f"twin distance ({space})", "twin_distance_ratio", "both", space, "distance"))
-    for space in scope.judged_spaces if report.with_lean else ():
+    for space in report.shown_spaces if report.with_lean else ():
         wanted.append((f"own share, {space}", "own_share", "both", space, "share"))
         if report.with_classes:
             wanted.append((f"own share in class, {space}", "own_share_in_class", "both", space, "share"))

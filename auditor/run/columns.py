@@ -169,15 +169,20 @@ ATTACKS = (
     STEP,
     Column("twin", "string", "the model that is attacked: a or b"),
     Column("target_fpr", "float64", "share of non-members that the attacker accepts to flag"),
-    Column("attack", "string", "what flags most members on the other half of the images, by direction"),
+    Column("attack", "string", "a score fixed beforehand, or what flags most members on the other half of the images"),
+    Column("chosen", "string", "beforehand, or best of many: shown, and no condition of a verdict"),
     Column("members", "int64", "training images of the model"),
-    Column("non_members", "int64", "held-out images"),
+    Column("non_members", "int64", "held-out images, without near-duplicates of training images"),
+    Column("threshold", "float64", "score above which an image is flagged; NaN where each half of the images has one"),
+    Column("hits", "int64", "members that are flagged; -1 where withheld"),
     Column("tpr", "float64", "share of members that are flagged"),
     *ends(prefix="tpr_", least=" (Clopper-Pearson)"),
+    Column("tpr_upper", "float64", "one-sided 95 % upper limit of tpr: what is compared with what is accepted"),
     Column("fpr", "float64", "share of non-members that are flagged: what the target really came to"),
-    *ends(prefix="fpr_", least=" (Clopper-Pearson)"),
+    *ends(prefix="fpr_", least=" (exact)"),
     Column("level", "float64", "confidence level of the intervals"),
-    Column("p_value", "float64", "one-sided p that members are flagged more often, both directions"),
+    Column("p_value", "float64", "one-sided p that members are flagged more often; best of many: of both directions"),
+    Column("p_corrected", "float64", "the same times scores, trainings and steps; NaN for the best of many"),
     Column("note", "string", "why there is no number, or how it was found"),
 )
 
@@ -188,8 +193,10 @@ EXPOSURE = (
     Column(
         "ratio", "float64", "ln(loss of the model without the image / of the model with it); larger is more exposed"
     ),
-    Column("p_value", "float64", "conformal p among held-out images"),
-    Column("listed", "bool", "most exposed at a false discovery rate of 10 %; about one in ten is listed wrongly"),
+    Column("value", "float64", "ratio less the median of its half; positive: its own network knows it better"),
+    Column("smooth", "float64", "the same of the linear denoisers of both halves: what a smooth model shows"),
+    Column("fdr", "float64", "least false discovery rate of a list with its group on it; NaN where no list has it"),
+    Column("listed", "bool", "on the exposed list, at a false discovery rate of 10 %; one image of a group"),
 )
 
 LAB_SWEEPS = (
@@ -201,6 +208,19 @@ LAB_SWEEPS = (
     Column("value", "float64", "the mean over sequences"),
     *ends(),
     Column("n", "int64", "number of sequences"),
+)
+
+NAMED = (
+    STEP,
+    Column("space", "string", "where nearness is measured"),
+    Column("twin", "string", "whose samples lead there: both (one list over both twins), a or b"),
+    Column("list", "string", "gap: the image stands out before all others; wide: before the nearest of the other half"),
+    Column("half", "string", "half that the image is in: a or b"),
+    TRAINING_IMAGE,
+    Column("seed", "int64", "of the sample that speaks most for the image"),
+    Column("magnitude", "float64", "how much the image stands out for that sample, 0 to 1; larger is nearer to a copy"),
+    Column("wins", "int64", "samples that are nearest to the image or to one that counts as the same"),
+    Column("q_value", "float64", "least false discovery rate at which it is listed; all are at 10 %"),
 )
 
 ONSETS = (

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from auditor.errors import AuditError
-from auditor.records import Features, Views
+from auditor.records import Features, Nearest
 from auditor.registry import lookup
 
 
@@ -37,19 +37,24 @@ class Space(Protocol):
     revision: str  # changes whenever a vector or what refines would: weights digest and preprocessing version
     metric_note: str  # one sentence: what distance means here
     # Whether vectors mean something by themselves: twin distance, KID, cells and quality exist then (NaN otherwise).
-    # A space of several views, or one that refines, has distances alone.
+    # A space of several views, one that refines or one that looks for the nearest itself has distances alone.
     vectors: bool = True
     # How far each query is from its own candidates as pictures: uint8 [n, h, w, c] and [n, m, h, w, c] -> finite
     # float64 [n, m]. Where a space has it, vectors only propose what is near, and this says how near it is.
     refine: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
-    # Where vectors hold pictures made alike, what they are as such: [n, d] -> uint8 [n, h, w, c]. These are what
-    # `refine` is given then, and no image is read again; by default it is given the images.
-    as_pictures: Callable[[np.ndarray], np.ndarray] | None = None
-    # What is compared instead of the vectors, where each of several views of one side meets each of the other's.
-    views: Views | None = None
+    # Where a space looks for the nearest itself: vectors alone say nothing then.
+    nearest: Nearest | None = None
 
     def __init__(self, settings: SpaceSettings) -> None:
         """Need nothing of the settings, unless the space says otherwise."""
+
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether it shows of pictures of this size what no other space of the default does."""
+        return True
+
+    def left_out(self, height: int, width: int, n_images: int) -> str:
+        """Return what it does not look for in pictures of this size and sets of so many, as a sentence, or nothing."""
+        return ""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return float32 ``[n, views, d]``, or ``[n, d]`` for a single view, for uint8 ``[n, h, w, c]``, 0 to 255.
@@ -115,18 +120,12 @@ def features(space: Space, of: str, vectors: np.ndarray, ids: tuple[str, ...], i
     ids
         One id per image.
     images
-        uint8 ``[n, h, w, c]``, 0 to 255; may be memory-mapped, and is read only where the space refines and its
-        vectors do not hold what it looks at.
+        uint8 ``[n, h, w, c]``, 0 to 255; may be memory-mapped, and is read only where the space refines.
     """
-    found = Features(space.name, of, vectors, ids, views=space.views)
+    found = Features(space.name, of, vectors, ids, nearest=space.nearest, points=space.vectors)
     if space.refine is None:
         return found
-    held = space.as_pictures
-
-    def pictures(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(images[rows] if held is None else held(vectors[rows]))
-
-    return replace(found, pictures=pictures, refine=space.refine)
+    return replace(found, pictures=lambda rows: np.asarray(images[rows]), refine=space.refine)
 
 
 def _check_finite(space: Space, vectors: np.ndarray, start: int) -> None:

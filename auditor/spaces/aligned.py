@@ -1,9 +1,13 @@
 """Copies in another position: mirrored, turned, zoomed, rotated, shifted, negated, in any combination.
 
 Pictures are seen at 28 x 28 pixels. The distance is the least over the product of all positions that are looked at,
-found in three looks, each at fewer candidates than the last: every reference picture at 7 x 7 cells, in 9 of the zooms
-and rotations (`auditor.neighbors` does this, with `Views`); each of the nearest at 7 x 7 cells in all of them; its best
-few at 14 x 14 cells in every shift of half a pixel. A look at fewer positions can only find a pair farther apart.
+found in four looks, each at fewer pictures than the last: every reference picture at 7 x 7 cells, in the zooms alone;
+a fifth of them in the rotations, too; the nearest of these in all zooms and rotations; its best few positions at
+14 x 14 cells in every shift, of whole pixels and then of halves. A look at fewer positions can only find a pair
+farther apart.
+
+Pictures under 12 pixels a side are seen at 14 x 14, turned, mirrored and negated only, and all are compared: what a
+shift, zoom or rotation leaves of them is no copy by any rule (docs/spaces.md).
 
 All that is multiplied is whole numbers whose sums stay below 2**24, so float32 products are exact, and a distance
 depends on its two pictures alone, not on the blocks of a search or the machine.
@@ -11,29 +15,42 @@ depends on its two pictures alone, not on the blocks of a search or the machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache, partial
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from hashlib import sha256
+from typing import TypeVar
 
 import numpy as np
 
-from auditor.records import Views
 from auditor.spaces import Space, SpaceSettings
 
+T = TypeVar("T")
+
+LEAST_SIDE = 12  # pixels of a picture that is compared in more than its symmetries
 SIDE, CELLS, COARSE = 28, 14, 7  # pixels a side of the view, cells a side where it is compared exactly, and coarsely
 REACH = 3  # pixels of the view by which pictures are shifted against each other, at most, in steps of half a pixel
 HALF_STEPS = np.arange(-2 * REACH, 2 * REACH + 1)  # shifts along one axis, in half pixels
 N_SHIFTS = len(HALF_STEPS)
-COARSE_OFFSETS = (-2.5, -0.5, 0.5, 2.5)  # pixels: no shift is farther from one than cells of four would feel
+WHOLE_SHIFTS = np.arange(N_SHIFTS**2).reshape(N_SHIFTS, N_SHIFTS)[::2, ::2].ravel()  # those of whole pixels, [49]
+FIRST_OFFSETS = (-2.0, 0.0, 2.0)  # pixels, at the first look
+COARSE_OFFSETS = (-2.5, -0.5, 0.5, 2.5)  # at those that follow: no shift is farther from one than cells of four feel
 # A picture is seen smaller (its edge filled in around it), as it is, or its middle larger. .9 and 1.11 are both what
 # is called 90 %: the picture made smaller, and nine tenths of it filling the frame.
 ZOOMS, ANGLES = (0.8, 0.9, 1.0, 1.11, 1.25), (0, 5, -5, 10, -10)
 COARSE_ZOOMS, COARSE_ANGLES = (0.85, 1.0, 1.18), (0, 7, -7)  # from each of the above to the nearest is next to nothing
-PROPOSED = 64  # reference pictures looked at more closely
-KEPT = 6  # of the 8 symmetries x 25 zooms and rotations, those in which a pair is compared exactly
+SHARE_LOOKED = 5  # the second look is at one in so many reference pictures,
+LEAST_LOOKED, MOST_LOOKED = 64, 1000  # within these
+PROPOSED = 32  # those that are looked at in all zooms and rotations
+COMPARED = 12  # those whose distance is found: more than the ranks that anything asks for
+KEPT = 4  # of the 8 symmetries x 25 zooms and rotations, those in which a pair is compared exactly
 LENGTH = 1000  # of a picture's vector of whole numbers
 BLANK = 2.0  # gray levels: a picture of a lesser standard deviation shows nothing
 LEAST_SHOWN = 0.1  # of a picture's variance: a part with less of it shows too little to be compared
 PREPARED = 8192  # reference pictures, over channels, whose zooms and rotations are held in memory at once
+REMEMBERED = 64  # searches whose positions are kept for the other part
+QUERIES_AT_ONCE, SMALL_AT_ONCE = 8, 64
 
 
 class AlignedSpace(Space):
@@ -54,110 +71,297 @@ class AlignedSpace(Space):
         """Need nothing of the settings; ``part`` is ``whole`` or ``overlap``."""
         self.overlap = part == "overlap"
         self.name = f"aligned-{part}"
-        self.revision = f"{self.name}-1"
+        self.revision = f"{self.name}-2"
         where = "the part that both cover" if self.overlap else "the whole picture"
         self.metric_note = (
             f"sqrt(2 (1 - |r|)) with r the correlation over {where}, the most over mirroring, turns, zooms, rotations "
             "and shifts."
         )
-        self.views = Views(query_views, reference_views, proposed=PROPOSED)
+
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether pictures are shifted against each other: else both parts are the same."""
+        return not self.overlap or min(height, width) >= LEAST_SIDE
+
+    def left_out(self, height: int, width: int, n_images: int) -> str:
+        """Return what pictures are too small for, or sets too large."""
+        if min(height, width) < LEAST_SIDE:
+            return (
+                f"Pictures of {height}x{width} are compared mirrored, in quarter turns and as negatives, not shifted, "
+                f"zoomed or rotated: under {LEAST_SIDE} pixels a side no rule tells such copies from other pictures."
+            )
+        if n_images // SHARE_LOOKED > MOST_LOOKED:
+            return (
+                f"Copies in another position are looked for among the {MOST_LOOKED:,} of {n_images:,} images that are "
+                f"most alike at a first look, not a {SHARE_LOOKED}th of them: of pictures rotated, shifted and zoomed "
+                "at once fewer are found."
+            )
+        return ""
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Return the pictures at 28 x 28 pixels, float32 ``[n, 784 c]`` of whole numbers 0 to 255, for uint8 ones."""
-        down, across = (resizing(size) for size in images.shape[1:3])
+        """Return the pictures at 28 x 28 pixels, float32 ``[n, 784 c]`` of whole numbers 0 to 255, for uint8 ones.
+
+        Those under 12 pixels a side: at 14 x 14, ``[n, 196 c]``.
+        """
         _, height, width, c = images.shape
+        side = SIDE if min(height, width) >= LEAST_SIDE else CELLS
+        down, across = (resizing(size, side) for size in (height, width))
         rows = (down @ image.reshape(height, width * c).astype(np.float64) for image in images)
-        small = np.stack([across @ each.reshape(SIDE, width, c) for each in rows])
+        small = np.stack([across @ each.reshape(side, width, c) for each in rows])
         return np.rint(small).clip(0, 255).reshape(len(images), -1).astype(np.float32)
 
-    def as_pictures(self, vectors: np.ndarray) -> np.ndarray:
-        """Return what `embed` made vectors of, uint8 ``[n, 28, 28, c]``: all that is compared."""
-        return np.asarray(vectors, np.uint8).reshape(len(vectors), SIDE, SIDE, -1)
-
-    def refine(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """Return the distance of each query to its own candidates, float64 ``[n, m]``.
+    def nearest(
+        self, queries: np.ndarray, reference: np.ndarray, own: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and numbers of the nearest among those that were compared, ``[n, m]``, in any order.
 
         Parameters
         ----------
-        queries, candidates
-            uint8 ``[n, 28, 28, c]`` and ``[n, m, 28, 28, c]``, as `as_pictures` gives them.
+        queries, reference
+            What `embed` returned.
+        own
+            int64 ``[n]``, the number of the reference picture that each query must not find; -1 for none.
+        k
+            How many are wanted. Where shifts are looked at, 12 are compared, whatever is wanted.
         """
-        n, m = candidates.shape[:2]
-        unique, which = distinct_parts(candidates.reshape(n * m, *candidates.shape[2:]))
-        if n > 1 and len(unique) * queries.shape[3] > PREPARED:
-            halves = (slice(None, n // 2), slice(n // 2, None))
-            return np.concatenate([self.refine(queries[each], candidates[each]) for each in halves])
-        positions = np.stack([standard_cells(each) for each in warped(unique, ZOOMS, ANGLES)], axis=1)
-        coarse = np.stack([coarse_of_cells(positions[:, w]) for w in range(positions.shape[1])])
-        shifted = shifted_cells(queries)
-        looked = views_of_cells(shifted)
-        rows = zip(shifted, looked, which.reshape(n, m), strict=True)
-        return np.stack([self.nearest(grid, look, positions, coarse, own) for grid, look, own in rows])
+        if queries.shape[1] in (CELLS**2, 3 * CELLS**2):
+            return nearest_turned(queries, reference, own, k)
+        positions = remembered(_positions, positions_of, queries, reference, own)
+        found = np.empty(positions.pictures.shape)
+        in_every_position = among(reference)
+        for rows in blocks(len(queries)):
+            known, at = in_every_position(positions.pictures[rows])
+            warps, turns = (each[rows].astype(np.intp) for each in (positions.warps, positions.symmetries))
+            grid = shifted_cells(queries[rows].reshape(len(at), SIDE, SIDE, -1))
+            shown = known.cells[at[:, :, None], warps]
+            shown = np.take_along_axis(shown, turned_cells(grid.shape[-1])[turns], axis=3).astype(np.float32)
+            found[rows] = most_alike(grid, shown, 8 * warps + turns, self.overlap)
+        return np.sqrt(np.maximum(2 - 2 * found, 0)), positions.pictures
 
-    def nearest(
-        self, grid: np.ndarray, look: np.ndarray, positions: np.ndarray, coarse: np.ndarray, own: np.ndarray
-    ) -> np.ndarray:
-        """Return the distance of one query to its candidates, float64 ``[m]``.
 
-        ``grid`` is one of `shifted_cells`, ``look`` of `views_of_cells`; ``positions``, int16 ``[n, 25, 14, 14, c]``,
-        and ``coarse``, float32 ``[25, n, 49]``, are the references in every zoom and rotation, ``own`` the candidates.
-        """
-        alike = np.abs(look @ coarse[:, own].transpose(0, 2, 1))  # [25, views, m]
-        best = alike.reshape(len(coarse), 8, -1, len(own)).max(axis=2).reshape(-1, len(own))  # [25 x 8, m]
-        chosen = np.argpartition(-best, KEPT, axis=0)[:KEPT]
-        warp, symmetry = np.divmod(chosen, 8)
-        found = np.zeros(chosen.shape)
-        for s, turned in enumerate(symmetries(grid)):
-            at = np.nonzero(symmetry == s)
-            if len(at[0]):
-                found[at] = self.most_alike(turned, positions[own[at[1]], warp[at]], warp[at])
-        return np.sqrt(np.maximum(2 - 2 * found.max(axis=0), 0))
+def nearest_turned(
+    queries: np.ndarray, reference: np.ndarray, own: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `AlignedSpace.nearest` does for small pictures, in eight symmetries: all of them are compared."""
+    known, asked = (small_pictures(each) for each in (reference, queries))
+    turned = known[:, turned_cells(known.shape[1] // CELLS**2)].swapaxes(0, 1).reshape(-1, known.shape[1])  # [8 x n, d]
+    lengths, others = (np.square(each).sum(axis=1, dtype=np.float64) for each in (asked, known))
+    m = min(len(known), k + 1)  # the query itself may be among them
+    distances, numbers = np.empty((len(asked), m)), np.empty((len(asked), m), np.int64)
+    for start in range(0, len(asked), SMALL_AT_ONCE):
+        rows = slice(start, start + SMALL_AT_ONCE)
+        product = (asked[rows] @ turned.T).reshape(-1, 8, len(known))
+        alike = np.maximum(product.max(axis=1), -product.min(axis=1)).astype(np.float64)
+        r = alike / np.sqrt(np.maximum(lengths[rows, None] * others, 1))
+        found = np.sqrt(np.maximum(2 - 2 * r, 0))
+        numbers[rows] = np.argsort(found, axis=1, kind="stable")[:, :m]
+        distances[rows] = np.take_along_axis(found, numbers[rows], axis=1)
+    return distances, numbers
 
-    def most_alike(self, grid: np.ndarray, known: np.ndarray, warp: np.ndarray) -> np.ndarray:
-        """Return the largest |r| over all shifts, float64 ``[m]``, of one query and ``known``, int16 [m, 14, 14, c]."""
-        c = grid.shape[-1]
-        shift_masks, of_shift, warp_masks = masks(self.overlap)
-        within, covered = np.repeat(shift_masks, c, axis=1), np.repeat(warp_masks, c, axis=1)
-        moved = grid.reshape(-1, c)[shift_index()].reshape(len(of_shift), -1) * within[of_shift]
-        shown = known.reshape(len(known), -1) * covered[warp]
-        product = moved @ shown.T  # [169, m], as all that follows; float32 suffices to choose the shift
-        n = (within @ covered.T)[:, warp][of_shift]
-        sums, squares = moved @ covered.T, np.square(moved, dtype=np.float64) @ covered.T
-        other_sums, other_squares = within @ shown.T, within @ np.square(shown).T
-        spread = (squares - sums.astype(np.float64) ** 2 / (within @ covered.T)[of_shift]).astype(np.float32)[:, warp]
-        other_spread = (other_squares - other_sums**2 / (within @ covered.T)[:, warp])[of_shift]
-        common = product - sums[:, warp] * other_sums[of_shift] / n
-        least = LEAST_SHOWN * LENGTH**2
-        r2 = common**2 / np.where(np.minimum(spread, other_spread) > least, spread * other_spread, np.inf)
-        best, rows = r2.argmax(axis=0), np.arange(len(known))
-        shown_enough = r2[best, rows] > 0
-        n, total, other = (
-            each.astype(np.float64) for each in (n[best, rows], sums[best, warp], other_sums[of_shift[best], rows])
+
+def small_pictures(vectors: np.ndarray) -> np.ndarray:
+    """Return small pictures as vectors of length 1,000, whole numbers float32 ``[n, 196 c]``; zeros for blank ones."""
+    pictures = vectors.reshape(len(vectors), CELLS, CELLS, -1).astype(np.int64)
+    return standard(pictures, pictures, 1).reshape(len(vectors), -1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which reference pictures are compared with each query, and in which positions."""
+
+    pictures: np.ndarray  # int64 [n, m]
+    warps: np.ndarray  # int8 [n, m, kept]: numbers of a zoom and rotation of the reference picture
+    symmetries: np.ndarray  # int8 [n, m, kept]: numbers of a symmetry of the query
+
+
+class Known:
+    """Some reference pictures in every zoom and rotation."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        pictures = vectors.reshape(len(vectors), SIDE, SIDE, -1)
+        warps = [standard_cells(each) for each in warped(pictures, ZOOMS, ANGLES)]
+        self.looks = np.stack([coarse_of_cells(each) for each in warps], axis=1)  # float32 [n, 25, 49]
+        self.cells = np.stack([each.reshape(len(each), -1) for each in warps], axis=1)  # int16 [n, 25, 196 c]
+
+
+class Coarse:
+    """All reference pictures, as the first looks see them: float32 ``[n, 9, 49]``, rotations of a zoom together."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        pictures = vectors.reshape(len(vectors), SIDE, SIDE, -1)
+        seen = warped(pictures, COARSE_ZOOMS, COARSE_ANGLES)
+        self.views = np.stack([coarse_of_cells(standard_cells(each)) for each in seen], axis=1)
+
+    @cached_property
+    def unrotated(self) -> np.ndarray:
+        """Views of the zooms alone, float32 ``[3, 49, n]``."""
+        return np.ascontiguousarray(self.views[:, :: len(COARSE_ANGLES)].transpose(1, 2, 0))
+
+
+_known: OrderedDict[tuple[bytes, ...], Known] = OrderedDict()
+_coarse: OrderedDict[tuple[bytes, ...], Coarse] = OrderedDict()
+_positions: OrderedDict[tuple[bytes, ...], Positions] = OrderedDict()
+
+
+def remembered(memory: OrderedDict[tuple[bytes, ...], T], make: Callable[..., T], *arrays: np.ndarray) -> T:
+    """Return what ``make`` returns for these arrays, made once for equal contents as long as it is remembered.
+
+    The two parts of the space ask for the same positions, and every checkpoint for the same reference pictures.
+    """
+    name = tuple(sha256(np.ascontiguousarray(each).tobytes()).digest() for each in arrays)
+    if name not in memory:
+        memory[name] = make(*arrays)
+    memory.move_to_end(name)
+    while len(memory) > REMEMBERED:
+        memory.popitem(last=False)
+    return memory[name]
+
+
+def known_of(vectors: np.ndarray) -> Known:
+    """Return reference pictures in every zoom and rotation; those that were asked for before are kept, if few."""
+    found = remembered(_known, Known, vectors)
+    while len(_known) > 1 and sum(each.cells.shape[2] * len(each.cells) for each in _known.values()) > PREPARED * 196:
+        _known.popitem(last=False)
+    return found
+
+
+def among(reference: np.ndarray) -> Callable[[np.ndarray], tuple[Known, np.ndarray]]:
+    """Return a function that returns reference pictures, all or those chosen, and where the chosen stand among them."""
+    if reference.size <= PREPARED * SIDE**2:
+        whole = known_of(reference)
+        return lambda chosen: (whole, chosen)
+
+    def some(chosen: np.ndarray) -> tuple[Known, np.ndarray]:
+        each, at = np.unique(chosen, return_inverse=True)
+        return Known(reference[each]), at.reshape(chosen.shape)
+
+    return some
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Yield the rows of a few queries at a time."""
+    for start in range(0, n, QUERIES_AT_ONCE):
+        yield slice(start, min(start + QUERIES_AT_ONCE, n))
+
+
+def positions_of(queries: np.ndarray, reference: np.ndarray, own: np.ndarray) -> Positions:
+    """Return which reference pictures are to be compared with each query, and how; see the module's first lines."""
+    coarse, in_every_position, found = remembered(_coarse, Coarse, reference), among(reference), []
+    for rows in blocks(len(queries)):
+        gray = shifted_cells(queries[rows].reshape(rows.stop - rows.start, SIDE, SIDE, -1)).sum(axis=3, keepdims=True)
+        views = views_of_cells(gray, COARSE_OFFSETS)
+        looked = proposed(views_of_cells(gray, FIRST_OFFSETS), views, coarse, own[rows])
+        known, at = in_every_position(looked)
+        alike = most_alike_views(views, known.looks[at].reshape(len(at), -1, COARSE**2))
+        alike = alike.reshape(len(at), 8, looked.shape[1], -1).transpose(0, 2, 1, 3).reshape(*at.shape, -1)
+        nearest = largest(alike.max(axis=2), COMPARED)  # of 8 symmetries x 25 zooms and rotations
+        symmetry, warp = np.divmod(
+            largest(np.take_along_axis(alike, nearest[:, :, None], axis=1), KEPT), len(ZOOMS) * len(ANGLES)
         )
-        common = n * product[best, rows] - total * other
-        spreads = (n * squares[best, warp] - total**2) * (n * other_squares[of_shift[best], rows] - other**2)
-        return np.where(shown_enough, np.abs(common) / np.sqrt(np.where(shown_enough, spreads, 1)), 0)
+        found.append((np.take_along_axis(looked, nearest, axis=1), warp.astype(np.int8), symmetry.astype(np.int8)))
+    return Positions(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
 
-def query_views(vectors: np.ndarray) -> np.ndarray:
-    """Return 128 views of each picture, float32 ``[n, 128, 49]``: 8 symmetries, each at 16 offsets."""
-    return views_of_cells(shifted_cells(vectors.reshape(len(vectors), SIDE, SIDE, -1)))
+def proposed(first: np.ndarray, views: np.ndarray, coarse: Coarse, own: np.ndarray) -> np.ndarray:
+    """Return the numbers of the reference pictures that come nearest in two looks, int64 ``[n, 32]`` or fewer.
+
+    ``first`` and ``views`` are those of the queries, float32 ``[n, offsets x 8, 49]``, at few offsets and at more.
+    """
+    n = len(coarse.views)
+    alike = np.zeros((len(first), n), np.float32)
+    flat = first.reshape(-1, COARSE**2)
+    for view in coarse.unrotated:
+        product = (flat @ view).reshape(*first.shape[:2], -1)
+        np.maximum(alike, np.maximum(product.max(axis=1), -product.min(axis=1)), out=alike)
+    alike[np.flatnonzero(own >= 0), own[own >= 0]] = -1
+    some = largest(alike, max(LEAST_LOOKED, min(MOST_LOOKED, n // SHARE_LOOKED)))
+    if some.shape[1] > PROPOSED:
+        seen = coarse.views[some].reshape(len(some), -1, COARSE**2)
+        alike = most_alike_views(views, seen).max(axis=1).reshape(*some.shape, -1).max(axis=2)
+        alike[some == own[:, None]] = -1
+        some = np.take_along_axis(some, largest(alike, PROPOSED), axis=1)
+    return some
 
 
-def reference_views(vectors: np.ndarray) -> np.ndarray:
-    """Return 9 views of each picture, float32 ``[n, 9, 49]``: 3 zooms, each in 3 rotations."""
-    seen = warped(vectors.reshape(len(vectors), SIDE, SIDE, -1), COARSE_ZOOMS, COARSE_ANGLES)
-    return np.stack([coarse_of_cells(standard_cells(each)) for each in seen], axis=1)
+def most_alike_views(views: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return the largest product over offsets, negated or not, float32 ``[n, 8, m]``.
+
+    ``views`` is float32 ``[n, offsets x 8, 49]``, ``seen`` ``[n, m, 49]``.
+    """
+    product = (views @ seen.transpose(0, 2, 1)).reshape(len(views), -1, 8 * seen.shape[1])
+    return np.maximum(product.max(axis=1), -product.min(axis=1)).reshape(len(views), 8, -1)
+
+
+def largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the places of the k largest along the last axis, in no order."""
+    if k >= values.shape[-1]:
+        return np.broadcast_to(np.arange(values.shape[-1]), values.shape).copy()
+    return np.argpartition(-values, k - 1, axis=-1)[..., :k]
+
+
+def most_alike(grid: np.ndarray, shown: np.ndarray, kind: np.ndarray, overlap: bool) -> np.ndarray:
+    """Return the largest |r|, float64 ``[n, m]``: over positions and whole pixels, then half a pixel around the best.
+
+    Parameters
+    ----------
+    grid
+        One of `shifted_cells`, ``[n, 65, 65, c]``.
+    shown
+        Cells of what each query is compared with, turned as the query would be, float32 ``[n, m, kept, 196 c]``.
+    kind
+        Number of the zoom and rotation x 8 + number of the symmetry, int64 ``[n, m, kept]``.
+    overlap
+        Whether only those cells count that both cover.
+    """
+    (n, m, kept), c = kind.shape, grid.shape[-1]
+    cells, flat = grid.reshape(n, -1, c), shown.reshape(n, m * kept, -1)
+    within, covered = masks(c)
+    moved = cells[:, shift_index()[WHOLE_SHIFTS]].reshape(n, len(WHOLE_SHIFTS), -1)
+    covers = covered[kind.reshape(n, -1)] if overlap else None
+    r2 = squared_correlation(moved, flat, within[WHOLE_SHIFTS] if overlap else None, covers, np.float32)
+    best = r2.reshape(n, -1, m, kept).transpose(0, 2, 1, 3).reshape(n * m, -1).argmax(axis=1)  # [n m] of shifts x kept
+    shifts, position = near_shifts()[best // kept], best % kept  # [n m, 9], [n m]
+    rows = np.repeat(np.arange(n), m)
+    moved = cells[rows[:, None, None], shift_index()[shifts]].reshape(n * m, shifts.shape[1], -1)
+    flat = shown.reshape(n * m, kept, -1)[np.arange(n * m), position][:, None]
+    covers = covered[kind.reshape(n * m, kept)[np.arange(n * m), position]][:, None] if overlap else None
+    r2 = squared_correlation(moved, flat, within[shifts] if overlap else None, covers, np.float64)
+    return np.sqrt(r2.max(axis=(1, 2))).reshape(n, m)
+
+
+def squared_correlation(
+    moved: np.ndarray, shown: np.ndarray, within: np.ndarray | None, covers: np.ndarray | None, kind: type
+) -> np.ndarray:
+    """Return r**2, ``[n, s, m]`` of type ``kind``, of cells ``[n, s, d]`` with cells ``[n, m, d]``.
+
+    ``within``, ``[s, d]`` or ``[n, s, d]``, and ``covers``, ``[n, m, d]``, are 1 where cells count; None: all do. Where
+    either shows too little, 0.
+    """
+    if within is None or covers is None:
+        n = np.full((1, 1, 1), moved.shape[2], np.float32)
+        total, squares = moved.sum(axis=2)[:, :, None], np.square(moved, dtype=np.float64).sum(axis=2)[:, :, None]
+        other, other_squares = (each.sum(axis=2)[:, None] for each in (shown, np.square(shown)))
+    else:
+        across = covers.transpose(0, 2, 1)
+        moved, shown, n = moved * within, shown * covers, within @ across
+        total, squares = moved @ across, np.square(moved, dtype=np.float64) @ across
+        other, other_squares = (within @ each.transpose(0, 2, 1) for each in (shown, np.square(shown)))
+    n, total, other = (each.astype(kind) for each in (n, total, other))
+    common = (n * (moved @ shown.transpose(0, 2, 1)).astype(kind) - total * other) ** 2
+    spread = (n * squares - np.square(total, dtype=np.float64)).astype(kind)
+    other_spread = n * other_squares.astype(kind) - other**2
+    least = LEAST_SHOWN * LENGTH**2 * n
+    shows = (spread > least) & (other_spread > least)
+    return np.asarray(common / np.where(shows, spread * other_spread, np.inf))
 
 
 @cache
-def resizing(size: int) -> np.ndarray:
-    """Return the weights of ``size`` pixels in 28, float64 ``[28, size]``: bilinear, over all that a pixel covers.
+def resizing(size: int, side: int) -> np.ndarray:
+    """Return the weights of ``size`` pixels in ``side``, float64 ``[side, size]``: bilinear, over all a pixel covers.
 
     They are multiples of 2**-14: sums with pixels are exact, so no batch can change a bit of them.
     """
-    scale = size / SIDE
-    centers = (np.arange(SIDE) + 0.5) * scale - 0.5
+    scale = size / side
+    centers = (np.arange(side) + 0.5) * scale - 0.5
     weights = np.maximum(0, 1 - np.abs(np.arange(size) - centers[:, None]) / max(1, scale))
     return np.asarray(np.rint(weights / weights.sum(axis=1, keepdims=True) * 2**14) / 2**14)
 
@@ -259,24 +463,40 @@ def shift_index() -> np.ndarray:
 
 
 @cache
-def masks(overlap: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which cells count in a comparison: all of them, unless only the overlap does.
+def near_shifts() -> np.ndarray:
+    """Return for each shift by whole pixels those within half a pixel of it, int64 ``[49, 9]``."""
+    down, right = np.divmod(WHOLE_SHIFTS, N_SHIFTS)
+    steps = np.array([-1, 0, 1])
+    down, right = ((each[:, None] + steps).clip(0, N_SHIFTS - 1) for each in (down, right))
+    return (down[:, :, None] * N_SHIFTS + right[:, None]).reshape(len(WHOLE_SHIFTS), -1)
+
+
+@cache
+def masks(c: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which cells both of two pictures cover.
 
     Returns
     -------
     tuple
-        The cells that a shifted picture covers, float32 ``[kinds, 196]``; of which kind each shift is, int64 ``[169]``;
-        and the cells that a zoomed and rotated picture covers, float32 ``[25, 196]``.
+        The cells that a picture covers in each shift, float32 ``[169, 196 c]``, and those that a zoomed and rotated one
+        covers that is turned as the other would be, ``[25 x 8, 196 c]``.
     """
     first = 2 * np.arange(CELLS) - HALF_STEPS[:, None] / 2  # [13, 14] rows of the picture
     inside = (first >= 0) & (first + 1 <= SIDE - 1)
     within = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(N_SHIFTS**2, CELLS**2)
     tables = [warp_table(zoom, angle)[2] for zoom in ZOOMS for angle in ANGLES]
     covered = np.array([each.reshape(CELLS, 2, CELLS, 2).all(axis=(1, 3)).ravel() for each in tables])
-    if not overlap:
-        within, covered = np.ones_like(within), np.ones_like(covered)
-    kinds, of_shift = np.unique(within, axis=0, return_inverse=True)
-    return kinds.astype(np.float32), of_shift.ravel(), covered.astype(np.float32)
+    turned = covered[:, turned_cells(1)].reshape(-1, CELLS**2)
+    first_cells, turned_too = (np.repeat(each.astype(np.float32), c, axis=1) for each in (within, turned))
+    return first_cells, turned_too
+
+
+@cache
+def turned_cells(c: int) -> np.ndarray:
+    """Return for each symmetry the places of a picture's cells once it is undone, int64 ``[8, 196 c]``."""
+    places = np.arange(CELLS**2).reshape(CELLS, CELLS, 1)
+    undone = np.array([np.argsort(each.ravel()) for each in symmetries(places)])
+    return (undone[:, :, None] * c + np.arange(c)).reshape(8, -1)
 
 
 def symmetries(pictures: np.ndarray) -> Iterator[np.ndarray]:
@@ -287,14 +507,22 @@ def symmetries(pictures: np.ndarray) -> Iterator[np.ndarray]:
                 yield turned[..., ::vertical, ::horizontal, :]
 
 
-def views_of_cells(grid: np.ndarray) -> np.ndarray:
-    """Return the coarse views of `shifted_cells`: 8 symmetries, each at 16 offsets, float32 ``[n, 128, 49]``."""
-    gray = grid.sum(axis=3, keepdims=True)
-    along = [round(2 * (offset + REACH)) for offset in COARSE_OFFSETS]
-    at = [down * N_SHIFTS + right for down in along for right in along]
-    index = shift_index()[at]
-    views = [coarse_of_cells(each.reshape(len(grid), -1)[:, index]) for each in symmetries(gray)]
-    return np.concatenate(views, axis=1)
+def views_of_cells(gray: np.ndarray, offsets: tuple[float, ...]) -> np.ndarray:
+    """Return the coarse views of gray `shifted_cells`: every offset in 8 symmetries, float32 ``[n, offsets x 8, 49]``.
+
+    Offsets are the same in every direction, so that a view of a turned picture is a turned view of the picture.
+    """
+    along = [round(2 * (offset + REACH)) for offset in offsets]
+    index = shift_index()[[down * N_SHIFTS + right for down in along for right in along]]
+    views = coarse_of_cells(gray.reshape(len(gray), -1)[:, index])
+    return views[:, :, turned_places()].reshape(len(gray), -1, COARSE**2)
+
+
+@cache
+def turned_places() -> np.ndarray:
+    """Return for each symmetry where the parts of a coarse view come from, int64 ``[8, 49]``."""
+    places = np.arange(COARSE**2).reshape(COARSE, COARSE, 1)
+    return np.array([each.ravel() for each in symmetries(places)])
 
 
 def coarse_of_cells(cells: np.ndarray) -> np.ndarray:
@@ -309,14 +537,6 @@ def coarse_of_cells(cells: np.ndarray) -> np.ndarray:
     centered = COARSE**2 * parts - parts.sum(axis=1, keepdims=True)
     length = np.sqrt(np.square(centered, dtype=np.float64).sum(axis=1, keepdims=True))
     return np.rint(centered * (LENGTH / np.maximum(length, 1))).astype(np.float32).reshape(*shape, -1)
-
-
-def distinct_parts(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pictures once each, and for every one its place among them, int64 ``[n]``."""
-    places: dict[bytes, int] = {}
-    which = np.array([places.setdefault(each.tobytes(), len(places)) for each in pictures])
-    first = np.unique(which, return_index=True)[1]
-    return pictures[first], which
 
 
 whole, overlap = partial(AlignedSpace, part="whole"), partial(AlignedSpace, part="overlap")

@@ -33,14 +33,23 @@ class WindowSpace(Space):
     direction of its own, drawn from the bytes of the picture, in 16 coordinates that are 0 for all others: its
     distance is 1.414 from every window that is not blank, 0 from that of the very same picture, and from other blank
     ones anything about 1.414, hence no copy.
+
+    Windows are there to find copies and leans. How a part is distributed is not asked: eight times KID, precision and
+    the like would cost more than all distances.
     """
+
+    vectors = False
 
     def __init__(self, settings: SpaceSettings, part: str) -> None:
         """Need nothing of the settings; ``part`` is a key of `PARTS`."""
         self.part, self.name = part, f"window-{part}"
-        self.revision = f"{self.name}-1"
+        self.revision = f"{self.name}-2"
         self.metric_note = f"sqrt(2 (1 - r)) with r the Pearson correlation within one window: {PARTS[part]}."
         self.correlation = open_space("correlation", settings)
+
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether there are windows at all."""
+        return min(height, width) >= LEAST_SIDE
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Return unit vectors, float32 ``[n, pixels of the window * c + 16]``, for uint8 ``[n, h, w, c]``, 0 to 255."""

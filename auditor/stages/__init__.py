@@ -41,6 +41,7 @@ class Cost:
 
     calls: int = 0  # of networks, at the run's batch size
     embedded: int = 0  # pictures that its space embeds
+    compared: int = 0  # pairs of pictures whose distance in its space is asked for
     bytes: int = 0  # on disk, in the end
     parts: int = 0  # on disk, while it is made
     scratch: int = 0  # on disk, until what needs it is made

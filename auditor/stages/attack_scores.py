@@ -292,7 +292,7 @@ def all_times(asked: Asked) -> dict[str, np.ndarray]:
     if not (asked.with_losses and asked.scope.with_train and asked.scope.with_heldout):
         return {}
     quick = asked.config.quick
-    if quick and min(asked.config.loss_images, asked.sets["heldout"].originals) < WORTHWHILE:
+    if quick and min(asked.loss_images, asked.sets["heldout"].originals) < WORTHWHILE:
         return {}
     return attack_times_of(asked, with_steps=not quick)
 

@@ -13,15 +13,12 @@ from auditor.seeds import derived_seed
 
 def image_counts(asked: Asked, n: int) -> dict[str, int]:
     """Return how many images of each set are taken where ``n`` are asked for: no mirrored, shared or blank ones."""
-    return {
-        name: min(n, each.originals if each.pooled_originals is None else each.pooled_originals)
-        for name, each in asked.sets.items()
-    }
+    return {name: each.asked_about(n) for name, each in asked.sets.items()}
 
 
 def loss_counts(asked: Asked) -> dict[str, int]:
     """Return on how many images of each set the loss is measured."""
-    return image_counts(asked, asked.config.loss_images)
+    return image_counts(asked, asked.loss_images)
 
 
 def eligible_rows(loaded: Loaded, name: str, n: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from auditor.stages.bench import Bench
 REVISION = 1
 DRAWN_AT_ONCE = 64
 N_SMOOTH = 4000  # images of the smooth reference per half
+N_SMOOTH_AMONG_MANY = 2000  # of these, where distances alone are found: in ten spaces, at a cost that tells
 N_COPIES = 512  # images of the copier per half
 COPY_NOISE = 2.0  # standard deviation of the copier's noise, gray levels of 255
 
@@ -57,6 +58,11 @@ def gaussian(bench: Bench, twin: str) -> Gaussian:
 def n_images(name: str) -> int:
     """Return how many images a control has."""
     return N_SMOOTH if name.startswith("smooth") else N_COPIES
+
+
+def n_compared(name: str, distances_alone: bool) -> int:
+    """Return how many images of a control are compared with others in a space."""
+    return min(n_images(name), N_SMOOTH_AMONG_MANY) if distances_alone else n_images(name)
 
 
 def with_images(scope: Scope) -> list[str]:

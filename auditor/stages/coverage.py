@@ -39,6 +39,10 @@ class Coverage(Stage):
         """Wherever there are held-out images."""
         return asked.scope.with_heldout
 
+    def wanted(self, asked: Asked) -> Iterator[tuple[str, str]]:
+        """Yield every checkpoint in the spaces where it is told how samples are spread."""
+        yield from ((of, space) for of, space in super().wanted(asked) if space in asked.scope.compared_spaces)
+
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of held-out images."""
         return asked.sets["heldout"].images

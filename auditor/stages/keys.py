@@ -52,7 +52,7 @@ def network(asked: Asked, of: str) -> dict[str, Any]:
         "revision": [noise.REVISION, denoising.REVISION],
         "checkpoint": asked.checkpoints[of],
         "scheduler": dict(asked.scheduler),
-        "images": asked.config.loss_images,
+        "images": asked.loss_images,
         "times": asked.times.tolist(),
         "seed": asked.config.seed,
         "sets": {name: asked_images(asked, name) | restricted[name] for name in asked.sets},
@@ -65,6 +65,11 @@ def network(asked: Asked, of: str) -> dict[str, Any]:
 def of_features(asked: Asked, space: str, of: dict[str, Any]) -> dict[str, Any]:
     """Return what determines the features of samples or of an image set; ``of`` is their key."""
     return {"stage": "features", "space": space, "revision": asked.spaces[space].revision, "of": of}
+
+
+def of_spread(asked: Asked, space: str) -> dict[str, Any]:
+    """Return whether pictures are compared with held-out images, too, in a space of which that is not always asked."""
+    return {} if space in asked.scope.vector_spaces else {"spread": space in asked.scope.compared_spaces}
 
 
 def of_references(asked: Asked) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from auditor.neighbors import paired_distance, search, shifted_distance
 from auditor.records import Features, Neighbors, other_twin
 from auditor.run import columns, places
 from auditor.scope import control_names
-from auditor.stages import Item, Stage, Task, cells, controls, features, halves, keys, stage
+from auditor.stages import Cost, Item, Stage, Task, cells, controls, features, halves, keys, stage
 from auditor.stages.bench import Bench
 from auditor.stages.classes import NO_CLASS
 from auditor.stages.halves import (
@@ -182,12 +182,18 @@ class SampleEvidence(Stage):
             "samples": keys.of_features(asked, space, samples.key(asked, of, "")),
             **({"twin_samples": samples.key(asked, twin_of(of), "")} if paired(asked) else {}),
             "n_samples": asked.n_samples,
+            **keys.of_spread(asked, space),
             **keys.of_references(asked),
         }
 
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return the number of pictures."""
         return asked.n_samples
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the rows, and the distances to every image of every set."""
+        n, known = self.rows(asked, of) or 0, sum(each.images for each in asked.sets.values())
+        return Cost(bytes=self.row_bytes * n, compared=n * known)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest images of every sample."""
@@ -199,7 +205,7 @@ class SampleEvidence(Stage):
             samples=features.of_samples(bench, space, task.of),
             twin_samples=features.of_samples(bench, space, twin_of(task.of)) if paired(asked) else None,
             references=halves.by_role(bench, space, task.twin),
-            heldout=heldout,
+            heldout=heldout if space in asked.scope.compared_spaces else None,
             seeds=asked.seeds,
             saturated=saturated(pictures),
             kid_term=bench.once("kid", space, make=lambda: kid_heldout_term(heldout))
@@ -236,14 +242,23 @@ class ControlEvidence(SampleEvidence):
             "samples": keys.of_features(asked, space, source),
             "of": of,
             **keys.of_references(asked),
+            **({"images": self.compared(asked, of, space)} if space in asked.scope.distance_spaces else {}),
             "seed": asked.config.seed,
         }
 
-    def rows(self, asked: Asked, of: str) -> int | None:
-        """Return the number of pictures."""
+    def compared(self, asked: Asked, of: str, space: str) -> int:
+        """Return how many images of a control are compared with others in a space."""
         if of.startswith("heldout"):
             return asked.sets["heldout"].images // features.HELDOUT_FOLDS
-        return controls.n_images(of)
+        return controls.n_compared(of, space in asked.scope.distance_spaces)
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return the bytes of the rows, and the distances to every image of every set."""
+        n, known = self.compared(asked, of, space), sum(each.images for each in asked.sets.values())
+        return Cost(bytes=self.row_bytes * n, compared=n * known)
+
+    def rows(self, asked: Asked, of: str) -> None:
+        """Return nothing: how many rows there are differs from space to space, and the key tells it."""
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest images of every picture of the control."""
@@ -253,7 +268,10 @@ class ControlEvidence(SampleEvidence):
         if bench.asked.scope.with_twin:
             twins = features.of_control(bench, task.space, task.of[:-1] + other_twin(twin))
         references = halves.by_role(bench, task.space, twin)
-        yield from bench.write_rows(task, sample_rows(mine, twins, references, None, np.arange(len(mine.ids))))
+        first = np.arange(self.compared(bench.asked, task.of, task.space))
+        if len(first) < len(mine.ids):
+            mine, twins = mine.rows(first), twins and twins.rows(first)
+        yield from bench.write_rows(task, sample_rows(mine, twins, references, None, first))
 
 
 def paired(asked: Asked) -> bool:

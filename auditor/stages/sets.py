@@ -83,8 +83,12 @@ def heldout_rows(
     references: Mapping[str, Reference],
     n_samples: int = MANY,
     classes: np.ndarray | None = None,
+    spread: bool = True,
 ) -> dict[str, Any]:
-    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone."""
+    """Return the columns of the held-out table; ``references`` holds halves ``a`` and ``b``, or ``a`` alone.
+
+    How held-out images are spread among themselves and training images is found where ``spread`` says so, else NaN.
+    """
     data: dict[str, Any] = blank(HELDOUT, len(heldout.ids)) | {"id": list(heldout.ids)}
     data["class"] = class_column(classes, len(heldout.ids))
     for twin, reference in references.items():
@@ -95,7 +99,11 @@ def heldout_rows(
         data[f"{twin}_outside_distance"] = outside_distance(heldout, reference, full)
         data[f"{twin}_cell"] = cells.assign(heldout.vectors, reference.centers)
         data[f"{twin}_class_distance"] = of_class(heldout, classes, reference, full)[1]
-        data[f"cover_{twin}_distance"] = search(heldout, features.subset(reference.pool, n_samples), 1).distances[:, 0]
+        if spread:
+            few = features.subset(reference.pool, n_samples)
+            data[f"cover_{twin}_distance"] = search(heldout, few, 1).distances[:, 0]
+    if not spread:
+        return data
     within = search(heldout, heldout, COVERAGE_K, exclude_self=True)
     return data | {f"within_distance_{COVERAGE_K}": within.distances[:, COVERAGE_K - 1]}
 
@@ -185,24 +193,27 @@ class SetEvidence(Stage):
             "of": of,
             "space": keys.of_features(asked, space, {}),
             "n_samples": asked.n_samples,
+            **keys.of_spread(asked, space),
             **keys.of_references(asked),
         }
 
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
-        """Return the bytes of the table."""
-        pooled = sum(each.pooled or 0 for each in asked.sets.values())
-        return Cost(bytes=nearest.STAGE.row_bytes * (asked.sets[of].images if of in asked.sets else pooled))
+        """Return the bytes of the table, and the distances to every image of every set."""
+        pooled, known = (sum(getattr(each, name) or 0 for each in asked.sets.values()) for name in ("pooled", "images"))
+        n = asked.sets[of].images if of in asked.sets else pooled
+        return Cost(bytes=nearest.STAGE.row_bytes * n, compared=n * known)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Write the table of one set, or of the pool."""
         loaded, references = bench.loaded, halves.by_half(bench, task.space)
         heldout = features.of_heldout(bench, task.space)
+        spread = task.space in bench.asked.scope.compared_spaces
         if task.of == "heldout" and heldout is not None:
             n = min(bench.asked.n_samples, len(references["a"].pool.ids))
-            columns, data = HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"))
+            columns, data = HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"), spread)
         elif task.of == POOL:
             pixels = {twin: pixel_facts(loaded.sets[f"train-{twin}"].images) for twin in references}
-            columns, data = POOL_IMAGES, pool_rows(references, pixels, heldout)
+            columns, data = POOL_IMAGES, pool_rows(references, pixels, heldout if spread else None)
         else:
             half = references[task.of[-1]]
             columns, data = TRAIN, train_rows(half, loaded.digests[task.of], clusters_of(half))

@@ -90,14 +90,15 @@ def judge(audit: Audit, copies: bool = True, may_be_safe: bool = False) -> Judge
     facts = tuple(
         StepFacts(
             step,
-            {name: lean_fact(leans[step, name], references[name], n_seeds) for name in names},
+            {name: lean_fact(leans[step, name], references[name], n_seeds, len(names)) for name in names},
             loss_fact(loss_leans[step], audit.losses.reference) if losses else None,
             {name: found[step, name] for name in names if found},
             loss_rise=audit.rises[step - 1] if len(audit.rises) else intervals.NAN,
         )
         for step in steps
     )
-    context = Context(audit.divergence, audit.loss, n_seeds)
+    # nothing can be shown safe for the release of weights without membership, which is not simulated here
+    context = Context(audit.divergence, audit.loss, n_seeds, release="samples" if may_be_safe else None)
     decisions = tuple(verdict.judge(each, context, budgets) for each in facts)
     return Judged(decisions, facts, verdict.recommend(facts, context, budgets).status)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from auditor.config import Budgets
 from auditor.measuring import copies as copying
-from auditor.records import TWINS, Evidence
+from auditor.records import TWINS, Evidence, other_twin
 from calibrating.audits import Audit, judge
 from calibrating.nulls import Size, alike, audited, differing, null_losses
 from calibrating.table import Row
@@ -183,6 +183,11 @@ def flags_as_evidence(rng: np.random.Generator, rate: float, copies: bool, n_hel
             own=near[0][:, None],
             other=near[1][:, None],
             own_nearest=np.arange(1000),
+            own_group=np.arange(1000) + 1000 * TWINS.index(t),
+            other_group=np.arange(1000) + 1000 * TWINS.index(other_twin(t)),
+            own_mean_50=np.ones(1000),
+            other_mean_50=np.ones(1000),
+            heldout_own_mean_50=np.ones(n_heldout),
             own_outside=np.ones(1000),
             other_outside=np.ones(1000),
             heldout_own=near[2][:, None],

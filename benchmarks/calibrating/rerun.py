@@ -139,7 +139,7 @@ def alarms(
     for step in scope.steps:
         facts = StepFacts(
             step,
-            {s: lean_fact(leans[step, s], references[s], scope.n_samples) for s in scope.spaces},
+            {s: lean_fact(leans[step, s], references[s], scope.n_samples, len(scope.spaces)) for s in scope.spaces},
             as_fact(loss_leans[step], reference) if step in loss_leans else None,
             {s: found[step, s] for s in scope.spaces if found},
         )
@@ -162,7 +162,7 @@ def evidence(near: Near, heldout: Near | None, pool: Pool, twin: str, step: int,
     if heldout is None:
         return None
     sign = 1.0 if twin == "a" else -1.0
-    (image, own, own_outside), (_, other, other_outside) = (two_nearest(near, pool, y) for y in (sign, -sign))
+    (image, own, own_outside), (beyond, other, other_outside) = (two_nearest(near, pool, y) for y in (sign, -sign))
     _, real, real_outside = two_nearest(heldout, pool, sign)
     unknown = np.full(len(own), np.nan)
     return Evidence(
@@ -175,6 +175,11 @@ def evidence(near: Near, heldout: Near | None, pool: Pool, twin: str, step: int,
         own=own[:, None],
         other=other[:, None],
         own_nearest=image,
+        own_group=pool.groups[image],
+        other_group=pool.groups[beyond],
+        own_mean_50=unknown,  # the evidence holds eight neighbors: the rule of Carlini et al. has no say here
+        other_mean_50=unknown,
+        heldout_own_mean_50=np.full(len(real), np.nan),
         own_outside=own_outside,
         other_outside=other_outside,
         heldout_own=real[:, None],

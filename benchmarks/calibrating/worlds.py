@@ -28,8 +28,9 @@ from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool, Relabeling, relabel
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"  # image sets beside the repository, where present
-N_NEAR = 320  # neighbors kept per image: so many that two groups of each half are among them
-N_ENOUGH = 64  # so many usually do
+N_NEAR = 320  # neighbors kept per image: so many that two groups of each half are among them, and mostly 50 images
+N_ENOUGH = 200  # of the pool alone
+N_MEAN = 50  # nearest images of a half whose mean distance is known
 N_LISTED = 8  # pool neighbors of a sample in an evidence table
 N_RELABELINGS_KEPT = 8  # relabelings shared by the series of one kind of split
 AXES = 8  # principal axes along which the weighting of a training may tilt
@@ -256,6 +257,10 @@ class Lookup:
     outside_a: np.ndarray
     to_b: np.ndarray
     outside_b: np.ndarray
+    mean_a: np.ndarray  # mean distance to the 50 nearest images of the half, NaN where fewer are known
+    mean_b: np.ndarray
+    group_a: np.ndarray  # of the nearest image of half a
+    group_b: np.ndarray
 
     def landing(self, rows: np.ndarray) -> Landing:
         """Return where samples land that are these candidates."""
@@ -264,10 +269,11 @@ class Lookup:
     def evidence(self, twin: str, step: int, name: str, rows: np.ndarray, heldout: np.ndarray) -> Evidence:
         """Return what the copying test reads of one twin; ``heldout`` are the rows of held-out images."""
         half = {
-            "a": (self.to_a, self.outside_a, self.nearest_a),
-            "b": (self.to_b, self.outside_b, self.nearest_b),
+            "a": (self.to_a, self.outside_a, self.mean_a, self.group_a, self.nearest_a),
+            "b": (self.to_b, self.outside_b, self.mean_b, self.group_b, self.nearest_b),
         }
-        (own, own_outside, own_nearest), (other, other_outside, _) = half[twin], half["b" if twin == "a" else "a"]
+        own, own_outside, own_mean, own_group, own_nearest = half[twin]
+        other, other_outside, other_mean, other_group, _ = half["b" if twin == "a" else "a"]
         empty = np.full(len(rows), np.nan)
         return Evidence(
             twin,
@@ -279,45 +285,43 @@ class Lookup:
             own=own[rows, None],
             other=other[rows, None],
             own_nearest=own_nearest[rows],
+            own_group=own_group[rows],
+            other_group=other_group[rows],
             own_outside=own_outside[rows],
             other_outside=other_outside[rows],
+            own_mean_50=own_mean[rows],
+            other_mean_50=other_mean[rows],
             heldout_ids=heldout,
             heldout_own=own[heldout, None],
             heldout_own_outside=own_outside[heldout],
+            heldout_own_mean_50=own_mean[heldout],
         )
 
 
 def look_up(split: Split, index: np.ndarray, distance: np.ndarray) -> Lookup:
     """Return the lookup of candidates whose nearest images of the world are given, nearest first."""
-    found, enough = look_up_within(split, index[:, :N_ENOUGH], distance[:, :N_ENOUGH])
-    if enough.all():
-        return found
-    rest, enough_now = look_up_within(split, index[~enough], distance[~enough])
-    assert enough_now.all(), "a candidate has too few known neighbors of one half"
-    for name in Lookup.__dataclass_fields__:
-        getattr(found, name)[~enough] = getattr(rest, name)
-    return found
-
-
-def look_up_within(split: Split, index: np.ndarray, distance: np.ndarray) -> tuple[Lookup, np.ndarray]:
-    """Return the lookup, and for which candidates the images given are enough."""
     distance = distance.astype(float)
     label, group_of = split.label_of[index], split.pool.groups[split.position_of[index]]
     position = split.position_of[index]
     rows = np.arange(len(index))[:, None]
     listed = np.argsort(label == 0, axis=1, kind="stable")[:, :N_LISTED]
     far = np.where(label == 0, np.nan, distance)  # beyond the pool images that are known: NaN, as in the tables
-    parts, enough = {}, (label != 0).sum(axis=1) >= N_LISTED
+    parts = {}
     for half, sign in (("a", 1), ("b", -1)):
         mine = label == sign
         first = mine.argmax(axis=1)[:, None]
         outside = mine & (group_of != group_of[rows, first])
-        enough &= outside.any(axis=1)
+        assert outside.any(axis=1).all(), "a candidate has too few known neighbors of one half"
         second = outside.argmax(axis=1)[:, None]
-        parts[half] = position[rows, first][:, 0], distance[rows, first][:, 0], distance[rows, second][:, 0]
-    (first_a, to_a, outside_a), (first_b, to_b, outside_b) = parts["a"], parts["b"]
+        rank = np.cumsum(mine, axis=1)
+        mean = np.where(mine & (rank <= N_MEAN), distance, 0).sum(axis=1) / N_MEAN
+        mean = np.where(rank[:, -1] >= N_MEAN, mean, np.nan)
+        near = (each[rows, first][:, 0] for each in (position, distance, group_of))
+        parts[half] = *near, distance[rows, second][:, 0], mean
+    (first_a, to_a, group_a, outside_a, mean_a), (first_b, to_b, group_b, outside_b, mean_b) = parts["a"], parts["b"]
     gap = gaps(far[rows, listed], group_of[rows, listed])
-    return Lookup(first_a, first_b, closer(to_a, to_b), gap, to_a, outside_a, to_b, outside_b), enough
+    in_a, in_b = (to_a, outside_a), (to_b, outside_b)
+    return Lookup(first_a, first_b, closer(to_a, to_b), gap, *in_a, *in_b, mean_a, mean_b, group_a, group_b)
 
 
 def look_up_variants(

@@ -14,6 +14,7 @@ from repository import FIXTURES
 from auditor.pipeline import forecast
 from auditor.stages import keys
 
+LATER = {"whole": ["make        4 x readings: not there, 96 network calls"], "one": []}  # kinds of evidence since then
 RUNS = ("whole", "one")  # two trainings with everything switched on; one training alone
 FORMS = ("terminal", "json", "markdown", "csv", "pull-request", "html")
 ARCHIVE, REPORTS = FIXTURES / "run-8ed976b.tar.xz", FIXTURES / "run-8ed976b.json"
@@ -83,11 +84,23 @@ def tasks_of(plan: Outcome) -> list[str]:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_same_command_finds_every_artifact_up_to_date(with_versions, run, monkeypatch):
+def test_the_same_command_finds_every_artifact_up_to_date_and_makes_what_came_later(with_versions, run, monkeypatch):
     plan = planned(with_versions, run, monkeypatch)
     lines = tasks_of(plan)
-    assert [line for line in lines if not (line.startswith("reuse") and line.endswith(": up to date"))] == []
-    assert "total 0 network calls of 5 images on cpu" in plan.out
+    assert [line for line in lines if not (line.startswith("reuse") and line.endswith(": up to date"))] == LATER[run]
+    assert f"total {96 if LATER[run] else 0} network calls of 5 images on cpu" in plan.out
+
+
+def test_a_run_that_was_begun_keeps_its_number_of_loss_images_and_levels(with_versions, monkeypatch):
+    lines = tasks_of(planned(with_versions, "whole", monkeypatch, loss_images=None, loss_levels=None))
+    assert lines and all(line.startswith("reuse") for line in lines)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_command_that_names_no_spaces_keeps_those_of_the_run_and_says_so(with_versions, run, monkeypatch):
+    plan = planned(with_versions, run, monkeypatch, spaces=None)
+    assert all(line.startswith("reuse") for line in tasks_of(plan))
+    assert "This run keeps its spaces" in plan.out and "windows" not in plan.out.split("note: ")[0]
 
 
 def test_the_plan_names_every_kind_of_evidence_that_the_run_holds(with_versions, monkeypatch):
@@ -100,6 +113,7 @@ def test_the_plan_names_every_kind_of_evidence_that_the_run_holds(with_versions,
         "control evidence",
         "samples",
         "losses",
+        "readings",
         "attack scores",
         "stepped scores",
         "u turns",

@@ -22,6 +22,16 @@ def test_copies_at_the_stated_rate_are_found_in_nine_of_ten_audits():
     assert 0.87 <= np.mean(p <= BUDGETS.alpha) <= 0.96  # the number of hits is whole, so a little above .9
 
 
+def test_the_plan_says_beforehand_where_so_few_images_let_no_weights_be_released():
+    (few,) = [x for x in power.statement(2000, 348, 10, True, BUDGETS, (256, 348)) if "membership" in x]
+    assert "no weights be released" in few and "give 1,000 training images (--loss-images 1000) and held-out" in few
+    (enough,) = [x for x in power.statement(2000, 348, 10, True, BUDGETS, (500, 1000)) if "membership" in x]
+    assert "in about 91% of audits." in enough
+    (scarce,) = [x for x in power.statement(2000, 500, 10, True, BUDGETS, (500, 500)) if "membership" in x]
+    assert "in about 60% of audits; give 1,000" in scarce
+    assert not [x for x in power.statement(2000, 348, 10, True, BUDGETS) if "membership" in x]
+
+
 def test_the_rate_of_copies_that_is_found_falls_with_seeds_and_rises_with_tests():
     rates = [power.detectable_copies(n, tests) for n, tests in ((500, 20), (2000, 20), (2000, 200))]
     assert rates[0] > rates[2] > rates[1]

@@ -80,6 +80,12 @@ def test_class_conditional_networks_are_audited_within_classes(audit, audit_args
         assert len(share) == len(STEPS) and (share.low <= share.value).all() and (share.value <= share.high).all()
         assert share.n.tolist() == [12, 12] and share.p_value.notna().all()
     assert (values(rows, "nearest_own_in_class", "a") >= values(rows, "nearest_own", "a")).all()
+    reference = pd.read_parquet(tmp_path / "run" / "evidence" / "pixel" / "pool.classes.parquet")
+    assert reference["class"].tolist() == list(range(CLASSES)) and set(reference.images) == {15}
+    assert ((reference.own_share > 0.5) & (reference.own_share <= 1)).all()  # of so few images even a Gaussian leans
+    assert pd.read_parquet(tmp_path / "run" / "classes.parquet").empty  # four samples of a class are too few
+    caveats = " ".join(record["checks"]["caveats"])
+    assert "fewer than 20 samples of a twin were drawn as them: class 0, class 1, class 2." in caveats
     card, page = tmp_path / "card.md", tmp_path / "page.html"
     outcome = audit("report", tmp_path / "run", "--markdown", card, "--html", page)
     assert outcome.status == 0, outcome.err

@@ -87,7 +87,7 @@ def test_an_untouched_run_agrees_and_is_not_touched(finished, audit):
     before = stamps(finished)
     outcome = audit("verify", finished)
     assert outcome.status == 0, outcome.err
-    assert "values in 7 tables and run.json agree with the evidence" in outcome.out
+    assert "values in 9 tables and run.json agree with the evidence" in outcome.out
     assert stamps(finished) == before
 
 

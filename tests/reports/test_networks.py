@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from edits import edit_json
 from page import Page
 from repository import SAMPLE_RUN
 
 from auditor.reports import members, read_report, text_of
-from auditor.reports.album import BLURRED, LEFT_OUT
+from auditor.reports.album import LEFT_OUT
+from auditor.reports.caveats import withheld_attacks
 from auditor.reports.charts import networks
 from auditor.reports.drawing import heats
 from auditor.reports.formats import html
@@ -112,12 +114,11 @@ def test_the_most_exposed_images_are_named_first_and_counted_by_step_and_half(re
     assert "Most exposed; about one in ten is listed wrongly" in section(report)
 
 
-def test_pictures_of_exposed_images_are_shown_blurred_or_left_out_as_asked(report):
-    as_they_are, blurred, none = (
-        members.exposures(replace(report, pictures=state))[0].pictures for state in (report.pictures, BLURRED, LEFT_OUT)
+def test_pictures_of_exposed_images_are_shown_or_left_out_as_asked(report):
+    as_they_are, none = (
+        members.exposures(replace(report, pictures=state))[0].pictures for state in (report.pictures, LEFT_OUT)
     )
-    assert len(as_they_are) == len(blurred) == members.PICTURED and none == ()
-    assert not {each.uri for each in as_they_are} & {each.uri for each in blurred}
+    assert len(as_they_are) == members.PICTURED and none == ()
     assert "<img" not in section(replace(report, pictures=LEFT_OUT)).split('id="exposed"')[1]
 
 
@@ -162,3 +163,46 @@ def test_what_a_run_cannot_know_of_its_networks_has_its_reason(without_training,
     edit_json(run_copy / "run.json", resolved={**record["resolved"], "weights": ""})
     (run_copy / "profiles.parquet").unlink()
     assert "Samples were given, and no networks that could be asked." in section(read_report(run_copy))
+
+
+# By scores fixed beforehand ------------------------------------------------------
+
+
+def concluded(report, outcome, reason):
+    """Return the report of a run as it is made now, whose last step came out so; of the demo's tables."""
+    membership = [{"step": 18000, "outcome": outcome, "reasons": [reason], "headline": "At 10%, the headline."}]
+    attacks = report.tables["attacks"].assign(chosen="best of many")
+    fixed = attacks[attacks.target_fpr == 0.1].assign(chosen="beforehand", attack="mean own loss", p_value=0.5)
+    exposure = report.tables["exposure"].drop(columns="p_value").assign(value=0.5, fdr=0.01)
+    made = with_table(report, "attacks", lambda _: pd.concat([attacks, fixed]))
+    made = with_table(made, "exposure", lambda _: exposure)
+    checks = {**report.record["checks"], "membership": membership}
+    return replace(made, record={**report.record, "checks": checks})
+
+
+def test_the_page_says_what_is_concluded_and_labels_the_best_of_many(report):
+    now = concluded(report, "exposed", "Membership: 12 training images <b>\u202e")
+    found = section(now)
+    said = Page(found).text
+    assert "exposed" in said and "At 10%, the headline." in said and "mean own loss" in said
+    assert "\u202e" not in found and "<b>\\u202e" not in found
+    assert said.index("Scores fixed beforehand, at 10% false positives") < said.index("The best of many attacks")
+    assert "wrong signs" in said and "FDR" in said and "0.010" in said
+    assert len(members.rates(now)[1].rows) == len(members.rates(now, "beforehand")[0].rows) == 20
+
+
+def test_markdown_says_what_is_concluded_at_every_step(report):
+    said = text_of(concluded(report, "hidden", "Membership is shown hidden"), "markdown").decode()
+    assert "| step | membership | hits at 10% false positives, a |" in said and "| 18,000 | hidden | 99.2%" in said
+    assert "- Step 18,000: Membership is shown hidden At 10%, the headline." in said
+
+
+def test_what_leaves_membership_undecided_at_every_step_is_a_caveat(report):
+    def said(*outcomes, release=None):
+        steps = [{"step": i, "outcome": x, "reasons": ["Few.", f"{i}"], "headline": ""} for i, x in enumerate(outcomes)]
+        scope = {"steps": list(range(len(outcomes))), "release": release}
+        return withheld_attacks({"checks": {"membership": steps}, "scope": scope})
+
+    assert said("undecided", "undecided") == ["Few."] and said("undecided", "hidden") == []
+    assert said("undecided", release="samples")[0].startswith("The weights themselves must not be released")
+    assert said("hidden", release="samples") == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import OrderedDict
 from itertools import product
 
 import numpy as np
@@ -33,9 +33,8 @@ def features(name, images):
 
 def distance(name, first, second):
     """Distances of pictures of equal rows."""
-    space = open_space(name, SpaceSettings())
-    seen = [space.as_pictures(space.embed(each)) for each in (first, second)]
-    return space.refine(seen[0], seen[1][:, None])[:, 0]
+    pairs = zip(first, second, strict=True)
+    return np.array([search(features(name, a[None]), features(name, b[None]), k=1).distances[0, 0] for a, b in pairs])
 
 
 def shifted(images, down, right):
@@ -55,6 +54,12 @@ def moved(images, zoom=1.0, angle=0.0):
         for each in np.moveaxis(images, 3, 1).astype(float)
     ]
     return np.moveaxis(np.array(layers), 1, 3).round().astype(np.uint8)
+
+
+def forget(monkeypatch):
+    """Start without what earlier searches left."""
+    for name in ("_known", "_coarse", "_positions"):
+        monkeypatch.setattr(aligned, name, OrderedDict())
 
 
 SYMMETRIES = {
@@ -133,41 +138,62 @@ def test_a_blank_picture_is_alike_in_nothing(name):
 def test_a_pair_is_as_far_apart_alone_as_among_others(name):
     reference, queries = smooth(150, n_channels=3), smooth(9, n_channels=3, seed=3)
     together = search(features(name, queries), features(name, reference), k=5)
-    few = search(features(name, queries), features(name, reference), k=5, memory_mib=1)
-    np.testing.assert_array_equal(together.indices, few.indices)
-    np.testing.assert_array_equal(together.distances, few.distances)
+    few = search(features(name, queries[4:6]), features(name, reference), k=5)
+    np.testing.assert_array_equal(together.indices[4:6], few.indices)
+    np.testing.assert_array_equal(together.distances[4:6], few.distances)
     nearest = reference[together.indices[:, 0]]
-    np.testing.assert_array_equal(distance(name, queries, nearest).astype(np.float32), together.distances[:, 0])
+    np.testing.assert_array_equal(distance(name, queries, nearest), together.distances[:, 0])
 
 
 def test_a_look_at_few_pictures_at_a_time_changes_no_bit(monkeypatch):
     reference, queries = smooth(100), smooth(5, seed=3)
     whole = search(features("aligned-overlap", queries), features("aligned-overlap", reference), k=3)
+    forget(monkeypatch)
     monkeypatch.setattr(aligned, "PREPARED", 70)
     parts = search(features("aligned-overlap", queries), features("aligned-overlap", reference), k=3)
     np.testing.assert_array_equal(whole.distances, parts.distances)
 
 
+def test_both_parts_are_compared_in_the_same_positions_which_are_found_once(monkeypatch):
+    forget(monkeypatch)
+    looked = []
+    positions_of = aligned.positions_of
+    monkeypatch.setattr(aligned, "positions_of", lambda *sets: looked.append(sets) or positions_of(*sets))
+    reference = smooth(40)
+    for queries in (smooth(3, seed=3), smooth(3, seed=4)):
+        numbers = [search(features(name, queries), features(name, reference), k=12).indices for name in ALIGNED]
+        np.testing.assert_array_equal(*(np.sort(each, axis=1) for each in numbers))
+    assert len(looked) == 2
+
+
+def test_what_is_remembered_stays_small(monkeypatch):
+    forget(monkeypatch)
+    monkeypatch.setattr(aligned, "PREPARED", 70)
+    monkeypatch.setattr(aligned, "REMEMBERED", 3)
+    for seed in range(6):
+        search(features("aligned-whole", smooth(1)), features("aligned-whole", smooth(30, seed=seed)), k=1)
+    assert len(aligned._known) == 2 and len(aligned._positions) == len(aligned._coarse) == 3
+
+
 def test_the_distance_is_hardly_more_than_the_least_over_every_position(monkeypatch):
-    """Of 200 symmetries, zooms and rotations six are compared: all of them find next to nothing nearer."""
+    """Of 200 symmetries, zooms and rotations four are compared: all of them find next to nothing nearer."""
     images = smooth(8)
     copies = shifted(moved(images, 0.9, 5), 2, -1)
     few = distance("aligned-overlap", copies, images)
-    monkeypatch.setattr(aligned, "KEPT", 199)
+    forget(monkeypatch)
+    monkeypatch.setattr(aligned, "KEPT", 200)
     every = distance("aligned-overlap", copies, images)
     assert (every <= few).all()
     np.testing.assert_allclose(few, every, atol=0.01)
 
 
-@pytest.mark.parametrize("side", [8, 28, 32, 61, 224])
-def test_pictures_of_any_size_are_seen_at_28_pixels(side):
+@pytest.mark.parametrize("side", [12, 28, 32, 61, 224])
+def test_pictures_of_any_size_from_12_on_are_seen_at_28_pixels(side):
     images = smooth(4, side=side)
-    space = open_space("aligned-overlap", SpaceSettings())
-    seen = space.as_pictures(space.embed(images))
-    assert seen.shape == (4, 28, 28, 1)
+    seen = open_space("aligned-overlap", SpaceSettings()).embed(images).reshape(4, 28, 28, 1)
     if side == 28:
         np.testing.assert_array_equal(seen, images)
-    assert np.abs(seen.astype(float) - smooth(4)).mean() < 5  # the same waves
+    assert np.abs(seen - smooth(4)).mean() < 5  # the same waves
 
 
 def test_a_constant_picture_stays_so_at_any_size():
@@ -183,12 +209,21 @@ def test_views_are_whole_numbers_short_enough_for_exact_products(side):
     images[1] = 255 * (np.indices((side, side)).sum(axis=0) % 4 // 2)[..., None]  # much between the cells
     images[2], images[2, 0, 0] = 0, 255  # a corner that a shift fills the edges with
     vectors = spaces.embed(open_space("aligned-whole", SpaceSettings()), images)
-    for views, n in ((aligned.query_views(vectors), 128), (aligned.reference_views(vectors), 9)):
+    grid = aligned.shifted_cells(vectors.reshape(6, 28, 28, 3))
+    seen = aligned.views_of_cells(grid.sum(axis=3, keepdims=True), aligned.COARSE_OFFSETS)
+    for views, n in ((seen, 128), (aligned.Coarse(vectors).views, 9), (aligned.Known(vectors).looks, 25)):
         assert views.shape == (6, n, 49) and views.dtype == np.float32
         assert (views == np.rint(views)).all() and np.square(views, dtype=np.float64).sum(axis=2).max() <= 2**22
-    grid = aligned.shifted_cells(images[:, :28, :28])
     lengths = np.linalg.norm(grid.reshape(6, -1, 3)[:, aligned.shift_index()].astype(float), axis=(2, 3))
     assert lengths.max() <= 2**14
+
+
+def test_views_of_a_turned_picture_are_turned_views_of_the_picture():
+    pictures = smooth(3)
+    plain = aligned.views_of_cells(aligned.shifted_cells(pictures), (-2.0, 0.0, 2.0)).reshape(3, 9, 8, 49)
+    for s, turned in enumerate(aligned.symmetries(pictures)):
+        again = aligned.views_of_cells(aligned.shifted_cells(turned), (-2.0, 0.0, 2.0)).reshape(3, 9, 8, 49)
+        np.testing.assert_array_equal(np.sort(again[:, :, 0], axis=1), np.sort(plain[:, :, s], axis=1))
 
 
 def test_the_images_are_not_read_again_for_the_vectors_hold_what_is_compared():
@@ -206,13 +241,44 @@ def test_the_images_are_not_read_again_for_the_vectors_hold_what_is_compared():
     assert (kept.distances == 0).all()
 
 
-def test_what_the_views_propose_holds_the_source():
-    """The coarse search alone, over pictures of which the positions leave little that is their own."""
+def test_the_pictures_that_are_compared_hold_the_source():
+    """The first looks, over pictures of which the positions leave little that is their own."""
     reference = smooth(1000)
     copies = shifted(moved(reference[:30], 1.11, -7), 3, 3)
-    found = search(
-        replace(features("aligned-overlap", copies), refine=None),
-        replace(features("aligned-overlap", reference), refine=None),
-        k=aligned.PROPOSED,
-    )
+    found = search(features("aligned-overlap", copies), features("aligned-overlap", reference), k=aligned.COMPARED)
     assert (found.indices == np.arange(30)[:, None]).any(axis=1).mean() >= 0.95
+
+
+# Pictures too small for more than symmetries
+
+
+@pytest.mark.parametrize("name", ALIGNED)
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (11, 30), (5, 7)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_small_pictures_are_copies_turned_or_mirrored_or_as_negatives(name, height, width, n_channels):
+    images = np.random.default_rng(0).integers(0, 256, (40, height, width, n_channels), dtype=np.uint8)
+    for turned in (images[:, ::-1], images[:, :, ::-1], np.rot90(images, axes=(1, 2)), 255 - images):
+        found = search(features(name, turned[:9]), features(name, images), k=50)
+        np.testing.assert_array_equal(found.indices[:, 0], np.arange(9))
+        assert (found.distances[:, 0] < 0.01).all() and (found.distances[:, 1] > 0.3).all()
+        assert (found.indices[:, 40:] == -1).all() and (found.indices[:, :40] >= 0).all()
+
+
+def test_of_small_pictures_all_are_compared_and_blocks_change_nothing(monkeypatch):
+    images = smooth(90, side=8)
+    whole = search(features("aligned-whole", images), features("aligned-whole", images), k=5, exclude_self=True)
+    monkeypatch.setattr(aligned, "SMALL_AT_ONCE", 7)
+    parts = search(features("aligned-whole", images), features("aligned-whole", images), k=5, exclude_self=True)
+    np.testing.assert_array_equal(whole.distances, parts.distances)
+    np.testing.assert_array_equal(whole.indices, parts.indices)
+    assert (whole.indices != np.arange(90)[:, None]).all()
+    seen = np.stack([each.reshape(90, -1) for each in aligned.symmetries(smooth(90, side=8).astype(float))])
+    r = np.abs([[np.corrcoef(seen[0, i], seen[s, 7])[0, 1] for i in range(90)] for s in range(8)]).max(axis=0)
+    assert whole.indices[7, 0] in np.argsort(-r)[1:4]  # resizing moves correlations a little
+
+
+def test_a_small_blank_picture_is_alike_in_nothing():
+    images = smooth(5, side=8)
+    images[1], images[2] = 0, 255
+    found = search(features("aligned-whole", images), features("aligned-whole", images), k=5)
+    np.testing.assert_allclose(found.distances[1:3], np.sqrt(2), rtol=1e-6)

@@ -115,7 +115,9 @@ def test_an_image_is_at_distance_zero_from_itself_and_not_from_another(name, set
 def test_a_space_says_who_it_is_and_what_distance_means(name, settings):
     space = opened(name, settings, random_images())
     assert space.name == name and space.revision.startswith(name) and space.metric_note.endswith(".")
-    assert space.vectors in (True, False) and (space.refine is None or callable(space.refine))
+    assert space.vectors in (True, False)
+    assert all(each is None or callable(each) for each in (space.refine, space.nearest))
+    assert not space.vectors or space.refine is space.nearest is None
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -38,7 +38,8 @@ from auditor.run.files import key_path, parts_folder
 from auditor.stages import Item, Stage, Task, stage, stages
 from auditor.stages.bench import Bench
 
-NAMES = tuple(registry.STAGES)
+# One is made for classes alone, which the models of that run do not have: tests/pipeline/test_run_formats.py has it.
+NAMES = tuple(name for name in registry.STAGES if name != "class_references")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,7 +100,7 @@ def test_every_stage_of_the_package_is_registered_and_no_other_is():
 
 
 def test_no_two_stages_write_one_file_or_are_called_alike_in_the_plan(asked):
-    assert len({kind.word for kind in stages().values()}) == len(NAMES)
+    assert len({kind.word for kind in stages().values()}) == len(registry.STAGES)
     files = [path for name, kind in stages().items() for each in kind.wanted(asked) for path in kind.files(*each)]
     assert len(files) == len(set(files))
 
@@ -202,6 +203,7 @@ DERIVED = {  # a property, and what it is made from
     "times": "config.loss_levels",
     "level_shares": "config.loss_strata",
     "with_losses": "with_model",
+    "loss_images": "config.loss_images",
     "compares_predictions": "sees_alike",
 }
 NOT_IN_KEYS = {
@@ -216,11 +218,11 @@ NOT_OF_THE_BYTES = {
     ("stepped_scores", "times"): "SecMI has times of its own, which follow from the process",
     **{
         ("published_losses", read): "taken out of the key of losses: this protocol settles it itself"
-        for read in ("times", "config.loss_images", "config.seed")
+        for read in ("times", "loss_images", "config.seed")
     },
     **{
         ("u_turns", read): "taken out of the key of losses: U-turns have times and a number of images of their own"
-        for read in ("times", "config.loss_images")
+        for read in ("times", "loss_images")
     },
     ("u_turns", "config.space_names"): "vectors in pixels are those of a stage, or made on the spot: the same",
 }
@@ -325,7 +327,16 @@ def test_the_calls_that_are_announced_are_made_and_told_and_the_bytes_are_the_sa
     assert bool(task.calls) <= stage(name).network or name == "trajectories"
 
 
-KNOWN_TO_ASK = ("samples", "losses", "published_losses", "attack_scores", "stepped_scores", "u_turns", "trajectories")
+KNOWN_TO_ASK = (
+    "samples",
+    "losses",
+    "readings",
+    "published_losses",
+    "attack_scores",
+    "stepped_scores",
+    "u_turns",
+    "trajectories",
+)
 ASKING = tuple(name for name in KNOWN_TO_ASK if name in NAMES)
 
 
@@ -379,6 +390,7 @@ def test_making_that_is_killed_goes_on_to_the_same_bytes_with_fewer_calls(
 
 VALUES = {  # stage -> the column that every number of must be in what is read
     "losses": "loss",
+    "readings": "error",
     "attack_scores": "score",
     "stepped_scores": "score",
     "u_turns": "distance",

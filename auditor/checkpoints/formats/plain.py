@@ -8,13 +8,12 @@ content of ``--model-config`` as keywords, and returns an ``nn.Module`` whose ``
 from __future__ import annotations
 
 import importlib
-import inspect as introspection
+import json
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import files, flips, names, weights
+from auditor.checkpoints import files, flips, names, origin, weights
 from auditor.checkpoints.configs import read_json
 from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.headers import Header
@@ -40,11 +39,12 @@ class PlainFormat(files.WeightFiles):
         "(`pytorch_model_fsdp.bin`, `pytorch_model/mp_rank_00_model_states.pt`); OneTrainer's "
         "`DATE_TIME-save-STEP-EPOCH-EPOCHSTEP`, SimpleTuner's `checkpoint-500/ema/`",
         weights="the factory says which names are sought: any key, or item of a list, that holds exactly these is "
-        "right, with a prefix on either side (`module.`, `_orig_mod.`, `model.`; a factory's `net.`). Averages: "
-        "under `ema`, `model_ema`, `target_model` and other keys of that sense, as a list in the order of the parameters "
-        "(score_sde, torch_ema, diffusers' `EMAModel`), as LitEma's, as lightning's `EMAWeightAveraging`, or "
-        "in files called `ema_...` or `..._ema`; buffers that they lack come from the raw weights. Of several one is taken and named "
-        "(the least rate); averages that cannot be read are listed as left out",
+        "right, with a prefix on either side (`module.`, `_orig_mod.`, `model.`; a factory's `net.`). "
+        "Averages: under `ema`, `model_ema`, `target_model` and other keys of that sense, as a list in the "
+        "order of the parameters (score_sde, torch_ema, diffusers' `EMAModel`), as LitEma's, as lightning's "
+        "`EMAWeightAveraging`, or in files called `ema_...` or `..._ema`; buffers that they lack come from "
+        "the raw weights. Of several one is taken and named (the least rate); averages that cannot be read "
+        "are listed as left out",
         schedule="`--scheduler` and `--prediction`",
         command="`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
         tested="written by lightning's Trainer; for arXiv 2603.03469, of its authors' network class at width 8, "
@@ -102,10 +102,15 @@ class PlainFormat(files.WeightFiles):
         return flips.of_edm(checkpoint.path.parent)
 
     def read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
-        """Return the factory's network, the weights that fit it, and the sha256 over them and the factory's source."""
-        network, source = made(self.settings)
+        """Return the factory's network, the weights that fit it, and the sha256 over them and all that made it.
+
+        That is the source of the factory with what it imports of the user's own, its arguments, and what the network
+        holds beside weights: numbers that come from elsewhere, from a file that the factory reads, say.
+        """
+        network, factory = made(self.settings)
         tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
-        return network, tensors, weights.digest(tensors, source)
+        told = json.dumps([origin.sources_of(factory), factory_arguments(self.settings)], sort_keys=True)
+        return network, tensors, weights.digest(tensors, told, _kept(network, self.settings))
 
     def called(self, network: Any) -> tuple[Network, Conditioned | None]:
         """Return the network, its output checked, and without the half of it that is a learned variance."""
@@ -123,8 +128,19 @@ class PlainFormat(files.WeightFiles):
         return call, None
 
 
-def made(settings: ModelSettings) -> tuple[Any, str]:
-    """Return the factory's network and the sha256 of the file that defines it.
+def factory_arguments(settings: ModelSettings) -> dict[str, Any]:
+    """Return what the factory is called with."""
+    return read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
+
+
+def _kept(network: Any, settings: ModelSettings) -> str:
+    """Return what a factory's network holds beside weights, as far as the factory makes the same every time."""
+    first, again = origin.held(network), origin.held(made(settings)[0])
+    return json.dumps({name: value for name, value in first.items() if again.get(name) == value}, sort_keys=True)
+
+
+def made(settings: ModelSettings) -> tuple[Any, Any]:
+    """Return the factory's network and the factory.
 
     Raises
     ------
@@ -136,7 +152,7 @@ def made(settings: ModelSettings) -> tuple[Any, str]:
     if settings.model is None:
         raise AuditError("It is not known which network the weights belong to.", "--model", HOW)
     factory = _factory(settings.model)
-    arguments = read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
+    arguments = factory_arguments(settings)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the global generator must not notice
         try:
             network = factory(**arguments)
@@ -146,7 +162,7 @@ def made(settings: ModelSettings) -> tuple[Any, str]:
     if not isinstance(network, torch.nn.Module):
         what = f"The factory {settings.model} returned {type(network).__name__}, not an nn.Module."
         raise AuditError(what, "--model", HOW)
-    return network, _source(factory)
+    return network, factory
 
 
 def _factory(given: str) -> Any:
@@ -167,11 +183,3 @@ def _factory(given: str) -> Any:
     if not callable(found):
         raise AuditError(f"{given} is no function.", "--model", HOW)
     return found
-
-
-def _source(factory: Any) -> str:
-    """Return the sha256 of the file that defines the factory, empty where there is none."""
-    try:
-        return sha256(Path(introspection.getsourcefile(factory) or "").read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return ""

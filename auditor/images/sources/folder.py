@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 from auditor.errors import AuditError
 from auditor.images import pictures, sources
@@ -25,7 +26,7 @@ def open_folder(place: Place, reading: Reading) -> Source:
         raise AuditError(f"A folder of pictures has no part {place.part!r}", place, f"Give {folder}.")
     stamps, notes, others = list_pictures(folder)
     sources.refuse_left_out(others, len(stamps), reading, folder)
-    ids = [name for name, _, _ in stamps]
+    ids = [name for name, *_ in stamps]
     if not ids:
         raise AuditError(
             " ".join(("The folder holds no pictures.", *notes)),
@@ -39,10 +40,10 @@ def open_folder(place: Place, reading: Reading) -> Source:
     return found.with_classes(sources.classes_of(ids))
 
 
-def list_pictures(folder: Path) -> tuple[list[tuple[str, int, int]], list[str], Counter[str]]:
+def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str], Counter[str]]:
     """Return the picture files under a folder, sorted, sentences on what was left out, and other files by suffix.
 
-    Of each file its relative POSIX path, size in bytes and time of change in ns. Linked folders are not followed, so
+    Of each file its relative POSIX path, and what changes with its content. Linked folders are not followed, so
     no loop is endless.
     """
     stamps, links, irregular, others = [], 0, 0, Counter[str]()
@@ -79,13 +80,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def stamp_of(entry: os.DirEntry[str]) -> tuple[int, int] | None:
-    """Return size and time of change; None for what is no file. A dead link is an unreadable picture later on."""
+def stamp_of(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
+    """Return what changes with the content; None for what is no file. A dead link is an unreadable picture later on."""
     try:
         found = entry.stat()
     except OSError:
         return 0, 0
-    return (found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+    return sources.file_state(found) if S_ISREG(found.st_mode) else None
 
 
 KIND = Kind(claims, open_folder)

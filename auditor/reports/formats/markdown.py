@@ -151,35 +151,44 @@ def _onsets(report: Report) -> Iterator[str]:
 
 
 def _membership(report: Report) -> Iterator[str]:
-    """What attacks on the networks find, and how many training images are exposed, per checkpoint."""
+    """Whether membership is hidden, what attacks find, and how many training images are exposed, per checkpoint."""
+    concluded = {each.step: each.outcome for each in members.outcomes(report)}
     found, listed = members.rates(report), members.listed_counts(report)
     columns = [
         (f"hits at {rate.name} false positives, {row.twin}", rate, row.twin)
         for rate in found
         for row in {row.twin: row for row in rate.rows}.values()
     ]
-    if not columns and listed.empty:
+    if not columns and listed.empty and (not concluded or report.tables["attacks"].empty):
         return
     yield from grid(
-        ["step", *(name for name, *_ in columns), *(f"exposed images, half {half}" for half in listed)],
+        [
+            "step",
+            *(["membership"] if concluded else []),
+            *(name for name, *_ in columns),
+            *(f"exposed images, half {half}" for half in listed),
+        ],
         (
             [
                 f"{step:,}",
+                *([concluded.get(step, "-")] if concluded else []),
                 *(attack_cell(rate, twin, step) for _, rate, twin in columns),
                 *(str(int(listed[half].get(step, 0))) for half in listed),
             ]
             for step in report.steps
         ),
-        right=1 + len(columns) + listed.shape[1],
+        right=1 + bool(concluded) + len(columns) + listed.shape[1],
     )
     yield ""
     withheld = [f"Attacks at {rate.name} false positives are withheld: {rate.reason}." for rate in found if rate.reason]
     said = [
-        "Hits: training images that the best loss attack recognizes, with 95% intervals, at the false positives that "
-        "really came of it.",
+        *(["Membership: by scores fixed beforehand, and the exposed list."] if concluded else []),
+        f"Hits: training images that the best {'of many attacks' if concluded else 'loss attack'} recognizes, with 95% "
+        "intervals, at the false positives that really came of it.",
         "Exposed: listed at a false discovery rate of 10%; about one in ten is listed wrongly.",
     ]
     yield escaped(" ".join((*said, *withheld)))
+    yield from (f"- Step {each.step:,}: {escaped(' '.join(each.reasons))}" for each in members.outcomes(report)[-1:])
 
 
 def attack_cell(rate: members.Rate, twin: str, step: int) -> str:

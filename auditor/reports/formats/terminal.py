@@ -81,7 +81,7 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
     elif scope.with_twin:
         distance = report.estimates("twin_distance_ratio", "both", scope.headline_space)
         columns.append(("twin\ndistance", _cells(distance, "{:.3f}", wide)))
-    for space in scope.judged_spaces if report.with_lean else ():
+    for space in report.shown_spaces if report.with_lean else ():
         share, within = (report.estimates(metric, "both", space) for metric in ("own_share", "own_share_in_class"))
         name = f"own share\n{space}" if wide else f"own\n{space[:6]}"
         columns.append((name, _cells(share, "{:.2f}", wide, report.alpha)))
@@ -149,7 +149,7 @@ def legend(report: Report) -> str:
 def in_class_words(report: Report) -> str:
     """Say how large the own share is within classes at the last step, in every space."""
     said = []
-    for space in report.scope.judged_spaces:
+    for space in report.shown_spaces:
         rows = report.estimates("own_share_in_class", "both", space)
         mark = "!" if rows.p_corrected.iloc[-1] <= report.alpha else ""
         said.append(f"{rows.value.iloc[-1]:.2f}{mark} in {space}")
@@ -189,7 +189,7 @@ def _curves(report: Report, width: int) -> Table:
     else:
         wanted.append(("predictions apart", "prediction_variance", ""))
     if report.with_lean:
-        wanted += [(f"own share {space}", "own_share", space) for space in report.scope.judged_spaces]
+        wanted += [(f"own share {space}", "own_share", space) for space in report.shown_spaces]
     for label, metric, space in wanted:
         values = report.estimates(metric, "both", space).value.to_numpy()
         if len(values) and np.isfinite(values).any():
