@@ -325,6 +325,7 @@ class World:
             own_shared=found.at[twin][rows] >= n_pool,
             other_group=found.at[other][rows],
             other_shared=found.at[other][rows] >= n_pool,
+            heldout_own_group=real.at[twin][self.heldout],
             heldout_own_shared=real.at[twin][self.heldout] >= n_pool,
             own_outside=own[:, 1].astype(float),
             other_outside=beyond[:, 1].astype(float),
@@ -379,6 +380,7 @@ class World:
             saturated={},
             linear={},
             scales={},
+            near_heldout=frozenset(self.heldout[deal.bank.rows.sources[self.heldout, 0] >= 0].astype(str)),
         )
 
     def controls(self) -> tuple[dict, dict]:
