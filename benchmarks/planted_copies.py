@@ -46,29 +46,32 @@ class Block:
     images: str
     n: int  # images a half
     seeds: int  # samples a twin
-    rows: tuple[str, ...] = ()  # all that take little time, if none are named
+    rows: tuple[str, ...] = ()  # the main ones, if none are named
     rates: tuple[float, ...] = ()  # of the rows that hide copies, instead of 1 and 2 %
     worlds: int = WORLDS
 
     def cells(self) -> list[tuple[planted.Row, float]]:
         """Return every row at each of its rates."""
-        apart = (planted.SMOOTH, planted.SERIES)  # which take longer, and have blocks of their own
-        names = self.rows or tuple(name for name in planted.ROWS if not name.endswith(apart))
+        names = self.rows or MAIN
         rows = [planted.ROWS[name] for name in names]
         return [(row, rate) for row in rows for rate in (self.rates if row.rates == planted.LOW else ()) or row.rates]
 
 
 HIDDEN = planted.HIDDEN
+PRIVATE = tuple(name for name in planted.ROWS if name.startswith("private: "))
+MAIN = (*PRIVATE, *HIDDEN, "five people, verbatim", "halves exchanged, verbatim")
 KEY = (  # the rows that are asked where a world takes long
     *("private: real images, other seeds", "private: real images, shared seeds", "private: a smooth population"),
     *("verbatim", "mirrored", "shifted 2 px", "noise sd 16", "blended half", "quarter pasted", "five people, verbatim"),
 )
 SERIES = tuple(name for name in planted.ROWS if name.endswith(planted.SERIES))
+OTHERS = tuple(name for name in planted.ROWS if name not in (*MAIN, *SERIES, planted.SMOOTH))
 BLOCKS = {
     block.name: block
     for block in (
         Block("x-rays", "x-rays", 500, 1000, rates=(0.02,)),
         Block("x-rays-low", "x-rays", 500, 1000, HIDDEN, (0.01,)),
+        Block("x-rays-others", "x-rays", 500, 1000, OTHERS),
         Block("x-rays-4000", "x-rays", 500, 4000, KEY, (0.01,)),
         Block("x-rays-2000", "x-rays", 2000, 1000, KEY, (0.02,)),
         Block("hands", "hands", 500, 1000, rates=(0.02,)),
