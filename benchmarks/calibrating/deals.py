@@ -368,7 +368,7 @@ class World:
             seed=0,
             with_train=True,
             with_heldout=True,
-            distance_spaces=tuple(space for space in self.spaces if space in ALIGNED),
+            distance_spaces=tuple(space for space in self.spaces if not opened(space).vectors),
             release="samples",
         )
         table = pd.DataFrame(
