@@ -64,8 +64,8 @@ def search(
     assert k >= 1 and len(reference.ids), "there is something to find"
     if reference.nearest is not None:
         own = np.arange(len(queries.ids)) if exclude_self else np.full(len(queries.ids), -1)
-        exact, found = reference.nearest(np.asarray(queries.vectors), np.asarray(reference.vectors), own, k)
-        return _neighbors(queries, reference, *_ranked(exact, found, own, k))
+        exact, index = reference.nearest(np.asarray(queries.vectors), np.asarray(reference.vectors), own, k)
+        return _neighbors(queries, reference, *_ranked(exact, index, own, k))
     nearest = _Search(reference.vectors, k if reference.refine is None else max(k, PROPOSED), memory_mib)
     shape = (len(queries.vectors), k)
     distances, indices = np.empty(shape, np.float32), np.empty(shape, np.int64)

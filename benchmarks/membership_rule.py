@@ -5,13 +5,20 @@ images never trained on are independent and normal, so that a model without a le
 % raises a score so that x % of members lie above the threshold of 1 % false positives. Everything else is the project's
 own: scores, threshold, limits, exposed list and conclusion (auditor/measuring/membership.py, docs/statistics.md 5.4,
 5.5).
+
+A second table (``--smooth-only``: it alone) is of smooth twins on real images: Gaussians fitted to halves, whose losses
+are measured. They memorize nothing, and yet pictures unlike all others move them. The list is made of their losses as
+they are, and beyond those of the same Gaussians at other noise; then with five images a half planted whose own loss is
+halved. Images are those in ../shared/data where they are, and the digits of scikit-learn.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import norm
@@ -20,8 +27,12 @@ from auditor.config import Budgets
 from auditor.measuring import membership
 from auditor.measuring.facts import Membership
 from auditor.measuring.membership import FIXED, OWN_LOSS, SIMA, TWIN_RATIO
-from auditor.records import TWINS, Evidence, LossTable
+from auditor.records import TWINS, Evidence, LossTable, other_twin
 from auditor.stats.counts import clopper_pearson
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for a test that runs this file
+
+import hidden_copies
 
 BUDGETS = Budgets()
 MODELS = 1000
@@ -152,16 +163,103 @@ def share(hits: int, n: int) -> str:
     return f"{hits / n:.3f} [{low:.3f}, {high:.3f}]"
 
 
+# Smooth twins on real images ------------------------------------------------------------
+
+SIDE, LEVELS, PLANTED = 14, 8, 5
+SMOOTH = (("x-rays", (500, 1000, 2000)), ("hands", (500, 1000)), ("portraits", (250, 400)), ("digits", (400, 800)))
+
+
+def gray(images: np.ndarray, side: int) -> np.ndarray:
+    """Return pictures in one channel, of at most ``side`` pixels, uint8 ``[n, h, w, 1]``."""
+    from PIL import Image
+
+    plain = images.mean(axis=3).astype(np.uint8)
+    if plain.shape[1] <= side:
+        return plain[..., None]
+    small = [np.asarray(Image.fromarray(each).resize((side, side), Image.Resampling.BOX)) for each in plain]
+    return np.stack(small)[..., None]
+
+
+def smooth_losses(halves: Mapping[str, np.ndarray], seed: int) -> dict[str, dict[str, LossTable]]:
+    """Return the losses of the Gaussian of each half on own and other images, by half and role."""
+    from auditor.diffusion import denoising
+    from auditor.diffusion.gaussian import fit_vectors, linear_denoiser
+    from auditor.diffusion.schedules import DDPM
+
+    times, shape = denoising.time_levels(LEVELS, 1000), halves["a"].shape[1:]
+    found: dict[str, dict[str, LossTable]] = {}
+    for twin in TWINS:
+        vectors = (halves[twin] / 127.5 - 1).reshape(len(halves[twin]), -1)
+        model = linear_denoiser(fit_vectors(vectors), shape, DDPM)
+        for name, images in halves.items():
+            some = images[:1000]
+            ids = [f"{name}{i}" for i in range(len(some))]
+            eps = denoising.cell_noise(seed, ids, name, LEVELS, (shape[2], *shape[:2]))
+            values = denoising.predict(model, some, eps, times, 500).losses
+            role = "own" if name == twin else "other"
+            found.setdefault(twin, {})[role] = LossTable(np.array(ids, dtype=object), times, values)
+    return found
+
+
+def list_of(
+    losses: Mapping[str, Mapping[str, LossTable]], linear: Mapping[str, Mapping[str, LossTable]] | None, gain: float = 0
+) -> np.ndarray:
+    """Return the ids on the exposed list, after the own loss of the first images of each half fell by a log ratio."""
+    both, none = [], np.empty(0)
+    for twin in TWINS:
+        own = losses[twin]["own"]
+        values = own.values.copy()
+        values[:PLANTED] *= np.exp(-gain)
+        twins = {"other": losses[other_twin(twin)]["other"]}
+        mine = {"own": replace(own, values=values)}
+        both.append(Evidence(*(twin, 1, "", none.astype(int), none, none), losses=mine, twin_losses=twins))
+    found = membership.exposed_images(both, {}, linear)
+    assert found is not None, "both networks were measured"
+    return found.ids[found.listed]
+
+
+def smooth_row(name: str, n: int, images: np.ndarray, repeats: int) -> str:
+    """Return one row of the second table."""
+    planted = {f"{half}{i}" for half in TWINS for i in range(PLANTED)}
+    plain, beyond, found = [], [], []
+    for seed in range(repeats):
+        drawn_images = images[np.random.default_rng(seed).permutation(len(images))[: 2 * n]]
+        halves = {"a": drawn_images[:n], "b": drawn_images[n:]}
+        losses, linear = (smooth_losses(halves, 2 * seed + i) for i in range(2))
+        plain.append(len(list_of(losses, None)))
+        beyond.append(len(list_of(losses, linear)))
+        found.append(len(planted & set(list_of(losses, linear, np.log(2)))))
+    cells = [name, f"{n:,}", str(repeats), f"{np.count_nonzero(plain)} ({np.median(plain):g})"]
+    cells += [str(np.count_nonzero(beyond)), f"{min(found)} to {max(found)}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def show_smooth(given: argparse.Namespace) -> None:
+    """Print the table of smooth twins."""
+    print("\n| images | a half | twins | listed as they are (median) | beyond a smooth model | of 10 planted |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, sizes in (("digits", (40,)),) if given.smoke else SMOOTH:
+        images = hidden_copies.images_of(name, given.data)
+        for n in sizes if images is not None else ():
+            if 2 * n <= len(images):
+                print(smooth_row(name, n, gray(images, SIDE), 1 if given.smoke else given.twins), flush=True)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=MODELS, help="simulated models per row")
-    parser.add_argument("--smoke", action="store_true", help="two models a row: does it start?")
+    parser.add_argument("--twins", type=int, default=10, help="smooth twins per row")
+    parser.add_argument("--smooth-only", action="store_true", help="the second table alone")
+    parser.add_argument("--data", type=Path, default=hidden_copies.SHARED, help="where the image sets lie")
+    parser.add_argument("--smoke", action="store_true", help="one model: does it start?")
     given = parser.parse_args()
-    print("| what leaks, members/non-members | hidden | exposed | rates alone | listed | at 10 % | false positives |")
-    print("|---|---|---|---|---:|---:|---|")
-    for world in worlds()[::6] if given.smoke else worlds():
-        print(row(world, 2 if given.smoke else given.models), flush=True)
+    if not given.smooth_only:
+        print("| what leaks, members/others | hidden | exposed | rates alone | listed | at 10 % | false positives |")
+        print("|---|---|---|---|---:|---:|---|")
+        for world in worlds()[6:7] if given.smoke else worlds():
+            print(row(world, 1 if given.smoke else given.models), flush=True)
+    show_smooth(given)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from auditor.errors import AuditError
 
+LONGEST_SIDE = 8192  # pixels of a picture
 MAX_JSON = 16 * 2**20  # bytes of a configuration
 
 

@@ -22,7 +22,10 @@ import numpy as np
 
 from auditor.errors import CheckpointError
 
-MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+MAX_HEADER = 16 * 2**20  # bytes: some hundred for each of 100,000 tensors
+MAX_OPCODES = 1_000_000  # of a pickle's structure: some 30 for each tensor
+MAX_WEIGHT = 10_000  # of a tuple with all within it, counted as often as it occurs: what hashing it would take
+MAX_SIDES, MAX_SIDE = 16, 2**48  # of the shape of a tensor
 MAX_PICKLE = 64 * 2**20  # bytes: of the structure, without the numbers
 MAX_DIRECTORY = 64 * 2**20  # bytes of a zip archive's list of files
 MAX_DEPTH = 12
@@ -84,13 +87,13 @@ def read_header(path: Path) -> Header:
     """Return the structure of a weights file; whatever is wrong with it is a ``CheckpointError``."""
     try:
         stat = path.stat()
-        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+        return _read_header(path, stat.st_size, (stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns))
     except OSError as problem:
         raise CheckpointError(f"{path.name} cannot be read: {problem.strerror}.", path, SAVE_AGAIN) from problem
 
 
 @lru_cache(maxsize=4096)
-def _read_header(path: Path, size: int, mtime: int) -> Header:
+def _read_header(path: Path, size: int, state: tuple[int, ...]) -> Header:
     with path.open("rb") as file:
         start = file.read(16)
         if path.suffix == ".safetensors":
@@ -143,7 +146,7 @@ def _safetensors(file: Any, start: bytes, size: int, path: Path) -> Header:
 
 def _stored(said: Mapping[str, Any], room: int) -> Tensor:
     """Return a tensor as the header of a safetensors file states it, its place within the ``room`` after the header."""
-    shape, kind = tuple(map(int, said["shape"])), said["dtype"]
+    shape, kind = shape_of(said["shape"]), said["dtype"]
     first, last = said["data_offsets"]
     if type(kind) is not str or type(first) is not int or type(last) is not int or not 0 <= first <= last <= room:
         raise ValueError(f"a tensor of type {kind!r:.40} from byte {first!r:.40} to {last!r:.40} of {room}")
@@ -151,6 +154,16 @@ def _stored(said: Mapping[str, Any], room: int) -> Tensor:
     if kind in NUMBERS and last - first != tensor.size * NUMBERS[kind].itemsize:
         raise ValueError(f"a tensor of {last - first} bytes for {tensor.size:.6g} numbers of type {kind}")
     return tensor
+
+
+def shape_of(sides: Any) -> tuple[int, ...]:
+    """Return the shape that a file states, or raise that no tensor has it."""
+    if not isinstance(sides, (list, tuple)) or len(sides) > MAX_SIDES:
+        raise ValueError("a shape of more sides than any tensor has")
+    shape = tuple(map(int, sides))
+    if not all(0 <= side <= MAX_SIDE for side in shape):
+        raise ValueError("a shape of sides that no tensor has")
+    return shape
 
 
 def _archive(file: Any, size: int, path: Path) -> Header:
@@ -167,11 +180,13 @@ def _archive(file: Any, size: int, path: Path) -> Header:
                 raise CheckpointError(f"{path.name} is a zip archive, but not of torch.save.", path, SAVE_AGAIN)
             with archive.open(inside[0]) as member:
                 data = member.read(MAX_PICKLE + 1)
+            folder = inside[0].removesuffix("data.pkl") + "data/"
+            rooms = {one.filename.removeprefix(folder): one.file_size for one in members}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as problem:
         raise CheckpointError(f"{path.name} is truncated or corrupt: {problem}.", path, SAVE_AGAIN) from problem
     if len(data) > MAX_PICKLE:
         raise CheckpointError(f"The structure of {path.name} takes more than {MAX_PICKLE} bytes.", path, SAVE_AGAIN)
-    content, names = _follow(io.BytesIO(data), path)
+    content, names = _follow(io.BytesIO(data), path, rooms)
     return Header("torch", content, tuple(sorted(names)))
 
 
@@ -212,20 +227,35 @@ MEMO_GET = {"GET", "BINGET", "LONG_BINGET"}
 PLAIN_TYPES = (int, float, str, bytes, bool, type(None))
 
 
-def _follow(stream: io.BytesIO, path: Path) -> tuple[Any, set[str]]:
-    """Follow the opcodes of one pickle; return what it builds, and the names it would import."""
+def _follow(stream: io.BytesIO, path: Path, rooms: Mapping[str, int] | None = None) -> tuple[Any, set[str]]:
+    """Follow the opcodes of one pickle; return what it builds, and the names it would import.
+
+    ``rooms`` are the bytes of each storage of an archive.
+    """
     names: set[str] = set()
     try:
-        return _interpret(pickletools.genops(stream), names), names
+        return _interpret(pickletools.genops(stream), names, rooms), names
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as problem:
         what = f"{path.name} is truncated or corrupt: its structure cannot be followed ({problem})."
         raise CheckpointError(what, path, SAVE_AGAIN) from problem
 
 
-def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
+def _interpret(opcodes: Iterator[Any], names: set[str], rooms: Mapping[str, int] | None) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     items: list[Any]
+    weights: dict[int, tuple[tuple[Any, ...], int]] = {}  # of tuples that hold tuples, which are kept: ids come again
+
+    def weighed(items: list[Any]) -> tuple[Any, ...]:
+        """Return a tuple, unless shared parts within it would be met more often than any data needs."""
+        inner = [one for one in items if type(one) is tuple]
+        made = tuple(items)
+        if inner:
+            weight = len(items) + sum(weights[id(one)][1] if id(one) in weights else len(one) for one in inner)
+            if weight > MAX_WEIGHT + len(items):
+                raise ValueError("tuples within tuples that no checkpoint has")
+            weights[id(made)] = made, weight
+        return made
 
     def to_mark() -> list[Any]:
         items: list[Any] = []
@@ -237,7 +267,9 @@ def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
         names.add(f"{module}.{name}")
         return Opaque(f"{module}.{name}")
 
-    for opcode, argument, _ in opcodes:
+    for number, (opcode, argument, _) in enumerate(opcodes):
+        if number == MAX_OPCODES:
+            raise ValueError(f"it takes more than {MAX_OPCODES:,} steps")
         code = opcode.name  # the most frequent first: this loop is most of a scan
         if code in MEMO_PUT:
             memo[argument] = stack[-1]
@@ -261,9 +293,9 @@ def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
             n = SHORT_TUPLES[code]
             items = stack[len(stack) - n :]
             del stack[len(stack) - n :]
-            stack.append(tuple(items))
+            stack.append(weighed(items))
         elif code == "TUPLE":
-            stack.append(tuple(to_mark()))
+            stack.append(weighed(to_mark()))
         elif code in ("LIST", "FROZENSET"):
             stack.append(to_mark())
         elif code == "DICT":
@@ -282,14 +314,14 @@ def _interpret(opcodes: Iterator[Any], names: set[str]) -> Any:
             stack.append(named(module, name))
         elif code in ("REDUCE", "NEWOBJ"):
             args, callee = stack.pop(), stack.pop()
-            stack.append(_called(callee, args))
+            stack.append(_called(callee, args, rooms))
         elif code == "NEWOBJ_EX":
             _, args, callee = stack.pop(), stack.pop(), stack.pop()
-            stack.append(_called(callee, args))
+            stack.append(_called(callee, args, rooms))
         elif code in ("INST", "OBJ"):
             items = to_mark()
             callee = named(*str(argument).split(" ", 1)) if code == "INST" else items.pop(0)
-            stack.append(_called(callee, tuple(items)))
+            stack.append(_called(callee, tuple(items), rooms))
         elif code == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], Opaque):
@@ -311,11 +343,11 @@ def _pairs(target: Any, items: list[Any]) -> Any:
     """Put keys and values into a dictionary, or beside something opaque."""
     into = target.items if isinstance(target, Opaque) else target
     for key, value in zip(items[::2], items[1::2], strict=True):
-        into[key if isinstance(key, PLAIN_TYPES) else repr(key)[:80]] = value
+        into[key if isinstance(key, PLAIN_TYPES) else f"<{type(key).__name__} {len(into)}>"] = value
     return target
 
 
-def _called(callee: Any, args: Any) -> Any:
+def _called(callee: Any, args: Any, rooms: Mapping[str, int] | None) -> Any:
     """Return what a call would give: tensors and dictionaries are known, everything else stays opaque."""
     name = callee.name if isinstance(callee, Opaque) else "?"
     if name == "collections.OrderedDict" and args == ():
@@ -325,7 +357,11 @@ def _called(callee: Any, args: Any) -> Any:
         stored: Any = storage.args if isinstance(storage, Opaque) and storage.name == "storage" else ()
         kind = stored[1].name if len(stored) > 1 and isinstance(stored[1], Opaque) else ""
         where = str(stored[2]) if len(stored) > 2 else ""
-        return Tensor(tuple(map(int, shape)), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))
+        tensor = Tensor(shape_of(shape), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))
+        room = int(stored[4]) if len(stored) > 4 else 0
+        if tensor.size > room or (rooms is not None and room > rooms.get(where, 0)):
+            raise ValueError(f"a tensor of {tensor.size:,} numbers in a storage that holds fewer")
+        return tensor
     if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
         return args[0]
     return Opaque(name, args)

@@ -213,8 +213,8 @@ def require_forward(call: Callable[..., Any], shape: tuple[int, int, int], path:
     import torch
 
     height, width, channels = shape
-    x = torch.empty(1, channels, height, width, device="meta")
     try:
+        x = torch.empty(1, channels, height, width, device="meta")
         found = call(x, torch.zeros(1, dtype=torch.long, device="meta")).shape
     except Exception as problem:  # there is no common class
         what = f"The network of {path.name} fails on an image of its size {height} x {width}: {problem}."
@@ -228,13 +228,14 @@ def require_forward(call: Callable[..., Any], shape: tuple[int, int, int], path:
 def folder_digest(folder: Path) -> str:
     """Return the sha256 over the files of a folder, names included; read again only where a file changed."""
     inside = sorted(one for one in folder.iterdir() if one.is_file())
-    return _digest_of(tuple((one, one.stat().st_size, one.stat().st_mtime_ns) for one in inside))
+    states = ((one, one.stat()) for one in inside)
+    return _digest_of(tuple((one, at.st_size, at.st_mtime_ns, at.st_ino, at.st_ctime_ns) for one, at in states))
 
 
 @lru_cache(maxsize=64)
-def _digest_of(inside: tuple[tuple[Path, int, int], ...]) -> str:
+def _digest_of(inside: tuple[tuple[Path, int, int, int, int], ...]) -> str:
     total = sha256()
-    for path, _, _ in inside:
+    for path, *_ in inside:
         total.update(path.name.encode())
         with path.open("rb") as file:
             while chunk := file.read(2**20):

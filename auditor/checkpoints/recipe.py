@@ -8,7 +8,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-from auditor.checkpoints.configs import absence, read_json
+from auditor.checkpoints.configs import LONGEST_SIDE, absence, read_json
 from auditor.checkpoints.formats import open_format
 from auditor.checkpoints.settings import ModelSettings
 from auditor.diffusion import schedules
@@ -30,7 +30,11 @@ def model_facts(checkpoint: Checkpoint, settings: ModelSettings | None = None) -
     if facts.image_shape is None and given is None:
         what = "The size of the pictures is nowhere in the checkpoint."
         raise AuditError(what, checkpoint.path, "Give --image-shape HEIGHTxWIDTHxCHANNELS, such as 32x32x1.")
-    return replace(facts, image_shape=facts.image_shape or given)
+    shape = facts.image_shape or given
+    if not all(type(side) is int and 0 < side <= LONGEST_SIDE for side in shape or ()):
+        what = f"The pictures are {SHORT.repr(shape)} (height, width, channels) by the checkpoint: no size of pictures."
+        raise AuditError(what, checkpoint.path, f"Sides are at most {LONGEST_SIDE}; correct its configuration.")
+    return replace(facts, image_shape=shape)
 
 
 def scheduler_config(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 import typer
 
-from auditor.cli import lab, prepare, report, run
+from auditor.cli import console, lab, prepare, report, run
 from auditor.errors import AuditError
 
 app = typer.Typer(
@@ -22,18 +24,46 @@ for verbs in (run, report, prepare):
 app.add_typer(lab.app, name="lab")
 
 
+INTERNAL = 70  # exit status of a fault of ours; EX_SOFTWARE of sysexits.h
+
+
 def main() -> None:
-    """Run the command line; a user's mistake is three lines on stderr and exit status 1."""
-    try:
-        refuse_empty(sys.argv[1:])
-        app()
-    except AuditError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except PermissionError as error:  # any look at a path may meet it, also at one whose folder may not be entered
-        refused = AuditError("Permission denied.", error.filename or "", "Make it accessible, or give another path.")
-        print(f"error: {refused}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line; a user's mistake is three lines on stderr and exit status 1, a fault of ours status 70."""
+    with console.visible_streams():
+        try:
+            try:
+                refuse_empty(sys.argv[1:])
+                app()
+            finally:
+                sys.stdout.flush()
+        except AuditError as error:
+            end(error, 1)
+        except MemoryError as error:
+            console.keep_traceback(error)
+            end(AuditError("The memory does not suffice.", "", "Ask for less at once, or use a larger machine."), 1)
+        except OSError as error:  # any look at a path may meet it, also at one whose folder may not be entered
+            end(refused(error), 1)
+        except Exception as error:
+            where = console.keep_traceback(error)
+            what = f"A fault of auditor's own: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            end(AuditError(what, where, "Report it with this file; the same command resumes what was begun."), INTERNAL)
+
+
+def end(error: AuditError, status: int) -> None:
+    """Say an error and end with a status."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(status)
+
+
+def refused(error: OSError) -> AuditError:
+    """Return what the system refuses as an error that says what and where."""
+    if os.environ.get(console.DEBUG):
+        console.keep_traceback(error)
+    said = "Permission denied" if isinstance(error, PermissionError) else error.strerror or str(error)
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EPIPE):
+        console.silence(sys.stdout)
+    where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "what is read or written"
+    return AuditError(f"{said}.", where, "Make it accessible, or give another path.")
 
 
 def refuse_empty(arguments: list[str]) -> None:

@@ -79,18 +79,21 @@ def with_formats(command: Callable[..., None]) -> Callable[..., None]:
 def report_command(
     run: RunFolder,
     targets: dict[str, Path],
-    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave every picture out.")] = False,
-    blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Leave every picture out, and hide names of images and files.")
+    ] = False,
+    ids: Annotated[bool, typer.Option("--ids", help="With --no-pictures: show the names.")] = False,
     width: Annotated[int | None, typer.Option("--width", help="Columns [default: of the terminal].", min=40)] = None,
 ) -> None:
     from auditor.reports import read_report, write_reports
-    from auditor.reports.album import BLURRED, LEFT_OUT, SHOWN
+    from auditor.reports.album import LEFT_OUT, SHOWN
 
     if not targets:
         show_report(run, width)
         return
     replace_unprintable()
-    write_reports(read_report(run, LEFT_OUT if no_pictures else BLURRED if blur else SHOWN), targets)
+    report = read_report(run, LEFT_OUT if no_pictures else SHOWN, with_names=ids or not no_pictures)
+    write_reports(report, targets)
     written = [str(path) for path in targets.values() if str(path) != "-"]
     if written:
         print(f"wrote {', '.join(written)}", file=sys.stderr)
@@ -99,10 +102,11 @@ def report_command(
 def show_report(root: Path, width: int | None = None) -> None:
     """Show the report of a run on the terminal."""
     from auditor import registry
+    from auditor.cli.console import unescaped
     from auditor.reports import read_report
 
     replace_unprintable()
-    registry.lookup("report", "terminal")(read_report(root), sys.stdout, width)
+    registry.lookup("report", "terminal")(read_report(root), unescaped(sys.stdout), width)
 
 
 SHOW_EXAMPLE = """Show the pictures and numbers of one sample: what was drawn, and the training images nearest to it.
@@ -121,23 +125,21 @@ def show_command(
         str | None, typer.Option("--space", help="Feature space [default: pixel, else the first].")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a contact sheet, too: a PNG file.")] = None,
-    blur: Annotated[bool, typer.Option("--blur", help="Make every picture unrecognisable.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The numbers as JSON, without pictures.")] = False,
 ) -> None:
+    from auditor.cli.console import unescaped
     from auditor.reports import album, show, write_file
     from auditor.reports.drawing import sheet
 
     case = album.open_album(run).pick(space, twin, step, seed)
-    case = case.blurred() if blur else case
     if out is not None:
-        write_file(out, sheet.sheet(case, "Pictures are blurred." if blur else ""))
-        if not blur:
-            print(f"{out} shows training images: it is as private as they are.", file=sys.stderr)
+        write_file(out, sheet.sheet(case), private=True)
+        print(f"{out} shows training images: it is as private as they are.", file=sys.stderr)
     if json:
         print(show.as_json(case))
     else:
         replace_unprintable()
-        show.render(case, sys.stdout)
+        show.render(case, unescaped(sys.stdout))
 
 
 def replace_unprintable() -> None:
@@ -192,3 +194,19 @@ def verify_command(
     found.require()
     if not json:
         print(found.sentence)
+
+
+@app.command(
+    "purge",
+    help="Delete everything of a run from which an image or a person follows; keep its decision and numbers. "
+    "Example: audit purge audits/first",
+)
+def purge_command(run: RunFolder) -> None:
+    from auditor.cli.console import Chatter, shown
+
+    with Chatter(), shown() as say:
+        say("removing what shows anybody", 0)
+        from auditor.pipeline import purge
+
+        done = purge.purge(run)
+    print(done.sentence)

@@ -86,14 +86,17 @@ def run_command(
     given: dict[str, Any],
     config: Annotated[str | None, typer.Option("--config", help="TOML file with the same names.")] = None,
     remake: Annotated[bool, typer.Option("--remake", help="Discard finished artefacts that do not fit.")] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Let others read the run, as the folder and the umask do.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be made, reused or remade, and why.")
     ] = False,
 ) -> None:
-    run_audit(settings.resolve(given, config), remake, dry_run)
+    run_audit(settings.resolve(given, config), remake, dry_run, shared)
 
 
-def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool = False) -> None:
+def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool = False, shared: bool = False) -> None:
     """Prepare, plan, execute, and show the report; stopping leaves a run that resumes."""
     from auditor.cli.console import Chatter, shown
 
@@ -108,7 +111,8 @@ def run_audit(config: settings.AuditConfig, remake: bool = False, dry_run: bool 
 
             chatter.quiet_libraries()
             required.require(config)
-            run = RunDirectory(config.out or "")
+            run = RunDirectory(config.out or "", shared)
+            run.require_ours()
             carry_out = run_trainings if config.ckpts else run_twins
             if not carry_out(config, run, say=say, chatter=chatter, remake=remake, dry_run=dry_run):
                 return

@@ -12,8 +12,8 @@ from typing import Any
 from auditor.config import AuditConfig
 from auditor.demo import clip, digits, trainer
 from auditor.demo.trainer import LOG
-from auditor.errors import AuditError
 from auditor.records import TWINS
+from auditor.run import RunDirectory
 from auditor.run.files import atomic
 
 STEPS = (120, 240, 430, 770, 1390, 2500, 4500, 8000, 14000, 18000)
@@ -41,11 +41,8 @@ def demo_config(out: Path, retrained: bool = False, say: Callable[[str, int], No
     say
         Called with what is being done and 0.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise AuditError(f"Cannot write here: {error.strerror}.", out, "Choose another --out.") from None
-    images = digits.write(out)
+    with RunDirectory(out).locked():  # proven and marked, so that the audit finds a run here and not somebody's files
+        images = digits.write(out)
     if retrained:
         retrain(out, say and (lambda *line: say("training {}: step {:,} of {:,}, loss {:.3f}".format(*line), 0)))
     source = out if is_trained(out) else shipped()

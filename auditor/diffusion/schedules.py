@@ -70,6 +70,9 @@ SCHEDULE_KEYS = (
 )
 
 
+MOST_STEPS = 100_000  # of a discrete schedule: arrays of as many numbers are made
+
+
 def completed(config: Mapping[str, Any], prediction: str | None = None) -> dict[str, Any]:
     """Return a scheduler's configuration with what the network predicts spelled out; ``prediction`` wins."""
     config = dict(config)
@@ -100,7 +103,7 @@ def problem(config: Mapping[str, Any]) -> str:
         fit = all(_is_number(one) and one > 0 for one in numbers) and low < high
         return "" if fit else f"sigma_min {low}, sigma_max {high} and rho {rho} are no schedule"
     n_steps, betas = config.get("num_train_timesteps"), config.get("trained_betas")
-    if type(n_steps) is not int or n_steps < 1:  # True is no number of steps
+    if type(n_steps) is not int or not 1 <= n_steps <= MOST_STEPS:  # True is no number of steps
         return f"num_train_timesteps is {n_steps}"
     if kind not in DISCRETE:
         return f"prediction_type is {kind}"

@@ -36,6 +36,7 @@ __all__ = [
     "native_shape",
     "open_source",
     "read",
+    "require_unchanged",
     "set_digest",
     "shared",
 ]
@@ -103,6 +104,20 @@ def read(
         digests=facts.digests,
         blank=facts.blank,
     )
+
+
+def require_unchanged(image_set: ImageSet) -> None:
+    """Compare a set with its pictures, where so far it was known from the cache alone.
+
+    Raises
+    ------
+    AuditError
+        If they are others than when they were remembered.
+    """
+    from auditor.images.pixels import Decoded
+
+    if isinstance(image_set.images, Decoded):
+        _ = image_set.images.array
 
 
 def open_source(source: str | Path, reading: Reading | None = None) -> Source:

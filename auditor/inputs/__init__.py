@@ -63,7 +63,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     """
     required.require(config)
     config = replace(config, spaces=SETS_SPACE) if config.quick else config
-    begun = run.read_record() if run.record.is_file() else {}
+    begun = run.earlier()
     earlier = begun.get("resolved", {})
     asked_for, config = config.spaces, feature_spaces.kept(config, begun)
     budgets = budgets_from_file(config.budgets)

@@ -86,7 +86,7 @@ def looked_at(sets: Mapping[str, ImageSet], config: AuditConfig, run: RunDirecto
     """Return what a look at the images says; the same images are not looked at twice in one run directory."""
     of = {name: images.set_digest(each) for name, each in sets.items()}
     key = {"of": of, "revision": preflight.REVISION, "allow_overlap": config.allow_overlap, "seed": config.seed}
-    earlier = run.read_record().get("preflight", {}) if run.record.is_file() else {}
+    earlier = run.earlier().get("preflight", {})
     if {name: earlier.get(name) for name in key} == key:
         return earlier
     say("looking at the images", 0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from auditor.config import COPY_RATIO
 from auditor.measuring.facts import FINDING, Copying
 from auditor.neighbors import is_copy
 from auditor.records import TWINS, Evidence, other_twin
@@ -164,7 +165,7 @@ def groups_needed(n_cells: int) -> int:
 def copying_tests(
     evidence: Mapping[tuple[int, str], Mapping[str, Evidence]], rare_ratios: Mapping[str, float]
 ) -> dict[tuple[int, str], Copying]:
-    """Test copying at every checkpoint and space, and tell how rare it is by the ratio of each space."""
+    """Test copying at every checkpoint and space, and tell how rare it is; ``rare_ratios`` are fallbacks by space."""
     found = {
         (cell, rule): {twin: flags(each, rule) for twin, each in twins.items()}
         for cell, twins in evidence.items()
@@ -219,19 +220,20 @@ def of_pairs(evidence: Mapping[str, Evidence], ratio: float) -> dict[str, Any]:
     }
 
 
-def calibrated_ratio(evidence: Mapping[str, Evidence], ratio: float) -> float:
-    """Return the ratio of "shown rare" (4.4): the one given, or the smaller one that flags .05 % of held-out images.
+def calibrated_ratio(evidence: Mapping[str, Evidence], fallback: float) -> float:
+    """Return the ratio of "shown rare" (4.4): 1/3 where that flags at most .05 % of held-out images.
 
-    Where the given one flags more of them, and there are 2,000 ratios d1 / d2 of held-out images to set it by.
+    Else the ratio that flags as many, if there are 2,000 ratios d1 / d2 of held-out images to set it by; with fewer,
+    or without held-out images, ``fallback``, which is that of the space. With --fpr it is the ratio set there.
     """
     given = evidence["a"].copy_ratio
     if given is not None:
         return given
     known = [ratio_of(each) for each in evidence.values() if each.heldout_own is not None]
     ratios = np.sort(np.concatenate(known)) if known else np.empty(0)
-    if len(ratios) < LEAST_CALIBRATING or (ratios < ratio).mean() <= RARE_FALSE_ALARMS:
-        return ratio
-    return float(ratios[int(RARE_FALSE_ALARMS * len(ratios))])
+    if len(ratios) and (ratios < COPY_RATIO).mean() <= RARE_FALSE_ALARMS:
+        return COPY_RATIO
+    return float(ratios[int(RARE_FALSE_ALARMS * len(ratios))]) if len(ratios) >= LEAST_CALIBRATING else fallback
 
 
 def revealed(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> tuple[str, ...]:

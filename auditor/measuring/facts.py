@@ -71,7 +71,7 @@ class Lean:
         by_reference = self.reference - 0.5 > budgets.lean_bias
         se = np.hypot(self.se, self.reference_se) if by_reference else self.se  # a reference is an estimate, too
         share = self.value - self.one_sided * se > 0.5 + self.bias_margin(budgets)
-        gap = self.gap - self.one_sided * self.gap_se > max(0.0, self.gap_reference) + budgets.gap_bias
+        gap = self.gap - ONE_SIDED * self.gap_se > max(0.0, self.gap_reference) + budgets.gap_bias
         return bool(self.p_corrected <= budgets.alpha and (share or gap))
 
     def is_safe(self, budgets: Budgets) -> bool:

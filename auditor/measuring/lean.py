@@ -21,7 +21,7 @@ from auditor.stats.relabeling import (
     half_difference_draws,
     half_difference_test,
     relabel,
-    relabeling_test,
+    relabeling_tests,
     step_down_max_t,
 )
 
@@ -82,13 +82,9 @@ def lean_tests(
     n = len(pool.labels)
     share = {twin: np.array([lands[c][twin].weights(n) for c in cells]).reshape(-1, n) for twin in TWINS}
     gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells]).reshape(-1, n)
-    tests = {
-        "a": relabeling_test(relabeling, share["a"]),
-        "b": relabeling_test(relabeling, -share["b"]),
-        "both": relabeling_test(relabeling, share["a"] - share["b"]),
-        "gap": relabeling_test(relabeling, gap),
-        "tail": relabeling_test(relabeling, np.array([tail_weights(lands[c], n) for c in cells]).reshape(-1, n)),
-    }
+    tail = np.array([tail_weights(lands[c], n) for c in cells]).reshape(-1, n)
+    statistics = {"a": share["a"], "b": -share["b"], "both": share["a"] - share["b"], "gap": gap, "tail": tail}
+    tests = relabeling_tests(relabeling, statistics)
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
     losses_z = [loss_tests[step].z for step in steps]
@@ -126,11 +122,7 @@ def class_tests(
         return {}
     n, relabeling = len(pool.labels), relabel(pool, seed, strata=strata)
     share = {twin: np.array([judged[c][twin].weights(n) for c in cells]) for twin in TWINS}
-    tests = {
-        "a": relabeling_test(relabeling, share["a"]),
-        "b": relabeling_test(relabeling, -share["b"]),
-        "both": relabeling_test(relabeling, share["a"] - share["b"]),
-    }
+    tests = relabeling_tests(relabeling, {"a": share["a"], "b": -share["b"], "both": share["a"] - share["b"]})
     corrected = step_down_max_t(tests["both"].z)
     found = {}
     for i, cell in enumerate(cells):

@@ -16,13 +16,15 @@ import numpy as np
 from auditor.config import LEVEL, Budgets
 from auditor.measuring.facts import Membership
 from auditor.measuring.series import Series
-from auditor.records import Evidence, LossTable
+from auditor.records import Evidence, LossTable, other_twin
 from auditor.seeds import derived_seed
 from auditor.stats import counts, intervals
 
 STRICT, LOOSE = 0.01, 0.1  # false-positive rates at which the fixed scores are judged; the second makes no verdict
 LEAST, ADVISED = 500, 1000  # members and non-members below which nothing is shown hidden, and how many to give
 EXPOSED_RATE = 0.10  # false discovery rate of the list of exposed images
+ROUNDING = 1e-9  # of a logarithm of losses: less has no sign
+SMOOTH_MOST = float(np.log(2))  # of a log ratio that a smooth model is allowed to explain: half of the loss
 TWIN_RATIO, OWN_LOSS, SIMA = "mean log twin ratio", "mean own loss", "mean SimA"
 FIXED = (TWIN_RATIO, OWN_LOSS, SIMA)  # chosen before anything was looked at
 
@@ -62,27 +64,28 @@ class ToldOfMembers:
 def told_of_members(series: Series, budgets: Budgets) -> ToldOfMembers:
     """Return what can be told of membership at every step where losses were measured on training images."""
     scope, groups = series.scope, groups_of(series)
-    networks = {
-        (step, twin): without_images(series.network(step, twin), series.near_heldout)
-        for step in scope.steps
-        for twin in scope.twins
-    }
-    networks = {at: each for at, each in networks.items() if "own" in each.losses}
-    scores = {at: fixed_scores(each, groups) for at, each in networks.items() if "heldout" in each.losses}
+    asked = {(step, twin): series.network(step, twin) for step in scope.steps for twin in scope.twins}
+    networks = {at: without_images(each, series.near_heldout) for at, each in asked.items() if "own" in each.losses}
+    scores = {at: fixed_scores(each, groups) for at, each in networks.items() if n_others(each)}
     looks = max(1, sum(map(len, scores.values())))
     steps, attacks, exposure = {}, [], []
     for step in dict.fromkeys(step for step, _ in networks):
-        both = [(networks[step, twin], scores.get((step, twin), [])) for twin in scope.twins]
-        strict, loose = ([judged(each, rate) for _, found in both for each in found] for rate in (STRICT, LOOSE))
-        listed = exposed_images([each for each, _ in both], groups) if scope.with_twin else None
+        both = [networks[step, twin] for twin in scope.twins]
+        found = [each for twin in scope.twins for each in scores.get((step, twin), [])]
+        strict, loose = ([judged(each, rate) for each in found] for rate in (STRICT, LOOSE))
+        listed = exposed_images(both, groups, series.linear) if scope.with_twin else None
         steps[step] = conclude(strict, loose, listed, looks, budgets)
-        note = f"{len(series.near_heldout)} held-out images that are nearly training images left out"
-        attacks += [fixed_row(step, each, looks, note if series.near_heldout else "") for each in (*loose, *strict)]
-        attacks += [
-            attack_row(each, rate, scope.seed) for each, _ in both for rate in RATES if "heldout" in each.losses
-        ]
+        left_out = n_others(asked[step, scope.twins[0]]) - n_others(both[0])
+        note = f"{left_out} held-out images that are nearly training images left out" if left_out else ""
+        attacks += [fixed_row(step, each, looks, note) for each in (*loose, *strict)]
+        attacks += [attack_row(each, rate, scope.seed) for each in both if n_others(each) for rate in RATES]
         exposure += [] if listed is None else exposure_rows(step, listed)
     return ToldOfMembers(steps, attacks, exposure)
+
+
+def n_others(evidence: Evidence) -> int:
+    """Return how many held-out images one network was asked about."""
+    return len(evidence.losses["heldout"].ids) if "heldout" in evidence.losses else 0
 
 
 def groups_of(series: Series) -> dict[tuple[str, str], int]:
@@ -189,20 +192,24 @@ class Judged:
         """Members that are flagged."""
         return self.hits / self.n
 
+    @property
+    def hit_units(self) -> float:
+        """So many groups the hits stand for: their share of all groups."""
+        return self.hits * self.score.units / self.n
+
     @cached_property
     def upper(self) -> float:
         """One-sided 95 % upper limit of that share, over groups."""
-        return counts.upper_limit(self.share * self.score.units, self.score.units)
+        return counts.upper_limit(self.hit_units, self.score.units)
 
     @cached_property
     def p(self) -> float:
         """Exact p that members are flagged more often than non-members; groups count once."""
-        return counts.above_rank(int(self.share * self.score.units), self.score.units, self.rank, self.m)
+        return counts.above_rank(self.hits * self.score.units // self.n, self.score.units, self.rank, self.m)
 
     def gain(self, looks: int, alpha: float) -> float:
         """Lower limit of true less false positives, at ``alpha`` over all looks."""
-        units = self.score.units
-        return counts.gain_over_rank(self.share * units, units, self.rank, self.m, 1 - alpha / looks)
+        return counts.gain_over_rank(self.hit_units, self.score.units, self.rank, self.m, 1 - alpha / looks)
 
     def found(self, looks: int, alpha: float) -> bool:
         """Whether members are flagged more often, after Bonferroni over all looks."""
@@ -226,8 +233,8 @@ def judged(score: Score, rate: float) -> Judged:
     if tied.any():  # an untrained network says the same of all: neither all nor none of them are members
         among = score.others == threshold
         room = rank - int((score.others > threshold).sum())
-        limit = np.sort(draws(score.other_ids, among))[-room]
-        hits += int((draws(score.member_ids, tied) > limit).sum())
+        limit = np.sort(draws("non-member", score.other_ids, among))[-room]
+        hits += int((draws("member", score.member_ids, tied) > limit).sum())
     return Judged(score, rate, rank, threshold, hits)
 
 
@@ -237,9 +244,9 @@ def rank_of(m: int, rate: float) -> int:
     return counts.least_rank(m, rate)
 
 
-def draws(ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return a random number of each chosen image that depends on its id alone, uint64."""
-    return np.array([derived_seed("tie", ids[i]) for i in np.flatnonzero(chosen)], dtype=np.uint64)
+def draws(role: str, ids: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return a random number of each chosen image that depends on its id alone, uint64; sets may hold the same ids."""
+    return np.array([derived_seed("tie", role, ids[i]) for i in np.flatnonzero(chosen)], dtype=np.uint64)
 
 
 # ---------------------------------------------------------------------------
@@ -255,6 +262,7 @@ class SignedList:
     ids: np.ndarray  # object [N]
     ratios: np.ndarray  # float64 [N], ln(loss of the model without the image / of the model with it)
     values: np.ndarray  # float64 [N], the same less its half's median: positive where the own network knows it better
+    smooth: np.ndarray  # float64 [N], that of the linear denoisers of both halves; NaN where it is not known
     fdr: np.ndarray  # float64 [N], least false discovery rate of a list that its group is on; NaN where none is
     listed: np.ndarray  # bool [N], at most one image of a group
 
@@ -274,18 +282,52 @@ class SignedList:
         )
 
 
-def exposed_images(both: Sequence[Evidence], groups: Mapping[tuple[str, str], int]) -> SignedList | None:
-    """Return the list of both halves; None where losses of a half's images are lacking in one of the networks."""
+def exposed_images(
+    both: Sequence[Evidence],
+    groups: Mapping[tuple[str, str], int],
+    linear: Mapping[str, Mapping[str, LossTable]] | None = None,
+) -> SignedList | None:
+    """Return the list of both halves; None where losses of a half's images are lacking in one of the networks.
+
+    Parameters
+    ----------
+    linear
+        Losses of the linear denoiser of each half, by half and role, at the same cells: what a smooth model shows.
+    """
     if not all("own" in each.losses and "other" in each.twin_losses for each in both):
         return None
     parts = [mean_ratio(each.twin_losses["other"], each.losses["own"]) for each in both]
     halves = np.repeat(np.array([each.twin for each in both], dtype=object), [len(part) for part in parts])
     ids = np.concatenate([each.losses["own"].ids for each in both])
     values = np.concatenate([part - np.median(part) for part in parts])
+    smooth = smooth_values(both, linear or {})
     known = [groups.get((half, i), (half, i)) for half, i in zip(halves, ids, strict=True)]
     number = {group: j for j, group in enumerate(dict.fromkeys(known))}
-    fdr, listed = exposed_list(values, np.array([number[each] for each in known]))
-    return SignedList(halves, ids, np.concatenate(parts), values, fdr, listed)
+    fdr, listed = exposed_list(beyond_smooth(values, smooth), np.array([number[each] for each in known]))
+    return SignedList(halves, ids, np.concatenate(parts), values, smooth, fdr, listed)
+
+
+def smooth_values(both: Sequence[Evidence], linear: Mapping[str, Mapping[str, LossTable]]) -> np.ndarray:
+    """Return the values of the linear denoisers of both halves, float64 ``[N]``; NaN where they were not measured."""
+    parts = []
+    for each in both:
+        mine, others = linear.get(each.twin, {}), linear.get(other_twin(each.twin), {})
+        known = {}
+        if "own" in mine and "other" in others:
+            known = dict(zip(mine["own"].ids, mean_ratio(others["other"], mine["own"]).tolist(), strict=True))
+        ratios = np.array([known.get(i, intervals.NAN) for i in each.losses["own"].ids])
+        parts.append(ratios - np.nanmedian(ratios) if known else ratios)
+    return np.concatenate(parts)
+
+
+def beyond_smooth(values: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """Return the values less what a smooth model shows of the same image, at most ``SMOOTH_MOST``, float64 ``[N]``.
+
+    A picture unlike all others moves even a Gaussian that is fitted to its half. Wrong signs keep their values, for
+    pictures that move it much are noisy, too: with both made smaller these alone would make a list.
+    """
+    allowed = np.clip(np.nan_to_num(smooth), 0, SMOOTH_MOST)
+    return np.where(values > 0, np.maximum(0, values - allowed), values)
 
 
 def mean_ratio(without: LossTable, trained: LossTable) -> np.ndarray:
@@ -301,7 +343,7 @@ def exposed_list(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np
     of largest ``|v|``; FDR(k) = (1 + wrong signs in the first k) / right signs.
     """
     order = np.lexsort((values > 0, -np.abs(values)))  # of equal ones the wrong signs first
-    order = order[values[order] != 0]  # no sign, no evidence
+    order = order[np.abs(values[order]) > ROUNDING]  # no sign, no evidence
     _, first = np.unique(groups[order], return_index=True)
     ranked = order[np.sort(first)]  # one image of each group, the strongest group first
     right = values[ranked] > 0
@@ -437,7 +479,7 @@ def chance_hidden(n: int, m: int, budgets: Budgets, scores: int = 2 * len(FIXED)
 
 def fixed_row(step: int, found: Judged, looks: int, note: str) -> dict[str, Any]:
     """Return the row of attacks.parquet of a score that was fixed beforehand."""
-    low, high = counts.clopper_pearson(found.share * found.score.units, found.score.units)
+    low, high = counts.clopper_pearson(found.hit_units, found.score.units)
     fpr = counts.rank_limits(found.rank, found.m)
     return {
         "step": step,
@@ -472,6 +514,7 @@ def exposure_rows(step: int, found: SignedList) -> list[dict[str, Any]]:
             "id": str(found.ids[i]),
             "ratio": float(found.ratios[i]),
             "value": float(found.values[i]),
+            "smooth": float(found.smooth[i]),
             "fdr": float(found.fdr[i]),
             "listed": bool(found.listed[i]),
         }

@@ -7,7 +7,7 @@ a few numbers per checkpoint (auditor/measuring/facts.py); every reason is a sen
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -222,7 +222,8 @@ def safe_sentences(facts: StepFacts, context: Context, budgets: Budgets) -> list
     if facts.loss is not None and releases_weights(context):
         sentences.append(facts.loss.sentence(budgets))
     sentences += [each.rare_sentence(s, budgets) for s, each in facts.copying.items() if each.counts(s, budgets)]
-    return [f"Shown small: {each}." for each in sentences]
+    hidden = [facts.membership.shown] if facts.membership is not None and releases_weights(context) else []
+    return [*(f"Shown small: {each}." for each in sentences), *filter(None, hidden)]
 
 
 # ---------------------------------------------------------------------------
@@ -233,8 +234,17 @@ def safe_sentences(facts: StepFacts, context: Context, budgets: Budgets) -> list
 def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
     """Walk forward over the checkpoints, stop at the first that is neither underfit nor shown small (11).
 
-    Among those passed whose quality is good, the earliest whose KID is not significantly worse than the best.
+    Among those passed whose quality is good, the earliest whose KID is not significantly worse than the best. What an
+    attack at 10 % false positives finds stands behind it, whatever is released.
     """
+    found = walked(facts, context, budgets)
+    known = [each for each in facts if each.membership is not None and each.membership.headline]
+    at = [each for each in known if found.step in (each.step, -1)][:1]  # of the step to release, else the first
+    return replace(found, sentence=" ".join([found.sentence, *(f.membership.headline for f in at if f.membership)]))
+
+
+def walked(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:
+    """Return the recommendation without what an attack finds that makes no verdict."""
     decisions = [judge(each, context, budgets) for each in facts]
     closed = bars(context, budgets, decisions)
     if closed is not None:

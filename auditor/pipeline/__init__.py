@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from auditor import measuring
+from auditor import images, measuring
 from auditor.inputs.loaded import Loaded, Say
 from auditor.measuring import Measured, published
 from auditor.pipeline import spot_checks
@@ -29,6 +29,8 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     for sentence in pixel_range({"checks": {"pixel_range": ranges}}):
         say(f"warning: {sentence}", 0)
     executor.execute(tasks, lambda: warn_of_few_images(loaded, run, say))
+    for each in loaded.sets.values():  # also where everything is up to date, and nothing has looked at them
+        images.require_unchanged(each)
     kinds = stages().values()
     run.sweep(
         (place.folder for kind in kinds for place in kind.transient),
@@ -46,7 +48,7 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     checks |= measured.checks
     published.write(run, loaded.asked.config, scope, {scope.twins: run})
     executor.seconds["measuring"] = time.perf_counter() - started
-    run.write_record(record(loaded, "complete", executor.seconds, checks))
+    run.write_record(record(loaded, "complete", executor.seconds, checks) | {"tables": run.table_digests()})
     say("drawing the report", 0)
     write_page(run)
     return measured

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from auditor.errors import RunExists
 from auditor.inputs.asked import Asked
@@ -62,9 +64,12 @@ def plan_task(asked: Asked, run: RunDirectory, item: Item) -> Task:
     """Compare one artifact on disk with what is asked."""
     kind, have = stage(item.stage), 0
     old, key = kind.found(run, asked, item.of, item.space), expected_key(asked, item)
+    wrong = damage(asked, run, item) if old in (None, key) else ""
     rows = None if kind.columns else kind.rows(asked, item.of)
     files = [run.root / name for name in kind.files(item.of, item.space)]
-    if old is None:
+    if wrong:
+        action, reason = "make", f"damaged: {wrong}"
+    elif old is None:
         action, reason = "make", "not there"
     elif old != key:
         action, reason = "remake", "; ".join(differences(old, key)[:SHOWN])
@@ -78,6 +83,17 @@ def plan_task(asked: Asked, run: RunDirectory, item: Item) -> Task:
     return Task(item, kind.word, action, reason, kind.cost(asked, item.of, item.space, have))
 
 
+def damage(asked: Asked, run: RunDirectory, item: Item) -> str:
+    """Return what is wrong with the content of an artifact on disk, in a few words; empty where nothing is.
+
+    Its files have other bytes than when they were made, or it was made from others than are there now.
+    """
+    files = [run.root / name for name in stage(item.stage).files(item.of, item.space)]
+    wrong = next((said for said in map(run.damage, files) if said), "")
+    others = [name for path in files if not wrong for name in run.other_sources(path)]
+    return wrong or (f"it was made from another {others[0]}" if others else "")
+
+
 def with_needed_transients(asked: Asked, run: RunDirectory, tasks: Sequence[Task]) -> list[Task]:
     """Return the plan in which files that were dropped are made again where something that needs them is to be made."""
     needed = needed_by_work(asked, tasks)
@@ -87,13 +103,18 @@ def with_needed_transients(asked: Asked, run: RunDirectory, tasks: Sequence[Task
         gone = [
             place.folder
             for place in kind.transient
-            if run.key(run.place(place, task.of, task.space)) != expected_key(asked, task.item)
+            if is_gone(run, run.place(place, task.of, task.space), expected_key(asked, task.item))
         ]
         if task.action == "reuse" and gone and task.item in needed:
             cost = kind.cost(asked, task.of, task.space, 0)
             task = replace(task, action="make", reason=f"its {gone[0]} are needed", cost=cost)
         found.append(task)
     return found
+
+
+def is_gone(run: RunDirectory, path: Path, key: dict[str, Any]) -> bool:
+    """Return whether a file is not there whole and under this key."""
+    return run.key(path) != key or bool(run.damage(path))
 
 
 def needed_by_work(asked: Asked, tasks: Iterable[Task]) -> set[Item]:

@@ -148,7 +148,7 @@ def audit(
     facts = record(first, "complete", {}, measured.checks)
     notes = [f"{label(pair)}: {note}" for pair, each in pairs.items() for note in each.notes]
     facts |= {"given": asdict(config), "scope": scope.as_record(), "budgets": asdict(budgets), "notes": notes}
-    run.write_record(facts | {"pairs": [list(pair) for pair in pairs]})
+    run.write_record(facts | {"pairs": [list(pair) for pair in pairs], "tables": run.table_digests()})
     pipeline.write_page(run)
 
 

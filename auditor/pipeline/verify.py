@@ -84,12 +84,13 @@ class Verification:
     differences: tuple[Difference, ...] = ()
     versions: tuple[str, ...] = ()  # packages that are not those of the run
     unproven: int = 0  # files of earlier versions, beside which there is no digest
+    changed: tuple[str, ...] = ()  # tables of other bytes than were written, where every value agrees
     rules: int = measuring.RULES  # of the verdicts in its tables; those of an earlier version are not compared
 
     @property
     def agrees(self) -> bool:
         """Whether nothing is missing and nothing differs."""
-        return not self.problems and not self.differences
+        return not self.problems and not self.differences and not self.changed
 
     @property
     def sentence(self) -> str:
@@ -125,6 +126,13 @@ class Verification:
                 f" evidence is to be trusted, give the audit run command again: it writes the tables anew.{remade}",
             )
 
+        if self.changed:
+            raise AuditError(
+                f"Tables have other bytes than were written, though every value agrees: {', '.join(self.changed)}.",
+                self.root,
+                "Give the audit run command again: it writes the tables anew from the evidence.",
+            )
+
     def as_json(self) -> str:
         """Return everything as one JSON object."""
         facts = {
@@ -133,6 +141,7 @@ class Verification:
             "values": self.values,
             "problems": list(self.problems),
             "differences": [{k: plain(v) for k, v in flat(each).items()} for each in self.differences],
+            "changed": list(self.changed),
             "versions": list(self.versions),
             "rules": {"of_the_run": self.rules, "now": measuring.RULES},
         }
@@ -152,6 +161,14 @@ def verify(root: str | Path, say: Callable[[str], None] = lambda text: None) -> 
     if record["status"] != "complete":
         raise AuditError(
             "The run is not finished: there is nothing to compare.", root, "Give the audit run command again."
+        )
+    if "purged" in record:
+        same = not list(changed_tables(run, record))
+        raise AuditError(
+            "The run was purged: its evidence is gone, and nothing can be recomputed. Its tables are "
+            + ("those that were kept." if same else "not even those that were kept."),
+            root,
+            "Verify a copy from before, or give the audit run command again, which makes everything anew.",
         )
     if "pairs" in record:
         return verify_pairs(run, record, say)
@@ -183,7 +200,16 @@ def compare_run(run: RunDirectory, record: Mapping[str, Any], measured: Measured
         stored = tables.read(run.table("protocol")).to_dict("records")
         more, differences = compare("protocol", stored, published.protocol_rows(run, scope, pairs))
         n, found = n + more, [*found, *differences]
-    return Verification(run.root, n, (), tuple(found), tuple(changed_versions(record["versions"])))
+    versions = tuple(changed_versions(record["versions"]))
+    return Verification(run.root, n, (), tuple(found), versions, changed=tuple(changed_tables(run, record)))
+
+
+def changed_tables(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the top tables that are not, byte by byte, those that were written."""
+    there = run.table_digests()
+    for name, sha256 in record.get("tables", {}).items():
+        if there.get(name) != sha256:
+            yield f"{run.table(name).name}"
 
 
 def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[str], None]) -> Verification:
@@ -200,6 +226,7 @@ def verify_pairs(run: RunDirectory, record: Mapping[str, Any], say: Callable[[st
         tuple(difference for each in found for difference in each.differences),
         found[-1].versions,
         sum(each.unproven for each in found),
+        tuple(f"{each.root.name}/{name}" for each in found for name in each.changed),
     )
 
 

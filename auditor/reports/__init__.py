@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from auditor.errors import AuditError
 from auditor.reports.album import SHOWN, Album, album_of, open_album
 from auditor.reports.caveats import caveats
 from auditor.reports.formats import FolderFormat, TextFormat
+from auditor.reports.names import Names, hidden_in, hide_in, names_of
 from auditor.run import RunDirectory, columns, restored, tables
 from auditor.run.files import atomic
 from auditor.scope import Scope
 
+WITH_PICTURES = ("html",)  # texts that show pictures; folders do, too
 TOP_TABLES = ("checkpoints", "measurements", "onsets", "verdicts")
 LATER_TABLES = {
     "metrics": columns.METRICS,
@@ -40,12 +44,13 @@ class Report:
     record: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame]  # the run's top tables by name
     caveats: tuple[str, ...]
-    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT
+    pictures: str = SHOWN  # or LEFT_OUT
+    names: Names | None = None  # what hides the names of images and files, where they are not to be seen
 
     @property
     def album(self) -> Album:
         """The pictures of the run, in the state that was asked for; of three or more trainings, see ``albums``."""
-        return album_of(RunDirectory(self.root), self.record, self.pictures)
+        return replace(album_of(RunDirectory(self.root), self.record, self.pictures), names=self.names)
 
     @property
     def albums(self) -> dict[str, Album]:
@@ -53,7 +58,8 @@ class Report:
         if not self.record.get("pairs"):
             return {"": self.album}
         run = RunDirectory(self.root)
-        return {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
+        albums = {"|".join(pair): open_album(run.pair(*pair).root, self.pictures) for pair in self.record["pairs"]}
+        return {name: replace(album, names=self.names) for name, album in albums.items()}
 
     @cached_property
     def scope(self) -> Scope:
@@ -68,7 +74,7 @@ class Report:
     @property
     def has_samples(self) -> bool:
         """Whether samples lie in this run itself: a quick audit draws none, of three trainings the pairs have."""
-        return self.scope.with_samples and not self.record.get("pairs")
+        return self.scope.with_samples and not self.record.get("pairs") and not self.record.get("purged")
 
     @property
     def shown_spaces(self) -> tuple[str, ...]:
@@ -222,19 +228,23 @@ def write_reports(report: Report, targets: Mapping[str, Path]) -> None:
         If a target cannot be written.
     """
     texts = {form: text_of(report, form) for form in targets if form in registry.REPORTS}
+    shows = report.pictures == SHOWN
     for form in targets:
         if form in registry.FOLDER_REPORTS:
             write: FolderFormat = registry.lookup("folder report", form)
-            write(report, targets[form])
+            with owners_alone(shows):
+                write(report, targets[form])
     for form, content in texts.items():
         if str(targets[form]) == "-":
             sys.stdout.write(content.decode())
         else:
-            write_file(targets[form], content)
+            write_file(targets[form], content, private=shows and form in WITH_PICTURES)
 
 
-def write_file(path: Path, content: bytes, remedy: str = "Choose another file.") -> None:
-    """Write a file atomically; ``remedy`` is what the error says where that fails.
+def write_file(path: Path, content: bytes, remedy: str = "Choose another file.", private: bool = False) -> None:
+    """Write a file atomically, where a link leads, and for its owner alone where it is ``private``.
+
+    What is no regular file (a pipe, a device) is written through and stays. ``remedy`` is what the error says.
 
     Raises
     ------
@@ -242,14 +252,30 @@ def write_file(path: Path, content: bytes, remedy: str = "Choose another file.")
         If it cannot be written there.
     """
     try:
-        with atomic(path) as temporary:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with open(path, "wb") as stream:
+                stream.write(content)
+            return
+        with owners_alone(private), atomic(Path(os.path.realpath(path))) as temporary:
+            temporary.unlink(missing_ok=True)  # one that a kill left may be open to others
             temporary.write_bytes(content)
     except OSError as error:
         raise AuditError(f"Cannot write here: {error.strerror}.", path, remedy) from None
 
 
-def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
-    """Return the report of a run; its pictures are shown as they are, blurred, or left out.
+@contextmanager
+def owners_alone(private: bool) -> Iterator[None]:
+    """Let nobody but the owner read what is written meanwhile, where it is ``private``."""
+    mask = os.umask(0o077) if private else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            os.umask(mask)
+
+
+def read_report(root: str | Path, pictures: str = SHOWN, with_names: bool = True) -> Report:
+    """Return the report of a run; its pictures, and the names of images and files, are shown or left out.
 
     Raises
     ------
@@ -260,7 +286,10 @@ def read_report(root: str | Path, pictures: str = SHOWN) -> Report:
     record = run.read_record()
     frames = {name: tables.read(run.table(name)) for name in TOP_TABLES}
     frames |= {name: optional(run, name, columns) for name, columns in LATER_TABLES.items()}
-    return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures)
+    names = None if with_names else names_of(run, record, frames)
+    if names is not None:
+        record, frames = hidden_in(record, names), hide_in(names, frames)
+    return Report(run.root, record, frames, tuple(caveats(record, frames)), pictures, names)
 
 
 def optional(run: RunDirectory, name: str, columns: Sequence[columns.Column]) -> pd.DataFrame:

@@ -29,8 +29,9 @@ from auditor.scope import Scope
 if TYPE_CHECKING:
     from PIL import Image
 
-SHOWN, BLURRED, LEFT_OUT = "shown", "blurred", "left out"  # what a report does with pictures
-BLUR_CELLS = 4  # cells per side that are left of a blurred picture, and at least this many pixels per cell
+    from auditor.reports.names import Names
+
+SHOWN, LEFT_OUT = "shown", "left out"  # what a report does with pictures
 SIDE_DISTANCES = {  # field of Side -> column of the evidence
     "own_distance": "own_distance_1",
     "other_distance": "other_distance_1",
@@ -50,10 +51,12 @@ class Picture:
     reason: str = ""  # why there are no pixels
 
     def in_state(self, state: str) -> Picture:
-        """Return the picture as it is (SHOWN), unrecognizable (BLURRED) or without its pixels (LEFT_OUT)."""
-        if state == LEFT_OUT:
-            return replace(self, pixels=None, reason="pictures are left out of this report")
-        return self if self.pixels is None or state == SHOWN else replace(self, pixels=blurred(self.pixels))
+        """Return the picture as it is (SHOWN) or without its pixels (LEFT_OUT)."""
+        return self if state == SHOWN else replace(self, pixels=None, reason="pictures are left out of this report")
+
+    def named(self, names: Names | None) -> Picture:
+        """Return the picture with its name hidden, where names are."""
+        return self if names is None else replace(self, id=names.hidden(self.id))
 
     def png(self, scale: int = 1) -> bytes | None:
         """Return the picture as PNG bytes, each pixel drawn ``scale`` times ``scale``; None without pixels."""
@@ -107,9 +110,13 @@ class Side:
         return self.sample, self.own, self.other
 
     def in_state(self, state: str) -> Side:
-        """Return this part with every picture shown, blurred or left out."""
+        """Return this part with every picture shown or left out."""
         sample, own, other = (picture.in_state(state) for picture in self.pictures)
         return replace(self, sample=sample, own=own, other=other)
+
+    def named(self, names: Names | None) -> Side:
+        """Return this part with the names of training images hidden, where names are."""
+        return replace(self, own=self.own.named(names), other=self.other.named(names))
 
 
 NO_TRAINING = "no training images were given"
@@ -144,13 +151,13 @@ class Case:
         """Whether there is another twin's sample from the same noise."""
         return bool(self.theirs.twin)
 
-    def blurred(self) -> Case:
-        """Return the case with every picture unrecognizable."""
-        return self.in_state(BLURRED)
-
     def in_state(self, state: str) -> Case:
-        """Return the case with every picture shown, blurred or left out; the numbers stay."""
+        """Return the case with every picture shown or left out; the numbers stay."""
         return replace(self, mine=self.mine.in_state(state), theirs=self.theirs.in_state(state))
+
+    def named(self, names: Names | None) -> Case:
+        """Return the case with the names of training images hidden, where names are."""
+        return replace(self, mine=self.mine.named(names), theirs=self.theirs.named(names))
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,9 @@ class Album:
 
     run: RunDirectory
     scope: Scope
-    pictures: str = SHOWN  # or BLURRED, or LEFT_OUT: every case that leaves the album is in this state
+    pictures: str = SHOWN  # or LEFT_OUT: every case that leaves the album is in this state
     copy_below: Mapping[str, float] = field(default_factory=dict)  # by space, where it is not 1/3
+    names: Names | None = None  # what hides the names of training images, where they are not to be seen
 
     def case(self, space: str, twin: str, step: int, seed: int) -> Case:
         """Return one seed of one twin at one step.
@@ -254,7 +262,7 @@ class Album:
         paired = sides.get(other_twin(twin), absent(NO_TWIN))
         mine, theirs = sides[twin], absent(UNPAIRED) if paired.twin and math.isnan(distance) else paired
         case = Case(space=space, step=step, seed=seed, mine=mine, theirs=theirs, twin_distance=distance)
-        return case.in_state(self.pictures)
+        return case.in_state(self.pictures).named(self.names)
 
     def _row(self, seeds: np.ndarray, seed: int) -> int:
         """Return in which row of a table a seed stands."""
@@ -289,7 +297,7 @@ class Album:
 
     def training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by half and id, without pixels where the run does not keep it."""
-        return self._training_image(half, image_id).in_state(self.pictures)
+        return self._training_image(half, image_id).in_state(self.pictures).named(self.names)
 
     def _training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by id, of those that the run keeps."""
@@ -322,7 +330,7 @@ class Album:
 
 
 def open_album(root: str | Path, pictures: str = SHOWN) -> Album:
-    """Return the pictures of a run: shown as they are, blurred, or left out.
+    """Return the pictures of a run: shown as they are, or left out.
 
     Raises
     ------
@@ -356,28 +364,6 @@ def quotient(above: float, below: float) -> float:
     if below == 0:
         return 0.0 if above == 0 else math.inf if above > 0 else math.nan
     return above / below
-
-
-def blurred(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 ``[h, w, c]`` of the same shape in which nothing can be recognized, and nothing restored.
-
-    The picture is averaged over at most 4 x 4 cells (fewer where a cell would have less than
-    4 x 4 pixels) and these few numbers are smoothly enlarged: what is left is 16 numbers per
-    channel, so overall brightness and color can be seen, and no shape.
-    """
-    from PIL import Image
-
-    height, width, channels = pixels.shape
-    rows, columns = (
-        np.arange(n := max(1, min(BLUR_CELLS, side // BLUR_CELLS))) * side // n for side in (height, width)
-    )
-    sums = np.add.reduceat(np.add.reduceat(pixels.astype(np.int64), rows, axis=0), columns, axis=1)
-    pixels_per_cell = np.outer(np.diff([*rows, height]), np.diff([*columns, width]))[..., None]
-    coarse = (sums // pixels_per_cell).astype(np.uint8)
-    smooth = [
-        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(channels)
-    ]
-    return np.stack([np.asarray(each) for each in smooth], axis=2)
 
 
 def png(pixels: np.ndarray, scale: int = 1) -> bytes:

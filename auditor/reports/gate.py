@@ -21,7 +21,7 @@ import pandas as pd
 from auditor.config import Budgets, read_toml
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
-from auditor.reports import write_file
+from auditor.reports import printable, write_file
 from auditor.run import RunDirectory, tables
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
@@ -357,11 +357,12 @@ def write_junit(judgement: Judgement, path: Path) -> None:
     total = {"tests": len(judgement.requirements), "errors": 0, **counts}
     suite = ElementTree.Element("testsuite", {"name": "audit check", **{k: str(v) for k, v in total.items()}})
     for each in judgement.requirements:
-        case = ElementTree.SubElement(suite, "testcase", classname="audit.check", name=each.name)
+        case = ElementTree.SubElement(suite, "testcase", classname="audit.check", name=printable(each.name))
+        reason = printable(each.reason)
         if each.outcome == FAIL:
-            ElementTree.SubElement(case, "failure", message=each.reason).text = each.reason
+            ElementTree.SubElement(case, "failure", message=reason).text = reason
         elif each.outcome == UNDECIDED:
-            ElementTree.SubElement(case, "skipped", message=f"undecided: {each.reason}")
+            ElementTree.SubElement(case, "skipped", message=f"undecided: {reason}")
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

@@ -194,6 +194,7 @@ EXPOSURE = (
         "ratio", "float64", "ln(loss of the model without the image / of the model with it); larger is more exposed"
     ),
     Column("value", "float64", "ratio less the median of its half; positive: its own network knows it better"),
+    Column("smooth", "float64", "the same of the linear denoisers of both halves: what a smooth model shows"),
     Column("fdr", "float64", "least false discovery rate of a list with its group on it; NaN where no list has it"),
     Column("listed", "bool", "on the exposed list, at a false discovery rate of 10 %; one image of a group"),
 )

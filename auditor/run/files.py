@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
-import shutil
+import re
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from auditor.errors import AuditError
+
+PART = re.compile(r"\d{8}\.npy|key\.json|\..+\.tmp")  # what lies in a folder of finished batches
+SETTLED = 0.05  # seconds: a file that changed a moment ago may change again within one tick of its time of change
+HASHED = 2**20  # bytes at once
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,18 @@ def part_path(path: Path, start: int) -> Path:
 
 def drop_parts(path: Path) -> None:
     """Remove the batches of an artifact that is finished."""
-    shutil.rmtree(parts_folder(path), ignore_errors=True)
+    drop_batches(parts_folder(path))
+
+
+def drop_batches(folder: Path) -> None:
+    """Remove a folder of batches, what says their key last; a file that is none of ours stays, and its folder."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir(), key=lambda each: each.name == "key.json"):
+        if PART.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody's file is in it
+        folder.rmdir()
 
 
 def key_path(path: Path) -> Path:
@@ -65,8 +83,29 @@ def n_rows(path: Path) -> int:
 
             return int(read_metadata(path).num_rows)
         return len(np.load(path, mmap_mode="r"))
-    except (OSError, ValueError, EOFError):  # pyarrow's errors are ValueErrors
+    except (OSError, ValueError, EOFError, TypeError):  # pyarrow's errors are ValueErrors; no length: a single number
         return 0
+
+
+def opens(path: Path) -> bool:
+    """Return whether an ``.npy`` or Parquet file can be read as one, also where it has no rows."""
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow.parquet import read_metadata
+
+            read_metadata(path)
+        else:
+            np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder where nothing is in it."""
+    if folder.is_dir() and not folder.is_symlink():
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def header(dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -88,7 +127,11 @@ def read_beside(path: Path) -> Beside | None:
     found = read_key(key_path(path))
     if found is None or not isinstance(found.get("key"), dict) or "sha256" not in found:
         return None if found is None else Beside(found)
-    return Beside(**found)
+    known = {name: value for name, value in found.items() if name in Beside.__dataclass_fields__}
+    texts = [known.get("sha256"), known.get("becoming", "")]
+    made_of = known.get("made_of", {})
+    texts += [*made_of, *made_of.values()] if isinstance(made_of, dict) else [None]
+    return Beside(**known) if all(isinstance(each, str) for each in texts) else None
 
 
 def write_beside(path: Path, beside: Beside) -> None:
@@ -97,16 +140,63 @@ def write_beside(path: Path, beside: Beside) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes, as hex digits; read once as long as the file stays what it is."""
+    there = os.stat(path)
+    if there.st_ctime > time.time() - SETTLED:
+        return read_sha256(path)
+    return remembered_sha256(path, (there.st_dev, there.st_ino, there.st_ctime_ns, there.st_mtime_ns, there.st_size))
+
+
+@lru_cache(maxsize=100_000)
+def remembered_sha256(path: Path, stamp: tuple[int, ...]) -> str:
+    """Return the sha256 of a file that has this stamp."""
+    return read_sha256(path)
+
+
+def read_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, as hex digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_of_rows(path: Path, rows: int) -> str:
+    """Return the sha256 that an ``.npy`` file had when it held its first rows alone; empty where it cannot be told."""
+    try:
+        whole = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return ""
+    total, head = hashlib.sha256(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, header(whole.dtype, (rows, *whole.shape[1:])))
+    total.update(head.getvalue())
+    at_once = max(1, HASHED // max(1, whole[:1].nbytes))
+    for start in range(0, rows, at_once):
+        total.update(whole[start : min(start + at_once, rows)].tobytes())
+    return total.hexdigest()
+
+
+def save_part(path: Path, array: np.ndarray) -> None:
+    """Write a batch: an ``.npy`` file with the sha256 of what precedes behind it, which readers of arrays pass over."""
+    save_array(path, array)
+    digest = bytes.fromhex(read_sha256(path))
+    with open(path, "ab") as handle:
+        handle.write(digest)
+
+
+def rows_of_part(path: Path) -> int:
+    """Return the rows of a batch, 0 where it is missing or not as it was written."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return 0
+    whole = hashlib.sha256(content[:-32]).digest() == content[-32:]
+    return n_rows(path) if whole else 0
 
 
 def prepare_parts(parts: Path, key: Mapping[str, Any]) -> None:
     """Make the folder of finished batches, emptied if it was begun under another key."""
     key_file = parts / "key.json"
     if parts.exists() and read_key(key_file) != as_json(key):
-        shutil.rmtree(parts)
+        drop_batches(parts)
     parts.mkdir(parents=True, exist_ok=True)
     write_json(key_file, key)
 

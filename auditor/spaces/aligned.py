@@ -143,13 +143,14 @@ def nearest_turned(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what `AlignedSpace.nearest` does for small pictures, in eight symmetries: all of them are compared."""
     known, asked = (small_pictures(each) for each in (reference, queries))
-    turned = known[:, turned_cells(known.shape[1] // CELLS**2)].reshape(-1, known.shape[1])  # [n_reference x 8, 196 c]
+    turned = known[:, turned_cells(known.shape[1] // CELLS**2)].swapaxes(0, 1).reshape(-1, known.shape[1])  # [8 x n, d]
     lengths, others = (np.square(each).sum(axis=1, dtype=np.float64) for each in (asked, known))
     m = min(len(known), k + 1)  # the query itself may be among them
     distances, numbers = np.empty((len(asked), m)), np.empty((len(asked), m), np.int64)
     for start in range(0, len(asked), SMALL_AT_ONCE):
         rows = slice(start, start + SMALL_AT_ONCE)
-        alike = np.abs(asked[rows] @ turned.T).reshape(-1, len(known), 8).max(axis=2)
+        product = (asked[rows] @ turned.T).reshape(-1, 8, len(known))
+        alike = np.maximum(product.max(axis=1), -product.min(axis=1)).astype(np.float64)
         r = alike / np.sqrt(np.maximum(lengths[rows, None] * others, 1))
         found = np.sqrt(np.maximum(2 - 2 * r, 0))
         numbers[rows] = np.argsort(found, axis=1, kind="stable")[:, :m]
@@ -486,8 +487,8 @@ def masks(c: int) -> tuple[np.ndarray, np.ndarray]:
     tables = [warp_table(zoom, angle)[2] for zoom in ZOOMS for angle in ANGLES]
     covered = np.array([each.reshape(CELLS, 2, CELLS, 2).all(axis=(1, 3)).ravel() for each in tables])
     turned = covered[:, turned_cells(1)].reshape(-1, CELLS**2)
-    within, turned = (np.repeat(each.astype(np.float32), c, axis=1) for each in (within, turned))
-    return within, turned
+    first_cells, turned_too = (np.repeat(each.astype(np.float32), c, axis=1) for each in (within, turned))
+    return first_cells, turned_too
 
 
 @cache

@@ -73,8 +73,8 @@ class Bench:
         ``compute(rows)`` returns one part, ``rows`` being as long as the step of ``parts``; calls are taken to spread
         evenly over them. :meth:`write` takes the parts away.
         """
-        path, told = self.path(task.item), 0
-        for done in self.run.make_parts(path, expected_key(self.asked, task.item), parts, compute):
+        path, told, made = self.path(task.item), 0, made_of(self.run, self.asked, task.item)
+        for done in self.run.make_parts(path, expected_key(self.asked, task.item), parts, compute, made):
             finished = task.calls * (done - parts.start) // (parts.stop - parts.start)
             yield finished - told
             told = finished

@@ -125,8 +125,22 @@ def outside_cluster(found: Neighbors, clusters: np.ndarray | None) -> np.ndarray
 
 
 def in_pool(queries: Features, reference: Reference, full: Neighbors) -> Neighbors:
-    """Return the nearest pool images; the search over the full set serves where they are the same set."""
-    return full if reference.in_pool.all() else nearest_images(queries, reference, N_NEIGHBORS, pool=True)
+    """Return the eight nearest pool images, or more: those of the full set that are in the pool, where they suffice."""
+    if reference.in_pool.all():
+        return full
+    pool = reference.pool
+    kept = (full.indices >= 0) & reference.in_pool[full.indices]
+    wanted = min(N_NEIGHBORS, len(pool.ids) // (2 if reference.mirrored else 1))
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :N_NEIGHBORS]
+    few = np.flatnonzero(kept.sum(axis=1) < wanted)
+    known = np.take_along_axis(kept, order, axis=1)
+    number = np.cumsum(reference.in_pool) - 1  # of an image of the set among those of the pool
+    indices = np.where(known, number[np.take_along_axis(full.indices, order, axis=1)], -1)
+    distances = np.where(known, np.take_along_axis(full.distances, order, axis=1), np.nan).astype(np.float32)
+    if len(few):
+        again = nearest_images(queries.rows(few), reference, N_NEIGHBORS, pool=True)
+        indices[few], distances[few] = again.indices[:, : indices.shape[1]], again.distances[:, : indices.shape[1]]
+    return replace(full, distances=distances, indices=indices, reference_ids=pool.ids)
 
 
 def nearest_of_another_group(features: Features, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,14 @@ def relabeling_test(relabeling: Relabeling, weights: np.ndarray) -> RelabelingTe
     z = np.where(flat, 0.0, t / np.where(flat, 1.0, sd))
     p = at_least(z, z[0]).mean(axis=0)
     return RelabelingTest(t[0], np.where(flat, 0.0, sd), z, p)
+
+
+def relabeling_tests(relabeling: Relabeling, statistics: Mapping[str, np.ndarray]) -> dict[str, RelabelingTest]:
+    """Return the tests of several sets of statistics by name, each ``[M, N]``: one product instead of many."""
+    whole = relabeling_test(relabeling, np.vstack(list(statistics.values())))
+    ends = np.cumsum([len(each) for each in statistics.values()])[:-1]
+    parts = (np.split(each, ends, axis=-1) for each in (whole.value, whole.sd, whole.z, whole.p))
+    return {name: RelabelingTest(*each) for name, each in zip(statistics, zip(*parts, strict=True), strict=True)}
 
 
 def at_least(z: np.ndarray, observed: np.ndarray) -> np.ndarray:

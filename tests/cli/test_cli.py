@@ -94,10 +94,15 @@ def test_the_help_of_every_verb_ends_with_a_runnable_example(audit, verb):
     assert f"Example: audit {verb}" in " ".join(audit(verb, "--help").out.split())
 
 
-def test_an_error_of_ours_keeps_its_traceback(audit, monkeypatch):
+def test_a_fault_of_ours_is_told_in_three_lines_and_keeps_its_traceback_in_a_file(audit, monkeypatch):
     monkeypatch.setattr("auditor.reports.read_report", lambda root: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        audit("report", "somewhere")
+    outcome = audit("report", "somewhere")
+    assert outcome.status == 70 and len(outcome.err.splitlines()) == 3 and "ZeroDivisionError" in outcome.err
+    kept = Path(outcome.err.split("where: ")[1].splitlines()[0])
+    assert "Traceback" in kept.read_text() and "1 / 0" in kept.read_text()
+    kept.unlink()
+    monkeypatch.setenv("AUDITOR_DEBUG", "1")
+    assert "Traceback" in audit("report", "somewhere").err
 
 
 @pytest.mark.parametrize("arguments", [("split", "x.npz", "--out", ""), ("run", "--out="), ("report", "")])

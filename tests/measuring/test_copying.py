@@ -175,8 +175,8 @@ def test_a_rule_that_flags_real_images_takes_the_ratio_that_flags_few_of_them():
         twin: replace(evidence(twin, np.linspace(0.2 + 0.0001 * i, 1, n)), twin=twin)
         for i, twin in enumerate(("a", "b"))
     }
-    ratio = copies.calibrated_ratio(found, 1 / 3)
+    ratio = copies.calibrated_ratio(found, 1 / 5)
     ratios = np.concatenate([copies.ratio_of(each) for each in found.values()])
     assert (ratios < ratio).sum() == 2
-    assert copies.calibrated_ratio({twin: evidence(twin, np.linspace(0.2, 1, 999)) for twin in "ab"}, 1 / 3) == 1 / 3
-    assert copies.calibrated_ratio({twin: evidence(twin, np.linspace(0.4, 1, n)) for twin in "ab"}, 1 / 3) == 1 / 3
+    assert copies.calibrated_ratio({twin: evidence(twin, np.linspace(0.2, 1, 999)) for twin in "ab"}, 1 / 5) == 1 / 5
+    assert copies.calibrated_ratio({twin: evidence(twin, np.linspace(0.4, 1, 9)) for twin in "ab"}, 1 / 5) == 1 / 3

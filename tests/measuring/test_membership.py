@@ -250,6 +250,16 @@ def test_heldout_images_that_are_nearly_training_images_are_no_nonmembers():
     assert len(left.losses["heldout"].ids) == 38 and "h0" not in left.attack_scores["SimA"]["heldout"].ids
     assert left.twin_losses["heldout"].values[0] == plain.twin_losses["heldout"].values[1]
     assert len(left.losses["own"].ids) == 600 and membership.without_images(plain, NOBODY) is plain
+    nobody = membership.without_images(plain, frozenset(plain.losses["heldout"].ids))
+    assert membership.n_others(nobody) == 0 and membership.n_others(replace(plain, losses={})) == 0
+
+
+def test_hits_of_every_number_of_groups_are_whole():
+    """In floating point 7 / 500 of 500 may be less than 7."""
+    score = membership.Score("loss", "a", np.zeros(0), np.zeros(500), np.zeros(0), np.zeros(0), 1)
+    for n in (490, 493, 497, 500, 999):
+        of = replace(score, members=np.zeros(n), units=n)
+        assert membership.Judged(of, STRICT, 10, 0.0, 29).p == pytest.approx(betabinom.sf(28, n, 10, 491))
 
 
 # The exposed list -------------------------------------------------------------------------
@@ -291,6 +301,37 @@ def test_an_average_that_leaks_alike_lists_nobody_and_the_sign_is_that_of_the_ow
     assert set(found.ids[found.values > 0.5]) == {f"x{i}" for i in range(8)} and found.listed.sum() <= 19
     assert (found.values[found.listed] > 0).all()
     assert membership.exposed_images([replace(each, twin_losses={}) for each in both(rng)], {}) is None
+
+
+def test_what_a_smooth_model_shows_of_an_image_is_taken_off_and_no_more_than_half_the_loss():
+    """Known by .5 where the linear denoisers know it by .4: .1; by 2 of 3: 2 - ln 2; a wrong sign keeps its value."""
+    values, smooth = np.array([0.5, 0.5, 2.0, -0.3, 0.1]), np.array([0.4, -0.4, 3.0, -0.4, np.nan])
+    found = membership.beyond_smooth(values, smooth)
+    assert found == pytest.approx([0.1, 0.5, 2 - np.log(2), -0.3, 0.1])
+
+
+def test_images_that_move_even_a_linear_denoiser_are_not_listed_and_identified_ones_are():
+    rng = np.random.default_rng(0)
+    two = both(rng, identified=8)
+    of_twin = {each.twin: {"own": each.losses["own"]} for each in two}
+    for mine, twin in zip(two, ("b", "a"), strict=True):
+        of_twin[twin]["other"] = mine.twin_losses["other"]  # linear denoisers that show the very same
+    assert membership.exposed_images(two, {}).listed.any()
+    assert not membership.exposed_images(two, {}, of_twin).listed.any()
+    known = [
+        replace(each, losses={**each.losses, "own": replace(each.losses["own"], values=each.losses["own"].values / 3)})
+        for each in two
+    ]
+    part = np.r_[np.ones(8), np.zeros(592)] > 0
+    for mine, plain in zip(known, two, strict=True):
+        mine.losses["own"].values[~part] = plain.losses["own"].values[~part]
+    found = membership.exposed_images(known, {}, of_twin)
+    assert set(found.ids[found.listed]) == {f"x{i}" for i in range(8)} and found.listed.sum() == 16
+    assert np.isnan(membership.exposed_images(two, {}, {"a": {}}).smooth).all()
+
+
+def test_rounding_has_no_sign():
+    assert not membership.exposed_list(np.full(50, 1e-12), np.arange(50))[1].any()
 
 
 def test_the_chance_of_being_shown_hidden_is_that_of_simulation():

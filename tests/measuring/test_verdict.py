@@ -65,7 +65,7 @@ def test_each_of_many_spaces_has_to_lean_more_to_be_called_biased():
 
 
 def test_an_image_that_stands_out_too_often_is_bias_although_the_share_is_small():
-    """Gap lean .004 with an error of .001 is three errors above the smooth reference's 0 plus .001; 1.96 suffice."""
+    """Gap lean .004 with an error of .001 is three errors above the smooth reference's 0 plus .001; 1.645 suffice."""
     tail = replace(SMALL, p_corrected=0.001, gap=0.004, gap_se=0.001)
     assert verdict(facts(lean={"pixel": tail})) == "biased"
     assert verdict(facts(lean={"pixel": replace(tail, gap_reference=0.004)})) == "generalizing"
@@ -165,6 +165,16 @@ def test_halves_that_were_not_trained_on_withhold_every_verdict_but_copying_and_
     assert judge(facts(copying={"pixel": COPIES}), wrong, BUDGETS).verdict == "memorizing"
     known = Membership(False, exposed=("Membership: an image is known.",))
     assert judge(facts(membership=known), wrong, BUDGETS).risk == "exposed"
+
+
+def test_what_an_attack_finds_at_many_false_positives_is_told_whatever_is_released():
+    told = replace(HIDDEN, headline="At 10% false positives 30% are found.", shown="Membership is shown hidden: .03.")
+    for release in ("weights", "samples"):
+        said = recommend([facts(300), facts(membership=told)], replace(CONTEXT, release=release), BUDGETS)
+        assert said.step == 300 and "false positives" not in said.sentence  # of another step than is released
+        said = recommend([facts(membership=told)], replace(CONTEXT, release=release), BUDGETS).sentence
+        assert said.endswith("At 10% false positives 30% are found.")
+    assert "Membership is shown hidden: .03." in judge(facts(membership=told), CONTEXT, BUDGETS).reasons
 
 
 def test_a_release_says_what_was_judged_and_what_was_not():

@@ -12,7 +12,7 @@ from page import Page
 from repository import SAMPLE_RUN
 
 from auditor.reports import members, read_report, text_of
-from auditor.reports.album import BLURRED, LEFT_OUT
+from auditor.reports.album import LEFT_OUT
 from auditor.reports.caveats import withheld_attacks
 from auditor.reports.charts import networks
 from auditor.reports.drawing import heats
@@ -114,12 +114,11 @@ def test_the_most_exposed_images_are_named_first_and_counted_by_step_and_half(re
     assert "Most exposed; about one in ten is listed wrongly" in section(report)
 
 
-def test_pictures_of_exposed_images_are_shown_blurred_or_left_out_as_asked(report):
-    as_they_are, blurred, none = (
-        members.exposures(replace(report, pictures=state))[0].pictures for state in (report.pictures, BLURRED, LEFT_OUT)
+def test_pictures_of_exposed_images_are_shown_or_left_out_as_asked(report):
+    as_they_are, none = (
+        members.exposures(replace(report, pictures=state))[0].pictures for state in (report.pictures, LEFT_OUT)
     )
-    assert len(as_they_are) == len(blurred) == members.PICTURED and none == ()
-    assert not {each.uri for each in as_they_are} & {each.uri for each in blurred}
+    assert len(as_they_are) == members.PICTURED and none == ()
     assert "<img" not in section(replace(report, pictures=LEFT_OUT)).split('id="exposed"')[1]
 
 

@@ -115,13 +115,6 @@ def test_the_sheet_holds_the_pictures_and_is_the_same_each_time(finished, audit,
     assert (shown == case.mine.sample.pixels[..., 0]).all()
 
 
-def test_a_blurred_sheet_holds_no_picture(finished, audit, tmp_path):
-    outcome = audit("show", finished, "--step", 90, "--seed", 1, "--out", tmp_path / "sheet.png", "--blur")
-    case = open_album(finished).case("pixel", "a", 90, 1)
-    assert (tmp_path / "sheet.png").read_bytes() == sheet.sheet(case.blurred(), "Pictures are blurred.")
-    assert "private" not in outcome.err
-
-
 def test_a_sheet_that_cannot_be_written_is_one_error(finished, audit, tmp_path):
     (tmp_path / "file").touch()
     outcome = audit("show", finished, "--step", 90, "--out", tmp_path / "file" / "sheet.png")

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from auditor.reports import read_report
-from auditor.reports.album import BLURRED, LEFT_OUT, open_album
+from auditor.reports.album import LEFT_OUT, open_album
 from auditor.reports.formats.tensorboard import FILE, RUNS, gallery, write
 
 
@@ -62,13 +62,9 @@ def test_the_gallery_shows_the_worst_samples_of_each_step(board, finished):
     assert (drawn[: 6 * 8 : 6, : 6 * 8 : 6, 0] == first[..., 0]).all()
 
 
-def test_pictures_can_be_left_out_or_blurred(finished, tmp_path):
+def test_pictures_can_be_left_out(finished, tmp_path):
     write(read_report(finished, LEFT_OUT), tmp_path / "without")
     assert opened(tmp_path / "without" / "audit").Tags()["images"] == []
-    write(read_report(finished, BLURRED), tmp_path / "blurred")
-    events = opened(tmp_path / "blurred" / "audit").Images("worst/pixel")
-    expected = gallery(open_album(finished, BLURRED).worst("pixel", 90, 8))
-    assert (np.asarray(Image.open(io.BytesIO(events[0].encoded_image_string))) == expected).all()
 
 
 def test_the_same_run_gives_the_same_files(board, finished, tmp_path, audit):

@@ -24,7 +24,7 @@ from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
-from auditor.stages import losses, nearest, sets, stages
+from auditor.stages import halves, losses, nearest, sets, stages
 from auditor.stages.halves import Reference
 from auditor.stats.landing import own_share_both, own_share_one
 
@@ -456,3 +456,19 @@ def test_losses_of_levels_with_different_shares_are_weighted_and_earlier_tables_
 
 def test_losses_that_were_not_measured_are_absent(tmp_path):
     assert losses.read_losses(RunDirectory(tmp_path).root / f"losses/a/{STEP}.parquet") == {}
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_the_nearest_pool_images_are_those_that_a_search_of_the_pool_alone_finds(mirrored, share):
+    """Whether the neighbors among all images hold enough of the pool, or it has to be searched again."""
+    rng = np.random.default_rng(int(100 * share))
+    in_pool = rng.uniform(size=150) < share
+    in_pool = np.concatenate([in_pool, in_pool])  # an image and its mirror image are in it together
+    known = Reference(features("train-a", rng.integers(0, 30, (300, 2))), in_pool, mirrored=mirrored)
+    queries = features("heldout", rng.integers(0, 30, (40, 2)))
+    found = halves.in_pool(queries, known, halves.nearest_images(queries, known, 50))
+    direct = halves.nearest_images(queries, known, 8, pool=True)
+    np.testing.assert_array_equal(found.indices[:, :8], direct.indices)
+    np.testing.assert_array_equal(found.distances[:, :8], direct.distances)
+    assert found.reference_ids == direct.reference_ids

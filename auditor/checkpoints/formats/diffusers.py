@@ -20,7 +20,7 @@ from typing import Any
 
 from auditor.checkpoints import files, flips, latent, names, networks, text
 from auditor.checkpoints.conditions import by_class, by_text, unconditional
-from auditor.checkpoints.configs import absence, read_json
+from auditor.checkpoints.configs import LONGEST_SIDE, absence, read_json
 from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.networks import CONFIG, Read
 from auditor.checkpoints.settings import ModelSettings
@@ -250,7 +250,8 @@ def _require_shape(config: Mapping[str, Any], path: Path) -> None:
         what = f"sample_size is not set in {CONFIG}, so the size of the images is unknown."
         raise CheckpointError(what, path, f"Write it into {CONFIG}.")
     sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or not all(type(one) is int and one > 0 for one in (*sides, n_in)):  # True is no size
+    fit = all(type(one) is int and 0 < one <= LONGEST_SIDE for one in (*sides, n_in))  # True is no size
+    if len(sides) != 2 or not fit:
         raise CheckpointError(f"sample_size {size} with in_channels {n_in} is no image shape.", path)
     if n_out not in (n_in, 2 * n_in) and not (n_out == 0 and config["_class_name"] == "DiTTransformer2DModel"):
         raise CheckpointError(f"The network gives {n_out} channels for {n_in}, which is not supported.", path)

@@ -134,7 +134,9 @@ class DitFormat(files.WeightFiles):
         problem = weights.misfit(given, files.expected_of(network))
         if problem:
             raise CheckpointError(f"The weights do not fit a transformer of DiT: {problem}.", checkpoint.path)
-        digest = latent.with_autoencoder(weights.digest(tensors), self._autoencoder(config, checkpoint.path))
+        digest = latent.with_autoencoder(
+            weights.digest(tensors, networks.described(config)), self._autoencoder(config, checkpoint.path)
+        )
         return config, tensors, digest
 
     def _autoencoder(self, config: Mapping[str, Any], path: Path) -> Path | None:

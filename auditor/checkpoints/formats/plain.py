@@ -8,13 +8,13 @@ content of ``--model-config`` as keywords, and returns an ``nn.Module`` whose ``
 from __future__ import annotations
 
 import importlib
-import inspect as introspection
+import json
 import sys
-from hashlib import sha256
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from auditor.checkpoints import files, flips, names, weights
+from auditor.checkpoints import files, flips, names, origin, weights
 from auditor.checkpoints.configs import read_json
 from auditor.checkpoints.formats import Guide, Unusable
 from auditor.checkpoints.headers import Header
@@ -88,10 +88,15 @@ class PlainFormat(files.WeightFiles):
         return flips.of_edm(checkpoint.path.parent)
 
     def read(self, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any], str]:
-        """Return the factory's network, the weights that fit it, and the sha256 over them and the factory's source."""
-        network, source = made(self.settings)
+        """Return the factory's network, the weights that fit it, and the sha256 over them and all that made it.
+
+        That is the source of the factory with what it imports of the user's own, its arguments, and what the network
+        holds beside weights: numbers that come from elsewhere, from a file that the factory reads, say.
+        """
+        network, factory = made(self.settings)
         tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
-        return network, tensors, weights.digest(tensors, source)
+        told = json.dumps([origin.sources(factory), arguments_of(self.settings)], sort_keys=True)
+        return network, tensors, weights.digest(tensors, told, _kept(self.settings, told))
 
     def called(self, network: Any) -> tuple[Network, Conditioned | None]:
         """Return the network, its output checked, and without the half of it that is a learned variance."""
@@ -109,8 +114,23 @@ class PlainFormat(files.WeightFiles):
         return call, None
 
 
-def made(settings: ModelSettings) -> tuple[Any, str]:
-    """Return the factory's network and the sha256 of the file that defines it.
+def arguments_of(settings: ModelSettings) -> dict[str, Any]:
+    """Return what the factory is called with."""
+    return read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
+
+
+@lru_cache(maxsize=4)
+def _kept(settings: ModelSettings, told: str) -> str:
+    """Return what the factory's network holds beside weights, as far as the factory makes the same every time.
+
+    ``told`` is all that the factory is known to depend on.
+    """
+    first, again = (origin.held(made(settings)[0]) for _ in range(2))
+    return json.dumps({name: value for name, value in first.items() if again.get(name) == value}, sort_keys=True)
+
+
+def made(settings: ModelSettings) -> tuple[Any, Any]:
+    """Return the factory's network and the factory.
 
     Raises
     ------
@@ -122,7 +142,7 @@ def made(settings: ModelSettings) -> tuple[Any, str]:
     if settings.model is None:
         raise AuditError("It is not known which network the weights belong to.", "--model", HOW)
     factory = _factory(settings.model)
-    arguments = read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
+    arguments = arguments_of(settings)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the global generator must not notice
         try:
             network = factory(**arguments)
@@ -132,7 +152,7 @@ def made(settings: ModelSettings) -> tuple[Any, str]:
     if not isinstance(network, torch.nn.Module):
         what = f"The factory {settings.model} returned {type(network).__name__}, not an nn.Module."
         raise AuditError(what, "--model", HOW)
-    return network, _source(factory)
+    return network, factory
 
 
 def _factory(given: str) -> Any:
@@ -153,11 +173,3 @@ def _factory(given: str) -> Any:
     if not callable(found):
         raise AuditError(f"{given} is no function.", "--model", HOW)
     return found
-
-
-def _source(factory: Any) -> str:
-    """Return the sha256 of the file that defines the factory, empty where there is none."""
-    try:
-        return sha256(Path(introspection.getsourcefile(factory) or "").read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return ""

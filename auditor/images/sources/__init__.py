@@ -7,6 +7,7 @@ to disk, and nothing that executes code is loaded. What several kinds need stand
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MOST_PICTURES = 5_000_000  # of one set
+LEAST_STORED, FREE_ROOM = 2, 2**20  # bytes of a picture in its file; bytes that any file may be taken to have
+JSON_ROOM = 2**20, 200  # bytes of a file of facts, and further ones per picture
 BOMB_SIZE, BOMB_RATIO = 2**28, 200  # what unpacks to more than this and by more than this factor is refused
 
 
@@ -88,10 +92,37 @@ class Kind(NamedTuple):
     open: Callable[[Place, Reading], Source]
 
 
-def stamp(path: str | Path) -> tuple[str, int, int]:
-    """Return name, size in bytes and time of change in ns of a file."""
-    found = os.stat(path)
-    return os.path.basename(path), found.st_size, found.st_mtime_ns
+def stamp(path: str | Path) -> tuple[str | int, ...]:
+    """Return the name of a file and what changes with its content."""
+    return os.path.basename(path), *state_of(os.stat(path))
+
+
+def state_of(found: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what changes with the content of a file: size, times in ns, place on the disk; the last nobody can set.
+
+    Archives and rsync give other files of one size the same time of modification.
+    """
+    return found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns
+
+
+def require_room(pictures: int, stored: int, where: object) -> None:
+    """Refuse more pictures than a file has room for, before anything is made for each of them."""
+    if pictures > MOST_PICTURES or pictures * LEAST_STORED > max(stored, FREE_ROOM):
+        raise AuditError(
+            f"It claims to hold {pictures:,} pictures in {stored:,} bytes",
+            where,
+            f"Give at most {MOST_PICTURES:,} pictures, each of which takes {LEAST_STORED} bytes or more.",
+        )
+
+
+def json_within(content: bytes, most: int, where: object, remedy: str) -> Any:
+    """Return the value of JSON that is no longer than ``most`` bytes; whatever is wrong with it is told."""
+    if len(content) > most:
+        raise AuditError(f"Its JSON has {len(content):,} bytes, more than {most:,}", where, remedy)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise AuditError(f"Its JSON cannot be read: {error}", where, remedy) from error
 
 
 def one_of(columns: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ folders.
 
 from __future__ import annotations
 
-import json
 import tarfile
 import zipfile
 import zlib
@@ -111,7 +110,7 @@ def open_zip(path: Path, reading: Reading) -> Source:
         names, notes = sort_members(sorted(members), path)
         packed, unpacked = (sum(getattr(m, size) for m in members.values()) for size in ("compress_size", "file_size"))
         sources.refuse_bomb(packed, unpacked, path)
-        labels = edm_labels(archive, members, path)
+        labels = edm_labels(archive, members, len(names), path)
     if repeated:
         raise AuditError(f"{repeated} members of the archive have the name of another one", path, _REMEDY)
     for name in names:
@@ -128,19 +127,22 @@ def open_zip(path: Path, reading: Reading) -> Source:
     return Source(names, [sources.stamp(path)], decoded, tuple(notes)).with_classes(classes)
 
 
-def edm_labels(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path) -> dict[str, str]:
+def edm_labels(
+    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], pictures: int, path: Path
+) -> dict[str, str]:
     """Return the classes that ``dataset.json`` gives, none where there is no such file."""
     member = members.get("dataset.json")
     if member is None:
         return {}
-    refuse_large("dataset.json", member.file_size, path)
+    most = sources.JSON_ROOM[0] + sources.JSON_ROOM[1] * pictures
+    remedy = 'Write {"labels": [["a.png", 0], ...]}.'
+    with archive.open(member) as stream:
+        found = sources.json_within(stream.read(most + 1), most, f"{path}: dataset.json", remedy)
     try:
-        pairs = json.loads(archive.read(member)).get("labels") or []
+        pairs = found.get("labels") or []
         return {str(name): str(label) for name, label in pairs}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise AuditError(
-            f"The labels in dataset.json cannot be read: {error}", path, 'Write {"labels": [["a.png", 0], ...]}.'
-        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AuditError(f"The labels in dataset.json cannot be read: {error}", path, remedy) from error
 
 
 # Tar

@@ -22,7 +22,7 @@ import numpy as np
 
 from auditor.errors import AuditError
 from auditor.images import pictures
-from auditor.images.sources import Kind, Place, Reading, Source, one_of, refuse_bomb, stamp, told_as
+from auditor.images.sources import Kind, Place, Reading, Source, one_of, refuse_bomb, require_room, stamp, told_as
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,6 +74,7 @@ def open_arrays(place: Place, reading: Reading) -> Source:
                         values = layouts[key](np.asarray(block))[kept]
                         yield from pictures.of_values(values, shown[key], reading, tally)
 
+    require_room(sum(array.shape[0] for array in chosen.values()), path.stat().st_size, path)
     ids = [f"{key}/{index}" for key, array in chosen.items() for index in range(array.shape[0])]
     columns = columns_of(chosen, arrays)
     name, *state = stamp(path)
@@ -114,12 +115,12 @@ def in_npz(path: Path) -> dict[str, Array]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if member.filename.endswith(".npy"):
+                refuse_bomb(member.compress_size, member.file_size, path)
                 with archive.open(member) as stream:
                     shape, fortran, dtype = header(stream)
                     begin = stream.tell()
                 if not dtype.hasobject and member.file_size - begin != math.prod(shape) * dtype.itemsize:
                     raise ValueError(f"{member.filename} does not hold as much as its shape {list(shape)} says")
-                refuse_bomb(member.compress_size, member.file_size, path)
                 arrays[member.filename.removesuffix(".npy")] = Array(
                     shape, dtype, npz_reader(path, member, shape, dtype, fortran)
                 )

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 from auditor.errors import AuditError
 from auditor.images import pictures, sources
@@ -24,7 +25,7 @@ def open_folder(place: Place, reading: Reading) -> Source:
     if place.part is not None:
         raise AuditError(f"A folder of pictures has no part {place.part!r}", place, f"Give {folder}.")
     stamps, notes = list_pictures(folder)
-    ids = [name for name, _, _ in stamps]
+    ids = [name for name, *_ in stamps]
     if not ids:
         raise AuditError(
             " ".join(("The folder holds no pictures.", *notes)),
@@ -38,10 +39,10 @@ def open_folder(place: Place, reading: Reading) -> Source:
     return found.with_classes(sources.classes_of(ids))
 
 
-def list_pictures(folder: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
+def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
     """Return the picture files under a folder, sorted, and sentences on what was left out.
 
-    Of each file its relative POSIX path, size in bytes and time of change in ns. Linked folders are not followed, so
+    Of each file its relative POSIX path, and what changes with its content. Linked folders are not followed, so
     no loop is endless.
     """
     stamps, links, irregular, others = [], 0, 0, Counter[str]()
@@ -78,13 +79,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def stamp_of(entry: os.DirEntry[str]) -> tuple[int, int] | None:
-    """Return size and time of change; None for what is no file. A dead link is an unreadable picture later on."""
+def stamp_of(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
+    """Return what changes with the content; None for what is no file. A dead link is an unreadable picture later on."""
     try:
         found = entry.stat()
     except OSError:
         return 0, 0
-    return (found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+    return sources.state_of(found) if S_ISREG(found.st_mode) else None
 
 
 KIND = Kind(claims, open_folder)

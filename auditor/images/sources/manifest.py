@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.errors import AuditError
 from auditor.images import open_source, pictures, split_part
@@ -111,10 +111,10 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
     return Source([row.path for row in kept], opened.stamps, decoded, opened.notes), kept
 
 
-def stamp_of(place: str, path: Path) -> tuple[str, int, int]:
-    """Return path, size and time of change of a file that must be there."""
+def stamp_of(place: str, path: Path) -> tuple[Any, ...]:
+    """Return path of a file that must be there, and what changes with its content."""
     try:
-        _, size, changed = stamp(place)
+        _, *state = stamp(place)
     except OSError as error:
         raise AuditError(
             f"A picture of the list is not there: {error.strerror}",
@@ -123,7 +123,7 @@ def stamp_of(place: str, path: Path) -> tuple[str, int, int]:
         ) from error
     if not os.path.isfile(place):
         raise AuditError("A path of the list is no file", place, f"Correct {path.name}.")
-    return place, size, changed
+    return place, *state
 
 
 KIND = Kind(claims, open_manifest)

@@ -6,7 +6,6 @@ Read with pyarrow a few rows at a time: the ``datasets`` library would first cop
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +16,27 @@ from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
 from auditor.images import pictures
-from auditor.images.sources import Kind, Place, Reading, Source, holds, one_of, refuse_bomb, stamp, suffix_of, told_as
+from auditor.images.sources import (
+    Kind,
+    Place,
+    Reading,
+    Source,
+    holds,
+    json_within,
+    one_of,
+    refuse_bomb,
+    require_room,
+    stamp,
+    suffix_of,
+    told_as,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
 
 AT_ONCE = 64  # rows
+MOST_JSON = 16 * 2**20  # bytes of what is said of a data set
 GROUPS = ("group", "groups", "patient", "patient_id")
 _REMEDY = "Write it again with datasets' save_to_disk or to_parquet, or copy it again."
 
@@ -41,8 +54,9 @@ def open_table(place: Place, reading: Reading) -> Source:
         files = files_of(place)
         looked_at = [look(file) for file in files]
         schema, counts = looked_at[0][0], [count for _, count in looked_at]
-        features = features_of(schema)
+        features = features_of(schema, place)
         column = picture_column(schema, features, place)
+    require_room(sum(counts), sum(file.stat().st_size for file in files), place)
     ids = [f"row/{row}" for row in range(sum(counts))]
     if not ids:
         raise AuditError("The data set has no rows", place, "Give one with pictures.")
@@ -54,13 +68,15 @@ def open_table(place: Place, reading: Reading) -> Source:
                 yield pictures.decode(content_of(value, where), where, reading, tally)
 
     columns = {
-        name: values_reader(files, counts, name, features.get(name, {}).get("names"), place.path)
+        name: values_reader(files, counts, name, names_of(features.get(name, {}), place), place.path)
         for name in schema.names
         if name != column and is_plain(schema.field(name).type)
     }
     classes = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
     label, group = one_of(columns, (*classes, "label")), one_of(columns, GROUPS)
-    return Source(ids, [stamp(file) for file in files], decoded, columns=columns, label=label, group=group)
+    with told_as_damaged(place.path):
+        stamps = [stamp(file) for file in files] + stamps_of_named(files, column, schema)
+    return Source(ids, stamps, decoded, columns=columns, label=label, group=group)
 
 
 def told_as_damaged(path: Path) -> AbstractContextManager[None]:
@@ -84,7 +100,12 @@ def files_of(place: Place) -> list[Path]:
         raise AuditError(f"The data set has no splits, so it has no {place.part!r}", place, f"Give {path}.")
     state = path / "state.json"
     if state.is_file():
-        names = [each["filename"] for each in json.loads(state.read_text())["_data_files"]]
+        listed = read_json(state, place)
+        files = listed.get("_data_files") if isinstance(listed, dict) else None
+        told = [each.get("filename") if isinstance(each, dict) else None for each in as_list(files)]
+        names = [name for name in told if isinstance(name, str) and name]
+        if len(names) < len(told):
+            raise AuditError("Its state.json names no files", place, _REMEDY)
         if any(os.path.basename(name) != name for name in names):
             raise AuditError("Its state.json names files outside of its folder", place, _REMEDY)
     else:
@@ -96,14 +117,28 @@ def files_of(place: Place) -> list[Path]:
 
 def split_folder(path: Path, place: Place) -> Path:
     """Return the folder of the split asked for, or of the only one."""
-    splits = json.loads((path / "dataset_dict.json").read_text())["splits"]
-    if not isinstance(splits, list) or any(os.path.basename(str(name)) != name for name in splits):
+    listed = read_json(path / "dataset_dict.json", place)
+    splits = listed.get("splits") if isinstance(listed, dict) else None
+    if not isinstance(splits, list) or not all(isinstance(each, str) for each in splits):
+        raise AuditError("Its dataset_dict.json names no splits", place, _REMEDY)
+    if any(os.path.basename(str(name)) != name for name in splits):
         raise AuditError("Its dataset_dict.json names no splits", place, _REMEDY)
     wanted = splits[0] if place.part is None and len(splits) == 1 else place.part
     if wanted is None or wanted not in splits:
         said = "Several splits could be the images" if wanted is None else f"There is no split {wanted!r}"
         raise AuditError(f"{said}; there are: {', '.join(splits)}", place, f"Write {path}:{(splits or ['train'])[0]}.")
     return path / wanted
+
+
+def read_json(path: Path, place: Place) -> Any:
+    """Return the value of a JSON file beside the data."""
+    with open(path, "rb") as stream:
+        return json_within(stream.read(MOST_JSON + 1), MOST_JSON, place, _REMEDY)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list as it is, and nothing for what is none."""
+    return value if isinstance(value, list) else []
 
 
 def look(file: Path) -> tuple[pa.Schema, int]:
@@ -122,11 +157,42 @@ def look(file: Path) -> tuple[pa.Schema, int]:
         return stream.schema, sum(batch.num_rows for batch in stream)
 
 
-def features_of(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+def features_of(schema: pa.Schema, place: Place) -> dict[str, dict[str, Any]]:
     """Return what ``datasets`` wrote about the columns, nothing where it did not write."""
-    text = (schema.metadata or {}).get(b"huggingface", b"{}")
-    found = json.loads(text).get("info", {}).get("features", {})
+    found = json_within((schema.metadata or {}).get(b"huggingface", b"{}"), MOST_JSON, place, _REMEDY)
+    for name in ("info", "features"):
+        found = within(found, name, place)
     return {name: each for name, each in found.items() if isinstance(each, dict)}
+
+
+def within(found: Any, name: str, place: Place) -> dict[str, Any]:
+    """Return an object within an object, an empty one where it is not there or null."""
+    inner = found.get(name) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not isinstance(inner, (dict, type(None))):
+        raise AuditError(f"What is said of its columns is no object: {str(inner)[:60]}", place, _REMEDY)
+    return inner or {}
+
+
+def names_of(feature: dict[str, Any], place: Place) -> list[str] | None:
+    """Return the names of classes that a column has, None where none are said."""
+    names = feature.get("names")
+    if names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
+        raise AuditError(f"The names of its classes are no list of texts: {str(names)[:60]}", place, _REMEDY)
+    return names
+
+
+def stamps_of_named(files: Sequence[Path], column: str, schema: pa.Schema) -> list[Any]:
+    """Return the state of every file of a picture that the table names instead of holding it."""
+    import pyarrow as pa
+
+    kind = schema.field(column).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return []
+    places: dict[str, None] = {}
+    for file in files:
+        for values in batches(file, f"{column}.path" if suffix_of(file.name) == ".parquet" else column):
+            places |= dict.fromkeys(path for path in values.field("path").to_pylist() if isinstance(path, str))
+    return [(place, *stamp(place)) for place in places if os.path.isfile(place)]
 
 
 def picture_column(schema: pa.Schema, features: dict[str, dict[str, Any]], place: Place) -> str:

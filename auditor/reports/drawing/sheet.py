@@ -21,7 +21,7 @@ INK, PALE, PAPER, COPY = "#1a1a1a", "#5c5c5c", "#ffffff", "#b3261e"
 LABEL_LETTERS = 34  # that fit below a picture
 
 
-def sheet(case: Case, note: str = "") -> bytes:
+def sheet(case: Case) -> bytes:
     """Return a case as PNG bytes: one row of pictures per twin; the same bytes for the same case."""
     from PIL import Image, ImageDraw
 
@@ -33,8 +33,8 @@ def sheet(case: Case, note: str = "") -> bytes:
     pen.text((MARGIN, MARGIN), title(case), INK, font(TEXT + 5))
     for i, side in enumerate(parts):
         draw_side(image, pen, side, MARGIN + 2 * LINE + i * row)
-    both = f"The two samples come from the same noise and are {number(case.twin_distance)} apart. "
-    last = f"{both if case.is_paired else ''}{note}"
+    both = f"The two samples come from the same noise and are {number(case.twin_distance)} apart."
+    last = both if case.is_paired else ""
     pen.text((MARGIN, MARGIN + 2 * LINE + len(parts) * row), last, INK, font(TEXT))
     out = io.BytesIO()
     image.save(out, "PNG")

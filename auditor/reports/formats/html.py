@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from auditor.config import COPY_RATIO
 from auditor.reports import Report, gallery, members, percent, printable, sections
-from auditor.reports.album import BLURRED, LEFT_OUT, copy_ratios
+from auditor.reports.album import LEFT_OUT, copy_ratios
 from auditor.reports.charts import Chart, Curve, Style, curves, distances, distinct, networks
 from auditor.reports.drawing import interactive, printed
 
@@ -83,7 +83,7 @@ def page(report: Report) -> str:
             copy_below=copy_ratios(report.record).get(report.scope.picture_space, COPY_RATIO),
             agreed=report.scope.with_train and report.has_samples,
             left_out=report.pictures == LEFT_OUT,
-            blurred=report.pictures == BLURRED,
+            hidden=report.names is not None,
             spaces=sections.space_rows(report, nearest),
             style=asset("page.css"),
             script=script,
