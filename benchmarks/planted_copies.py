@@ -33,7 +33,13 @@ from calibrating import asking, banks, page, planted
 from calibrating.deals import Deal
 
 WORLDS = 300  # of each row and rate
-RULES = ("measuring", "stats", "config.py", "neighbors.py")  # what an answer depends on, beside the bank
+RULES = (  # what an answer depends on, beside the bank
+    *(
+        f"measuring/{name}.py"
+        for name in ("controls", "copies", "facts", "families", "halves", "lean", "named", "tail")
+    ),
+    *("measuring/verdict.py", "measuring/__init__.py", "stats", "config.py", "neighbors.py"),
+)
 MADE_UP = "made-up"
 LARGE = 2000  # images a half from which a bank holds fewer rows
 

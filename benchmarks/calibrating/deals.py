@@ -158,8 +158,7 @@ class Deal:
         """Assignments that deals of one size share."""
         key = self.n, self.number % N_RELABELINGS_KEPT
         if key not in RELABELINGS:
-            drawn = relabel(self.pool, key[1])
-            RELABELINGS[key] = replace(drawn, labels=drawn.labels.astype(float).view(Converted))
+            RELABELINGS[key] = relabel(self.pool, key[1])
         return RELABELINGS[key]
 
     @cached_property
@@ -218,14 +217,6 @@ class Deal:
         """Return by pool position the distance to the nearest other image of a half, in the space pixel."""
         rows = self.bank.rows.of["train"][np.concatenate([self.images, self.shared])]
         return self.seen("pixel", rows).to[half][rows, 0]
-
-
-class Converted(np.ndarray):
-    """Numbers that are float64 already: a test that asks for float64 is not given a copy, which took half its time."""
-
-    def astype(self, dtype: Any, *args: Any, **options: Any) -> np.ndarray:
-        """Return the numbers as they are, where that is asked for."""
-        return self.view(np.ndarray) if dtype in (float, self.dtype) else super().astype(dtype, *args, **options)
 
 
 RELABELINGS: dict[tuple[int, int], Relabeling] = {}
