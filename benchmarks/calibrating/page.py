@@ -40,7 +40,8 @@ own. The smooth reference of a world is that of another deal of the same images:
 *Not covered here*: losses, membership (`--release weights`), quality, series of several checkpoints, deep spaces.
 
 *Released* is what the audit recommends to release. Where it must not be, this is the wrong release rate, with its
-one-sided upper 95 % limit; where it must be, the rate with its 95 % Clopper-Pearson interval. *Decided by* counts the
+one-sided upper 95 % limit; where it must be, the rate with its 95 % Clopper-Pearson interval. "(few)" are fewer than 300
+worlds. Rows "not looked for" hide copies in ways that every release sentence excludes. *Decided by* counts the
 conditions that failed or findings that were made (a world can have several). **Peers** raise an alarm in this share of
 the worlds: C_T (Meehan et al. 2020), AuthPct below that of held-out images (Alaa et al. 2022), Carlini et al.'s ratio,
 the gap ratio of 1/3, and Dar et al.'s correlation, each at 2.5 % against held-out images; in private worlds this is a
@@ -107,6 +108,25 @@ def tables(rows: Iterable[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
+def summary(rows: Iterable[dict[str, Any]]) -> str:
+    """Return how many rows meet their goal, and which do not."""
+    judged = [(row, goal(row, planted.ROWS[row["row"]].wanted)) for row in rows]
+    judged = [(row, said) for row, said in judged if said]
+    missed = [
+        f"- {row['images']}, n = {row['n']:,}, S = {row['seeds']:,}: {row['row']}"
+        f"{told(row['rate'])}: released in {row['released']} of {row['worlds']:,}"
+        for row, said in judged
+        if said.endswith("**")
+    ]
+    met = f"{len(judged) - len(missed)} of {len(judged)} rows and rates meet their goal."
+    return "\n".join([met, *(["Not met:", "", *missed] if missed else [])])
+
+
+def told(rate: float) -> str:
+    """Return a rate in words; nothing for none."""
+    return f" at {100 * rate:g} %" if rate else ""
+
+
 def line(row: dict[str, Any]) -> str:
     """Return a row of a table."""
     wanted, n = planted.ROWS[row["row"]].wanted, row["worlds"]
@@ -165,4 +185,4 @@ def stored() -> list[dict[str, Any]]:
 
 def write() -> None:
     """Write the page from the counts that are kept."""
-    PAGE.write_text(f"{INTRODUCTION}\n{GOALS}\n{tables(stored())}\n")
+    PAGE.write_text(f"{INTRODUCTION}\n{GOALS}\n{summary(stored())}\n\n{tables(stored())}\n")
