@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -407,11 +408,37 @@ def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"ckpts": (), "ckpts_a2": named[0].removeprefix("a2=")}
 
 
+def with_home(name: str, value: Any) -> Any:
+    """Return a setting as a path is opened: ``~`` is a home, also behind NAME=; a name that no file has is refused."""
+    if isinstance(value, tuple):
+        return tuple(with_home(name, each) for each in value)
+    if not isinstance(value, str):
+        return value
+    before, equals, path = value.partition("=") if name in ("ckpts", "train") else ("", "", value)
+    try:
+        value.encode()
+        if "\0" in value:
+            raise ValueError
+        return f"{before}{equals}{os.path.expanduser(path)}" if path.startswith("~") and known_home(path) else value
+    except ValueError:  # a name of a file that is no UTF-8 reads as halves of characters
+        raise AuditError(f"{value!a} is no name in UTF-8.", option(name), "Rename it, or link to it.") from None
+
+
+def known_home(path: str) -> bool:
+    """Return true for a path whose ``~`` is somebody's home, else refuse it: a file called so is written ./~."""
+    if os.path.expanduser(path).startswith("~"):
+        raise AuditError(
+            "Nobody's home is meant.", path, "Give the whole path; a file whose name begins so is ./~NAME."
+        )
+    return True
+
+
 def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     """Return the configuration: the command line wins over the file, the file over the defaults."""
     settings = from_file(file) if file else {}
     settings.update({name: value for name, value in given.items() if value is not None and value != []})
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
+    settings = {name: with_home(name, value) for name, value in settings.items()}
     settings |= beside_twins(settings)
     if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
         refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for

@@ -146,7 +146,7 @@ def _safetensors(file: Any, start: bytes, size: int, path: Path) -> Header:
 
 def _stored(said: Mapping[str, Any], room: int) -> Tensor:
     """Return a tensor as the header of a safetensors file states it, its place within the ``room`` after the header."""
-    shape, kind = shape_of(said["shape"]), said["dtype"]
+    shape, kind = stated_shape(said["shape"]), said["dtype"]
     first, last = said["data_offsets"]
     if type(kind) is not str or type(first) is not int or type(last) is not int or not 0 <= first <= last <= room:
         raise ValueError(f"a tensor of type {kind!r:.40} from byte {first!r:.40} to {last!r:.40} of {room}")
@@ -156,7 +156,7 @@ def _stored(said: Mapping[str, Any], room: int) -> Tensor:
     return tensor
 
 
-def shape_of(sides: Any) -> tuple[int, ...]:
+def stated_shape(sides: Any) -> tuple[int, ...]:
     """Return the shape that a file states, or raise that no tensor has it."""
     if not isinstance(sides, (list, tuple)) or len(sides) > MAX_SIDES:
         raise ValueError("a shape of more sides than any tensor has")
@@ -357,7 +357,7 @@ def _called(callee: Any, args: Any, rooms: Mapping[str, int] | None) -> Any:
         stored: Any = storage.args if isinstance(storage, Opaque) and storage.name == "storage" else ()
         kind = stored[1].name if len(stored) > 1 and isinstance(stored[1], Opaque) else ""
         where = str(stored[2]) if len(stored) > 2 else ""
-        tensor = Tensor(shape_of(shape), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))
+        tensor = Tensor(stated_shape(shape), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))
         room = int(stored[4]) if len(stored) > 4 else 0
         if tensor.size > room or (rooms is not None and room > rooms.get(where, 0)):
             raise ValueError(f"a tensor of {tensor.size:,} numbers in a storage that holds fewer")

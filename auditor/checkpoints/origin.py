@@ -17,7 +17,7 @@ INSTALLED = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "pure
 MOST_FILES = 2000  # of somebody's own code
 
 
-def sources(factory: Any) -> dict[str, str]:
+def sources_of(factory: Any) -> dict[str, str]:
     """Return the sha256 of the file that defines a factory and of all that it imports of the user's own, by module.
 
     Imports are read from the source, so that what is imported late counts, too. The user's own is what lies in the
@@ -94,8 +94,10 @@ def held(network: Any) -> dict[str, str]:
     saved, own = set(network.state_dict()), set(vars(torch.nn.Module()))
     found: dict[str, str] = {}
     for name, part in network.named_modules():
-        plain = {key: value for key, value in vars(part).items() if key not in own and _is_plain(value)}
-        found[name] = f"{type(part).__module__}.{type(part).__qualname__} {json.dumps(plain, sort_keys=True)}"
+        found[name] = f"{type(part).__module__}.{type(part).__qualname__}"
+        for key, value in vars(part).items():
+            if key not in own and _is_plain(value):
+                found[f"{name}.{key}"] = json.dumps(value, sort_keys=True)
         loose = {key: one for key, one in vars(part).items() if isinstance(one, torch.Tensor)}
         for key, one in (loose | dict(part.named_buffers(recurse=False))).items():
             full = f"{name}.{key}" if name else key

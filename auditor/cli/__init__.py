@@ -42,7 +42,7 @@ def main() -> None:
             console.keep_traceback(error)
             end(AuditError("The memory does not suffice.", "", "Ask for less at once, or use a larger machine."), 1)
         except OSError as error:  # any look at a path may meet it, also at one whose folder may not be entered
-            end(refused(error), 1)
+            end(as_refusal(error), 1)
         except Exception as error:
             where = console.keep_traceback(error)
             what = f"A fault of auditor's own: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -55,7 +55,7 @@ def end(error: AuditError, status: int) -> None:
     sys.exit(status)
 
 
-def refused(error: OSError) -> AuditError:
+def as_refusal(error: OSError) -> AuditError:
     """Return what the system refuses as an error that says what and where."""
     if os.environ.get(console.DEBUG):
         console.keep_traceback(error)

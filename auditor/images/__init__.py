@@ -33,10 +33,10 @@ __all__ = [
     "digests",
     "duplicate_groups",
     "is_blank",
+    "look_again",
     "native_shape",
     "open_source",
     "read",
-    "require_unchanged",
     "set_digest",
     "shared",
 ]
@@ -106,7 +106,7 @@ def read(
     )
 
 
-def require_unchanged(image_set: ImageSet) -> None:
+def look_again(image_set: ImageSet) -> None:
     """Compare a set with its pictures, where so far it was known from the cache alone.
 
     Raises

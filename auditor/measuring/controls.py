@@ -9,7 +9,7 @@ import numpy as np
 
 from auditor.config import N_EXCHANGEABLE, Budgets
 from auditor.measuring import copies
-from auditor.measuring.facts import is_specific
+from auditor.measuring.facts import COPY_RULES, is_specific
 from auditor.measuring.series import Series
 from auditor.records import TWINS, other_twin
 from auditor.scope import control_names
@@ -181,7 +181,7 @@ def heldout_copy_p(series: Series, space: str) -> np.ndarray:
     kept = np.flatnonzero(known)
     cuts = random_cuts(len(kept), THIRDS, derived_seed("heldout thirds", series.scope.seed))
     p = []
-    for rule in copies.RULES:
+    for rule in COPY_RULES:
         of, group = {}, {}
         for twin in series.scope.twins:
             evidence = series.evidence[series.scope.steps[0], twin, space]
@@ -190,7 +190,7 @@ def heldout_copy_p(series: Series, space: str) -> np.ndarray:
         for cut in cuts:
             turned = (cut[1], cut[0], cut[2]) if len(of) > 1 else cut[::-1]
             p += [min(copies.copy_p(as_samples(of, group, each)) for each in (cut, turned))]
-    return np.minimum(1.0, 4 * np.min(np.reshape(p, (len(copies.RULES), -1)), axis=0))
+    return np.minimum(1.0, 4 * np.min(np.reshape(p, (len(COPY_RULES), -1)), axis=0))
 
 
 def as_samples(

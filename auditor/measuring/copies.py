@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from auditor.config import COPY_RATIO
-from auditor.measuring.facts import FINDING, Copying
+from auditor.measuring.facts import COPY_RULES, FINDING, Copying, Flagged
 from auditor.neighbors import is_copy
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.stats import counts
 
-RULES = ("gap", "carlini")  # each a cell of its own: together the second hides what the first finds
 CARLINI_RATIO = 0.5  # to the mean distance of the 50 nearest (Carlini et al. 2023)
 FIRST = 1000  # seeds that are tested by themselves, so that more seeds never take a finding back
 RARE_FALSE_ALARMS = 0.0005  # share of held-out images that the rule of "shown rare" flags at most
@@ -61,7 +60,7 @@ class Flags:
 def flags(evidence: Evidence, rule: str = "gap", ratio: float | None = None) -> Flags:
     """Return the flags of one twin's samples and of held-out images against its half.
 
-    ``rule`` is one of ``RULES``; ``ratio`` is c of the gap rule, None for that of --fpr, or else 1/3.
+    ``rule`` is one of ``COPY_RULES``; ``ratio`` is c of the gap rule, None for that of --fpr, or else 1/3.
     """
     assert evidence.own is not None and evidence.own_group is not None, "copies are looked for in training images"
     ratio = evidence.copy_ratio if ratio is None else ratio
@@ -137,8 +136,10 @@ def copy_p(found: Mapping[str, Flags], n: int | None = None) -> float:
     return counts.more_hits(int(own.sum()), len(own), int(control.sum()), len(control)) if len(control) else 1.0
 
 
-def corrected(found: Mapping[tuple[tuple[int, str], str], Mapping[str, Flags]]) -> dict[tuple[int, str], float]:
-    """Return p by (step, space), corrected over all cells and rules, and for being tested twice (4.3, 7.1).
+def corrected(
+    found: Mapping[tuple[tuple[int, str], str], Mapping[str, Flags]],
+) -> dict[tuple[tuple[int, str], str], float]:
+    """Return p by (step, space) and rule, corrected over all of them, and for being tested twice (4.3, 7.1).
 
     The first 1,000 seeds and all of them are tested at half the level each.
     """
@@ -146,10 +147,7 @@ def corrected(found: Mapping[tuple[tuple[int, str], str], Mapping[str, Flags]]) 
     looks = [counts.holm(np.array([copy_p(each) for each in found.values()]))]
     if n > FIRST:
         looks.append(counts.holm(np.array([copy_p(each, FIRST) for each in found.values()])))
-    p: dict[tuple[int, str], float] = {}
-    for (cell, _), value in zip(found, np.minimum(1.0, 2 * np.min(looks, axis=0)), strict=True):
-        p[cell] = min(float(value), p.get(cell, 1.0))
-    return p
+    return dict(zip(found, np.minimum(1.0, 2 * np.min(looks, axis=0)).tolist(), strict=True))
 
 
 def groups_needed(n_cells: int) -> int:
@@ -169,14 +167,35 @@ def copying_tests(
     found = {
         (cell, rule): {twin: flags(each, rule) for twin, each in twins.items()}
         for cell, twins in evidence.items()
-        for rule in RULES
+        for rule in COPY_RULES
+        if rule == "gap" or knows_50(twins)
     }
     p = corrected(found)
     needed = groups_needed(len(found))
-    return {
-        cell: copying(twins, found[cell, "gap"], p[cell], rare_ratios[cell[1]], needed)
-        for cell, twins in evidence.items()
-    }
+    told = {}
+    for cell, twins in evidence.items():
+        rule = min((rule for each, rule in found if each == cell), key=lambda rule: p[cell, rule])  # first of equals
+        facts = copying(twins, found[cell, "gap"], p[cell, rule], rare_ratios[cell[1]], needed)
+        told[cell] = replace(facts, most=flagged_by(rule, found[cell, rule]))
+    return told
+
+
+def knows_50(twins: Mapping[str, Evidence]) -> bool:
+    """Tell whether the 50 nearest images are known; spaces that compare pictures look at fewer."""
+    return all(each.own_mean_50 is not None and not np.isnan(each.own_mean_50).all() for each in twins.values())
+
+
+def flagged_by(rule: str, found: Mapping[str, Flags]) -> Flagged:
+    """Return what a rule flags, over all seeds."""
+    groups = np.concatenate([each.own_group[each.own] for each in found.values()])
+    apart = discordant(found) if len(found) == len(TWINS) else None
+    return Flagged(
+        rule=rule,
+        hits=len(groups),
+        own_only=0 if apart is None else len(apart.own_only),
+        twin_only=0 if apart is None else len(apart.twin_only),
+        images=len(np.unique(groups)),
+    )
 
 
 def copying(

@@ -30,7 +30,7 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
         say(f"warning: {sentence}", 0)
     executor.execute(tasks, lambda: warn_of_few_images(loaded, run, say))
     for each in loaded.sets.values():  # also where everything is up to date, and nothing has looked at them
-        images.require_unchanged(each)
+        images.look_again(each)
     kinds = stages().values()
     run.sweep(
         (place.folder for kind in kinds for place in kind.transient),

@@ -6,7 +6,7 @@ import numpy as np
 
 from auditor.config import Budgets
 from auditor.measuring import copies, membership
-from auditor.measuring.facts import ONE_SIDED, SETTLES, Copying
+from auditor.measuring.facts import COPY_RULES, ONE_SIDED, SETTLES, Copying
 from auditor.stats import intervals
 
 POWER = 0.9
@@ -68,7 +68,7 @@ def detectable_lean(n_seeds: int, budgets: Budgets) -> float:
 
 def copy_sentence(n_seeds: int, n_tests: int) -> str:
     """Return which rate of copies can be found, and be shown rare."""
-    rate, needed = detectable_copies(n_seeds, n_tests), copies.groups_needed(n_tests * len(copies.RULES))
+    rate, needed = detectable_copies(n_seeds, n_tests), copies.groups_needed(n_tests * len(COPY_RULES))
     if np.isnan(rate):
         return f"With so few seeds no rate of copies can be found: a finding takes copies of {needed} distinct images."
     left = Copying(0, 2 * n_seeds, 0, 0, 1.0, 0, pairs=2 * n_seeds).rate_excluded
@@ -86,7 +86,7 @@ def detectable_copies(n_seeds: int, n_tests: int) -> float:
     """
     from scipy.stats import beta
 
-    n, needed = 2 * n_seeds, copies.groups_needed(n_tests * len(copies.RULES))
+    n, needed = 2 * n_seeds, copies.groups_needed(n_tests * len(COPY_RULES))
     return float(beta.ppf(POWER, needed, n - needed + 1)) if needed <= n else intervals.NAN
 
 

@@ -33,7 +33,7 @@ class Purged:
     def sentence(self) -> str:
         """What a person is told."""
         said = (
-            f"{self.removed:,} files were removed from {self.root}: samples, images, features, evidence, page and log. "
+            f"{self.removed:,} files were removed from {self.root}: samples, images, features, evidence, page, log. "
             "Decision, tables of numbers and digests are kept; names of images and files are replaced by digests whose "
             "key is gone. audit report and audit check go on; galleries, audit show and audit verify do not: nobody "
             "can recompute the tables any more."
@@ -53,27 +53,27 @@ def purge(root: str | Path) -> Purged:
     run = RunDirectory(root)
     run.read_record()
     with run.locked():
-        runs = list(within(run))
-        known = set().union(*(names_in(each) for each in runs))
+        runs = list(nested_runs(run))
+        known = set().union(*(every_name(each) for each in runs))
         hiding = Names(secrets.token_bytes(32), known)
         removed = sum(purge_one(each, hiding) for each in runs)
-    return Purged(run.root, removed, tuple(sorted(left(runs))))
+    return Purged(run.root, removed, tuple(sorted(strangers(runs))))
 
 
-def within(run: RunDirectory) -> Iterator[RunDirectory]:
+def nested_runs(run: RunDirectory) -> Iterator[RunDirectory]:
     """Yield the runs within a run, and the run itself at last."""
     record = run.read_record()
     inner = [run.pair(*pair) for pair in record.get("pairs", [])]
     inner += [run.same_data] if run.same_data.record.is_file() else []
     for each in inner:
         if each.record.is_file():
-            yield from within(each)
+            yield from nested_runs(each)
     yield run
 
 
-def names_in(run: RunDirectory) -> set[str]:
+def every_name(run: RunDirectory) -> set[str]:
     """Return the name of every image and file that the run holds anywhere."""
-    found = known_names(run, run.read_record(), frames_of(run))
+    found = known_names(run, run.read_record(), top_frames(run))
     for path in run.root.rglob("*.parquet"):
         frame = tables.read(path)
         for name in (each for each in frame if each == "id" or "_id_" in each):
@@ -81,7 +81,7 @@ def names_in(run: RunDirectory) -> set[str]:
     return found
 
 
-def frames_of(run: RunDirectory) -> dict[str, pd.DataFrame]:
+def top_frames(run: RunDirectory) -> dict[str, pd.DataFrame]:
     """Return the top tables that are there."""
     paths = {name: run.table(name) for name in TABLES}
     empty = {name: pd.DataFrame(columns=[each.name for each in TABLES[name]]) for name in TABLES}
@@ -90,7 +90,7 @@ def frames_of(run: RunDirectory) -> dict[str, pd.DataFrame]:
 
 def purge_one(run: RunDirectory, hiding: Names) -> int:
     """Purge one folder; return how many files were removed."""
-    record, frames = run.read_record(), frames_of(run)
+    record, frames = run.read_record(), top_frames(run)
     digests = {path.relative_to(run.root).as_posix(): beside_of(path) for path in artifacts(run)}
     shorn: dict[str, Any] = hidden_in({name: each for name, each in record.items() if name not in FORGOTTEN}, hiding)
     for name, frame in hide_in(hiding, frames).items():
@@ -100,7 +100,7 @@ def purge_one(run: RunDirectory, hiding: Names) -> int:
     shorn["tables"] = run.table_digests()
     run.write_record({name: value for name, value in shorn.items() if name != "format"})
     removed = 0
-    for folder in folders(run):
+    for folder in folders_of_artifacts(run):
         for path in list(folder.rglob("*.partial")):
             drop_batches(path)
         for path in [each for each in folder.rglob("*") if each.is_file() and each.name.endswith(ENDINGS)]:
@@ -115,7 +115,7 @@ def purge_one(run: RunDirectory, hiding: Names) -> int:
     return removed
 
 
-def folders(run: RunDirectory) -> list[Path]:
+def folders_of_artifacts(run: RunDirectory) -> list[Path]:
     """Return the folders of artifacts."""
     places = {place.folder for kind in stages().values() for place in (*kind.places, *kind.transient)}
     return [run.root / name for name in sorted(places) if (run.root / name).is_dir()]
@@ -123,7 +123,7 @@ def folders(run: RunDirectory) -> list[Path]:
 
 def artifacts(run: RunDirectory) -> Iterator[Path]:
     """Yield every artifact that is there."""
-    for folder in folders(run):
+    for folder in folders_of_artifacts(run):
         for key in folder.rglob("*.key.json"):
             yield key.with_name(key.name.removesuffix(".key.json"))
 
@@ -134,7 +134,7 @@ def beside_of(path: Path) -> str:
     return beside.sha256 if beside is not None else ""
 
 
-def left(runs: list[RunDirectory]) -> Iterator[str]:
+def strangers(runs: list[RunDirectory]) -> Iterator[str]:
     """Yield files that purging keeps though the run did not write them."""
     own = {run.root / name for run in runs for name in ("run.json", ".lock")}
     own |= {run.table(name) for run in runs for name in TABLES}

@@ -23,7 +23,7 @@ from auditor.run.places import IMAGES
 
 LETTERS = 12  # of a digest
 HIDDEN = re.compile(rf"#[0-9a-f]{{{LETTERS}}}")
-COLUMNS = {"exposure": ("id",), "checkpoints": ("path",)}  # of the top tables: names and nothing else
+COLUMNS = {"exposure": ("id",), "named": ("id",), "checkpoints": ("path",)}  # of the top tables: names and nothing else
 TEXTS = {"checkpoints": ("reason",), "measurements": ("note",), "verdicts": ("reasons",)}  # names may be in them
 PATHS = (
     *("ckpts_a", "ckpts_b", "ckpts_a2", "ckpts", "train_a", "train_b", "train", "heldout", "out"),
@@ -95,7 +95,7 @@ def known_names(run: RunDirectory, record: Mapping[str, Any], frames: Mapping[st
     known = {each for path in paths for each in (path, PurePath(path).name) if len(each) > 2}
     for name, columns in COLUMNS.items():
         for column in columns:
-            known |= set(frames[name][column].astype(str)) if column in frames[name] else set()
+            known |= set(frames[name][column].astype(str)) if name in frames and column in frames[name] else set()
     runs = [run.pair(*pair) for pair in record.get("pairs", [])] or [run]
     for each in runs:
         for half in TWINS:

@@ -66,7 +66,13 @@ class RunDirectory:
     """
 
     def __init__(self, root: str | Path, shared: bool = False) -> None:
-        self.root, self.shared = Path(root), shared
+        self.root, self.shared, self._within = Path(root), shared, False
+
+    def _inner(self, *names: str) -> RunDirectory:
+        """Return a run within this one, which needs no proof of its own."""
+        inner = RunDirectory(self.root.joinpath(*names), self.shared)
+        inner._within = True
+        return inner
 
     # names -----------------------------------------------------------------
 
@@ -97,11 +103,11 @@ class RunDirectory:
     @property
     def same_data(self) -> RunDirectory:
         """The audit of twin a against another training on the same half."""
-        return RunDirectory(self.root / "same-data", self.shared)
+        return self._inner("same-data")
 
     def pair(self, first: str, second: str) -> RunDirectory:
         """The audit of two of three or more trainings."""
-        return RunDirectory(self.root / "pairs" / f"{first}+{second}", self.shared)
+        return self._inner("pairs", f"{first}+{second}")
 
     # reading ---------------------------------------------------------------
 
@@ -170,7 +176,7 @@ class RunDirectory:
             if not self.root.is_dir():
                 raise AuditError("The run directory is a file.", self.root, remedy)
             names = {each.name for each in os.scandir(self.root)}
-            if names and not self._is_run(names):
+            if names and not (self._within or self._is_run(names)):
                 raise AuditError("This folder is neither empty nor a run.", self.root, f"{remedy} Nothing was written.")
         except OSError as error:
             raise AuditError(f"Cannot look at this folder: {error.strerror}.", self.root, remedy) from None

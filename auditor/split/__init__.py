@@ -83,6 +83,10 @@ def check(options: Options, out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise AuditError("The folder to write to is a file.", out, "Give another --out.")
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise AuditError(f"{str(out)!a} is no name in UTF-8.", "--out", "Give another --out.") from None
 
 
 def find_clusters(items: Items, threshold: float, clip_threshold: float = 0.0) -> Clusters:

@@ -327,7 +327,7 @@ def test_another_file_of_the_same_size_and_time_of_modification_is_decoded_anew(
 
 def test_pixels_that_change_behind_the_cache_are_noticed(settled, folder, monkeypatch):
     """A file system may tell of a file no more than its size and one time for all."""
-    monkeypatch.setattr(sources, "state_of", lambda found: (found.st_size, 0))
+    monkeypatch.setattr(sources, "file_state", lambda found: (found.st_size, 0))
     read(folder, use_cache=True)
     path = folder / "benign/0.png"
     before = path.stat()

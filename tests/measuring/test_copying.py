@@ -157,7 +157,7 @@ def test_more_seeds_never_take_a_finding_back():
     long = {"a": flagged(early | late, {}), "b": flagged({}, later)}
     cell = ((1, "pixel"), "gap")
     assert copies.copy_p(long) > 0.1  # 320 against 300
-    before, after = (copies.corrected({cell: each})[1, "pixel"] for each in (short, long))
+    before, after = (copies.corrected({cell: each})[cell] for each in (short, long))
     assert before == after == pytest.approx(2 * 2**-20)
 
 

@@ -252,8 +252,9 @@ def test_a_run_directory_that_is_a_file_is_refused(tmp_path):
 
 
 def test_the_record_reads_back_with_its_format_version(run):
-    run.write_record({"status": "complete"})
-    assert run.read_record() == {"format": FORMAT_VERSION, "status": "complete"}
+    record = {"status": "complete", "given": {}, "scope": {}, "budgets": {}, "checks": {}}
+    run.write_record(record)
+    assert run.read_record() == {"format": FORMAT_VERSION, **record}
 
 
 def test_a_run_of_a_newer_format_is_refused_with_both_versions(run):
@@ -294,3 +295,137 @@ def test_differences_name_the_setting_and_both_values():
 
 def test_differences_tell_what_came_and_went_and_cut_digests():
     assert differences({"a": 1}, {"b": "f" * 64}) == ["a: 1 -> None", "b: None -> ffffffffffff..."]
+
+
+# What is on disk is what was made
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        flip,
+        lambda path: path.write_bytes(bytes(path.stat().st_size)),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: run_module.key_path(path).write_text("{"),
+        lambda path: run_module.key_path(path).write_text('{"key": {}, "sha256": 5}'),
+        lambda path: run_module.key_path(path).unlink(),
+    ],
+)
+def test_an_artifact_of_other_bytes_is_damaged_and_no_row_of_it_is_kept(run, path, harm):
+    build(run, path, 8, Work())
+    assert run.damage(path) == ""
+    harm(path)
+    assert path.name in run.damage(path)
+    work = Work()
+    build(run, path, 12, work)
+    assert work.starts == [0, 4, 8] and run.damage(path) == ""
+    assert np.load(path).ravel().tolist() == list(range(12))
+
+
+def test_a_batch_whose_end_was_never_written_is_made_again(run, path):
+    """As a power loss leaves it: the length is right, the last bytes are zero."""
+    with pytest.raises(KeyboardInterrupt):
+        build(run, path, 12, Work(stop_at=8))
+    part = part_path(path, 4)
+    part.write_bytes(part.read_bytes()[:-34] + bytes(34))
+    work = Work()
+    build(run, path, 12, work)
+    assert work.starts == [4, 8] and np.load(path).ravel().tolist() == list(range(12))
+
+
+def test_what_was_made_of_another_file_than_is_there_is_told_unless_that_one_only_grew(run, path):
+    made = run.root / "features" / "x.npy"
+    build(run, path, 8, Work())
+    list(run.build(made, KEY, 8, 4, Work(), run.digests(["samples/a/100.npy"])))
+    assert run.other_sources(made) == []
+    build(run, path, 12, Work())
+    assert run.other_sources(made) == []
+    build(run, path, 12, Work(factor=3), OTHER_KEY)
+    assert run.other_sources(made) == ["samples/a/100.npy"]
+
+
+# Whose folder it is
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "samples/a/613.npy", "run.json", ".lock"])
+def test_a_folder_that_is_neither_empty_nor_a_run_is_refused_and_stays_as_it_is(run, name):
+    theirs = run.root / name
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    theirs.write_text('{"format": 1, "mine": true}')
+    (run.root / "mine.txt").touch()
+    before = {each: each.read_bytes() for each in run.root.rglob("*") if each.is_file()}
+    with pytest.raises(AuditError, match="neither empty nor a run"), run.locked():
+        raise AssertionError("it was entered")
+    assert before == {each: each.read_bytes() for each in run.root.rglob("*") if each.is_file()}
+
+
+def test_a_run_that_was_begun_by_this_or_an_earlier_version_is_entered(run):
+    run.root.mkdir()
+    with run.locked():
+        pass
+    (run.root / "slurm-1.out").touch()
+    with run.locked():
+        pass
+    (run.root / ".lock").write_bytes(b"")  # as earlier versions left it
+    run.write_record({"given": {}, "versions": {}, "status": "started", "scope": {}, "budgets": {}, "checks": {}})
+    with run.locked():
+        pass
+
+
+def test_files_within_a_run_that_are_not_its_own_are_never_touched(run, path):
+    build(run, path, 8, Work())
+    theirs = [path.parent / "mine.txt", run.root / "predictions/a/mine.txt", path.parent / "100.partial" / "mine.txt"]
+    for each in theirs:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text("mine")
+    (path.parent / "100.partial" / "00000000.npy").write_bytes(b"x" * 100)  # of a kill that took the key first
+    build(run, run.root / "predictions/a/5.npy", 4, Work())
+    run.sweep(["predictions"], ["samples"])
+    assert all(each.read_text() == "mine" for each in theirs)
+    assert files(run.root) == {"samples/a/100.npy", "samples/a/100.npy.key.json"} | {
+        each.relative_to(run.root).as_posix() for each in theirs
+    }
+
+
+def test_orphaned_batches_are_swept_and_those_of_work_to_come_are_not(run, path):
+    (path.parent / "9.partial").mkdir(parents=True)
+    (path.parent / "9.partial" / "00000000.npy").write_bytes(b"x")
+    with pytest.raises(KeyboardInterrupt):
+        build(run, path, 12, Work(stop_at=8))
+    run.sweep([], ["samples"])
+    assert not (path.parent / "9.partial").exists() and part_path(path, 4).exists()
+
+
+@pytest.mark.parametrize(("shared", "mode"), [(False, 0o700), (True, 0o755)])
+def test_a_folder_that_was_there_is_made_private_unless_it_is_shared(tmp_path, shared, mode):
+    root = tmp_path / "run"
+    root.mkdir()
+    root.chmod(0o755)
+    run, before = RunDirectory(root, shared), os.umask(0o022)
+    try:
+        with run.locked():
+            run.write_record({"status": "started"})
+    finally:
+        assert os.umask(before) == 0o022
+    assert stat.S_IMODE(root.stat().st_mode) == mode
+    assert stat.S_IMODE(run.record.stat().st_mode) == (0o644 if shared else 0o600)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scope": []}, {"checks": None}, {"status": 5}, {"budgets": "x"}, {"checks": {"recommendation": {"sentence": 1}}}],
+)
+def test_a_record_of_other_types_is_told_by_name(run, change):
+    sound = {"given": {}, "status": "complete", "scope": {}, "budgets": {}, "checks": {}}
+    run.write_record(sound | change)
+    with pytest.raises(AuditError, match=next(iter(change))) as caught:
+        run.read_record()
+    assert caught.value.where == str(run.record)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +94,8 @@ class PlainFormat(files.WeightFiles):
         """
         network, factory = made(self.settings)
         tensors = files.chosen(checkpoint, files.expected_of(network), self.settings.trust_pickle)
-        told = json.dumps([origin.sources(factory), arguments_of(self.settings)], sort_keys=True)
-        return network, tensors, weights.digest(tensors, told, _kept(self.settings, told))
+        told = json.dumps([origin.sources_of(factory), factory_arguments(self.settings)], sort_keys=True)
+        return network, tensors, weights.digest(tensors, told, _kept(network, self.settings))
 
     def called(self, network: Any) -> tuple[Network, Conditioned | None]:
         """Return the network, its output checked, and without the half of it that is a learned variance."""
@@ -114,18 +113,14 @@ class PlainFormat(files.WeightFiles):
         return call, None
 
 
-def arguments_of(settings: ModelSettings) -> dict[str, Any]:
+def factory_arguments(settings: ModelSettings) -> dict[str, Any]:
     """Return what the factory is called with."""
     return read_json(Path(settings.model_config).expanduser()) if settings.model_config else {}
 
 
-@lru_cache(maxsize=4)
-def _kept(settings: ModelSettings, told: str) -> str:
-    """Return what the factory's network holds beside weights, as far as the factory makes the same every time.
-
-    ``told`` is all that the factory is known to depend on.
-    """
-    first, again = (origin.held(made(settings)[0]) for _ in range(2))
+def _kept(network: Any, settings: ModelSettings) -> str:
+    """Return what a factory's network holds beside weights, as far as the factory makes the same every time."""
+    first, again = origin.held(network), origin.held(made(settings)[0])
     return json.dumps({name: value for name, value in first.items() if again.get(name) == value}, sort_keys=True)
 
 
@@ -142,7 +137,7 @@ def made(settings: ModelSettings) -> tuple[Any, Any]:
     if settings.model is None:
         raise AuditError("It is not known which network the weights belong to.", "--model", HOW)
     factory = _factory(settings.model)
-    arguments = arguments_of(settings)
+    arguments = factory_arguments(settings)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn; the global generator must not notice
         try:
             network = factory(**arguments)

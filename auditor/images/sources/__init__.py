@@ -94,10 +94,10 @@ class Kind(NamedTuple):
 
 def stamp(path: str | Path) -> tuple[str | int, ...]:
     """Return the name of a file and what changes with its content."""
-    return os.path.basename(path), *state_of(os.stat(path))
+    return os.path.basename(path), *file_state(os.stat(path))
 
 
-def state_of(found: os.stat_result) -> tuple[int, int, int, int]:
+def file_state(found: os.stat_result) -> tuple[int, int, int, int]:
     """Return what changes with the content of a file: size, times in ns, place on the disk; the last nobody can set.
 
     Archives and rsync give other files of one size the same time of modification.

@@ -85,7 +85,7 @@ def stamp_of(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
         found = entry.stat()
     except OSError:
         return 0, 0
-    return sources.state_of(found) if S_ISREG(found.st_mode) else None
+    return sources.file_state(found) if S_ISREG(found.st_mode) else None
 
 
 KIND = Kind(claims, open_folder)

@@ -68,7 +68,7 @@ def open_table(place: Place, reading: Reading) -> Source:
                 yield pictures.decode(content_of(value, where), where, reading, tally)
 
     columns = {
-        name: values_reader(files, counts, name, names_of(features.get(name, {}), place), place.path)
+        name: values_reader(files, counts, name, class_names(features.get(name, {}), place), place.path)
         for name in schema.names
         if name != column and is_plain(schema.field(name).type)
     }
@@ -100,11 +100,11 @@ def files_of(place: Place) -> list[Path]:
         raise AuditError(f"The data set has no splits, so it has no {place.part!r}", place, f"Give {path}.")
     state = path / "state.json"
     if state.is_file():
-        listed = read_json(state, place)
-        files = listed.get("_data_files") if isinstance(listed, dict) else None
-        told = [each.get("filename") if isinstance(each, dict) else None for each in as_list(files)]
-        names = [name for name in told if isinstance(name, str) and name]
-        if len(names) < len(told):
+        listed = read_facts(state, place)
+        parts = listed.get("_data_files") if isinstance(listed, dict) else None
+        parts = parts if isinstance(parts, list) else [None]
+        names = [str(each.get("filename") or "") if isinstance(each, dict) else "" for each in parts]
+        if not all(names):
             raise AuditError("Its state.json names no files", place, _REMEDY)
         if any(os.path.basename(name) != name for name in names):
             raise AuditError("Its state.json names files outside of its folder", place, _REMEDY)
@@ -117,7 +117,7 @@ def files_of(place: Place) -> list[Path]:
 
 def split_folder(path: Path, place: Place) -> Path:
     """Return the folder of the split asked for, or of the only one."""
-    listed = read_json(path / "dataset_dict.json", place)
+    listed = read_facts(path / "dataset_dict.json", place)
     splits = listed.get("splits") if isinstance(listed, dict) else None
     if not isinstance(splits, list) or not all(isinstance(each, str) for each in splits):
         raise AuditError("Its dataset_dict.json names no splits", place, _REMEDY)
@@ -130,15 +130,10 @@ def split_folder(path: Path, place: Place) -> Path:
     return path / wanted
 
 
-def read_json(path: Path, place: Place) -> Any:
+def read_facts(path: Path, place: Place) -> Any:
     """Return the value of a JSON file beside the data."""
     with open(path, "rb") as stream:
         return json_within(stream.read(MOST_JSON + 1), MOST_JSON, place, _REMEDY)
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return a list as it is, and nothing for what is none."""
-    return value if isinstance(value, list) else []
 
 
 def look(file: Path) -> tuple[pa.Schema, int]:
@@ -161,11 +156,11 @@ def features_of(schema: pa.Schema, place: Place) -> dict[str, dict[str, Any]]:
     """Return what ``datasets`` wrote about the columns, nothing where it did not write."""
     found = json_within((schema.metadata or {}).get(b"huggingface", b"{}"), MOST_JSON, place, _REMEDY)
     for name in ("info", "features"):
-        found = within(found, name, place)
+        found = object_in(found, name, place)
     return {name: each for name, each in found.items() if isinstance(each, dict)}
 
 
-def within(found: Any, name: str, place: Place) -> dict[str, Any]:
+def object_in(found: Any, name: str, place: Place) -> dict[str, Any]:
     """Return an object within an object, an empty one where it is not there or null."""
     inner = found.get(name) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not isinstance(inner, (dict, type(None))):
@@ -173,7 +168,7 @@ def within(found: Any, name: str, place: Place) -> dict[str, Any]:
     return inner or {}
 
 
-def names_of(feature: dict[str, Any], place: Place) -> list[str] | None:
+def class_names(feature: dict[str, Any], place: Place) -> list[str] | None:
     """Return the names of classes that a column has, None where none are said."""
     names = feature.get("names")
     if names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
