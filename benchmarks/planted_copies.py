@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -61,6 +62,13 @@ class Block:
         names = self.rows or MAIN
         rows = [planted.ROWS[name] for name in names]
         return [(row, rate) for row in rows for rate in (self.rates if row.rates == planted.LOW else ()) or row.rates]
+
+    def is_asked(self, rows: list[dict[str, Any]]) -> bool:
+        """Tell whether all of its worlds were asked."""
+        where = self.images, self.n, self.seeds
+        mine = [each for each in rows if (each["images"], each["n"], each["seeds"]) == where]
+        known = {(each["row"], each["rate"]): each["all_worlds"] for each in mine}
+        return all(known.get((row.name, rate), 0) >= self.worlds for row, rate in self.cells())
 
 
 HIDDEN = planted.HIDDEN
@@ -189,7 +197,8 @@ def main() -> None:
         run(block, given.data, given.cache, given.processes, until)
     if given.write:
         found = {(b.images, b.n, b.seeds): answers_of(b, given.cache) for b in BLOCKS.values()}
-        page.store([row for (images, n, seeds), path in found.items() for row in page.counted(path, images, n, seeds)])
+        rows = [row for (images, n, seeds), path in found.items() for row in page.counted(path, images, n, seeds)]
+        page.store(rows, [block.name for block in BLOCKS.values() if not block.is_asked(rows)])
         page.write()
 
 
