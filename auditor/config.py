@@ -83,7 +83,7 @@ class AuditConfig:
     device: str = setting("cpu, cuda, cuda:1 or auto.", "auto")
     weights: str = setting("raw, ema, or auto: EMA where every common step of both twins has it.", "auto")
     scheduler: str | None = setting(
-        "Noise schedule where none is saved: ddpm (1000 linear steps), flow, edm, or a scheduler's JSON file."
+        "Noise schedule where none is saved: ddpm (1000 linear steps), flow, edm, ve, or a scheduler's JSON file."
     )
     format: str | None = setting("Checkpoint format, where two could be meant; audit list names them.")
     model: str | None = setting("The network of bare weights: MODULE:FACTORY, a function that returns an nn.Module.")
@@ -91,7 +91,7 @@ class AuditConfig:
     base: str | None = setting("The pipeline that was fine-tuned: LoRA weights, autoencoder, text encoder.")
     autoencoder: str | None = setting("Folder of the autoencoder of a latent model, where none is beside it.")
     prediction: str | None = setting(
-        "What the network predicts, where that is not saved: epsilon, v, sample, flow, edm."
+        "What the network predicts, where that is not saved: epsilon, v, sample, flow, edm, ve."
     )
     image_shape: str | None = setting("HEIGHTxWIDTHxCHANNELS of the pictures, where the checkpoint does not say it.")
     pixel_range: str | None = setting("Range to which training scaled pictures: -1,1 or 0,1 [default: the trainer's].")
@@ -114,6 +114,7 @@ class AuditConfig:
         "LOW,HIGH: pictures of 16 bits or floats are read so that LOW is black and HIGH white.", None
     )
     convert_color: bool = setting("Turn color images gray for a gray model, and gray ones to color.", False)
+    skip_unreadable: bool = setting("Leave out pictures of kinds that are not read (.heic, .jxl, ...).", False)
     no_cache: bool = setting("Decode all images anew instead of recalling the contents of unchanged files.", False)
     clip_model: str = setting("open_clip model name, or local-dir:PATH.", "ViT-B-32")
     clip_weights: str = setting("open_clip pretrained tag or a weights file.", "laion2b_s34b_b79k")

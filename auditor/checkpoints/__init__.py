@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from auditor.checkpoints import calls
 from auditor.checkpoints.discovery import Discovery, discover
 from auditor.checkpoints.formats import open_format
 from auditor.checkpoints.recipe import check_compatible, model_facts, scheduler_config
@@ -67,7 +68,9 @@ def load(
     pixels
         How pictures are scaled for it; None leaves what the format says. Models with an autoencoder have their own.
     """
-    model = open_format(checkpoint.format, settings).load(checkpoint, scheduler_config, device)
+    model = calls.told(
+        open_format(checkpoint.format, settings).load(checkpoint, scheduler_config, device), checkpoint, settings
+    )
     own = model.conditioned
     return replace(
         model,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from auditor.checkpoints import names
+from auditor.checkpoints import foreign, names
 from auditor.checkpoints.configs import absence
 from auditor.checkpoints.formats import Unusable, open_format
 from auditor.checkpoints.names import a_path
@@ -108,6 +109,8 @@ def _only_claim(answers: Answers, root: Path, twin: str) -> str:
         what = f"The checkpoints of twin {twin} can be read as {' and as '.join(claims)}."
         raise AuditError(what, root, "Choose one by --format NAME, or give a folder with one of them.")
     if not claims:
+        if other := foreign.refusal(root):
+            raise AuditError(f"There is no usable checkpoint of twin {twin}. {other}.", root, foreign.INSTEAD)
         reasons = _why_unusable(answers)
         more = [f"and {len(reasons) - 3} more"] if len(reasons) > 3 else []
         alone = f" for the format {next(iter(answers))}, the only one that was asked" if len(answers) == 1 else ""
@@ -121,7 +124,8 @@ def _why_unusable(answers: Answers) -> list[str]:
     paths: dict[str, dict[Path, None]] = {}
     for _, unusable in answers.values():
         for _, path, reason in unusable:
-            paths.setdefault(reason.replace(path.name, "it"), {})[path] = None
+            named = re.compile(rf"(?<![\w-]){re.escape(path.name)}(?![\w-])")
+            paths.setdefault(named.sub("it", reason), {})[path] = None
     return [
         f"{next(iter(of))}{f' and {len(of) - 1} more' if len(of) > 1 else ''}: {reason}" for reason, of in paths.items()
     ]

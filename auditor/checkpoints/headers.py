@@ -30,7 +30,8 @@ MAX_PICKLE = 64 * 2**20  # bytes: of the structure, without the numbers
 MAX_DIRECTORY = 64 * 2**20  # bytes of a zip archive's list of files
 MAX_DEPTH = 12
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-SAVE_AGAIN = "Copy or save it again (a file of some 130 bytes is a git-lfs pointer: run git lfs pull)."
+SAVE_AGAIN = "Copy or save it again."
+POINTER = b"version https://git-lfs"
 
 
 class Tensor(NamedTuple):
@@ -95,7 +96,10 @@ def read_header(path: Path) -> Header:
 @lru_cache(maxsize=4096)
 def _read_header(path: Path, size: int, state: tuple[int, ...]) -> Header:
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(len(POINTER))
+        if start == POINTER:
+            what = f"{path.name} is a git-lfs pointer, not the file itself."
+            raise CheckpointError(what, path, "Run git lfs pull where it was cloned.")
         if path.suffix == ".safetensors":
             return _safetensors(file, start, size, path)
         if start.startswith(b"PK\x03\x04"):

@@ -94,8 +94,7 @@ def _shards(index: Path) -> list[Path]:
 def header_problem(folder: Path) -> None:
     """Refuse weights that can be seen to be unusable from their headers."""
     for path in weight_files(folder):
-        if path.suffix == ".bin":
-            weights.require_safe(path, read_header(path), trusted=False)
+        weights.require_safe(path, read_header(path), trusted=False)
 
 
 def n_parameters(folder: Path) -> int | None:
@@ -136,10 +135,10 @@ def _require_modest(config: Mapping[str, Any], n_tensors: int, path: Path) -> No
 def state_dict(path: Path) -> dict[str, Any]:
     """Return the tensors of one weights file."""
     content = weights.payload(path)
-    found = weights.places(content)
-    if not found or (isinstance(content, dict) and len(found[-1][1]) != len(content)):
+    found = weights.state_of(content)
+    if not found or len(found) != len(content):
         raise CheckpointError(f"{path.name} holds no state dict.", path, SAVE_AGAIN)
-    return found[-1][1]
+    return found
 
 
 def strict(tensors: Mapping[str, Any], path: Path) -> None:
@@ -192,8 +191,10 @@ def _blueprint(text: str) -> Any:
 def fit(network: Any, tensors: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the tensors under the network's names, if names and shapes agree."""
     tensors = dict(tensors)
+    expected = files.expected_of(network)
+    tensors = weights.unwrapped(tensors, expected)
     network._fix_state_dict_keys_on_load(tensors)  # old diffusers called attention weights query, key, value
-    problem = weights.misfit(tensors, files.expected_of(network))
+    problem = weights.misfit(tensors, expected)
     if problem:
         problem = problem.replace("in the network", "by the configuration")
         raise CheckpointError(f"The weights do not fit {CONFIG}: {problem}.", path, "Save both again from one model.")

@@ -47,7 +47,7 @@ def scheduler_config(
     checkpoint
         What its format saved of the schedule is taken where ``override`` is None.
     override
-        ``ddpm`` (1000 steps, linear beta 1e-4 to 0.02, epsilon), ``flow``, ``edm``, the path of a scheduler JSON,
+        ``ddpm`` (1000 steps, linear beta 1e-4 to 0.02, epsilon), ``flow``, ``edm``, ``ve``, the path of a JSON file,
         or None.
     settings
         Its ``prediction`` replaces what the schedule says that the network predicts.
@@ -61,7 +61,7 @@ def scheduler_config(
         path = where = Path(override).expanduser()
         if not path.is_file():
             what = f"The scheduler {override!r} is not there: it {absence(path)}."
-            raise AuditError(what, "--scheduler", "Give ddpm, flow, edm, or the path of a scheduler_config.json.")
+            raise AuditError(what, "--scheduler", "Give ddpm, flow, edm, ve, or the path of a scheduler_config.json.")
         config = read_json(path)
     else:
         config = open_format(checkpoint.format, settings).schedule(checkpoint)
@@ -78,7 +78,10 @@ def scheduler_config(
     if problem := schedules.problem(config):
         what = f"The noise schedule of {config.get('_class_name')} is not supported: {problem}."
         known = ", ".join(schedules.BETA_SCHEDULES)
-        raise AuditError(what, where, f"Pass --scheduler FILE.json with beta_schedule {known}, or with trained_betas.")
+        remedy = f"Pass --scheduler FILE.json with beta_schedule {known}, or with trained_betas."
+        if problem.startswith("it"):  # a schedule by betas would be a wrong one
+            remedy = "Say what the network predicts (--prediction), or audit samples: --samples-a, --samples-b."
+        raise AuditError(what, where, remedy)
     return config
 
 

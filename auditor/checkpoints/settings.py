@@ -21,7 +21,7 @@ class ModelSettings:
     model_config: str | None = None  # JSON file with the arguments of the network
     base: str | None = None  # folder of the pipeline that was fine-tuned
     autoencoder: str | None = None  # folder of the autoencoder of latent models
-    prediction: str | None = None  # epsilon, v, sample, flow, edm
+    prediction: str | None = None  # epsilon, v, sample, flow, edm, ve
     image_shape: tuple[int, int, int] | None = None  # (h, w, c)
     trust_pickle: bool = False
     prompts: tuple[str, ...] = field(default=(), repr=False)

@@ -76,6 +76,9 @@ def split_command(
         float, typer.Option("--near", help="Distance below which images are near-duplicates; 0: exact ones only.")
     ] = 0.2,
     window: Annotated[str | None, typer.Option("--window", help="LOW,HIGH for pictures of 16 bits or floats.")] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out pictures of kinds that are not read.")
+    ] = False,
     near_clip: Annotated[
         float,
         typer.Option("--near-clip", help="The same in CLIP space, beside --near; 0: not looked for."),
@@ -100,6 +103,7 @@ def split_command(
             group_by=group_by,
             near=near,
             window=limits,
+            skip_unreadable=skip_unreadable,
             near_clip=near_clip,
             clip_model=clip_model,
             clip_weights=clip_weights,

@@ -150,7 +150,12 @@ def replace_unprintable() -> None:
 
 CHECK_EXAMPLE = """Judge a run, or one of its steps, for a release pipeline; the reason is one paragraph.
 
-Exit status 0: a step is recommended, or the step meets the policy; 3: none is, or it does not; 4: undecided.
+Exit status 0: a step is recommended, or the step meets the policy; 3: none is, or it does not; 4: undecided, which is
+a failure in JUnit, too.
+
+A policy is a TOML file of up to three tables (docs/policies.md): [budgets] METRIC, METRIC.SPACE or METRIC.SPACE.TWIN =
+upper limit that the whole interval must keep; [require] verdict = ["generalizing", ...], those accepted; [allow]
+undecided = true, which lets pass what no evidence speaks against, but no run that cannot be trusted.
 
 Example: audit check audits/first --step 4000 --policy release.toml --junit check.xml
 """
@@ -161,11 +166,13 @@ def check_command(
     run: RunFolder,
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", help="TOML file: [budgets] METRIC = upper limit, [require] verdict = [...]."),
+        typer.Option(
+            "--policy", help="TOML file: [budgets] METRIC = limit, [require] verdict = [...], [allow] undecided = true."
+        ),
     ] = None,
     step: Annotated[int | None, typer.Option("--step", help="The step to judge [default: the recommended].")] = None,
     json: Annotated[bool, typer.Option("--json", help="The judgement as JSON.")] = False,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML file, too.")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write a JUnit XML file, too; undecided fails.")] = None,
 ) -> None:
     from auditor.reports import gate
 

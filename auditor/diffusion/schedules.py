@@ -2,9 +2,10 @@
 
 Inside an audit every network is one of a variance-preserving process in T discrete times, as diffusers has it: x_t =
 sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, and its output is ``epsilon``, ``sample`` or ``v_prediction``. Networks of a
-linear flow (``flow``) and EDM denoisers (``edm``) are converted into that process at equal signal-to-noise ratio. The
-conversion is exact: all Gaussian processes differ from one another by a scaling of x_t and a naming of t, and DDIM
-steps of the converted network are Euler steps of the flow's and of EDM's own equation.
+linear flow (``flow``), EDM denoisers (``edm``) and scores of a variance-exploding process (``ve``) are converted into
+that process at equal signal-to-noise ratio. The conversion is exact: all Gaussian processes differ from one another by
+a scaling of x_t and a naming of t, and DDIM steps of the converted network are Euler steps of the flow's and of EDM's
+own equation.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ FLOW = {
 }
 # x = x_0 + sigma eps; the network takes sigma and returns the denoised image (Karras et al. 2022, table 1).
 EDM = {"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "prediction_type": "edm"}
-NAMED = {"ddpm": DDPM, "flow": FLOW, "edm": EDM}
-CONTINUOUS = {"flow": "FlowMatch", "edm": "EDM"}  # and how their schedulers in diffusers are called
+# x = x_0 + sigma eps; the network takes sigma and returns the score, -eps / sigma (Song et al. 2021; score_sde).
+VE = {"_class_name": "ScoreSdeVeScheduler", "sigma_min": 0.01, "sigma_max": 1348.0, "prediction_type": "ve"}
+NAMED = {"ddpm": DDPM, "flow": FLOW, "edm": EDM, "ve": VE}
+CONTINUOUS = {"flow": "FlowMatch", "edm": "EDM", "ve": "ScoreSdeVe"}  # and how their schedulers in diffusers are called
 DISCRETE = ("epsilon", "sample", "v_prediction")
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "sample": "sample"} | {
     name: name for name in CONTINUOUS
@@ -83,6 +86,8 @@ def completed(config: Mapping[str, Any], prediction: str | None = None) -> dict[
     predicts = "epsilon" if config.pop("predict_epsilon", True) else "sample"
     if name.startswith("FlowMatch"):
         config = {**FLOW, **config, "prediction_type": "flow"}
+    elif name.startswith(CONTINUOUS["ve"]):
+        config = {**VE, **config, "prediction_type": "ve"}
     elif prediction == "edm":
         config = {**EDM, **config, "prediction_type": "edm"}
     else:
@@ -93,10 +98,18 @@ def completed(config: Mapping[str, Any], prediction: str | None = None) -> dict[
 def problem(config: Mapping[str, Any]) -> str:
     """Return why a configuration, completed, is not supported; an empty string where it is."""
     kind = config["prediction_type"]
+    if str(config.get("_class_name")).startswith(CONTINUOUS["ve"]) and kind != "ve":
+        return f"it is variance-exploding, and a network of it gives the score (--prediction ve), not {kind}"
+    if "Ve" in str(config.get("_class_name")) and kind != "ve":
+        return "it is variance-exploding: --prediction ve where the network gives the score, edm where it denoises"
     if kind in CONTINUOUS and not str(config.get("_class_name")).startswith(CONTINUOUS[kind]):
         return f"prediction_type is {kind}"
     if kind == "flow":
         return _flow_problem(config)
+    if kind == "ve":
+        ends: list[Any] = [config.get(key) for key in ("sigma_min", "sigma_max")]
+        fit = all(map(_is_number, ends)) and 0 < ends[0] < ends[1]
+        return "" if fit else f"sigma_min {ends[0]} and sigma_max {ends[1]} are no schedule"
     if kind == "edm":
         numbers: list[Any] = [config.get(key) for key in ("sigma_min", "sigma_max", "rho")]
         low, high, rho = numbers
@@ -115,6 +128,11 @@ def problem(config: Mapping[str, Any]) -> str:
         betas = [config.get(key, DDPM[key]) for key in ("beta_start", "beta_end")]
     elif not isinstance(betas, list) or len(betas) != n_steps:
         return f"trained_betas is no list of {n_steps} numbers"
+    if kind == "epsilon" and (config.get("rescale_betas_zero_snr") or (config.get("trained_betas") and betas[-1] == 1)):
+        return (
+            "its last time holds no signal (zero terminal signal-to-noise ratio), where predicted noise says nothing "
+            "of the image: networks of it predict v or the sample"
+        )
     wrong = [beta for beta in betas if not _is_number(beta) or not 0 < beta <= 1]
     return f"a beta is {wrong[0]}, not in (0, 1]" if wrong else ""
 
@@ -152,12 +170,15 @@ def noise_ratios(config: Mapping[str, Any]) -> np.ndarray:
     """Return noise over signal at each time of a continuous process, float64 ``[1000]``, ascending.
 
     flow: s / (1 - s) at s = (t + 1) / 1000, shifted as the configuration says. edm: sigma on the grid of Karras et al.
+    ve: sigma from sigma_min to sigma_max in equal ratios, as training draws it.
     """
     at = np.arange(1, N_LEVELS + 1) / N_LEVELS
     if config["prediction_type"] == "flow":
         shift = float(config["shift"])
         level = shift * at / (1 + (shift - 1) * at)
         return level / np.maximum(1 - level, LEAST_ABAR**0.5)
+    if config["prediction_type"] == "ve":
+        return np.geomspace(float(config["sigma_min"]), float(config["sigma_max"]), N_LEVELS)
     low, high = (float(config[key]) ** (1 / float(config["rho"])) for key in ("sigma_min", "sigma_max"))
     return (low + (at - at[0]) / (1 - at[0]) * (high - low)) ** float(config["rho"])
 
@@ -196,8 +217,11 @@ def target_weights(config: Mapping[str, Any]) -> np.ndarray:
     """Return by what a squared error of the process inside is multiplied to be that of the own target, float64 ``[T]``.
 
     1 for discrete processes. flow: 1 / ((1 - s)^2 + s^2), which makes it the error of eps - x_0. edm: 1, the error of
-    the denoised image times (1 + sigma^2) / sigma^2, which is EDM's own weight for images of unit variance.
+    the denoised image times (1 + sigma^2) / sigma^2, which is EDM's own weight for images of unit variance. ve:
+    1 / (1 + sigma^2), which makes it the error of sigma times the score, the noise.
     """
+    if config["prediction_type"] == "ve":
+        return 1 / (1 + _ratios(config).numpy() ** 2)
     if config["prediction_type"] != "flow":
         return np.ones(n_times(config))
     ratio = _ratios(config).numpy()
@@ -237,4 +261,10 @@ def convert(network: Callable[..., Any], config: Mapping[str, Any]) -> Callable[
         denoised = network(scale * x, sigma)
         return (x / scale - denoised) * scale / across(sigma)
 
-    return {"flow": flow, "edm": edm}[kind]
+    def ve(x: Any, t: Any) -> Any:
+        sigma = levels(x, t)
+        scale, noise = across((1 + sigma**2).sqrt()), across(sigma)
+        eps = -noise * network(scale * x, sigma)
+        return scale * eps - noise * x
+
+    return {"flow": flow, "edm": edm, "ve": ve}[kind]

@@ -37,7 +37,7 @@ REVISION = 2  # raised when a picture would be read otherwise; 2: windows, color
 LARGEST_FILE = 2**28  # bytes of one picture inside an archive or a table
 LARGEST_RESIZED = 2**27  # pixels: a picture one pixel wide must not become an endless strip
 # A suffix does not make a picture: Pillow would hand a file that is PostScript to Ghostscript.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF")
 
 _NOTES = {  # what was done to a picture -> the rest of the sentence "12 of 400 pictures ..."
     "frames": "had several frames: only the first was read.",

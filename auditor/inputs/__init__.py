@@ -75,7 +75,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     opened = feature_spaces.opened(config, space_settings)
     settings = models.settings(config)
     say(f"reading the {'checkpoints' if config.samples_a is None else 'samples'}", 0)
-    origin = from_checkpoints(config, settings) if config.samples_a is None else from_samples(config)
+    origin = from_checkpoints(config, settings, device) if config.samples_a is None else from_samples(config)
     if origin.given is not None:
         config = replace(config, n_samples=origin.given.n, seed=origin.given.first_seed)
     flips = mirroring.resolve(config.flip_train, origin.pair, None if origin.given is not None else settings)
@@ -278,13 +278,15 @@ def from_samples(config: AuditConfig) -> Origin:
     )
 
 
-def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings) -> Origin:
+def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings, device: str) -> Origin:
     """Read and check the checkpoints of both twins."""
     pair = twins.usable(twins.discover(config, settings), settings)
     notes = twins.identical_notes(pair, config.allow_identical)
     facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
     conditions = models.conditions(config, facts)
     required.require_levels(config.loss_levels or LOSS_LEVELS, n_times(scheduler))
+    if settings.model is not None:  # of other networks the files say on what they can be called
+        models.require_call(pair.a.checkpoints[0], scheduler, device, settings, conditions)
     return Origin(
         pair=pair,
         facts=facts,

@@ -42,7 +42,7 @@ def read(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, Im
 
 def reading_of(config: AuditConfig) -> images.Reading:
     """Return what may be done to pictures."""
-    return images.Reading(config.window_limits, config.convert_color)
+    return images.Reading(config.window_limits, config.convert_color, skip_unreadable=config.skip_unreadable)
 
 
 def scratch_of(config: AuditConfig) -> Path:

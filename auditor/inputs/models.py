@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from auditor.checkpoints import ModelSettings
+from auditor import checkpoints
+from auditor.checkpoints import ModelSettings, calls
 from auditor.checkpoints.recipe import without_clipping
 from auditor.config import AuditConfig, shape_from
 from auditor.diffusion.sampling import Conditions
 from auditor.diffusion.scaling import Pixels
+from auditor.diffusion.schedules import n_times
 from auditor.errors import AuditError
-from auditor.records import TWINS, Facts, ImageSet, TwinPair
+from auditor.records import TWINS, Checkpoint, Facts, ImageSet, TwinPair
 
 OWN = "own"  # --pixel-mean of each training half
 AT_ONCE = 256  # pictures summed at once
@@ -62,6 +64,19 @@ def conditions(config: AuditConfig, facts: Facts) -> Conditions | None:
     if facts.conditioning == "text":
         return Conditions(tuple(range(len(lines_of(config.prompts, "--prompts")))) or (-1,), config.guidance_scale)
     return Conditions(class_numbers(config.labels, facts.n_classes or 0), config.guidance_scale)
+
+
+def require_call(
+    checkpoint: Checkpoint,
+    scheduler: Mapping[str, Any],
+    device: str,
+    settings: ModelSettings,
+    drawn: Conditions | None,
+) -> None:
+    """Call a network once, as samples are drawn, so that one which cannot be called stops the audit at its start."""
+    model = checkpoints.load(checkpoint, scheduler, device, settings)
+    numbers, guidance = (None, 1.0) if drawn is None else (drawn.of([0]), drawn.guidance)
+    calls.require_call(model, numbers, guidance, n_times(scheduler), device)
 
 
 def refuse_foreign(config: AuditConfig, facts: Facts) -> None:

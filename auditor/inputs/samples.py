@@ -25,6 +25,7 @@ from auditor.images import Reading
 from auditor.neighbors import paired_distance, shifted_distance
 from auditor.records import TWINS, Checkpoint, CheckpointSeries, Excluded, ImageSet, TwinPair
 
+TAR = re.compile(r"\.tar\.\w+$")
 FORMAT = "samples"  # in checkpoints.parquet
 LEAST = 10  # samples per checkpoint
 ENOUGH_IN_COMMON = 0.5  # of the smallest set: numbers that all sets share, to pair by them
@@ -114,8 +115,13 @@ def by_step(root: Path, twin: str) -> tuple[dict[int, Path], list[Excluded]]:
         raise AuditError(f"This folder cannot be listed: {error.strerror}", root, "Make it readable.") from error
     if any(each.suffix.lower() in images.SUFFIXES for each in entries):
         raise AuditError(f"The pictures of twin {twin} lie in no folder of a step.", root, LAYOUT)
+    stems = {
+        path: path.name if path.is_dir() else path.name.partition(".")[0] if TAR.search(path.name) else path.stem
+        for path in entries
+    }
+    counted = names.of_series(list(stems.values()), {}, {})
     for path in entries:
-        step = number(path.name if path.is_dir() else path.stem)
+        step = counted[stems[path]][0] if counted[stems[path]][0] >= 0 else None
         if step is None or not (path.is_dir() or is_file_of_samples(path)):
             left_out.append(Excluded(twin, -1 if step is None else step, path, "no samples of a step"))
             continue

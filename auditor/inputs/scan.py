@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor import checkpoints
-from auditor.checkpoints import ModelSettings
+from auditor.checkpoints import ModelSettings, foreign
 from auditor.checkpoints.configs import absence
 from auditor.checkpoints.discovery import LAYOUTS, checkpoint_of, series_under
 from auditor.checkpoints.formats import Unusable, open_format
@@ -60,6 +60,9 @@ def scan(paths: Sequence[Path], settings: ModelSettings | None = None, scheduler
     """
     found = [one for path in paths for one in _under(path.expanduser(), settings, scheduler)]
     if not any(one.steps for one in found):
+        for path in paths:
+            if other := foreign.refusal(path.expanduser()):
+                raise AuditError(f"There is no usable checkpoint. {other}.", path, foreign.INSTEAD)
         reasons = "; ".join(dict.fromkeys(each["reason"] for one in found for each in one.excluded))
         what = f"There is no usable checkpoint{f': {reasons[:600]}' if reasons else ''}".rstrip(".") + "."
         raise AuditError(what, ", ".join(map(str, paths)), LAYOUTS)

@@ -13,6 +13,8 @@ POWER = 0.9
 Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at .9 and .975
 WORST_SD = 0.3536  # of own_share of both twins per seed, independent twins at one half: 1 / sqrt(8)
 
+NO_SAMPLES = "Without samples (--quick) no lean and no copy is found, and no checkpoint can be shown safe."
+
 
 def statement(
     n_seeds: int,
@@ -27,7 +29,7 @@ def statement(
     Parameters
     ----------
     n_seeds, n_heldout
-        Samples per checkpoint, and held-out images (0: none).
+        Samples per checkpoint (0: a quick audit draws none), and held-out images (0: none).
     n_tests
         Checkpoints times spaces, over which findings are corrected.
     with_lean
@@ -36,8 +38,11 @@ def statement(
         Training images of a half and held-out images that networks are asked about; None where weights are not
         released, or there is no network.
     """
+    told = [] if members is None else [membership_sentence(*members, budgets)]
+    if not n_seeds:
+        return [NO_SAMPLES, *told]
     lines = [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_tests)] if with_lean else []
-    lines += [] if members is None else [membership_sentence(*members, budgets)]
+    lines += told
     lines.append(shift_sentence(n_seeds, n_heldout))
     if n_seeds < budgets.least_seeds:
         lines.append(f"{n_seeds} seeds support no verdict but memorizing or undecided: give {budgets.least_seeds}.")

@@ -241,6 +241,9 @@ class Album:
 
     def _require(self, space: str, twin: str, step: int) -> None:
         """Refuse what was not audited, naming what was."""
+        if not self.scope.with_samples:
+            what = "There is no sample in this run: a quick audit draws none."
+            raise AuditError(what, self.run.root, "Give the audit run command again without --quick.")
         asked: dict[str, tuple[object, tuple[object, ...]]] = {
             "space": (space, self.scope.spaces),
             "twin": (twin, self.scope.twins),

@@ -1,7 +1,8 @@
-"""A run, and the policy of who releases, to pass, fail or undecided. It reads the run's files only.
+"""A run, and the policy of who releases, to pass, fail or undecided (docs/policies.md). It reads the run's files only.
 
 Undecided is never a pass: not a run whose controls failed, not a number without an
-interval, not an interval that reaches over its limit.
+interval, not an interval that reaches over its limit. The exit status and JUnit say so alike. A policy may
+allow it, but not for a run that cannot be trusted, is not finished, or was given other halves.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from auditor.run import RunDirectory, tables
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 EXIT_STATUS = {PASS: 0, FAIL: 3, UNDECIDED: 4}
 SCHEMA_VERSION = 1  # of the JSON
-JUNIT = {"failures": FAIL, "skipped": UNDECIDED}
+NEVER_ALLOWED = ("run", "halves")  # requirements without which no number means anything
 SHOWN = 3  # rows of a budget that its sentence tells
 
 
@@ -38,6 +39,12 @@ class Policy:
     path: str
     budgets: Mapping[str, float]  # metric, metric.space or metric.space.twin -> upper limit
     verdicts: tuple[str, ...]  # accepted ones; empty where the policy does not ask
+    allows_undecided: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for anything beside the tool's own rule."""
+        return bool(self.budgets or self.verdicts)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Judgement:
     step: int | None
     requirements: tuple[Requirement, ...]
     note: str = ""
+    allows_undecided: bool = False
 
     @property
     def outcome(self) -> str:
@@ -64,14 +72,24 @@ class Judgement:
 
     @property
     def exit_status(self) -> int:
-        """0, 3 or 4."""
-        return EXIT_STATUS[self.outcome]
+        """0, 3 or 4; 0 also where all that is undecided is allowed."""
+        return EXIT_STATUS[worst(PASS if self.is_allowed(each) else each.outcome for each in self.requirements)]
+
+    def is_allowed(self, requirement: Requirement) -> bool:
+        """Whether a requirement is undecided and the policy lets that pass."""
+        allowable = self.allows_undecided and requirement.name not in NEVER_ALLOWED
+        return requirement.outcome == UNDECIDED and allowable
 
     @property
     def paragraph(self) -> str:
         """The answer, then what decides it: all that holds, or what does not, failures first."""
         name = "This run" if self.step is None else f"Step {self.step:,}"
-        head = {PASS: f"{name} passes.", FAIL: f"{name} does not pass.", UNDECIDED: f"{name} is undecided."}
+        allowed = ", which the policy allows" if self.exit_status == EXIT_STATUS[PASS] else ""
+        head = {
+            PASS: f"{name} passes.",
+            FAIL: f"{name} does not pass.",
+            UNDECIDED: f"{name} is undecided{allowed}.",
+        }
         shown = (PASS,) if self.outcome == PASS else (FAIL, UNDECIDED)
         reasons = [each.reason for outcome in shown for each in self.requirements if each.outcome == outcome]
         return " ".join([head[self.outcome], *reasons, self.note]).strip()
@@ -93,7 +111,7 @@ def check(root: str | Path, policy_path: str | Path | None = None, step: int | N
     AuditError
         If there is no run, the step was not audited, or the policy asks for what does not exist.
     """
-    policy = read_policy(policy_path) if policy_path is not None else None
+    policy = Policy("", {}, ()) if policy_path is None else read_policy(policy_path)
     run = RunDirectory(root)
     record = run.read_record()
     sound = soundness(record)
@@ -106,16 +124,16 @@ def check(root: str | Path, policy_path: str | Path | None = None, step: int | N
     if step is None:
         found.append(recommendation(record))
         step = chosen
-    elif policy is None:
+    elif not policy.asks:
         found += by_rule(step, record, verdicts)
     if step is not None and step == chosen and verdicts.verdict[step] != "generalizing":
         notes.append(f"It is recommended although its verdict is {verdicts.verdict[step]}: {verdicts.reasons[step]}")
-    if policy is not None and step is not None:
+    if policy.asks and step is not None:
         measurements = tables.read(run.table("measurements"))
         found += [judge_budget(measurements, step, *each, policy.path) for each in policy.budgets.items()]
         found += [accepted(verdicts.loc[step], policy.verdicts)] if policy.verdicts else []
         notes += [] if policy.verdicts else [f"The policy accepts any verdict; it is {verdicts.verdict[step]}."]
-    return Judgement(step, tuple(found), " ".join(filter(None, notes)))
+    return Judgement(step, tuple(found), " ".join(filter(None, notes)), policy.allows_undecided)
 
 
 # ---------------------------------------------------------------------------
@@ -132,15 +150,22 @@ def read_policy(path: str | Path) -> Policy:
         If a key or a verdict does not exist, a limit is no number, or it asks for nothing.
     """
     given = read_toml(path)
-    refuse_unknown("policy table", given, ("budgets", "require"), path)
+    refuse_unknown("policy table", given, ("budgets", "require", "allow"), path)
     for name, value in given.items():
         if not isinstance(value, Mapping):
             raise AuditError(f"{name} = {value!r} is no table.", path, f"Write [{name}] and its keys below.")
     refuse_unknown("requirement", given.get("require", {}), ("verdict",), path)
+    refuse_unknown("allowance", given.get("allow", {}), ("undecided",), path)
+    allowed = given.get("allow", {}).get("undecided", False)
+    if not isinstance(allowed, bool):
+        raise AuditError(f"undecided = {allowed!r} is neither true nor false.", path, "Write [allow] undecided = true.")
     policy = Policy(
-        str(path), dict(limits(given.get("budgets", {}), path)), accepted_verdicts(given.get("require", {}), path)
+        str(path),
+        dict(limits(given.get("budgets", {}), path)),
+        accepted_verdicts(given.get("require", {}), path),
+        allowed,
     )
-    if not policy.budgets and not policy.verdicts:
+    if not policy.asks and not policy.allows_undecided:
         raise AuditError(
             "The policy asks for nothing.", path, "Write [budgets] metric = upper limit or [require] verdict = [...]."
         )
@@ -197,8 +222,8 @@ def soundness(record: Mapping[str, Any]) -> Requirement:
 
 
 def exchangeability(record: Mapping[str, Any]) -> list[Requirement]:
-    """Return that the halves differ, if they do: then own and other cannot be compared."""
-    reasons = record["checks"].get("not_exchangeable", [])
+    """Return that the halves differ, or are not those trained on: then own and other cannot be compared."""
+    reasons = [each for check in ("not_exchangeable", "not_the_halves") for each in record["checks"].get(check, [])]
     return [Requirement("halves", UNDECIDED, " ".join(reasons))] if reasons else []
 
 
@@ -342,27 +367,31 @@ def as_json(judgement: Judgement) -> str:
         "exit_status": judgement.exit_status,
         "step": judgement.step,
         "reason": judgement.paragraph,
+        "undecided_allowed": judgement.allows_undecided,
         "requirements": [asdict(each) for each in judgement.requirements],
     }
     return json.dumps(facts, indent=2)
 
 
 def write_junit(judgement: Judgement, path: Path) -> None:
-    """Write one test case per requirement: failures fail, open questions are skipped, each with its reason.
+    """Write one test case per requirement: what fails or is undecided is a failure, with its reason.
 
-    The exit status, not this file, tells undecided from passed where a reader ignores
-    what was skipped.
+    What is undecided and allowed is skipped, so that the file and the exit status agree.
     """
-    counts = {name: sum(r.outcome == each for r in judgement.requirements) for name, each in JUNIT.items()}
-    total = {"tests": len(judgement.requirements), "errors": 0, **counts}
-    suite = ElementTree.Element("testsuite", {"name": "audit check", **{k: str(v) for k, v in total.items()}})
+    suite = ElementTree.Element("testsuite", {"name": "audit check", "errors": "0"})
+    counts = {"tests": 0, "failures": 0, "skipped": 0}
     for each in judgement.requirements:
         case = ElementTree.SubElement(suite, "testcase", classname="audit.check", name=printable(each.name))
+        counts["tests"] += 1
         reason = printable(each.reason)
-        if each.outcome == FAIL:
-            ElementTree.SubElement(case, "failure", message=reason).text = reason
-        elif each.outcome == UNDECIDED:
-            ElementTree.SubElement(case, "skipped", message=f"undecided: {reason}")
+        if judgement.is_allowed(each):
+            counts["skipped"] += 1
+            ElementTree.SubElement(case, "skipped", message=f"undecided, which the policy allows: {reason}")
+        elif each.outcome != PASS:
+            counts["failures"] += 1
+            said = f"undecided: {reason}" if each.outcome == UNDECIDED else reason
+            ElementTree.SubElement(case, "failure", message=said, type=each.outcome).text = said
+    suite.attrib.update({name: str(n) for name, n in counts.items()})
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)

@@ -33,6 +33,7 @@ class Options:
     group_by: str | None = None
     near: float = near_duplicates.NEAR
     window: tuple[float, float] | None = None
+    skip_unreadable: bool = False
     near_clip: float = 0.0  # none
     clip_model: str = spaces.SpaceSettings.clip_model
     clip_weights: str = spaces.SpaceSettings.clip_weights
@@ -61,7 +62,7 @@ class Items:
 def read_items(options: Options, out: Path) -> Items:
     """Look at every image once; only small versions are kept."""
     reading = Reading(options.window, convert_color=True)  # small versions are compared, nothing is trained on them
-    source = images.open_source(options.data, Reading(options.window))
+    source = images.open_source(options.data, Reading(options.window, skip_unreadable=options.skip_unreadable))
     n = len(source.ids)
     if n < LEAST:
         raise AuditError(f"{n} images are too few to split.", options.data, f"Give at least {LEAST}, better hundreds.")

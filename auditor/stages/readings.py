@@ -119,10 +119,10 @@ class Readings(Stage):
             at = np.minimum(np.arange(rows.start, rows.start + asked.batch_size), n - 1)  # the last row fills the batch
             image, level = at // len(times), at % len(times)
             numbers = np.full(len(at), -1) if classes is None else classes[image]
-            return errors(model, x0[image], eps[at], times[level], asked.device, numbers)[: len(rows)]
+            return errors(model, x0[image], eps[at], times[level], asked.device, numbers)
 
         parts = yield from bench.in_parts(task, range(0, n, asked.batch_size), compute)
-        found, kinds = np.concatenate(parts).reshape(-1, 2), list(schedules.DISCRETE)
+        found, kinds = np.concatenate(parts)[:n].reshape(-1, 2), list(schedules.DISCRETE)
         bench.write(
             task,
             {

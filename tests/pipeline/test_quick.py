@@ -18,7 +18,8 @@ from auditor.reports.formats import html
 def arguments(inputs, out, **changes):
     """The arguments of a small quick audit."""
     plain = {name.replace("_", "-"): value if value is None else str(value) for name, value in changes.items()}
-    return ["run", *as_arguments({**inputs.options, "out": str(out), **FAST, **plain}), "--quick"]
+    uneven = {"batch-size": "7"}  # divides neither samples nor the held-out images that readings ask about
+    return ["run", *as_arguments({**inputs.options, "out": str(out), **FAST, **uneven, **plain}), "--quick"]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from auditor.records import VERDICTS
 from auditor.reports import gate
 from auditor.run import RunDirectory, columns, tables
 
+DOCS = Path(__file__).parents[2] / "docs"
 NAN = float("nan")
 SERIES = {
     100: "underfit",
@@ -65,10 +66,12 @@ def verdict_row(step: int, verdict: str, recommended: bool) -> dict:
 def write(tmp_path):
     """``write(...)`` makes a run directory of what a gate reads."""
 
-    def write(series=SERIES, found=FOUND, status="complete", distrust=(), differ=(), **budgets) -> Path:
+    def write(series=SERIES, found=FOUND, status="complete", distrust=(), differ=(), wrong=(), **budgets) -> Path:
         run = RunDirectory(tmp_path / "run")
         checks = {"distrust": list(distrust), "not_exchangeable": list(differ), "recommendation": dict(found)}
-        run.write_record({"status": status, "checks": checks, "budgets": asdict(Budgets(**budgets))})
+        checks |= {"not_the_halves": list(wrong)} if wrong else {}  # runs made before do not have it
+        record = {"status": status, "checks": checks, "budgets": asdict(Budgets(**budgets))}
+        run.write_record(record | {"given": {}, "scope": {"steps": sorted(series)}})
         rows = [verdict_row(step, verdict, step == found["step"]) for step, verdict in series.items()]
         tables.write(run.table("verdicts"), columns.VERDICTS, rows)
         measured = [measurement(*each) for each in MEASURED.items()]
@@ -268,6 +271,12 @@ def test_halves_that_differ_leave_a_met_policy_undecided(write, policy):
     assert judgement.outcome == "undecided" and "not exchangeable" in judgement.paragraph
 
 
+def test_halves_that_were_not_trained_on_leave_a_met_policy_undecided(write, policy):
+    """Of exchanged halves own_share lies below one half, so that any limit is kept."""
+    judgement = gate.check(write(wrong=["The halves look exchanged."]), policy("[budgets]\nown_share = 0.9"), 200)
+    assert judgement.exit_status == 4 and "look exchanged" in judgement.paragraph
+
+
 # Verdicts
 
 
@@ -280,6 +289,58 @@ def test_a_policy_may_accept_other_verdicts(write, policy):
 def test_a_policy_without_verdicts_passes_any_but_says_which_it_is(write, policy):
     judgement = by_budget(write(), policy, "own_share", 0.9, 600)
     assert judgement.outcome == "pass" and "it is biased" in judgement.paragraph
+
+
+# What is undecided and allowed
+
+ALLOWED = "[allow]\nundecided = true\n"
+
+
+def test_what_is_undecided_passes_where_the_policy_allows_it_and_is_told_all_the_same(write, policy):
+    root = write()
+    judgement = gate.check(root, policy(f"{ALLOWED}[budgets]\nloss_lean = 0.01"), 200)
+    assert (judgement.outcome, judgement.exit_status) == ("undecided", 0)
+    assert judgement.paragraph.startswith("Step 200 is undecided, which the policy allows. loss_lean is not shown")
+    assert gate.check(root, policy(f"{ALLOWED}[budgets]\nloss_lean = -0.001"), 200).exit_status == 3
+
+
+def test_an_allowance_alone_keeps_the_rule_of_the_tool(write, policy):
+    path = policy(ALLOWED)
+    assert {step: gate.check(write(), path, step).exit_status for step in (100, 200, 400, 500, 600)} == {
+        100: 3,
+        200: 0,
+        400: 0,
+        500: 0,
+        600: 3,
+    }
+    assert [gate.check(write(found=found), path).exit_status for found in (FOUND, NONE, UNDECIDED)] == [0, 3, 0]
+
+
+def test_what_was_said_not_to_be_allowed_is_not(write, policy):
+    assert gate.check(write(), policy("[allow]\nundecided = false\n[budgets]\nloss_lean = 0.01"), 200).exit_status == 4
+
+
+@pytest.mark.parametrize(
+    "unsound",
+    [
+        {"status": "started"},
+        {"distrust": ["A control failed."]},
+        {"differ": ["They differ."]},
+        {"wrong": ["They look exchanged."]},
+    ],
+)
+def test_no_policy_allows_a_run_from_which_nothing_follows(write, policy, tmp_path, unsound):
+    judgement = gate.check(write(**unsound), policy(f"{ALLOWED}[budgets]\nown_share = 0.9"), 200)
+    gate.write_junit(judgement, tmp_path / "check.xml")
+    assert judgement.exit_status == 4 and "allows" not in judgement.paragraph
+    assert failures_of(tmp_path / "check.xml") == 1
+
+
+def test_the_policy_that_is_documented_is_read(policy):
+    page = (DOCS / "policies.md").read_text()
+    found = gate.read_policy(policy(page.partition("```toml\n")[2].partition("```")[0]))
+    assert found.allows_undecided and found.verdicts == ("generalizing",)
+    assert found.budgets == {"own_share": 0.6, "memorized_fraction.pixel": 0.01}
 
 
 # Mistakes in a policy
@@ -301,8 +362,10 @@ MISTAKES = {
     "infinity as limit": ("[budgets]\nkid = inf", "kid = inf is no number", "finite number"),
     "one verdict without a list": ('[require]\nverdict = "biased"', "no list of verdicts", '["generalizing"]'),
     "no accepted verdict": ("[require]\nverdict = []", "no list of verdicts", '["generalizing"]'),
-    "a key outside its table": ("kid = 1", "no policy table 'kid'", "budgets, require"),
+    "a key outside its table": ("kid = 1", "no policy table 'kid'", "budgets, require, allow"),
     "a value for a table": ("budgets = 1", "budgets = 1 is no table", "[budgets]"),
+    "an unknown allowance": ("[allow]\nfail = true", "no allowance 'fail'", "undecided"),
+    "a text as allowance": ('[allow]\nundecided = "yes"', "neither true nor false", "undecided = true"),
     "nothing": ("", "asks for nothing", "[budgets] metric = upper limit"),
     "empty tables": ("[budgets]\n[require]", "asks for nothing", "[budgets] metric = upper limit"),
     "no TOML": ("own_share < 0.6", "is no TOML", "n-samples"),
@@ -339,33 +402,48 @@ def test_json_holds_the_outcome_and_every_requirement(write, audit, step, status
     assert facts["requirements"][-1]["reason"] in facts["reason"]
 
 
+def failures_of(path: Path) -> int:
+    """The number of failures that a JUnit file announces, which is that of its failed cases."""
+    suite = ElementTree.parse(path).getroot().find("testsuite")
+    assert int(suite.get("failures")) == len(suite.findall("testcase/failure"))
+    assert int(suite.get("tests")) == len(suite.findall("testcase")) and suite.get("errors") == "0"
+    return int(suite.get("failures"))
+
+
 def test_junit_has_one_case_per_requirement_with_its_reason(write, policy, audit, tmp_path):
     text = "[budgets]\nown_share.pixel = 0.6\nown_share.correlation = 0.6\nmemorized_fraction.b = 0.01"
     path = tmp_path / "reports" / "check.xml"
     assert audit("check", write(), "--step", 600, "--policy", policy(text), "--junit", path).status == 3
     suite = ElementTree.parse(path).getroot().find("testsuite")
-    assert {name: suite.get(name) for name in ("tests", "failures", "skipped", "errors")} == {
-        "tests": "4",
-        "failures": "1",
-        "skipped": "1",
-        "errors": "0",
-    }
-    cases = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert failures_of(path) == 2 and suite.get("skipped") == "0"
+    cases = {case.get("name"): [(child.tag, child.get("type")) for child in case] for case in suite}
     assert cases == {
         "run": [],
-        "budget own_share.pixel": ["failure"],
-        "budget own_share.correlation": ["skipped"],
+        "budget own_share.pixel": [("failure", "fail")],
+        "budget own_share.correlation": [("failure", "undecided")],
         "budget memorized_fraction.b": [],
     }
-    assert "is above its limit 0.6" in suite.find("testcase/failure").get("message")
-    assert "is not shown to be within" in suite.find("testcase/skipped").get("message")
+    failed, undecided = (each.get("message") for each in suite.findall("testcase/failure"))
+    assert "is above its limit 0.6" in failed
+    assert undecided.startswith("undecided: ") and "is not shown to be within" in undecided
+
+
+@pytest.mark.parametrize("found", [FOUND, NONE, UNDECIDED])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_junit_and_the_exit_status_agree_whether_something_is_wrong(write, policy, audit, tmp_path, found, allowed):
+    """Undecided is a failure, unless the policy allows it; then it is skipped, and the status is 0."""
+    path, given = tmp_path / "check.xml", ["--policy", policy(ALLOWED)] if allowed else []
+    status = audit("check", write(found=found), "--junit", path, *given).status
+    assert bool(failures_of(path)) == (status != 0)
+    skipped = ElementTree.parse(path).getroot().findall(".//skipped")
+    assert len(skipped) == (allowed and found is UNDECIDED)
 
 
 def test_junit_survives_reasons_with_markup_in_them(write, audit, tmp_path):
     path = tmp_path / "check.xml"
     found = UNDECIDED | {"sentence": 'own_share < 0.6 & "so on" <b>'}
     assert audit("check", write(found=found), "--junit", path).status == 4
-    assert found["sentence"] in ElementTree.parse(path).getroot().find(".//skipped").get("message")
+    assert found["sentence"] in ElementTree.parse(path).getroot().find(".//failure").get("message")
 
 
 def test_a_junit_file_that_cannot_be_written_is_an_error(write, audit, tmp_path):

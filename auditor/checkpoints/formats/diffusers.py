@@ -26,6 +26,7 @@ from auditor.checkpoints.networks import CONFIG, Read
 from auditor.checkpoints.settings import ModelSettings
 from auditor.diffusion.model import DiffusionModel
 from auditor.diffusion.scaling import Pixels
+from auditor.diffusion.schedules import CONTINUOUS
 from auditor.errors import CheckpointError
 from auditor.records import Checkpoint, Facts, Flips, Found
 
@@ -130,6 +131,8 @@ class DiffusersFormat:
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the configurations of the network and of its autoencoder say."""
         parts = self._parts(checkpoint.path)
+        saved = self.schedule(checkpoint) or {}
+        exploding = str(saved.get("_class_name")).startswith(CONTINUOUS["ve"])
         return Facts(
             image_shape=parts.image_shape,
             model=parts.kind,
@@ -138,6 +141,7 @@ class DiffusersFormat:
             n_classes=parts.n_classes,
             needs_class=parts.kind == "UNet2DModel" and parts.conditioning == "class",
             autoencoder=str(parts.autoencoder or ""),
+            pixels=(0.0, 1.0) if exploding else (-1.0, 1.0),  # as its pipeline, after score_sde
         )
 
     def schedule(self, checkpoint: Checkpoint) -> dict[str, Any] | None:

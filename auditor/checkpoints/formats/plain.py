@@ -34,10 +34,17 @@ class PlainFormat(files.WeightFiles):
     guide = Guide(
         trainers="anything else in PyTorch: own loops, lightning, accelerate, guided-diffusion, k-diffusion, the "
         "paper's code",
-        layout="`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or "
-        "`checkpoint-500/model.safetensors`",
-        weights="under `ema`, `model_ema`, `ema_model.*`, lightning's `EMAWeightAveraging`, or in files called "
-        "`ema_...`; prefixes such as `module.`, `_orig_mod.`, `model.` are stripped",
+        layout="`.pt`, `.pth`, `.ckpt`, `.bin`, `.safetensors`, or `Model_500` without a suffix; or a folder per step "
+        "(`checkpoint-500/model.safetensors`, `500.ckpt/nnet.pth`); FSDP's and DeepSpeed's where one file holds all "
+        "(`pytorch_model_fsdp.bin`, `pytorch_model/mp_rank_00_model_states.pt`); OneTrainer's "
+        "`DATE_TIME-save-STEP-EPOCH-EPOCHSTEP`, SimpleTuner's `checkpoint-500/ema/`",
+        weights="the factory says which names are sought: any key, or item of a list, that holds exactly these is "
+        "right, with a prefix on either side (`module.`, `_orig_mod.`, `model.`; a factory's `net.`). "
+        "Averages: under `ema`, `model_ema`, `target_model` and other keys of that sense, as a list in the "
+        "order of the parameters (score_sde, torch_ema, diffusers' `EMAModel`), as LitEma's, as lightning's "
+        "`EMAWeightAveraging`, or in files called `ema_...` or `..._ema`; buffers that they lack come from "
+        "the raw weights. Of several one is taken and named (the least rate); averages that cannot be read "
+        "are listed as left out",
         schedule="`--scheduler` and `--prediction`",
         command="`--model MODULE:FACTORY --image-shape 32x32x1 --prediction epsilon --scheduler ddpm`",
         tested="written by lightning's Trainer; for arXiv 2603.03469, of its authors' network class at width 8, "
@@ -56,6 +63,10 @@ class PlainFormat(files.WeightFiles):
             (
                 "the authors' code of arXiv 2603.03469 (`Models/Model_500`, `Model_epoch_3`; paper.json is below)",
                 f"{MAKE} --image-shape 32x32x1 --scheduler paper.json --pixel-range 0,1 --pixel-mean own",
+            ),
+            (
+                "score_sde, variance-exploding (the network takes sigma and gives the score; ve.json is below)",
+                f"{MAKE} --image-shape 32x32x3 --scheduler ve.json --pixel-range 0,1",
             ),
             (
                 "EDM, without its pickles (the factory returns the preconditioned network)",
@@ -77,6 +88,10 @@ class PlainFormat(files.WeightFiles):
             return [], [(-1, path, reason) for path in bare if not names.NO_MODEL.fullmatch(path.stem)]
         found, unusable = super().find(root)
         return found, unusable or ([] if found else files.empty_steps(root))
+
+    def expected(self) -> weights.Expected | None:
+        """Return the names and shapes of the factory's network: which names are sought in a file."""
+        return files.expected_of(made(self.settings)[0])
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return the number of weights; the shape of the pictures is known to the user alone."""

@@ -22,7 +22,15 @@ from auditor.errors import AuditError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
+)
+# Pictures that a training may have read and that are not read here.
+OTHER_PICTURES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".tga", ".pcx", ".psd", ".exr", ".hdr", ".pfm"),
+    *(".dcm", ".dicom", ".nii", ".mha", ".mhd", ".svs", ".ndpi", ".dng", ".cr2", ".nef", ".arw", ".ico", ".sgi"),
+)
 MOST_PICTURES = 5_000_000  # of one set
 LEAST_STORED, FREE_ROOM = 2, 2**20  # bytes of a picture in its file; bytes that any file may be taken to have
 JSON_ROOM = 2**20, 200  # bytes of a file of facts, and further ones per picture
@@ -43,11 +51,14 @@ class Reading:
         times for a color model.
     exact_size
         Whether pictures of another size than asked for are refused: samples are as the model drew them.
+    skip_unreadable
+        Whether pictures of kinds that are not read are left out, with a note, rather than refused.
     """
 
     window: tuple[float, float] | None = None
     convert_color: bool = False
     exact_size: bool = False
+    skip_unreadable: bool = False
 
 
 class Place(NamedTuple):
@@ -168,9 +179,25 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def _listed(suffixes: Mapping[str, int]) -> str:
+    return ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes))
+
+
+def refuse_left_out(suffixes: Mapping[str, int], n: int, reading: Reading, where: object) -> None:
+    """Refuse a set in which pictures of kinds that are not read lie: the training set would be another one.
+
+    ``n`` pictures are of a kind that is read.
+    """
+    left = {suffix: count for suffix, count in suffixes.items() if suffix in OTHER_PICTURES}
+    if left and n and not reading.skip_unreadable:  # none at all is told by who calls
+        what = f"{sum(left.values())} pictures are of a kind that is not read: {_listed(left)}"
+        remedy = "Convert them to PNG without loss; where the training left them out, too: --skip-unreadable."
+        raise AuditError(f"{what}; {n} others would be the set", where, remedy)
+
+
 def told_others(what: str, suffixes: Counter[str]) -> list[str]:
     """Return what was left out as no picture, by suffix, in one sentence; ``what`` are files or members."""
-    kinds = ", ".join(f"{suffixes[suffix]} {suffix}" for suffix in sorted(suffixes))
+    kinds = _listed(suffixes)
     return [f"{what} that are not pictures were ignored: {kinds}."] if suffixes else []
 
 

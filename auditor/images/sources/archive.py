@@ -78,7 +78,7 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def sort_members(names: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
+def sort_members(names: Sequence[str], path: Path, reading: Reading) -> tuple[list[str], list[str]]:
     """Return the names of pictures, and sentences on what was left out."""
     seen, outside, others = [], 0, Counter[str]()
     for name in names:
@@ -90,6 +90,7 @@ def sort_members(names: Sequence[str], path: Path) -> tuple[list[str], list[str]
                 seen.append(name)
             else:
                 others[suffix or "no suffix"] += 1
+    sources.refuse_left_out(others, len(seen), reading, path)
     notes = sources.told_others("Members", others)
     if outside:
         notes.append(f"Members whose names lead out of the archive were left out: {outside}.")
@@ -107,7 +108,7 @@ def open_zip(path: Path, reading: Reading) -> Source:
         every = [member for member in archive.infolist() if not member.is_dir()]
         members = {member.filename: member for member in every}
         repeated = len(every) - len(members)
-        names, notes = sort_members(sorted(members), path)
+        names, notes = sort_members(sorted(members), path, reading)
         packed, unpacked = (sum(getattr(m, size) for m in members.values()) for size in ("compress_size", "file_size"))
         sources.refuse_bomb(packed, unpacked, path)
         labels = edm_labels(archive, members, len(names), path)
@@ -185,7 +186,7 @@ def open_tar(path: Path, reading: Reading) -> Source:
             every.append(member.name)
             if member.name.endswith(".cls") and member.size < LARGEST_HEADER:
                 classes[stem(member.name)] = content_of(archive, member).decode("utf-8", "replace").strip()
-    names, notes = sort_members(every, path)
+    names, notes = sort_members(every, path, reading)
     wanted_at = {name: row for row, name in enumerate(names)}
     if len(wanted_at) < len(names):
         raise AuditError(f"{len(names) - len(wanted_at)} members have the name of another one", path, _REMEDY)

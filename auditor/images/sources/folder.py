@@ -24,7 +24,8 @@ def open_folder(place: Place, reading: Reading) -> Source:
     folder = place.path
     if place.part is not None:
         raise AuditError(f"A folder of pictures has no part {place.part!r}", place, f"Give {folder}.")
-    stamps, notes = list_pictures(folder)
+    stamps, notes, others = list_pictures(folder)
+    sources.refuse_left_out(others, len(stamps), reading, folder)
     ids = [name for name, *_ in stamps]
     if not ids:
         raise AuditError(
@@ -39,8 +40,8 @@ def open_folder(place: Place, reading: Reading) -> Source:
     return found.with_classes(sources.classes_of(ids))
 
 
-def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Return the picture files under a folder, sorted, and sentences on what was left out.
+def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str], Counter[str]]:
+    """Return the picture files under a folder, sorted, sentences on what was left out, and other files by suffix.
 
     Of each file its relative POSIX path, and what changes with its content. Linked folders are not followed, so
     no loop is endless.
@@ -68,7 +69,7 @@ def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str]]:
         notes.append(f"Linked folders were not followed: {links}.")
     if irregular:
         notes.append(f"Pipes, sockets and devices with the name of a picture were left out: {irregular}.")
-    return sorted(stamps), notes
+    return sorted(stamps), notes, others
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

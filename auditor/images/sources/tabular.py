@@ -7,8 +7,9 @@ Read with pyarrow a few rows at a time: the ``datasets`` library would first cop
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 AT_ONCE = 64  # rows
+MOST_SHARDS = 100_000
+DATA_SUFFIXES = (".arrow", ".parquet")
+SHARD = re.compile(r"(?:(.+)-)?([0-9]{3,})-of-([0-9]{3,})(?:-[0-9a-f]+)?\.(?:arrow|parquet)")
+# Words by which the Hub tells splits where files are called otherwise.
+SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"} | {
+    word: "validation" for word in ("validation", "valid", "val", "dev")
+}
 MOST_JSON = 16 * 2**20  # bytes of what is said of a data set
 GROUPS = ("group", "groups", "patient", "patient_id")
 _REMEDY = "Write it again with datasets' save_to_disk or to_parquet, or copy it again."
@@ -44,7 +52,8 @@ _REMEDY = "Write it again with datasets' save_to_disk or to_parquet, or copy it 
 def claims(path: Path) -> bool:
     """Return whether this is a Parquet file, a folder of them, or a saved data set."""
     if path.is_dir():
-        return (path / "dataset_dict.json").is_file() or holds(path, (".arrow", ".parquet"))
+        saved = (path / "dataset_dict.json").is_file()
+        return saved or holds(path, DATA_SUFFIXES) or bool(hub_files(path))
     return path.suffix.lower() in (".parquet", ".arrow")
 
 
@@ -96,6 +105,8 @@ def files_of(place: Place) -> list[Path]:
         return [path]
     if (path / "dataset_dict.json").is_file():
         path = split_folder(path, place)
+    elif not (path / "state.json").is_file():
+        return of_split(splits_in(path), place)
     elif place.part is not None:
         raise AuditError(f"The data set has no splits, so it has no {place.part!r}", place, f"Give {path}.")
     state = path / "state.json"
@@ -109,10 +120,66 @@ def files_of(place: Place) -> list[Path]:
         if any(os.path.basename(name) != name for name in names):
             raise AuditError("Its state.json names files outside of its folder", place, _REMEDY)
     else:
-        names = sorted(each.name for each in path.iterdir() if each.suffix.lower() in (".arrow", ".parquet"))
+        names = sorted(each.name for each in path.iterdir() if each.suffix.lower() in DATA_SUFFIXES)
     if not names:
         raise AuditError("The data set has no data files", place, _REMEDY)
     return [path / name for name in names]
+
+
+def hub_files(path: Path) -> list[Path]:
+    """Return the data files of a folder as the Hub lays it out: in ``data/``, or in a folder for each split."""
+    try:
+        folders = [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    except OSError:
+        return []
+    here = [one for one in folders if one.name == "data" or one.name.lower() in SPLIT_WORDS]
+    return sorted(one for folder in here for one in folder.glob("*") if suffix_of(one.name) in DATA_SUFFIXES)
+
+
+def splits_in(path: Path) -> dict[str, list[Path]]:
+    """Return the data files of a folder by split, in order; the empty name where names tell no split."""
+    files = sorted(one for one in path.iterdir() if suffix_of(one.name) in DATA_SUFFIXES) or hub_files(path)
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(split_of(file), []).append(file)
+    return found
+
+
+def split_of(file: Path) -> str:
+    """Return the split that the name of a data file, or of its folder, says; empty where it says none."""
+    shard = SHARD.fullmatch(file.name)
+    name = (shard[1] or "") if shard else file.stem
+    words = re.split(r"[^a-z]+", name.lower())
+    known = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
+    return (known if shard is None or known == name else name) or SPLIT_WORDS.get(file.parent.name.lower(), "")
+
+
+def of_split(splits: Mapping[str, list[Path]], place: Place) -> list[Path]:
+    """Return the files of the split asked for, or of the only one; all of its shards must be there."""
+    names = sorted(splits)
+    if not names:
+        raise AuditError("The data set has no data files", place, _REMEDY)
+    wanted = place.part if place.part is not None else names[0] if len(names) == 1 else None
+    if wanted is None or wanted not in splits:
+        shown = ", ".join(name or "files whose names tell none" for name in names)
+        said = "Several splits could be the images" if wanted is None else f"There is no split {wanted!r}"
+        first = "train" if "train" in splits else max(names)
+        remedy = f"Write {place.path}:{first}." if first else f"Give {place.path}."
+        raise AuditError(f"{said}; there are: {shown}", place, remedy)
+    files = splits[wanted]
+    numbers: dict[tuple[Path, str, str], set[int]] = {}
+    for file in files:
+        if shard := SHARD.fullmatch(file.name):
+            numbers.setdefault((file.parent, shard[1] or "", shard[3]), set()).add(int(shard[2]))
+    for (_, name, n), found in numbers.items():
+        if absent := sorted(set(range(min(int(n), MOST_SHARDS))) - found):
+            what = (
+                f"{len(absent)} of {int(n)} shards of {name or 'the data set'} are missing, such as number {absent[0]}"
+            )
+            raise AuditError(what, place, "Copy the data set again: without them it is another one.")
+    if len(numbers) > 1 and len({key[:2] for key in numbers}) < len(numbers):
+        raise AuditError("Shards of two savings lie in one folder", place, "Keep those of one data set.")
+    return files
 
 
 def split_folder(path: Path, place: Place) -> Path:
