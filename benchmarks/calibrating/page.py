@@ -167,6 +167,8 @@ def goal(row: dict[str, Any], wanted: str) -> str:
     """Return the goal of a row and whether the rate meets it; empty where there is none."""
     if not row["worlds"] or wanted == planted.NOT_LOOKED_FOR:
         return ""
+    if row["row"] == planted.ANEW:
+        return "told by losses"
     rate = row["released"] / row["worlds"]
     if wanted == planted.RELEASED:
         return f"≥ .80: {'met' if rate >= 0.8 else '**not met**'}"
