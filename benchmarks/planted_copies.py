@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -33,7 +34,13 @@ from calibrating import asking, banks, page, planted
 from calibrating.deals import Deal
 
 WORLDS = 300  # of each row and rate
-RULES = ("measuring", "stats", "config.py", "neighbors.py")  # what an answer depends on, beside the bank
+RULES = (  # what an answer depends on, beside the bank
+    *(
+        f"measuring/{name}.py"
+        for name in ("controls", "copies", "facts", "families", "halves", "lean", "named", "tail")
+    ),
+    *("measuring/verdict.py", "measuring/__init__.py", "stats", "config.py", "neighbors.py"),
+)
 MADE_UP = "made-up"
 LARGE = 2000  # images a half from which a bank holds fewer rows
 
@@ -46,29 +53,39 @@ class Block:
     images: str
     n: int  # images a half
     seeds: int  # samples a twin
-    rows: tuple[str, ...] = ()  # all that take little time, if none are named
+    rows: tuple[str, ...] = ()  # the main ones, if none are named
     rates: tuple[float, ...] = ()  # of the rows that hide copies, instead of 1 and 2 %
     worlds: int = WORLDS
 
     def cells(self) -> list[tuple[planted.Row, float]]:
         """Return every row at each of its rates."""
-        apart = (planted.SMOOTH, planted.SERIES)  # which take longer, and have blocks of their own
-        names = self.rows or tuple(name for name in planted.ROWS if not name.endswith(apart))
+        names = self.rows or MAIN
         rows = [planted.ROWS[name] for name in names]
         return [(row, rate) for row in rows for rate in (self.rates if row.rates == planted.LOW else ()) or row.rates]
 
+    def is_asked(self, rows: list[dict[str, Any]]) -> bool:
+        """Tell whether all of its worlds were asked."""
+        where = self.images, self.n, self.seeds
+        mine = [each for each in rows if (each["images"], each["n"], each["seeds"]) == where]
+        known = {(each["row"], each["rate"]): each["all_worlds"] for each in mine}
+        return all(known.get((row.name, rate), 0) >= self.worlds for row, rate in self.cells())
+
 
 HIDDEN = planted.HIDDEN
+PRIVATE = tuple(name for name in planted.ROWS if name.startswith("private: "))
+MAIN = (*PRIVATE, *HIDDEN, "five people, verbatim", "halves exchanged, verbatim")
 KEY = (  # the rows that are asked where a world takes long
     *("private: real images, other seeds", "private: real images, shared seeds", "private: a smooth population"),
     *("verbatim", "mirrored", "shifted 2 px", "noise sd 16", "blended half", "quarter pasted", "five people, verbatim"),
 )
 SERIES = tuple(name for name in planted.ROWS if name.endswith(planted.SERIES))
+OTHERS = tuple(name for name in planted.ROWS if name not in (*MAIN, *SERIES, planted.SMOOTH))
 BLOCKS = {
     block.name: block
     for block in (
         Block("x-rays", "x-rays", 500, 1000, rates=(0.02,)),
         Block("x-rays-low", "x-rays", 500, 1000, HIDDEN, (0.01,)),
+        Block("x-rays-others", "x-rays", 500, 1000, OTHERS),
         Block("x-rays-4000", "x-rays", 500, 4000, KEY, (0.01,)),
         Block("x-rays-2000", "x-rays", 2000, 1000, KEY, (0.02,)),
         Block("hands", "hands", 500, 1000, rates=(0.02,)),
@@ -180,7 +197,8 @@ def main() -> None:
         run(block, given.data, given.cache, given.processes, until)
     if given.write:
         found = {(b.images, b.n, b.seeds): answers_of(b, given.cache) for b in BLOCKS.values()}
-        page.store([row for (images, n, seeds), path in found.items() for row in page.counted(path, images, n, seeds)])
+        rows = [row for (images, n, seeds), path in found.items() for row in page.counted(path, images, n, seeds)]
+        page.store(rows, [block.name for block in BLOCKS.values() if not block.is_asked(rows)])
         page.write()
 
 

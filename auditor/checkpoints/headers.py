@@ -343,6 +343,12 @@ def _interpret(opcodes: Iterator[Any], names: set[str], rooms: Mapping[str, int]
     raise ValueError("it does not end")
 
 
+def whole_bytes(storage: Any) -> int:
+    """Return the bytes of a storage that lies in the pickle itself, as plain pickling of tensors writes it, else 0."""
+    within = storage.args if isinstance(storage, Opaque) and isinstance(storage.args, tuple) else ()
+    return max((len(each) for each in within if isinstance(each, bytes)), default=0)
+
+
 def _pairs(target: Any, items: list[Any]) -> Any:
     """Put keys and values into a dictionary, or beside something opaque."""
     into = target.items if isinstance(target, Opaque) else target
@@ -362,7 +368,7 @@ def _called(callee: Any, args: Any, rooms: Mapping[str, int] | None) -> Any:
         kind = stored[1].name if len(stored) > 1 and isinstance(stored[1], Opaque) else ""
         where = str(stored[2]) if len(stored) > 2 else ""
         tensor = Tensor(stated_shape(shape), kind.rsplit(".", 1)[-1].removesuffix("Storage"), where, int(args[1]))
-        room = int(stored[4]) if len(stored) > 4 else 0
+        room = int(stored[4]) if len(stored) > 4 else whole_bytes(storage)
         if tensor.size > room or (rooms is not None and room > rooms.get(where, 0)):
             raise ValueError(f"a tensor of {tensor.size:,} numbers in a storage that holds fewer")
         return tensor

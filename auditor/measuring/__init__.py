@@ -10,6 +10,7 @@ import numpy as np
 
 from auditor.config import Budgets
 from auditor.measuring import (
+    advice,
     by_noise,
     by_scale,
     classes,
@@ -152,7 +153,7 @@ def compute(
         onsets=all_onsets(series, tests, references, located, facts, scales, budgets),
         decisions=[replace(each, recommended=each.step == recommendation.step) for each in judged],
         recommendation=recommendation,
-        checks=checks_of(series, references, curves, located, context, facts, members, recommendation),
+        checks=checks_of(series, references, curves, located, context, facts, judged, members, recommendation, budgets),
         facts=facts,
         context=context,
         curves=curves,
@@ -342,8 +343,10 @@ def checks_of(
     located: Located,
     context: Context,
     facts: Sequence[StepFacts],
+    judged: Sequence[Decision],
     members: membership.ToldOfMembers,
     recommendation: Recommendation,
+    budgets: Budgets,
 ) -> dict[str, Any]:
     """Return the checks that the record of a run holds."""
     return {
@@ -360,6 +363,7 @@ def checks_of(
         "membership": members.record,
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,
         "recommendation": asdict(recommendation),
+        "advice": advice.advice(recommendation, judged, facts, context, budgets),
     }
 
 

@@ -35,6 +35,8 @@ LATER_TABLES = {
     "protocol": columns.PROTOCOL,
 }
 
+ADVICE = {"exposed": "Who is exposed", "what_now": "What now"}  # sentences of run.json, and what they answer
+
 
 @dataclass(frozen=True)
 class Report:
@@ -181,6 +183,13 @@ class Report:
         if not self.scope.with_train:
             return "No checkpoint can be recommended: without training images their risks are not known."
         return self.record["checks"]["recommendation"]["sentence"]
+
+
+def told_beside(report: Report) -> tuple[str, ...]:
+    """Return what stands beside the conclusion: who is exposed, and what to do now; nothing in runs of before."""
+    said = report.record["checks"].get("advice", {})
+    done = report.record["status"] == "complete" and report.scope.with_train
+    return tuple(f"{name}: {said[key]}" for key, name in ADVICE.items() if key in said) if done else ()
 
 
 def percent(value: float) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from auditor import measuring, registry
 from auditor.config import Budgets
-from auditor.measuring import families, verdict
+from auditor.measuring import families, halves, verdict
 from auditor.measuring.facts import Context, Named, Reference
+from auditor.measuring.families import SeriesTests
 from auditor.measuring.named import listed_rows
 from auditor.measuring.series import Series
 from auditor.records import TWINS, Evidence
@@ -46,7 +47,9 @@ def asked(world: World) -> Answer:
     series, budgets = world.series(with_controls=False), Budgets()
     references = measuring.smooth_references(series)
     tests = families.all_tests(series, world.deal.relabeling)
-    context = context_of(world, references, budgets)
+    context = replace(
+        context_of(world, tests, references, budgets), not_the_halves=halves.look_at(series, tests, budgets).wrong
+    )
     steps = series.scope.steps
     facts = measuring.step_facts(
         series, tests, references, named(series), dict.fromkeys(steps, ()), np.empty((len(steps), 0))
@@ -70,14 +73,14 @@ def named(series: Series) -> dict[tuple[int, str], Named]:
     return found
 
 
-def context_of(world: World, references: Mapping[str, Reference], budgets: Budgets) -> Context:
-    """Return what holds for a whole run: controls and checks of the halves, once for all worlds that share them."""
+def context_of(world: World, tests: SeriesTests, references: Mapping[str, Reference], budgets: Budgets) -> Context:
+    """Return what holds for a whole run: controls and exchangeability, once for all worlds that share them."""
     key = "context", world.n_samples, world.heldout.tobytes(), tuple(world.spaces), bool(world.others)
     steps = list(world.steps)
     if key not in world.deal.made:
         nowhere = dict.fromkeys(world.spaces, NOWHERE)
         located = measuring.Located(dict.fromkeys(steps, ()), [*range(len(steps))], steps, NOWHERE, nowhere, NOWHERE)
-        context = measuring.context_of(world.series(), world.deal.relabeling, references, located, budgets)
+        context = measuring.context_of(world.series(), tests, world.deal.relabeling, references, located, budgets)
         world.deal.made[key] = context
     return world.deal.made[key]
 

@@ -15,6 +15,7 @@ from auditor.measuring.facts import Context, LossLean, Reference, StepFacts
 from auditor.measuring.lean import lean_fact
 from auditor.measuring.verdict import Decision
 from auditor.records import TWINS, LossTable
+from auditor.scope import rare_ratio
 from auditor.stats import intervals, relabeling
 from calibrating.worlds import Lookup, Split, nearest_in_pool, smooth_reference
 
@@ -86,7 +87,7 @@ def judge(audit: Audit, copies: bool = True, may_be_safe: bool = False) -> Judge
     significant = min(each.gap_p_corrected for each in leans.values()) <= budgets.alpha
     references = smooth_reference(split, names) if significant or may_be_safe else dict.fromkeys(names, Reference(0.5))
     n_seeds = len(audit.rows["a"][0])
-    found = copying.copying_tests(copy_evidence(audit, cells)) if copies else {}
+    found = copying.copying_tests(copy_evidence(audit, cells), {s: rare_ratio(s) for s in names}) if copies else {}
     facts = tuple(
         StepFacts(
             step,

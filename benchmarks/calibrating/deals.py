@@ -325,6 +325,7 @@ class World:
             own_shared=found.at[twin][rows] >= n_pool,
             other_group=found.at[other][rows],
             other_shared=found.at[other][rows] >= n_pool,
+            heldout_own_group=real.at[twin][self.heldout],
             heldout_own_shared=real.at[twin][self.heldout] >= n_pool,
             own_outside=own[:, 1].astype(float),
             other_outside=beyond[:, 1].astype(float),
@@ -358,7 +359,7 @@ class World:
             seed=0,
             with_train=True,
             with_heldout=True,
-            distance_spaces=tuple(space for space in self.spaces if space in ALIGNED),
+            distance_spaces=tuple(space for space in self.spaces if not opened(space).vectors),
             release="samples",
         )
         table = pd.DataFrame(
@@ -379,6 +380,7 @@ class World:
             saturated={},
             linear={},
             scales={},
+            near_heldout=frozenset(self.heldout[deal.bank.rows.sources[self.heldout, 0] >= 0].astype(str)),
         )
 
     def controls(self) -> tuple[dict, dict]:

@@ -10,6 +10,7 @@ import numpy as np
 from auditor.config import Budgets
 from auditor.measuring import copies as copying
 from auditor.records import TWINS, Evidence, other_twin
+from auditor.scope import rare_ratio
 from calibrating.audits import Audit, judge
 from calibrating.nulls import Size, alike, audited, differing, null_losses
 from calibrating.table import Row
@@ -157,8 +158,9 @@ def rate_rows(size: Size) -> Iterator[Row]:
             for i in range(n_series):
                 rng = np.random.default_rng([i, n_heldout, int(1e4 * rate)])
                 cells = [(step, name) for step in range(N_STEPS) for name in SPACES]
+                ratios = {name: rare_ratio(name) for name in SPACES}
                 evidence = {c: flags_as_evidence(rng, rate, c[0] >= N_STEPS - N_PLANTED, n_heldout) for c in cells}
-                found += copying.copying_tests(evidence)[N_STEPS - 1, "pixel"].is_copy(Budgets())
+                found += copying.copying_tests(evidence, ratios)[N_STEPS - 1, "pixel"].is_copy(Budgets())
             aim = "at least" if rate == 0 else "reported"
             case = f"copies 2 %, 1,000 seeds, held-out rate {rate:.1%} of {n_heldout:,} images"
             yield Row("Power", case, n_series, {"found": found}, aim, 0.9)

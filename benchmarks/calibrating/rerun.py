@@ -26,7 +26,7 @@ from auditor.measuring.series import Series, read_series
 from auditor.records import TWINS, Evidence, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
-from auditor.scope import Scope
+from auditor.scope import Scope, rare_ratio
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool, Relabeling, relabel
 from calibrating.nulls import Size
@@ -134,7 +134,7 @@ def alarms(
     leans, loss_leans = lean.lean_tests(pool, relabeling, lands, losses, 1)
     reference = lean.reference_loss(series.linear, series.pool) if losses else 0.0
     copies = {(c, s): {t: evidence(near[c, t, s], heldout.get(s), pool, t, c, s) for t in TWINS} for c, s in cells}
-    found = copying.copying_tests(copies) if heldout else {}
+    found = copying.copying_tests(copies, {s: rare_ratio(s) for s in scope.spaces}) if heldout else {}
     counts: Counter[str] = Counter()
     for step in scope.steps:
         facts = StepFacts(

@@ -66,7 +66,7 @@ def test_the_two_way_variance_of_gap_lean_is_that_of_own_share_where_all_gaps_ar
 def test_planted_copies_are_found(world):
     rng = np.random.default_rng(4)
     evidence = {(step, "pixel"): power.flags_as_evidence(rng, 0.0, step == 1, 500) for step in (0, 1)}
-    found = audits.copying.copying_tests(evidence)
+    found = audits.copying.copying_tests(evidence, {"pixel": 1 / 3})
     assert found[1, "pixel"].p_corrected < 0.025 < found[0, "pixel"].p_corrected
 
 

@@ -130,12 +130,17 @@ def test_a_condition_is_told_without_its_numbers():
 
 def test_a_line_carries_the_limits_and_the_goal():
     """None of 300 excludes more than .99 % at 95 %; 240 of 300 is .80, from .750 to .844."""
-    counts = {"all_worlds": 300, "risks": {"memorizing": 300}, "why": {"Copies: pixel": 300}, "worlds": 300}
+    counts = {"all_worlds": 300, "risks": {"memorizing": 300}, "why": {"Copies (pixel)": 300}, "worlds": 300}
     counts |= {"peers": dict.fromkeys(page.PEERS, 3), "seeds": 1000}
     hidden = page.line({"row": "verbatim", "rate": 0.02, "released": 0} | counts)
     assert "| 2 % | 300 | 0 (0.000, at most 0.010) | ≤ .01: met | 1.00 |" in hidden
     private = page.line({"row": "private: identical samples", "rate": 0.0, "released": 240} | counts)
     assert "240 (0.800 [0.750, 0.844]) | ≥ .80: met" in private
+
+
+def test_conditions_are_counted_by_world_with_the_space_where_they_are_met_most_often():
+    why = [["Copies: pixel", "Copies: window-row"], ["Copies: pixel"], ["The halves look exchanged"]]
+    assert page.by_rule(why) == {"Copies (pixel)": 2, "The halves look exchanged": 1}
 
 
 def test_the_page_shows_the_counts_that_are_kept(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, TextIO
 
 from auditor.config import COPY_RATIO
-from auditor.reports import Report, gallery, members, percent, printable, sections
+from auditor.reports import Report, gallery, members, percent, printable, sections, told_beside
 from auditor.reports.album import LEFT_OUT, copy_ratios
 from auditor.reports.charts import Chart, Curve, Style, curves, distances, distinct, networks
 from auditor.reports.drawing import interactive, printed
@@ -76,6 +76,7 @@ def page(report: Report) -> str:
             scope=report.scope,
             headline=split_sentence(report.conclusion)[0],
             detail=split_sentence(report.conclusion)[1],
+            beside=told_beside(report),
             verdicts=report.tables["verdicts"].to_dict("records"),
             symbols=SYMBOLS,
             drawings={chart.key: drawing(chart) for chart in (*series, *by_noise)},

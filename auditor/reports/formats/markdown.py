@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from auditor.reports import Report, members, printable, where
+from auditor.reports import Report, members, printable, told_beside, where
 from auditor.reports.charts.onsets import ONSETS
 from auditor.reports.formats.terminal import legend, phase, table_columns
 
@@ -111,6 +111,9 @@ def _heading(report: Report) -> Iterator[str]:
     yield ""
     yield f"**{escaped(report.conclusion)}**"
     yield ""
+    for said in told_beside(report):
+        yield escaped(said)
+        yield ""
     yield (
         f"{weights}, {h}x{w}x{c}, {scope.n_samples:,} seeds per checkpoint and twin; "
         f"images: {escaped(sets or 'none given')}."

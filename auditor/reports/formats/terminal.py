@@ -12,11 +12,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from auditor.records import UNITS, VERDICTS
-from auditor.reports import Report, percent, printable, where
+from auditor.records import QUALITIES, RISKS, UNITS, VERDICTS
+from auditor.reports import Report, percent, printable, told_beside, where
 from auditor.reports.charts.onsets import ONSETS
 
+WORDS = {"verdict": VERDICTS, "risk": RISKS, "quality": QUALITIES}
 BARS = "▁▂▃▄▅▆▇█"
+CROWDED = 3  # spaces from which on narrow tables have short headings
 WIDE = 120  # from here on the table shows intervals and both twins
 
 
@@ -44,9 +46,10 @@ def _heading(report: Report, width: int) -> Text:
     return text
 
 
-def _conclusion(report: Report, width: int) -> Text:
-    """The one sentence."""
-    return Text(report.conclusion, style="bold green" if report.recommended is not None else "bold yellow")
+def _conclusion(report: Report, width: int) -> Group:
+    """The one sentence, who is exposed, and what to do now."""
+    said = Text(report.conclusion, style="bold green" if report.recommended is not None else "bold yellow")
+    return Group(said, *(Text(f"\n{each}") for each in told_beside(report)))
 
 
 def _table(report: Report, width: int) -> Group:
@@ -55,7 +58,7 @@ def _table(report: Report, width: int) -> Group:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 0, 0, 1))
     columns = table_columns(report, wide)
     for name, _ in columns:
-        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True, min_width=widest(name))
+        grid.add_column(name, justify="left" if name in WORDS else "right", no_wrap=True, min_width=widest(name))
     for step in report.steps:
         style = "bold green" if step == report.recommended else ""
         grid.add_row(*(cells.get(step, "-") for _, cells in columns), style=style)
@@ -64,15 +67,19 @@ def _table(report: Report, width: int) -> Group:
 
 def widest(name: str) -> int | None:
     """Return the width that a column must not fall below: words are never cut, names of spaces may be."""
-    return max(map(len, VERDICTS)) if name == "verdict" else None
+    return max(map(len, WORDS[name])) if name in WORDS else None
 
 
 def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]]:
     """Return the columns: a heading and a cell per step."""
     scope = report.scope
+    crowded = not wide and len(report.shown_spaces) > CROWDED
     columns = [
         ("step", {step: f"{step:,}{' *' if step == report.recommended else ''}" for step in report.steps}),
-        ("held-out\nloss", _cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide)),
+        (
+            "loss\nheld" if crowded else "held-out\nloss",
+            _cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide),
+        ),
     ]
     if scope.with_twin and not scope.with_samples:  # what a quick audit has in their place
         distance, lean = (report.estimates(metric, "both") for metric in ("prediction_variance", "loss_lean"))
@@ -80,7 +87,7 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
         columns.append(("lean of\nlosses", _cells(lean, "{:.3f}", wide, report.alpha)))
     elif scope.with_twin:
         distance = report.estimates("twin_distance_ratio", "both", scope.headline_space)
-        columns.append(("twin\ndistance", _cells(distance, "{:.3f}", wide)))
+        columns.append(("twin\ndist." if crowded else "twin\ndistance", _cells(distance, "{:.3f}", wide)))
     for space in report.shown_spaces if report.with_lean else ():
         share, within = (report.estimates(metric, "both", space) for metric in ("own_share", "own_share_in_class"))
         name = f"own share\n{space}" if wide else f"own\n{space[:6]}"
@@ -92,7 +99,9 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
             shift = report.estimates("nn_shift", "a", scope.picture_space)
             columns.append((f"nearness\n{scope.picture_space}", _cells(shift, "{:.3f}", wide)))
         columns.append((f"copies\n{' / '.join(scope.twins)}" if wide else "copies", _copies(report, wide)))
-    return [*columns, ("verdict", {row.step: row.verdict for row in report.tables["verdicts"].itertuples()})]
+    verdicts = report.tables["verdicts"].set_index("step")
+    words = [name for name in ("risk", "quality") if wide and name in verdicts]  # runs of before have but one word
+    return [*columns, *((name, verdicts[name].to_dict()) for name in ("verdict", *words))]
 
 
 def _cells(rows: pd.DataFrame, form: str, with_interval: bool, alpha: float | None = None) -> dict[int, str]:
