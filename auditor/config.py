@@ -81,7 +81,9 @@ class AuditConfig:
     sampling_steps: int | None = setting("Sampling steps [default: 50 ddim, 20 dpm++, else all].", low=1)
     batch_size: str = setting("Images per network call, fixed for a run, or auto.", "auto")
     device: str = setting("cpu, cuda, cuda:1 or auto.", "auto")
-    weights: str = setting("raw, ema, or auto: EMA where every common step of both twins has it.", "auto")
+    weights: str = setting(
+        "raw, ema, or auto: EMA where all common steps of both twins have it, raw where none has; else refused.", "auto"
+    )
     scheduler: str | None = setting(
         "Noise schedule where none is saved: ddpm (1000 linear steps), flow, edm, ve, or a scheduler's JSON file."
     )

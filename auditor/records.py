@@ -115,6 +115,7 @@ class TwinPair:
     a: CheckpointSeries
     b: CheckpointSeries
     excluded: tuple[Excluded, ...] = ()
+    weights: str = ""  # which are audited, in words, and of raw ones why; empty where samples are given
 
     @property
     def steps(self) -> tuple[int, ...]:

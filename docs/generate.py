@@ -162,6 +162,7 @@ def schema() -> str:
         ),
         "trusted": {"type": "boolean", "description": "whether the run's own controls passed"},
         "weights": {"enum": ["raw", "ema", ""], "description": "which were audited; empty where samples were given"},
+        "weights_said": {"type": "string", "description": "which were audited, and of raw ones why, in words"},
         "caveats": TEXTS | {"description": "what must not be concluded, the most limiting first"},
         "verdicts": rows(
             columns.VERDICTS,

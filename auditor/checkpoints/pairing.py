@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from auditor.checkpoints.discovery import Discovery, checkpoint_of
-from auditor.checkpoints.names import a_path
+from auditor.checkpoints.names import a_path, is_average, stem_of
+from auditor.checkpoints.weights import UNREAD_AVERAGES
 from auditor.errors import AuditError
 from auditor.records import TWINS, UNITS, CheckpointSeries, Excluded, Found, TwinPair
 
@@ -21,13 +22,12 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
     a, b
         What was found for the twins; ``b`` is None for a single training.
     weights
-        ``ema`` and ``raw`` insist. ``auto`` takes the kind that most common steps of both
-        twins have, and EMA where that is equal, because EMA weights are what is shipped.
+        ``ema`` and ``raw`` insist. ``auto`` takes EMA weights, which are what is shipped, where every common step of
+        both twins has them, and raw weights where none has; anything between is refused, so that one missing file
+        never changes what is audited.
     steps
         Only these steps; None means all.
     """
-    if weights not in WEIGHTS:
-        raise AuditError(f"There are no weights called {weights!r}.", "--weights", f"Choose from {', '.join(WEIGHTS)}.")
     if b is not None and a.root.resolve() == b.root.resolve():
         raise AuditError("Both twins are the same folder, so they cannot differ.", a.root, "Give two trainings.")
     if b is not None:
@@ -35,8 +35,15 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
     given = [a] if b is None else [a, b]
     found = {one.twin: {each.step: each for each in one.found} for one in given}
     wanted = _wanted_steps(found, steps)
-    kind = _kind_of_weights(found, _common_steps(found, wanted), weights)
+    common = _common_steps(found, wanted)
     excluded = [each for one in given for each in one.excluded]
+    if weights == "auto":
+        kind, problem = automatic(found, common, excluded)
+        if problem:
+            raise AuditError(problem, "--weights auto", _remedy(found, common))
+    else:
+        kind = weights
+        _require_kind(found, common, kind)
     series = {twin: CheckpointSeries(twin, ()) for twin in TWINS}
     for one in given:
         reasons = {step: _left_out(found, one.twin, step, wanted, kind) for step in found[one.twin]}
@@ -46,7 +53,7 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
         left_out = [each for each in one.found if reasons[each.step]]
         excluded += [Excluded(one.twin, each.step, a_path(each), reasons[each.step]) for each in left_out]
     excluded.sort(key=lambda one: (one.twin, one.step, str(one.path)))
-    return TwinPair(series["a"], series["b"], tuple(excluded))
+    return TwinPair(series["a"], series["b"], tuple(excluded), _said(found, common, kind, excluded))
 
 
 def _refuse_unlike(a: Discovery, b: Discovery) -> None:
@@ -76,19 +83,74 @@ def _common_steps(found: FoundByTwin, wanted: set[int]) -> list[int]:
     return common
 
 
-def _kind_of_weights(found: FoundByTwin, common: list[int], weights: str) -> str:
-    cover = {kind: [s for s in common if all(kind in twin[s].paths for twin in found.values())] for kind in WEIGHTS[1:]}
-    if weights == "auto":
-        best = max(cover, key=lambda kind: len(cover[kind]))  # the first of equals: ema
-        if not cover[best]:
-            raise AuditError("At no common step do both twins have EMA weights, or both raw weights.", "--weights auto")
-        return best
+def automatic(found: FoundByTwin, common: Collection[int], excluded: Sequence[Excluded] = ()) -> tuple[str, str]:
+    """Return which weights are taken where the user does not say, ``ema`` or ``raw``, and why none can be, else "".
+
+    EMA weights that are there and cannot be used (``excluded``) count as there.
+    """
+    held = {twin: [step for step in common if "ema" in steps[step].paths] for twin, steps in found.items()}
+    if all(len(each) == len(common) for each in held.values()):
+        return "ema", ""
+    unread = [each for each in excluded if each.step in common and is_of_average(each)]
+    if not any(held.values()):
+        if not unread:
+            return "raw", ""
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        return (
+            "raw",
+            f"EMA weights are there and cannot be used: {unread[0].path}{more}: {unread[0].reason.rstrip('.')}.",
+        )
+    told = ", ".join(
+        f"twin {twin} at {len(each)} of {len(common)} steps"
+        + (f" (not at {_shortened(set(common) - set(each))})" if 0 < len(each) < len(common) else "")
+        for twin, each in held.items()
+    )
+    return "ema", f"Some checkpoints have EMA weights and some have not: {told}."
+
+
+def is_of_average(excluded: Excluded) -> bool:
+    """Whether what was left out is EMA weights, by what it is called or by the reason."""
+    called = is_average(stem_of(excluded.path)) or excluded.path.parent.name == "ema"
+    return called or excluded.reason.startswith(UNREAD_AVERAGES)
+
+
+def _remedy(found: FoundByTwin, common: Collection[int]) -> str:
+    """Return what can be done where some of the common steps lack EMA weights."""
+    of_all = [step for step in common if all("ema" in twin[step].paths for twin in found.values())]
+    raw = all("raw" in twin[step].paths for twin in found.values() for step in common)
+    ways = [
+        "Put the missing EMA weights there",
+        *([f"leave the steps without them out (--steps {','.join(map(str, of_all))})"] if of_all else []),
+        *(["audit the raw weights (--weights raw)"] if raw else []),
+    ]
+    return f"{', or '.join(ways)}."
+
+
+def _require_kind(found: FoundByTwin, common: Collection[int], kind: str) -> None:
+    """Refuse steps that lack the kind of weights that was asked for."""
+    if kind not in WEIGHTS:
+        raise AuditError(f"There are no weights called {kind!r}.", "--weights", f"Choose from {', '.join(WEIGHTS)}.")
     for step in common:
         for twin in found:
-            if weights not in found[twin][step].paths:
-                what = f"Twin {twin} has no {weights} weights at step {step}."
-                raise AuditError(what, f"--weights {weights}", "Take --weights auto, or leave the step out by --steps.")
-    return weights
+            if kind not in found[twin][step].paths:
+                other = {"ema": "raw", "raw": "ema"}[kind]
+                remedy = f"Leave the step out by --steps, or take --weights {other}."
+                raise AuditError(f"Twin {twin} has no {kind} weights at step {step}.", f"--weights {kind}", remedy)
+
+
+def _said(found: FoundByTwin, common: Collection[int], kind: str, excluded: Sequence[Excluded]) -> str:
+    """Say which weights are audited, and of raw ones why."""
+    if kind == "ema":
+        return "ema weights"
+    n = sum("ema" in twin[step].paths for twin in found.values() for step in common)
+    if not n:
+        beside = any(is_of_average(each) for each in excluded)
+        more = "; files left out may hold averages" if beside else ""
+        return f"raw weights: no audited checkpoint holds EMA weights{more}"
+    of = len(common) * len(found)
+    return (
+        f"raw weights, as asked; EMA weights, which are what is usually shipped, are there at {n} of {of} checkpoints"
+    )
 
 
 def _left_out(found: FoundByTwin, twin: str, step: int, wanted: set[int], kind: str) -> str:

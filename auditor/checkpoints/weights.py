@@ -36,6 +36,7 @@ INNER_KEYS = ("state_dict", "module", "shadow")  # where classes of averages kee
 STEP_KEYS = {"global_step": "step", "step": "step", "iteration": "step", "iter": "step", "epoch": "epoch"}
 # kohya sd-scripts names files by epoch so, and with --no_metadata the header keeps neither epoch nor step.
 KOHYA, KOHYA_EPOCH = "ss_network_module", re.compile(r"-([0-9]{6})$")
+UNREAD_AVERAGES = "averages are under "  # how the reason begins where the raw weights beside them are read
 # What else averages are kept under, and what holds tensors that are no weights.
 AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|averaged?|avg|shadow|polyak|swa|target|teacher)(?![a-z])|_ema|ema_", re.I)
 NO_WEIGHTS = re.compile(
@@ -319,7 +320,7 @@ def located(content: Any, expected: Mapping[str, tuple[int, ...]]) -> WeightsFou
     chosen = taken.get("ema", ("", {}))[0]
     passed = [f"the averages under {path} are left out: those under {chosen} are taken" for path in dict.fromkeys(more)]
     if not chosen:
-        passed += [f"averages are under {path} and are not read: {why}" for path, why in dict(unread).items()]
+        passed += [f"{UNREAD_AVERAGES}{path} and are not read: {why}" for path, why in dict(unread).items()]
     return WeightsFound(taken, tuple(passed), "" if taken else _nothing(spots, misfits))
 
 

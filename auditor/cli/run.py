@@ -188,6 +188,9 @@ def show_plan(tasks: list[Any], loaded: Any, run: RunDirectory, say: Progress) -
     expected = forecast.forecast(loaded, run, tasks)
     say.close()
     groups: dict[tuple[str, str, str], list[Any]] = {}
+    if loaded.pair.weights:
+        each = " of each twin" if len(loaded.pair.twins) > 1 else ""
+        print(f"{len(loaded.pair.steps)} checkpoints{each}, {loaded.pair.weights}")
     for task in tasks:
         groups.setdefault((task.word, task.action, task.reason), []).append(task)
     for (word, action, reason), members in groups.items():

@@ -18,9 +18,10 @@ from auditor.checkpoints import ModelSettings, foreign
 from auditor.checkpoints.configs import absence
 from auditor.checkpoints.discovery import LAYOUTS, checkpoint_of, series_under
 from auditor.checkpoints.formats import Unusable, open_format
+from auditor.checkpoints.pairing import automatic
 from auditor.errors import AuditError
 from auditor.inputs.mirroring import as_text
-from auditor.records import NOT_SAID, UNITS, Facts, Flips, Found
+from auditor.records import NOT_SAID, UNITS, Excluded, Facts, Flips, Found
 from auditor.scope import gaps
 
 
@@ -34,7 +35,7 @@ class Scanned:
     unit: str = ""
     steps: tuple[int, ...] = ()
     weights: dict[str, int] = field(default_factory=dict)  # raw and ema -> how many steps have them
-    chosen: str = ""  # the weights that auto takes for this series alone
+    chosen: str = ""  # the weights that auto takes for this series alone; empty where it refuses
     model: str = ""
     parameters: int | None = None
     image_shape: tuple[int, int, int] | None = None
@@ -97,7 +98,8 @@ def _described(
     found = sorted(found, key=lambda one: one.step)
     steps = tuple(one.step for one in found)
     held = {kind: sum(kind in one.paths for one in found) for kind in ("ema", "raw")}
-    chosen = max(held, key=lambda kind: held[kind])
+    unread = [Excluded("", step, path, reason) for step, path, reason in unusable]
+    chosen, mixed = automatic({"": {one.step: one for one in found}}, steps, unread)
     first = next(one for one in found if chosen in one.paths)
     checkpoint = checkpoint_of(first, "a", name, chosen)
     facts, unknown = _tried(lambda: checkpoints.model_facts(checkpoint, settings))
@@ -115,7 +117,7 @@ def _described(
         unit=first.unit,
         steps=steps,
         weights={kind: n for kind, n in held.items() if n},
-        chosen=chosen,
+        chosen="" if mixed else chosen,
         model=facts.model,
         parameters=facts.parameters,
         image_shape=facts.image_shape,
@@ -128,7 +130,7 @@ def _described(
         flips=flips or NOT_SAID,
         lora=facts.lora,
         notes=(*facts.notes, *gaps(steps, first.unit)),
-        problems=tuple(dict.fromkeys(one for one in (ambiguous, twice, unknown, no_schedule) if one)),
+        problems=tuple(dict.fromkeys(one for one in (ambiguous, twice, mixed, unknown, no_schedule) if one)),
     )
 
 
@@ -153,6 +155,8 @@ def common(scanned: Sequence[Scanned]) -> str:
     for what in ("format", "unit", "image_shape", "model", "lora", "conditioning", "n_classes", "prediction"):
         if getattr(a, what) != getattr(b, what):
             return f"They are no twins: {what} is {getattr(a, what)} and {getattr(b, what)}."
+    if a.chosen != b.chosen and a.chosen and b.chosen:
+        return "One has EMA weights, the other has not: of both only raw ones can be audited (--weights raw)."
     steps = sorted(set(a.steps) & set(b.steps))
     if not steps:
         return "They have no step in common."
@@ -193,7 +197,7 @@ def lines_of(one: Scanned) -> list[tuple[str, str]]:
         lines = [
             ("format", one.format),
             ("steps", f"{len(one.steps)} {UNITS[one.unit]}: {shortened(one.steps)}"),
-            ("weights", f"{weights}; auto takes {one.chosen}"),
+            ("weights", f"{weights}; auto {f'takes {one.chosen}' if one.chosen else 'refuses it (--weights)'}"),
             ("model", ", ".join(part for part in (one.model, parameters) if part)),
             ("pictures", shape + scaled),
             ("mirrored", as_text(one.flips)),

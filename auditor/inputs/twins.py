@@ -44,7 +44,7 @@ def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) ->
     if not good["a"]:
         raise _nothing_usable(problems, pair)
     a, b = (replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS)
-    return TwinPair(a, b, excluded=tuple(sorted(excluded, key=lambda e: (e.twin, e.step))))
+    return TwinPair(a, b, tuple(sorted(excluded, key=lambda e: (e.twin, e.step))), pair.weights)
 
 
 def _nothing_usable(problems: Mapping[tuple[str, str], Sequence[str]], pair: TwinPair) -> AuditError:

@@ -93,7 +93,7 @@ def without(loaded: Loaded, failed: Excluded) -> Loaded:
         ]
     if not series["a"].checkpoints:
         raise AuditError(f"No checkpoint can be audited: {failed.reason}.", failed.path, "Look at the training.")
-    left = TwinPair(series["a"], series["b"], tuple(excluded))
+    left = TwinPair(series["a"], series["b"], tuple(excluded), pair.weights)
     scope = replace(loaded.asked.scope, steps=left.steps)
     asked = replace(loaded.asked, scope=scope, checkpoints=checkpoint_digests(left))
     return replace(loaded, pair=left, asked=asked)

@@ -61,6 +61,7 @@ def record(loaded: Loaded, status: str, seconds: Mapping[str, float], checks: Ma
             "batch_size": asked.batch_size,
             "sampling_steps": asked.sampling_steps,
             "weights": loaded.pair.a.checkpoints[0].weights,
+            "weights_said": loaded.pair.weights,
             "steps": list(loaded.pair.steps),
             "spaces": list(asked.config.space_names),
             "image_shape": list(asked.image_shape),

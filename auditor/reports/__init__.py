@@ -159,6 +159,13 @@ class Report:
         return {step: " and ".join(name for at, name in known if at == step) for step in sorted(dict(known))}
 
     @property
+    def weights(self) -> str:
+        """Which weights were audited, and of raw ones why, in words."""
+        resolved = self.record["resolved"]
+        plain = f"{resolved['weights']} weights" if resolved["weights"] else "samples as given"
+        return str(resolved.get("weights_said") or plain)
+
+    @property
     def definitions(self) -> pd.DataFrame:
         """What each metric means, by name; empty in a run that does not hold it."""
         return self.tables["metrics"].set_index("metric")

@@ -890,6 +890,28 @@ def test_averages_are_told_from_raw_weights(layout, tmp_path):
             assert torch.equal(model.network(x, t), network(x, t))
 
 
+@pytest.mark.parametrize("layout", AVERAGES)
+def test_one_state_dict_without_its_averages_never_switches_a_series_to_raw_weights(layout, tmp_path):
+    whole = AVERAGES[layout](lambda prefix: {k: v + 1 for k, v in prefixed(prefix).items()})
+    alone = {k: v for k, v in whole.items() if not k.startswith(("ema", "model_ema"))}
+    alone |= {"state_dict": prefixed("model.")} if "state_dict" in whole else {}
+    for step, content in ((10, whole), (20, alone), (30, whole)):
+        torch.save(content, tmp_path / f"net_{step}.pt")
+    found = discover(tmp_path, "a", PLAIN)
+    with pytest.raises(AuditError, match=r"twin a at 2 of 3 steps \(not at 20\)"):
+        pair(found, None)
+    assert pair(found, None, steps=[10, 30]).weights == "ema weights"
+    for step in (10, 30):
+        torch.save(alone, tmp_path / f"net_{step}.pt")
+    assert pair(discover(tmp_path, "a", PLAIN), None).weights == "raw weights: no audited checkpoint holds EMA weights"
+
+
+def test_averages_that_fit_no_network_are_not_taken_for_absent(tmp_path):
+    torch.save({"model": prefixed(""), "ema": {k: v for k, v in list(prefixed("").items())[1:]}}, tmp_path / "net_7.pt")
+    with pytest.raises(AuditError, match=r"EMA weights are there and cannot be used: .*averages are under ema"):
+        pair(discover(tmp_path, "a", PLAIN), None)
+
+
 def test_twins_whose_networks_differ_in_size_or_scale_pictures_differently_are_refused(cases, tmp_path):
     name = "denoising-diffusion-pytorch"
     a, b = cases[name], copied(cases[name].root, tmp_path / "b")

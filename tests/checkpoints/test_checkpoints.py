@@ -345,21 +345,80 @@ def test_one_folder_for_both_twins_is_refused():
 
 @pytest.mark.parametrize(
     ("ema_a", "ema_b", "expected"),
-    [((5, 10), (5, 10), "ema"), ((5, 10), (5,), "raw"), ((), (), "raw"), ((5, 10, 7), (5, 10), "ema")],
+    [((5, 10), (5, 10), "ema"), ((), (), "raw"), ((5, 10, 7), (5, 10), "ema"), ((7,), (), "raw")],
 )
-def test_auto_takes_ema_where_every_common_step_of_both_twins_has_it(ema_a, ema_b, expected):
+def test_auto_takes_ema_where_every_common_step_of_both_twins_has_it_and_raw_where_none_has(ema_a, ema_b, expected):
     twins = pair(found_in_memory("a", 5, 7, 10, ema=ema_a), found_in_memory("b", 5, 10, ema=ema_b))
     assert {one.weights for one in twins.a.checkpoints + twins.b.checkpoints} == {expected}
     assert twins.b.at(10).path == Path("b/10-ema" if expected == "ema" else "b/10")
 
 
-def test_where_no_kind_of_weights_is_complete_the_steps_lacking_are_left_out():
-    a, b = found_in_memory("a", 5, 7, 10, ema=(5, 7)), found_in_memory("b", 5, 7, 10, ema=(5, 7, 10))
+def test_raw_weights_are_said_with_the_reason():
+    said = [
+        pair(found_in_memory("a", 5, 10, ema=ema), found_in_memory("b", 5, 10, ema=ema), weights).weights
+        for ema, weights in [((5, 10), "auto"), ((), "auto"), ((), "raw"), ((5,), "raw")]
+    ]
+    assert said[0] == "ema weights"
+    assert said[1] == said[2] == "raw weights: no audited checkpoint holds EMA weights"
+    assert said[3].startswith("raw weights, as asked; EMA weights") and "at 2 of 4 checkpoints" in said[3]
+
+
+@pytest.mark.parametrize(
+    ("ema_a", "ema_b", "told", "ways"),
+    [
+        ((5, 10), (5,), r"twin a at 2 of 2 steps, twin b at 1 of 2 steps \(not at 10\)", "--steps 5"),
+        ((5,), (5,), r"twin a at 1 of 2 steps \(not at 10\), twin b at 1 of 2", "--steps 5"),
+        ((5, 10), (), "twin a at 2 of 2 steps, twin b at 0 of 2 steps", "--weights raw"),
+        ((5,), (10,), r"\(not at 10\), twin b at 1 of 2 steps \(not at 5\)", "--weights raw"),
+        ((10,), (), r"twin a at 1 of 2 steps \(not at 5\), twin b at 0", "--weights raw"),
+    ],
+)
+def test_a_missing_ema_file_never_switches_to_raw_weights_in_silence(ema_a, ema_b, told, ways):
+    with pytest.raises(AuditError, match=told) as error:
+        pair(found_in_memory("a", 5, 7, 10, ema=ema_a), found_in_memory("b", 5, 10, ema=ema_b))
+    assert ways in error.value.remedy and "--weights raw" in error.value.remedy
+
+
+def test_a_missing_ema_file_of_one_training_alone_is_refused_too():
+    with pytest.raises(AuditError, match=r"twin a at 1 of 2 steps \(not at 10\)"):
+        pair(found_in_memory("a", 5, 10, ema=(5,)), None)
+    assert pair(found_in_memory("a", 5, 10, ema=(5,)), None, steps=[5]).a.at(5).weights == "ema"
+
+
+def test_raw_weights_are_no_way_out_where_a_step_has_none():
+    a, b = found_in_memory("a", 5, 10, ema=(5,)), found_in_memory("b", 5, 10, ema=(5, 10))
     only_ema = replace(a.found[0], paths={"ema": Path("a/5-ema")})
-    twins = pair(replace(a, found=(only_ema, *a.found[1:])), b)
-    assert twins.steps == (5, 7) and twins.a.at(5).weights == "ema"
-    missing = "no ema weights at step 10 in twin a"
-    assert reasons(twins.excluded) == {("a", 10): missing, ("b", 10): missing}
+    with pytest.raises(AuditError) as error:
+        pair(replace(a, found=(only_ema, *a.found[1:])), b)
+    assert "--steps 5" in error.value.remedy and "--weights raw" not in error.value.remedy
+
+
+@pytest.mark.parametrize("twins", [("a",), ("a", "b")])
+@pytest.mark.parametrize("spoil", [remove_weights, shutil.rmtree])
+def test_ema_weights_that_are_gone_or_broken_at_one_step_are_refused_and_taken_where_the_step_is_left_out(
+    training, saved, tmp_path, twins, spoil
+):
+    """``training`` has unet_ema at each step; one of them is lost on the way to the audit, in one twin or both."""
+    given = {"a": training, "b": Path(shutil.copytree(saved, tmp_path / "b"))}
+    for twin in twins:
+        spoil(given[twin] / "checkpoint-500" / "unet_ema")
+    a, b = (discover(given[twin], twin) for twin in "ab")
+    with pytest.raises(AuditError, match=r"Some checkpoints have EMA weights and some have not.*not at 500"):
+        pair(a, b)
+    assert pair(a, b, steps=[1000]).weights == "ema weights"
+    assert pair(a, b, "raw").weights.startswith("raw weights, as asked; EMA weights")
+
+
+@pytest.mark.parametrize(("spoil", "raw"), [(remove_weights, False), (shutil.rmtree, True)])
+def test_ema_weights_that_are_broken_at_every_step_are_refused_and_those_that_never_were_are_not(training, spoil, raw):
+    for folder in training.glob("checkpoint-*/unet_ema"):
+        spoil(folder)
+    found = discover(training, "a")
+    if raw:
+        assert pair(found, None).weights == "raw weights: no audited checkpoint holds EMA weights"
+        return
+    with pytest.raises(AuditError, match=r"EMA weights are there and cannot be used: .*unet_ema"):
+        pair(found, None)
 
 
 def test_asking_for_weights_that_a_step_lacks_names_the_first_such_step():

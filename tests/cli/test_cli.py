@@ -379,7 +379,8 @@ def test_seed_shifts_the_seeds_of_the_samples(audit, audit_args, tmp_path, finis
 def test_weights_chooses_between_raw_and_ema_and_auto_takes_ema(audit, audit_args, tmp_path):
     for weights in ("raw", "ema", "auto"):
         outcome = audit(*audit_args(weights=weights, out=tmp_path / weights, steps="90", spaces="pixel"))
-        assert outcome.status == 0 and f"({'raw' if weights == 'raw' else 'ema'} weights)" in outcome.out
+        said = "(raw weights, as asked; EMA weights, which are" if weights == "raw" else "(ema weights)"
+        assert outcome.status == 0 and said in " ".join(outcome.out.split())
     raw, ema, auto = (samples(tmp_path, run=weights) for weights in ("raw", "ema", "auto"))
     assert np.array_equal(ema, auto) and not np.array_equal(raw, ema)
     assert set(pd.read_parquet(tmp_path / "raw/checkpoints.parquet").query("audited").weights) == {"raw"}

@@ -80,7 +80,9 @@ def planned(root: Path, run: str, monkeypatch, **changes: str | None) -> Outcome
 def tasks_of(plan: Outcome) -> list[str]:
     """Return the lines of a plan that tell of artifacts."""
     assert plan.status == 0, plan.err
-    return plan.out.split("\ntotal ")[0].splitlines()
+    which, *lines = plan.out.split("\ntotal ")[0].splitlines()
+    assert which.endswith(" weights")
+    return lines
 
 
 @pytest.mark.parametrize("run", RUNS)

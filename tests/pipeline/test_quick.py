@@ -11,6 +11,7 @@ import pytest
 from conftest import FAST, as_arguments, call
 
 from auditor import registry
+from auditor.pipeline import forecast
 from auditor.reports import read_report, text_of
 from auditor.reports.formats import html
 
@@ -38,6 +39,21 @@ def test_no_sample_is_drawn_and_nothing_is_recommended(quick):
     record = json.loads((quick / "run.json").read_text())
     assert record["checks"]["recommendation"]["sentence"].startswith("Nothing is recommended without samples.")
     assert record["scope"]["n_samples"] == 0 and record["scope"]["spaces"] == []
+
+
+def test_showing_a_sample_says_that_there_is_none(quick):
+    for arguments in (["--step", 200], ["--step", 200, "--seed", 3, "--twin", "b"], ["--step", 90, "--space", "pixel"]):
+        outcome = call("show", quick, *arguments)
+        assert (outcome.status, outcome.out) == (1, "")
+        assert "a quick audit draws none" in outcome.err and "without --quick" in outcome.err
+
+
+def test_a_quick_audit_can_be_planned(saved_inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "TRIAL_SECONDS", 0.0)
+    plan = call(*arguments(saved_inputs, tmp_path / "run", steps="90"), "--dry-run")
+    assert plan.status == 0, plan.err
+    assert plan.out.startswith("1 checkpoints of each twin, ema weights\n")
+    assert "power: Without samples (--quick) no lean and no copy is found" in plan.out
 
 
 def test_everything_that_is_measured_is_of_the_network(quick):

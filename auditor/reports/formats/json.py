@@ -30,6 +30,7 @@ def facts(report: Report) -> dict[str, Any]:
         "recommendation": report.record["checks"].get("recommendation"),
         "trusted": report.is_trusted,
         "weights": report.record["resolved"]["weights"],
+        "weights_said": report.weights,
         "caveats": list(report.caveats),
         **{name: rows(report, name) for name in TABLES},
         "exposed": [row for row in rows(report, "exposure") if row["listed"]],

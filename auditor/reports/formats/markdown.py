@@ -106,7 +106,7 @@ def _heading(report: Report) -> Iterator[str]:
     scope, resolved = report.scope, report.record["resolved"]
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
     h, w, c = resolved["image_shape"]
-    weights = f"{escaped(resolved['weights'])} weights" if resolved["weights"] else "samples as given"
+    weights = escaped(report.weights)
     yield f"# Audit of {len(scope.steps)} checkpoints"
     yield ""
     yield f"**{escaped(report.conclusion)}**"

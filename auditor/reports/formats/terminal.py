@@ -38,7 +38,7 @@ def _heading(report: Report, width: int) -> Text:
     sets = ", ".join(f"{name} {each['images']}" for name, each in sorted(report.record["sets"].items()))
     h, w, c = resolved["image_shape"]
     text = Text(f"Audit of {len(scope.steps)} checkpoints", style="bold")
-    weights = f"{resolved['weights']} weights" if resolved["weights"] else "samples as given"
+    weights = report.weights
     weights += "" if (unit := resolved.get("unit", "step")) == "step" else f", steps are {UNITS[unit]}"
     seeds = f"{scope.n_samples} seeds each" if report.scope.with_samples else "no samples drawn"
     text.append(f" ({weights}), {h}x{w}x{c}, {seeds}\n", style="not bold")
