@@ -24,18 +24,17 @@ def advice(
     They speak of the step that is recommended, or else of the one that stopped the walk, or the first with a risk.
     """
     at = told_of(recommendation, decisions)
-    step = next((f for f in facts if at is not None and f.step == at.step), None)
-    return {
-        "exposed": who_is_exposed(step) if step is not None else "Nothing can be said of any step.",
-        "what_now": what_now(recommendation, decisions, at, context, budgets),
-    }
+    step = next(f for f in facts if f.step == at.step)
+    doubted = context.distrust or context.not_exchangeable or context.not_the_halves
+    exposed = f"Not told: {doubted[0]}" if doubted and at.risk not in FOUND else who_is_exposed(step)
+    return {"exposed": exposed, "what_now": what_now(recommendation, decisions, step, context, budgets)}
 
 
-def told_of(recommendation: Recommendation, decisions: Sequence[Decision]) -> Decision | None:
+def told_of(recommendation: Recommendation, decisions: Sequence[Decision]) -> Decision:
     """Return the decision that the sentences are about."""
     chosen = next((d for d in decisions if d.step == recommendation.step), None)
     risky = next((d for d in decisions if d.risk in FOUND), None)
-    return chosen or walk(decisions)[1] or risky or (decisions[-1] if decisions else None)
+    return chosen or walk(decisions)[1] or risky or decisions[-1]
 
 
 def who_is_exposed(facts: StepFacts) -> str:
@@ -68,57 +67,64 @@ def who_is_exposed(facts: StepFacts) -> str:
 def what_now(
     recommendation: Recommendation,
     decisions: Sequence[Decision],
-    at: Decision | None,
+    facts: StepFacts,
     context: Context,
     budgets: Budgets,
 ) -> str:
-    """Say what to do, by outcome; never only to accept more."""
+    """Say what to do, by outcome; never only to accept more. ``facts`` are those of the step that it is about."""
+    at = next(d for d in decisions if d.step == facts.step)
     if recommendation.status == "found":
         kept = " Keep the weights to yourself." if not releases_weights(context) else ""
         return f"Release what was judged, and nothing else: a model trained on further was not judged.{kept}"
-    closed = barred(context, budgets)
-    if closed:
+    if barred(context, budgets):
         return "First mend what keeps the run from being judged (above), in a new folder (--out) where files change."
-    if at is None or all(d.quality == "underfit" for d in decisions):
-        return "Train on, and save denser: no checkpoint is any good yet."
+    first = decisions[0].step == at.step
+    before = "Save and audit earlier checkpoints" if first else f"Audit denser checkpoints before step {at.step:,}"
     if at.risk == "memorizing":
         return (
-            f"De-duplicate the training images, deal anew and train again; or {LESS}; or more images. "
-            f"Audit denser checkpoints before step {at.step:,}. {PRIVATE.capitalize()}."
+            f"De-duplicate the training images, deal anew and train again; or train with {LESS}; or on more images. "
+            f"{before}. {PRIVATE.capitalize()}."
         )
     if at.risk == "biased":
-        return (
-            f"Save and audit denser checkpoints before step {at.step:,}; train on more images, or with {LESS}. "
-            f"{PRIVATE.capitalize()}."
-        )
+        return f"{before}; train on more images, or with {LESS}. {PRIVATE.capitalize()}."
     if at.risk == "exposed":
         return (
             f"Release samples alone (--release samples) or an earlier checkpoint; or train with {LESS}. "
             f"{PRIVATE.capitalize()}."
         )
-    return undecided(at, context)
+    if all(d.quality == "underfit" for d in decisions):
+        return "Train on, and save denser: no checkpoint is any good yet."
+    if walk(decisions)[1] is None:
+        return f"Save and audit checkpoints before the held-out loss rises; train with {LESS}."
+    return undecided(facts, context, budgets)
 
 
-def undecided(at: Decision, context: Context) -> str:
+def undecided(facts: StepFacts, context: Context, budgets: Budgets) -> str:
     """Say what would settle an undecided step, by what keeps it open."""
-    said = " ".join(at.reasons)
-    steps = []
+    weights, steps = releases_weights(context), []
     if not context.n_seeds:
         steps.append("audit with samples (without --quick)")
     if not context.with_heldout:
         steps.append("give held-out images (--heldout)")
-    if "seeds would settle it" in said or "Copies not shown rare" in said:
+    open_leans = [each for each in facts.lean.values() if not each.is_safe(budgets)]
+    needed = [each.seeds_needed(budgets) for each in open_leans]
+    known = [each for each in needed if each is not None]
+    if known:
+        steps.append(f"draw about {max(known):,} seeds (--n-samples; the run goes on from those that are there)")
+    elif any(not each.is_rare(budgets) for each in facts.copying.values()):
         steps.append("draw more seeds (--n-samples; the run goes on from those that are there)")
-    if "seeds cannot settle it" in said:
-        steps.append("train on more images: more seeds cannot settle the lean")
-    if "Membership" in said:
-        steps.append(
-            "measure losses on more images (--loss-images, --heldout), or release samples alone (--release samples)"
-        )
-    if "both halves hold" in said:
+    if len(known) < len(needed):
+        steps.append("train on more images, for more seeds cannot settle the lean")
+    if weights and facts.loss is not None and not facts.loss.is_safe(budgets):
+        steps.append("take an earlier checkpoint or train on more images, for the losses lean")
+    if weights and (facts.membership is None or not facts.membership.hidden):
+        steps.append("measure losses on more images (--loss-images, --heldout)")
+    if steps and weights and (facts.loss is not None or facts.membership is not None):
+        steps.append("or release samples alone (--release samples)")
+    if any(not each.shared_is_rare(budgets) for each in facts.copying.values()):
         steps.append("de-duplicate, deal anew, train again")
-    if "Named:" in said or "reproduced only by" in said:
-        steps.append(
-            "look at the images that are named (named.parquet, the gallery), and take out those that must not be shown"
-        )
-    return f"To settle step {at.step:,}: {'; '.join(steps) or 'see its reasons'}. {PRIVATE.capitalize()}."
+    if any(each.images for each in facts.named.values()):
+        steps.append("look at the images that are named (named.parquet), and take out those that must not be shown")
+    if not facts.lean and context.n_seeds:
+        steps.append("train a twin on another half (--ckpts-b, --train-b)")
+    return f"To settle step {facts.step:,}: {'; '.join(steps)}. {PRIVATE.capitalize()}."

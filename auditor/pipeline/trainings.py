@@ -22,9 +22,10 @@ from auditor.inputs.asked import Asked
 from auditor.inputs.loaded import Loaded, Say
 from auditor.measuring import Measured, onsets, published, together
 from auditor.measuring.estimates import estimate_fields
+from auditor.measuring.verdict import Decision, walk
 from auditor.pipeline.plan import in_order, plan, refuse_loss_of_work
 from auditor.pipeline.record import checkpoint_rows, record
-from auditor.records import TWINS
+from auditor.records import RISKS, TWINS
 from auditor.run import RunDirectory, columns, restored, tables
 from auditor.scope import Scope
 from auditor.stages import made_of, stage, step_of
@@ -268,6 +269,7 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
         },
         "phase": {"note": "see the pairs"},
         "recommendation": asdict(recommendation),
+        "advice": stopping_pair(done, judged).checks["advice"],
     }
     return Measured(
         estimate_rows(done, scope),
@@ -279,6 +281,13 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
         first.context,
         first.curves,
     )
+
+
+def stopping_pair(done: Mapping[Pair, Measured], judged: Sequence[Decision]) -> Measured:
+    """Return the pair whose advice holds for all: that of the worst risk at the step that stops the walk, or the first."""
+    stopped = walk(judged)[1]
+    at = 0 if stopped is None else list(judged).index(stopped)
+    return min(done.values(), key=lambda each: RISKS.index(each.decisions[at].risk))
 
 
 def estimate_rows(done: Mapping[Pair, Measured], scope: Scope) -> list[dict[str, Any]]:

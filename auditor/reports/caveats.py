@@ -20,6 +20,8 @@ def caveats(record: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> li
         *incomplete(record),
         *record["checks"].get("distrust", []),
         *record["checks"].get("not_exchangeable", []),
+        *record["checks"].get("not_the_halves", []),
+        *record["checks"].get("caveats", []),
         *missing_inputs(record),
         *few_samples(record),
         *series_limits(record, tables),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from test_verdict import BUDGETS, CONTEXT, COPIES, HIDDEN, LARGE, NO_COPIES, SMALL, facts
+from test_verdict import BUDGETS, CONTEXT, COPIES, FLAT_LOSS, HIDDEN, LARGE, NO_COPIES, SMALL, facts
 
 from auditor.measuring.advice import advice
 from auditor.measuring.facts import Membership, Named
@@ -28,10 +28,13 @@ def test_a_copying_checkpoint_is_told_with_the_images_and_the_ways_out():
 @pytest.mark.parametrize(
     ("changes", "way"),
     [
-        ({"lean": {"pixel": LARGE}}, "denser checkpoints before step 500"),
+        ({"lean": {"pixel": LARGE}}, "earlier checkpoints"),
+        ({"step": 800, "loss_rise": 0.2}, "before the held-out loss rises"),
+        ({"loss": replace(FLAT_LOSS, high=0.045)}, "the losses lean"),
+        ({"underfit": ("Underfit: it is.",), "copying": {"pixel": COPIES}}, "De-duplicate"),
         ({"membership": Membership(False, exposed=("Membership: known.",), listed=7)}, "--release samples"),
         ({"membership": Membership(False, missing=("Membership is undecided.",))}, "--loss-images"),
-        ({"lean": {"pixel": replace(SMALL, value=0.54, v_seed=0.0004)}}, "--n-samples"),
+        ({"lean": {"pixel": replace(SMALL, value=0.54, v_seed=0.0004)}}, "about 68,"),
         ({"copying": {"pixel": replace(NO_COPIES, shared_hits=80)}}, "de-duplicate"),
         ({"underfit": ("Underfit: it is.",)}, "Train on"),
     ],
@@ -52,3 +55,12 @@ def test_the_sentences_are_of_the_step_that_the_decision_is_about():
     series = [facts(300, membership=HIDDEN), facts(400, lean={"pixel": LARGE})]
     assert told(series)["exposed"].startswith("At step 300")  # which is released
     assert told(series[1:])["exposed"].startswith("At step 400")
+    late = [facts(300, lean={"pixel": replace(SMALL, value=0.54, v_seed=0.0004)}), series[1]]
+    assert told(late)["exposed"].startswith("At step 300")  # which stops the walk
+    biased = [facts(300, underfit=("Underfit: it is.",)), series[1]]
+    assert "denser checkpoints before step 400" in told(biased)["what_now"]
+
+
+def test_a_run_that_is_not_trusted_tells_no_numbers():
+    doubted = replace(CONTEXT, distrust=("Control failed: here.",))
+    assert told([facts()], doubted)["exposed"] == "Not told: Control failed: here."
