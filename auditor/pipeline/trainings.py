@@ -284,7 +284,7 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
 
 
 def stopping_pair(done: Mapping[Pair, Measured], judged: Sequence[Decision]) -> Measured:
-    """Return the pair whose advice holds for all: that of the worst risk at the step that stops the walk, or the first."""
+    """Return the pair whose advice holds for all: of the worst risk at the step that stops the walk, or at the first."""
     stopped = walk(judged)[1]
     at = 0 if stopped is None else list(judged).index(stopped)
     return min(done.values(), key=lambda each: RISKS.index(each.decisions[at].risk))
@@ -333,7 +333,7 @@ def blank_interval(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **dict.fromkeys(lost, intervals.NAN), "method": ""}
 
 
-RISKS = (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy"))
+TESTED = (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy"))
 
 
 def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> list[dict[str, Any]]:
@@ -349,7 +349,7 @@ def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) ->
         distances = np.mean([each.distances[space] for each in curves], axis=0)[kept]
         rows.append(onsets.onset_row("divergence", space, onsets.divergence_onset(scope, space, evaluable, distances)))
     for space in scope.spaces:
-        for name, of, finding in RISKS if space in scope.judged_spaces else ():
+        for name, of, finding in TESTED if space in scope.judged_spaces else ():
             tested = [[getattr(each.facts[i], of)[space] for each in measured] for i in kept]
             safe = [all(x.is_safe(budgets) for x in per_step) for per_step in tested]
             found = [any(getattr(x, finding)(budgets) for x in per_step) for per_step in tested]
