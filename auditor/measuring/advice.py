@@ -77,7 +77,7 @@ def what_now(
         kept = " Keep the weights to yourself." if not releases_weights(context) else ""
         return f"Release what was judged, and nothing else: a model trained on further was not judged.{kept}"
     if barred(context, budgets):
-        return "First mend what keeps the run from being judged (above), in a new folder (--out) where files change."
+        return "First mend what keeps this audit from a verdict (above), in a new folder (--out) where files change."
     first = decisions[0].step == at.step
     before = "Save and audit earlier checkpoints" if first else f"Audit denser checkpoints before step {at.step:,}"
     if at.risk == "memorizing":
@@ -110,9 +110,9 @@ def undecided(facts: StepFacts, context: Context, budgets: Budgets) -> str:
     needed = [each.seeds_needed(budgets) for each in open_leans]
     known = [each for each in needed if each is not None]
     if known:
-        steps.append(f"draw about {max(known):,} seeds (--n-samples; the run goes on from those that are there)")
+        steps.append(f"draw about {max(known):,} seeds (--n-samples; it goes on from those that are there)")
     elif any(not each.is_rare(budgets) for each in facts.copying.values()):
-        steps.append("draw more seeds (--n-samples; the run goes on from those that are there)")
+        steps.append("draw more seeds (--n-samples; it goes on from those that are there)")
     if len(known) < len(needed):
         steps.append("train on more images, for more seeds cannot settle the lean")
     if weights and facts.loss is not None and not facts.loss.is_safe(budgets):

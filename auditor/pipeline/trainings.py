@@ -284,7 +284,7 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
 
 
 def stopping_pair(done: Mapping[Pair, Measured], judged: Sequence[Decision]) -> Measured:
-    """Return the pair whose advice holds for all: of the worst risk at the step that stops the walk, or at the first."""
+    """Return the pair whose advice holds for all: of the worst risk where the walk stops, or else at the first step."""
     stopped = walk(judged)[1]
     at = 0 if stopped is None else list(judged).index(stopped)
     return min(done.values(), key=lambda each: RISKS.index(each.decisions[at].risk))
