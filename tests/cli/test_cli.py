@@ -226,13 +226,8 @@ def test_checkpoints_without_a_noise_schedule_need_scheduler_ddpm_which_the_repo
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [
-        (lambda weights: weights.write_bytes(weights.read_bytes()[:2000]), "truncated"),
-        (lambda weights: weights.write_bytes(weights.read_bytes()[:-4]), "corrupt"),
-        (make_nan, "NaN"),
-        (make_huge, "values that are not finite"),
-    ],
-    ids=["header cut", "tail cut", "nan", "overflow in use"],
+    [(make_nan, "NaN"), (make_huge, "values that are not finite")],
+    ids=["nan", "overflow in use"],
 )
 def test_a_broken_checkpoint_is_left_out_with_its_reason_and_the_rest_goes_on(
     audit, audit_args, inputs, tmp_path, damage, reason
@@ -246,6 +241,17 @@ def test_a_broken_checkpoint_is_left_out_with_its_reason_and_the_rest_goes_on(
     assert rows.reason["b", 200] in " ".join(outcome.out.split())
     steps = pd.read_parquet(tmp_path / "run" / "measurements.parquet").step
     assert sorted(steps.unique()) == [90, 1000]
+
+
+@pytest.mark.parametrize("kept", [2000, -4], ids=["header cut", "tail cut"])
+def test_ema_weights_that_cannot_be_read_switch_no_step_to_raw_weights(audit, audit_args, inputs, tmp_path, kept):
+    weights = inputs.root / "b/checkpoint-200/unet_ema" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:kept])
+    assert_refused(audit(*audit_args(inputs, spaces="pixel")), "Some checkpoints have EMA weights", "--steps 90,1000")
+    outcome = audit(*audit_args(inputs, spaces="pixel", steps="90,1000"))
+    assert outcome.status == 0, outcome.err
+    rows = pd.read_parquet(tmp_path / "run" / "checkpoints.parquet")
+    assert set(rows.weights[rows.audited]) == {"ema"}
 
 
 def test_a_series_in_which_every_checkpoint_is_broken_is_refused(audit, audit_args, inputs):
@@ -326,7 +332,7 @@ def test_missing_clip_weights_are_an_error_before_anything_is_sampled(audit, aud
         ({"base": "no/such"}, "The folder no/such does not exist."),
         ({"autoencoder": str(Path(__file__).parent)}, "holds no config.json and no vae"),
         ({"format": "plane"}, "--format\n"),
-        ({"model": "no.module:nothing"}, "for the format plain, the only one that was asked"),
+        ({"model": "no.module:nothing"}, "no.module:nothing cannot be imported"),
         ({"device": "cpu:x"}, "The device 'cpu:x' is not known"),
         ({"batch_size": "²"}, "The batch size '²' is no count"),
         ({"batch_size": "9" * 5000}, "is no count"),
@@ -460,7 +466,8 @@ def test_pandas_reads_every_table_and_finds_the_meaning_of_every_column(finished
     assert len(paths) > 20
     for path in paths:
         frame = pd.read_parquet(path)
-        assert len(frame) and set(frame.attrs) == set(frame.columns), path
+        assert set(frame.attrs) == set(frame.columns), path
+        assert len(frame) or path.name in ("classes.parquet", "named.parquet"), path  # nobody was found there
 
 
 def test_no_table_holds_an_absolute_path(finished, saved_inputs):
