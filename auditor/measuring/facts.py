@@ -129,7 +129,7 @@ class LossLean:
 
 COPY_RULES = {
     "gap": "flagged as copies",
-    "carlini": "nearer to one image than half the mean distance of the 50 nearest (Carlini et al. 2023)",
+    "carlini": "nearer to one image than half the mean distance of the 50 nearest (Carlini's ratio)",
 }  # each a cell of its own: together the second hides what the first finds
 
 

@@ -138,11 +138,11 @@ def test_samples_of_another_range_than_pictures_are_scaled_to_are_told_at_once_a
     more = {"image_shape": "8x8x1", "prediction": "sample", "scheduler": "ddpm", "spaces": "pixel", "loss_levels": "2"}
     outcome = audit(*audit_args(**given, **more))
     assert outcome.status == 0, outcome.err
-    said = [line for line in outcome.err.splitlines() if "warning:" in line]
+    said = [line for line in outcome.err.splitlines() if "warning: Samples" in line]
     assert len(said) == 1 and "--pixel-range 0,1 fits better" in said[0]
     assert "--pixel-range 0,1 fits better" in " ".join(outcome.out.split())
     fitting = audit(*audit_args(**given, **more, pixel_range="0,1", out=tmp_path / "fitting"))
-    assert fitting.status == 0 and "warning:" not in fitting.err
+    assert fitting.status == 0 and "warning: Samples" not in fitting.err
 
 
 def test_what_was_seen_reaches_the_report_and_is_not_looked_at_again(

@@ -130,7 +130,7 @@ def test_tables_show_the_strongest_of_the_windows_in_one_column(default_run):
     heading = next(
         line for line in call("report", str(default_run), "--width", "100").out.splitlines() if "step" in line
     )
-    assert all(heading.count(name) == 1 for name in ("pixel", "correl", "aligne", "window"))
+    assert all(heading.count(name) == 1 for name in ("pixel", "corre", "align", "windo"))
 
 
 def test_fewer_smooth_images_are_compared_where_distances_alone_are_found():
@@ -145,5 +145,5 @@ def test_the_plan_of_a_run_that_is_there_reuses_all_and_keeps_its_spaces(default
     plan = call("run", *arguments, "--dry-run")
     assert plan.status == 0, plan.err
     lines = plan.out.split("\ntotal ")[0].splitlines()
-    assert all(line.startswith("reuse") for line in lines), plan.out
+    assert all(line.startswith("reuse") for line in lines if " x " in line), plan.out
     assert "it lacks clip" in " ".join(plan.out.split())

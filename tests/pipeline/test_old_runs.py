@@ -95,13 +95,13 @@ def test_the_same_command_finds_every_artifact_up_to_date_and_makes_what_came_la
 
 def test_a_run_that_was_begun_keeps_its_number_of_loss_images_and_levels(with_versions, monkeypatch):
     lines = tasks_of(planned(with_versions, "whole", monkeypatch, loss_images=None, loss_levels=None))
-    assert lines and all(line.startswith("reuse") for line in lines)
+    assert lines and [line for line in lines if not line.startswith("reuse")] == LATER["whole"]
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_command_that_names_no_spaces_keeps_those_of_the_run_and_says_so(with_versions, run, monkeypatch):
     plan = planned(with_versions, run, monkeypatch, spaces=None)
-    assert all(line.startswith("reuse") for line in tasks_of(plan))
+    assert [line for line in tasks_of(plan) if not line.startswith("reuse")] == LATER[run]
     assert "This run keeps its spaces" in plan.out and "windows" not in plan.out.split("note: ")[0]
 
 

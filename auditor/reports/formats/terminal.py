@@ -90,7 +90,7 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
         columns.append(("twin\ndist." if crowded else "twin\ndistance", _cells(distance, "{:.3f}", wide)))
     for space in report.shown_spaces if report.with_lean else ():
         share, within = (report.estimates(metric, "both", space) for metric in ("own_share", "own_share_in_class"))
-        name = f"own share\n{space}" if wide else f"own\n{space[:6]}"
+        name = f"own share\n{space}" if wide else f"own\n{space[: 5 if crowded else 6]}"
         columns.append((name, _cells(share, "{:.2f}", wide, report.alpha)))
         if report.with_classes and wide:
             columns.append((f"own in class\n{space}", _cells(within, "{:.2f}", wide, report.alpha)))
