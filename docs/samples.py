@@ -20,6 +20,7 @@ from auditor.reports.charts.distances import HELDOUT_COLUMNS, SAMPLE_COLUMNS
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.files import key_path
 from auditor.run.places import EVIDENCE, IMAGES
+from auditor.run.places import SAMPLES as SAMPLES_PLACE
 from auditor.stages import sets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,7 @@ def prune(source: RunDirectory, target: RunDirectory) -> None:
     for twin in TWINS:
         copy_with_key(source.place(IMAGES, f"train-{twin}"), target.place(IMAGES, f"train-{twin}"))
         for step in scope["steps"]:
-            copy(source.place(places.SAMPLES, f"{twin}/{step}"), target.place(places.SAMPLES, f"{twin}/{step}"))
+            copy(source.place(SAMPLES_PLACE, f"{twin}/{step}"), target.place(SAMPLES_PLACE, f"{twin}/{step}"))
     for space in scope["spaces"]:
         narrow(
             source.place(EVIDENCE, "heldout", space),

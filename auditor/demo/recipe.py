@@ -57,6 +57,7 @@ def demo_config(out: Path, retrained: bool = False, say: Callable[[str, int], No
         out=str(out),
         n_samples=SEEDS,
         sampling_steps=20,
+        spaces="pixel,correlation,clip,aligned-whole,window-center,window-frame",  # not all windows: minutes, not more
         clip_model=f"local-dir:{source / 'clip'}",
         loss_images=128,
         loss_levels=8,

@@ -62,7 +62,7 @@ def onset_rows(
     for space in sorted(facts[0].lean):
         rows.append(lean_row("bias", space, steps, [f.lean[space] for f in judged], budgets))
     known = [f.loss for f in judged if f.loss is not None]
-    if known and len(known) == len(judged):
+    if facts[0].loss is not None and len(known) == len(judged):
         rows.append(lean_row("loss_bias", "", steps, known, budgets))
     for space in sorted(facts[0].copying):
         copied = [f.copying[space] for f in judged]

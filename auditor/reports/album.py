@@ -263,7 +263,12 @@ class Album:
         sides = {each: self._side(space, each, step, seed, data[each], rows[each]) for each in rows}
         distance = float(data[twin]["twin_distance"][rows[twin]])
         paired = sides.get(other_twin(twin), absent(NO_TWIN))
-        mine, theirs = sides[twin], absent(UNPAIRED) if paired.twin and math.isnan(distance) else paired
+        apart = distance
+        if (
+            space in self.scope.distance_spaces
+        ):  # it has no distance of the twins' samples; another space tells of pairs
+            apart = float(self._evidence(self.scope.first_space, twin, step)["twin_distance"][rows[twin]])
+        mine, theirs = sides[twin], absent(UNPAIRED) if paired.twin and math.isnan(apart) else paired
         case = Case(space=space, step=step, seed=seed, mine=mine, theirs=theirs, twin_distance=distance)
         return case.in_state(self.pictures).named(self.names)
 
