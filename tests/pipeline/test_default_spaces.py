@@ -128,7 +128,9 @@ def test_tables_show_the_strongest_of_the_windows_in_one_column(default_run):
     assert (shown.space, shown.value) == (strongest.space, strongest.value)
     assert report.estimates("own_share", "both", "aligned").space.tolist() == ["aligned-whole"]
     heading = next(
-        line for line in call("report", str(default_run), "--width", "100").out.splitlines() if "step" in line
+        line
+        for line in call("report", str(default_run), "--width", "100").out.splitlines()
+        if line.split()[:1] == ["step"]
     )
     assert all(heading.count(name) == 1 for name in ("pixel", "corre", "align", "windo"))
 
