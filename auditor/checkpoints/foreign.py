@@ -55,8 +55,10 @@ def _files(root: Path) -> Iterator[Path]:
         for name in inside[:left]:
             path = folder / name
             left -= 1
-            if not path.is_dir():
+            if path.is_file():  # a pipe would keep whoever opens it waiting
                 yield path
+            elif not path.is_dir():
+                continue
             elif depth < names.MAX_DEPTH and not path.is_symlink():
                 pending.append((path, depth + 1))
 

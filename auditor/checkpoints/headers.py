@@ -86,6 +86,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Return the structure of a weights file; whatever is wrong with it is a ``CheckpointError``."""
+    if path.exists() and not path.is_file():  # a pipe would keep whoever opens it waiting
+        raise CheckpointError(f"{path.name} is no regular file.", path, SAVE_AGAIN)
     try:
         stat = path.stat()
         return _read_header(path, stat.st_size, (stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns))
