@@ -283,7 +283,7 @@ def test_a_malformed_file_is_excluded_or_one_clear_error_and_the_rest_goes_on(na
     write(path)
     started = time.monotonic()
     discovery = discover(tmp_path, "a", PLAIN)
-    listed = {one.step: one.reason for one in discovery.excluded}
+    listed = [one.reason for one in discovery.excluded if one.step == 7 or one.path.name == path.name]
     assert 9 in [one.step for one in discovery.found]
     scan([tmp_path], PLAIN, "ddpm")
     if 7 in [one.step for one in discovery.found]:
@@ -292,7 +292,7 @@ def test_a_malformed_file_is_excluded_or_one_clear_error_and_the_rest_goes_on(na
             inspect(checkpoint, PLAIN)
         assert caught.value.what and "Traceback" not in str(caught.value)
     elif name != "a folder":  # a folder called like a file is no file of weights at all
-        assert listed[7]
+        assert listed and all(listed)
     assert time.monotonic() - started < 20
 
 
