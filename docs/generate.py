@@ -152,6 +152,16 @@ def schema() -> str:
         "schema": {"const": SCHEMA_VERSION, "description": "raised when a field is renamed, removed or means another"},
         "status": {"enum": ["started", "complete", "failed"], "description": "of the run"},
         "conclusion": TEXT | {"description": "the one sentence a decision-maker reads"},
+        "sentences": {
+            "type": "object",
+            "properties": {
+                "decision": TEXT,
+                "exposed": TEXT | {"description": "who is exposed: how many, at what rate, the worst"},
+                "what_now": TEXT | {"description": "what to do, by outcome"},
+            },
+            "required": ["decision"],
+            "description": "what every report and audit check begin with; runs of before have the decision alone",
+        },
         "recommended_step": {"type": ["integer", "null"], "description": "the checkpoint to release by the rule"},
         "recommendation": nullable(
             {

@@ -179,7 +179,7 @@ def check_command(
     judgement = gate.check(run, policy, step)
     if junit is not None:
         gate.write_junit(judgement, junit)
-    print(gate.as_json(judgement) if json else judgement.paragraph)
+    print(gate.as_json(judgement) if json else gate.as_text(judgement))
     raise typer.Exit(judgement.exit_status)
 
 

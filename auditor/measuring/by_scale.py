@@ -63,7 +63,9 @@ def scale_onset_rows(
             ("scale_loss", "loss_heldout", steps),
             ("scale_predictions", "prediction_variance", evaluable),
         ):
-            if metric in curves[0] and at:
+            if metric in curves[0] and not at:
+                yield onset_row(onset, scale, minima.Onset("undecided", -1, (), "no checkpoint can be judged"))
+            elif metric in curves[0]:
                 values = np.array([each[metric][:, j] for step, each in zip(steps, curves, strict=True) if step in at])
                 draws = minima.resamples(values.shape[1], derived_seed("images", series.scope.seed))
                 jitter = derived_seed("jitter", onset, scale, series.scope.seed)

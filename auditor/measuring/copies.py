@@ -231,6 +231,7 @@ def of_pairs(evidence: Mapping[str, Evidence], ratio: float) -> dict[str, Any]:
     return {
         "own_only": len(apart.own_only),
         "twin_only": len(apart.twin_only),
+        "most_of_one": int(np.unique(apart.own_only, return_counts=True)[1].max(initial=0)),
         "pairs": sum(len(each.own) for each in found.values()),
         "rare_ratio": ratio,
         "revealed": revealed(evidence, found),

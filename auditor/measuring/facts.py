@@ -163,6 +163,7 @@ class Copying:
     groups_needed: int = 0  # distinct groups that a finding takes in this run
     shared_hits: int = 0  # samples flagged on images that both halves hold; these are in no pool
     shared_control_hits: int = 0  # held-out images flagged on them
+    most_of_one: int = 0  # pairs of own_only that show one image, or group of them: the worst
     most: Flagged | None = None  # by the rule with the least p; None: the gap rule
 
     def is_copy(self, budgets: Budgets) -> bool:

@@ -15,6 +15,8 @@ from auditor.scope import Scope
 from auditor.seeds import derived_seed
 from auditor.stats import minima
 
+State = tuple[bool, bool]  # whether a risk is shown small at a step, and whether it is found
+
 
 def loss_onset(scope: Scope, losses: np.ndarray) -> minima.Onset:
     """Return the minimum of the held-out loss (tau_loss) over all checkpoints."""
@@ -60,15 +62,32 @@ def onset_rows(
     judged = [f for f in facts if not f.underfit]
     steps = [f.step for f in judged]
     for space in sorted(facts[0].lean):
-        rows.append(lean_row("bias", space, steps, [f.lean[space] for f in judged], budgets))
-    known = [f.loss for f in judged if f.loss is not None]
-    if facts[0].loss is not None and len(known) == len(judged):
-        rows.append(lean_row("loss_bias", "", steps, known, budgets))
+        rows.append(states_row("bias", space, steps, [leaning(f, space, budgets) for f in judged]))
+    if all(f.loss is not None for f in facts):
+        rows.append(lean_row("loss_bias", "", steps, [f.loss for f in judged if f.loss is not None], budgets))
     for space in sorted(facts[0].copying):
-        copied = [f.copying[space] for f in judged]
-        safe, found = [x.is_safe(budgets) for x in copied], [x.is_copy(budgets) for x in copied]
-        rows.append(risk_row("copying", space, steps, safe, found))
+        rows.append(states_row("copying", space, steps, [copied(f, space, budgets) for f in judged]))
     return rows
+
+
+def leaning(facts: StepFacts, space: str, budgets: Budgets) -> State:
+    """Return whether samples are shown not to lean in a space, and whether they are found to, as the verdict has it.
+
+    They are found to all together or in the tail; where single classes lean they are not shown not to.
+    """
+    tail = facts.tails.get(space)
+    found = facts.lean[space].is_bias(budgets) or (tail is not None and tail.is_bias(budgets))
+    return facts.lean[space].is_safe(budgets) and not facts.leaning_classes, found
+
+
+def copied(facts: StepFacts, space: str, budgets: Budgets) -> State:
+    """Return whether copies are shown rare in a space, and whether samples are found to copy."""
+    return facts.copying[space].is_safe(budgets), facts.copying[space].is_copy(budgets)
+
+
+def states_row(name: str, space: str, steps: Sequence[int], states: Sequence[State]) -> dict[str, Any]:
+    """Return one row for the onset of a risk."""
+    return risk_row(name, space, steps, [safe for safe, _ in states], [found for _, found in states])
 
 
 def onset_row(name: str, space: str, onset: minima.Onset) -> dict[str, Any]:

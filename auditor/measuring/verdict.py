@@ -240,7 +240,9 @@ def recommend(facts: Sequence[StepFacts], context: Context, budgets: Budgets) ->
     found = walked(facts, context, budgets)
     known = [each for each in facts if each.membership is not None and each.membership.headline]
     at = [each for each in known if found.step in (each.step, -1)][:1]  # of the step to release, else the first
-    return replace(found, sentence=" ".join([found.sentence, *(f.membership.headline for f in at if f.membership)]))
+    headlines = [f.membership.headline for f in at if f.membership]
+    said, end, _ = found.sentence.partition(f" {NOT_LOOKED_FOR}")  # a release ends with what was not looked for
+    return replace(found, sentence=" ".join([said, *headlines]) + end)
 
 
 def walked(facts: Sequence[StepFacts], context: Context, budgets: Budgets) -> Recommendation:

@@ -20,12 +20,11 @@ from auditor.config import AuditConfig, Budgets, budgets_from_file, kept_budgets
 from auditor.errors import AuditError
 from auditor.inputs.asked import Asked
 from auditor.inputs.loaded import Loaded, Say
-from auditor.measuring import Measured, onsets, published, together
+from auditor.measuring import Measured, advice, onsets, published, together
 from auditor.measuring.estimates import estimate_fields
-from auditor.measuring.verdict import Decision, walk
 from auditor.pipeline.plan import in_order, plan, refuse_loss_of_work
 from auditor.pipeline.record import checkpoint_rows, record
-from auditor.records import RISKS, TWINS
+from auditor.records import TWINS
 from auditor.run import RunDirectory, columns, restored, tables
 from auditor.scope import Scope
 from auditor.stages import made_of, stage, step_of
@@ -269,7 +268,7 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
         },
         "phase": {"note": "see the pairs"},
         "recommendation": asdict(recommendation),
-        "advice": stopping_pair(done, judged).checks["advice"],
+        "advice": advice.advice_of_pairs(recommendation, decisions, facts, contexts, shared),
     }
     return Measured(
         estimate_rows(done, scope),
@@ -281,13 +280,6 @@ def combine(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> Me
         first.context,
         first.curves,
     )
-
-
-def stopping_pair(done: Mapping[Pair, Measured], judged: Sequence[Decision]) -> Measured:
-    """Return the pair whose advice holds for all: of the worst risk where the walk stops, or else at the first step."""
-    stopped = walk(judged)[1]
-    at = 0 if stopped is None else list(judged).index(stopped)
-    return min(done.values(), key=lambda each: RISKS.index(each.decisions[at].risk))
 
 
 def estimate_rows(done: Mapping[Pair, Measured], scope: Scope) -> list[dict[str, Any]]:
@@ -333,9 +325,6 @@ def blank_interval(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **dict.fromkeys(lost, intervals.NAN), "method": ""}
 
 
-TESTED = (("bias", "lean", "is_bias"), ("copying", "copying", "is_copy"))
-
-
 def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) -> list[dict[str, Any]]:
     """Return the onsets of the mean over pairs; a risk begins where it is not shown small, or found, in any pair."""
     measured = list(done.values())
@@ -349,9 +338,8 @@ def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) ->
         distances = np.mean([each.distances[space] for each in curves], axis=0)[kept]
         rows.append(onsets.onset_row("divergence", space, onsets.divergence_onset(scope, space, evaluable, distances)))
     for space in scope.spaces:
-        for name, of, finding in TESTED if space in scope.judged_spaces else ():
-            tested = [[getattr(each.facts[i], of)[space] for each in measured] for i in kept]
-            safe = [all(x.is_safe(budgets) for x in per_step) for per_step in tested]
-            found = [any(getattr(x, finding)(budgets) for x in per_step) for per_step in tested]
-            rows.append(onsets.risk_row(name, space, evaluable, safe, found))
+        for name, of in (("bias", onsets.leaning), ("copying", onsets.copied)) if space in scope.judged_spaces else ():
+            states = [[of(each.facts[i], space, budgets) for each in measured] for i in kept]
+            together = [(all(safe for safe, _ in each), any(found for _, found in each)) for each in states]
+            rows.append(onsets.states_row(name, space, evaluable, together))
     return sorted(rows, key=lambda row: (row["onset"], row["space"]))

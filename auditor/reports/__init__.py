@@ -81,8 +81,37 @@ class Report:
     @property
     def shown_spaces(self) -> tuple[str, ...]:
         """The spaces that verdicts rest on as tables show them: of a group only the strongest at each step."""
-        member = {each: group for group in registry.TOLD_TOGETHER for each in registry.SPACE_GROUPS[group]}
-        return tuple(dict.fromkeys(member.get(space, space) for space in self.scope.judged_spaces))
+        return tuple(dict.fromkeys(map(told_as, self.scope.judged_spaces)))
+
+    @cached_property
+    def drawn_spaces(self) -> tuple[str, ...]:
+        """The spaces of figures, and of what is told by space: of a group the one member that is strongest.
+
+        That has the least corrected p of the own share at any step, then the most samples flagged as copies.
+        """
+
+        def strength(space: str) -> tuple[float, float]:
+            p = self.estimates("own_share", "both", space).p_corrected.min()
+            copies = [self.estimates("memorized_fraction", twin, space).value.max() for twin in self.scope.twins]
+            return (1.0 if pd.isna(p) else p, -max((each for each in copies if pd.notna(each)), default=0.0))
+
+        groups: dict[str, list[str]] = {}
+        for space in self.scope.spaces:
+            groups.setdefault(told_as(space), []).append(space)
+        return tuple(members[0] if len(members) == 1 else min(members, key=strength) for members in groups.values())
+
+    @cached_property
+    def told_onsets(self) -> pd.DataFrame:
+        """The rows of onsets.parquet as they are told: a group of spaces as one.
+
+        Its risk begins where that of any member is first not shown small, and is found where it is first found in any.
+        """
+        rows = self.tables["onsets"]
+        told = [
+            each.iloc[0] if each.space.iloc[0] == space else together(each, space)
+            for (_, space), each in rows.groupby(["onset", rows.space.map(told_as)], sort=False)
+        ]
+        return pd.DataFrame(told, columns=rows.columns).reset_index(drop=True)
 
     @property
     def with_lean(self) -> bool:
@@ -185,11 +214,28 @@ class Report:
         return self.record["checks"]["recommendation"]["sentence"]
 
 
-def told_beside(report: Report) -> tuple[str, ...]:
-    """Return what stands beside the conclusion: who is exposed, and what to do now; nothing in runs of before."""
-    said = report.record["checks"].get("advice", {})
-    done = report.record["status"] == "complete" and report.scope.with_train
-    return tuple(f"{name}: {said[key]}" for key, name in ADVICE.items() if key in said) if done else ()
+def advice_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what stands beside the decision, who is exposed and what to do now; nothing in runs of before."""
+    said = record["checks"].get("advice") or {}
+    return {key: said[key] for key in ADVICE if key in said} if record["status"] == "complete" else {}
+
+
+def told_beside(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the same as sentences, each after what it answers."""
+    return tuple(f"{ADVICE[key]}: {said}" for key, said in advice_of(record).items())
+
+
+def told_as(space: str) -> str:
+    """Return the group under whose name a space is told, or its own name."""
+    return next((group for group in registry.TOLD_TOGETHER if space in registry.SPACE_GROUPS[group]), space)
+
+
+def together(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Return the row of an onset of several spaces as one, called ``name``."""
+    low, high = (min((at for at in column if at >= 0), default=-1) for column in (rows.low, rows.high))
+    first = rows[rows.low == low].iloc[0]  # which says whether that is the first step of all
+    status = first.status if high < 0 or first.status == "edge" else rows[rows.high == high].iloc[0].status
+    return pd.Series({**first, "space": name, "status": status, "low": low, "high": high, "step": high})
 
 
 def percent(value: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +22,7 @@ import pandas as pd
 from auditor.config import Budgets, read_toml
 from auditor.errors import AuditError
 from auditor.records import VERDICTS
-from auditor.reports import printable, write_file
+from auditor.reports import ADVICE, advice_of, printable, write_file
 from auditor.run import RunDirectory, tables
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
@@ -64,6 +64,7 @@ class Judgement:
     requirements: tuple[Requirement, ...]
     note: str = ""
     allows_undecided: bool = False
+    beside: Mapping[str, str] = field(default_factory=dict)  # who is exposed and what to do now, as every report has it
 
     @property
     def outcome(self) -> str:
@@ -116,7 +117,7 @@ def check(root: str | Path, policy_path: str | Path | None = None, step: int | N
     record = run.read_record()
     sound = soundness(record)
     if sound.outcome != PASS:
-        return Judgement(step, (sound,))
+        return Judgement(step, (sound,), beside=advice_of(record))
     verdicts = tables.read(run.table("verdicts")).set_index("step").sort_index()
     found, notes = [sound, *exchangeability(record)], [changed_budgets(record)]
     chosen = recommended_step(record)
@@ -133,7 +134,7 @@ def check(root: str | Path, policy_path: str | Path | None = None, step: int | N
         found += [judge_budget(measurements, step, *each, policy.path) for each in policy.budgets.items()]
         found += [accepted(verdicts.loc[step], policy.verdicts)] if policy.verdicts else []
         notes += [] if policy.verdicts else [f"The policy accepts any verdict; it is {verdicts.verdict[step]}."]
-    return Judgement(step, tuple(found), " ".join(filter(None, notes)), policy.allows_undecided)
+    return Judgement(step, tuple(found), " ".join(filter(None, notes)), policy.allows_undecided, advice_of(record))
 
 
 # ---------------------------------------------------------------------------
@@ -354,6 +355,12 @@ def describe(row: Any) -> str:
     return f"{where} {row.value:.4g}, {row.level:.0%} {kind} {low:.4g} to {high:.4g}"
 
 
+def as_text(judgement: Judgement) -> str:
+    """Return the answer as a terminal shows it: the paragraph, then who is exposed and what to do now, a line each."""
+    beside = [f"{ADVICE[key]}: {said}" for key, said in judgement.beside.items()]
+    return "\n".join([judgement.paragraph, *beside])
+
+
 # ---------------------------------------------------------------------------
 # For programs
 # ---------------------------------------------------------------------------
@@ -367,6 +374,7 @@ def as_json(judgement: Judgement) -> str:
         "exit_status": judgement.exit_status,
         "step": judgement.step,
         "reason": judgement.paragraph,
+        "sentences": dict(judgement.beside),
         "undecided_allowed": judgement.allows_undecided,
         "requirements": [asdict(each) for each in judgement.requirements],
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pandas as pd
 
 from auditor.errors import AuditError
-from auditor.reports import Report, gate, printable, read_report
+from auditor.reports import Report, advice_of, gate, printable, read_report
 from auditor.reports.album import Album, refuse_pairs
 from auditor.reports.formats.terminal import legend, table_columns
 from auditor.run import RunDirectory, tables
@@ -64,6 +64,11 @@ class OpenedRun:
     def conclusion(self) -> str:
         """The one sentence a decision-maker reads."""
         return self.report.conclusion
+
+    @property
+    def sentences(self) -> dict[str, str]:
+        """What every report begins with: ``decision``, ``exposed`` and ``what_now``; the last two not in old runs."""
+        return {"decision": self.report.conclusion, **advice_of(self.report.record)}
 
     @property
     def caveats(self) -> tuple[str, ...]:

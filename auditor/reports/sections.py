@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from auditor import config
-from auditor.reports import Report, percent, printable, where
+from auditor.reports import Report, percent, printable
 from auditor.reports.charts import distances, distinct
 from auditor.reports.charts.curves import copy_rule
-from auditor.reports.charts.onsets import known_onsets
+from auditor.reports.charts.onsets import known_onsets, placed
 
 ORDER = ("divergence", "loss", "predictions", "loss_bias", "bias", "copying")  # of onsets: minima first
 STATUS = {
@@ -116,7 +116,13 @@ def cells(rows: pd.DataFrame, form: str, alpha: float | None = None) -> dict[int
 def onset_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Return what, space, where, status and note of every minimum and onset."""
     return [
-        (onset.full_name, row.space or "–", where(row), STATUS[row.status], row.note.removesuffix("; -1 is open"))
+        (
+            onset.full_name,
+            row.space or "–",
+            placed(report, row),
+            STATUS[row.status],
+            row.note.removesuffix("; -1 is open"),
+        )
         for onset, rows in known_onsets(report, ORDER)
         for row in rows.itertuples()
     ]
@@ -140,7 +146,7 @@ def space_rows(report: Report, nearest: distances.Nearest) -> list[SpaceRow]:
     if report.scope.with_train and report.has_samples:
         agreed = {each.space: each for each in distances.agreements(report, nearest, report.steps[-1])}
     rows = []
-    for space in report.scope.spaces:
+    for space in report.drawn_spaces:
         found = report.estimates("own_share", "both", space)
         lean = found.index[found.p_corrected <= report.alpha]
         since = f"{len(lean)} of {len(found)} steps, first {lean[0]:,}" if len(lean) else "no step"
@@ -157,7 +163,8 @@ def onset_text(report: Report, name: str, space: str) -> str:
     if found.empty:
         return "not known"
     row = found.iloc[0]
-    return where(row) if row.status == "none" else f"{where(row)} ({STATUS[row.status]})"
+    said = placed(report, row)
+    return said if row.status == "none" else f"{said} ({STATUS[row.status]})"
 
 
 def excluded(report: Report) -> list[tuple[str, list[str]]]:

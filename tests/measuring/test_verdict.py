@@ -7,7 +7,8 @@ import pytest
 
 from auditor.config import Budgets
 from auditor.measuring.facts import Context, Copying, Lean, LossLean, Membership, Named, StepFacts, Tail
-from auditor.measuring.verdict import judge, recommend, risk_onset
+from auditor.measuring.onsets import copied, leaning
+from auditor.measuring.verdict import NOT_LOOKED_FOR, judge, recommend, risk_onset
 
 BUDGETS = Budgets()
 CONTEXT = Context(divergence=(200, 300), loss=(600, 700), n_seeds=2000)
@@ -173,7 +174,8 @@ def test_what_an_attack_finds_at_many_false_positives_is_told_whatever_is_releas
         said = recommend([facts(300), facts(membership=told)], replace(CONTEXT, release=release), BUDGETS)
         assert said.step == 300 and "false positives" not in said.sentence  # of another step than is released
         said = recommend([facts(membership=told)], replace(CONTEXT, release=release), BUDGETS).sentence
-        assert said.endswith("At 10% false positives 30% are found.")
+        told_last, end = said.split(" Not looked for: ")
+        assert told_last.endswith("At 10% false positives 30% are found.") and end.endswith("mixtures below one half.")
     assert "Membership is shown hidden: .03." in judge(facts(membership=told), CONTEXT, BUDGETS).reasons
 
 
@@ -181,7 +183,7 @@ def test_a_release_says_what_was_judged_and_what_was_not():
     context = replace(CONTEXT, release="samples", release_size=100_000, weights="ema")
     said = recommend([facts()], context, BUDGETS).sentence
     assert said.startswith("Release step 500 (samples of the twins' ema weights, not of your final model; the weights")
-    assert "Not judged: membership" in said and "Not looked for: parts under a quarter" in said
+    assert "Not judged: membership" in said and said.endswith(NOT_LOOKED_FOR)
     assert "at most 72 among 100,000 samples" in said  # 1.645 sqrt(3) / 4,000
 
 
@@ -308,3 +310,18 @@ def test_a_biased_step_is_never_recommended_however_small_its_lean():
 )
 def test_an_onset_runs_from_the_first_step_not_safe_to_the_first_of_two_findings(safe, found, expected):
     assert risk_onset([100, 200, 300, 400], safe, found) == expected
+
+
+def test_an_onset_has_the_findings_that_the_verdict_has():
+    """A biased checkpoint is never beside "nowhere": not where the tail leans alone, nor where a class does."""
+    tail = Tail(share=0.95, low=0.85, p_corrected=0.001, reference=0.55, n=40, groups=30)
+    for changes, state in [
+        ({}, (True, False)),
+        ({"lean": {"pixel": LARGE}}, (False, True)),
+        ({"tails": {"pixel": tail}}, (True, True)),
+        ({"leaning_classes": ("Leans: class 3.",)}, (False, False)),
+    ]:
+        assert leaning(facts(**changes), "pixel", BUDGETS) == state
+        assert (verdict(facts(**changes)) == "biased") == (state != (True, False))
+    assert copied(facts(copying={"pixel": COPIES}), "pixel", BUDGETS) == (False, True)
+    assert copied(facts(), "pixel", BUDGETS) == (True, False)

@@ -11,9 +11,9 @@ from auditor.reports.charts.onsets import bars
 
 PANELS = {  # onset -> panel, look
     "scale_predictions": ("Twins' predictions most alike", Style(BLUE, "dashed", "plus")),
-    "scale_loss_bias": ("Losses begin to lean", Style(ORANGE, "solid", "inverted_triangle")),
+    "scale_loss_bias": ("Losses lean too much", Style(ORANGE, "solid", "inverted_triangle")),
     "divergence": ("Least distance of the twins' samples", Style(BLUE, "solid", "circle")),
-    "bias": ("Samples begin to lean", Style(VERMILLION, "solid", "triangle")),
+    "bias": ("Samples lean too much", Style(VERMILLION, "solid", "triangle")),
 }
 ENDS = {HAAR[0]: "coarse", HAAR[-1]: "fine", PCA[0]: "leading axes", PCA[-1]: "the rest"}
 
@@ -25,7 +25,7 @@ def charts(report: Report) -> list[Chart]:
     panels = [
         Panel(title, "", bars=drawn)
         for onset, (title, style) in PANELS.items()
-        if (drawn := tuple(bars(rows[rows.onset == onset], "", style, ENDS)))
+        if (drawn := tuple(bars(report, rows[rows.onset == onset], "", style, ENDS)))
     ]
     if not panels:
         return []

@@ -29,7 +29,7 @@ def lean(report: Report) -> Chart:
     """Own share against the step, with one half, and what a smooth model shows."""
     alpha, references = report.alpha, report.record["checks"].get("smooth_reference") or {}
     curves, levels = [], [Level("no lean: 50%", 0.5, Style(BLACK, "solid", ""))]
-    for space in report.scope.spaces:
+    for space in report.drawn_spaces:
         style = space_style(report, space)
         both = curve(report, "own_share", f"{space}, both twins", style, space=space, series="both twins")
         p = report.estimates("own_share", "both", space).p_corrected.to_numpy(float)
@@ -52,15 +52,22 @@ def lean(report: Report) -> Chart:
         report.steps,
         note=(
             "Share of samples that lie closer to a training image of their own half than to one of the other. Filled "
-            "markers: more than relabelling the images explains, corrected over all checkpoints and spaces. Dotted "
-            "level: the same share for a smooth model of each half, which memorizes nothing."
+            "markers: more than relabeling the images explains, corrected over all checkpoints and spaces. Dotted "
+            "level: the same share for a smooth model of each half, which memorizes nothing." + of_groups(report)
         ),
     )
 
 
+def of_groups(report: Report) -> str:
+    """Say that of a group of spaces one is drawn, where that is so."""
+    if len(report.drawn_spaces) == len(report.scope.spaces):
+        return ""
+    return " Of the windows, and of the aligned spaces, the strongest is drawn; the tables of the run hold all."
+
+
 def lean_words(report: Report, alpha: float, references: dict[str, float]) -> Iterable[str]:
     """Say per space how much lean there is and since when it is significant."""
-    for space in report.scope.spaces:
+    for space in report.drawn_spaces:
         rows = report.estimates("own_share", "both", space)
         found = rows.index[rows.p_corrected <= alpha]
         since = (
@@ -88,7 +95,7 @@ def copy_rule(report: Report) -> str:
 def copies(report: Report) -> Chart:
     """Memorized fractions of both twins with the rate of the same rule on held-out images, a panel per space."""
     panels = []
-    for space in report.scope.spaces:
+    for space in report.drawn_spaces:
         drawn = [each for rule in COPY_RULES for each in copy_curves(report, rule, space) if is_drawn(each)]
         panels.append(Panel(space, "share flagged as copies", tuple(drawn), is_share=True, from_zero=True))
     return Chart(
@@ -100,7 +107,7 @@ def copies(report: Report) -> Chart:
         note=(
             "Share of samples that a rule takes for copies of one training image (Clopper-Pearson intervals). Gray, "
             "without markers: the same rule applied to real held-out images, which cannot be copies. Only what lies "
-            "above it counts."
+            "above it counts." + of_groups(report)
         ),
     )
 
@@ -121,7 +128,7 @@ def copy_curves(report: Report, rule: str, space: str) -> Iterable[Curve]:
 
 def copy_words(report: Report) -> Iterable[str]:
     """Say per space how many copies there are at the last step and at most, beside held-out images."""
-    for space in report.scope.spaces:
+    for space in report.drawn_spaces:
         rule = copy_rule(report)
         rows = {twin: report.estimates(rule, twin, space).value for twin in report.scope.twins}
         each = ", ".join(

@@ -72,7 +72,7 @@ def charts(report: Report, nearest: Nearest) -> list[Chart]:
 
 def chart(report: Report, nearest: Nearest, step: int, name: str) -> Chart:
     """Return the histograms of one step."""
-    found = {space: nearest.by_role(space, step) for space in report.scope.spaces}
+    found = {space: nearest.by_role(space, step) for space in report.drawn_spaces}
     panels = tuple(histogram(space, roles) for space, roles in found.items())
     return Chart(
         f"nearest-distances-step-{step}",
@@ -122,7 +122,7 @@ class Agreement:
 def agreements(report: Report, nearest: Nearest, step: int) -> Iterable[Agreement]:
     """Yield per space how far it agrees with that of copies, over both twins' samples."""
     base = report.scope.picture_space
-    for space in report.scope.spaces:
+    for space in report.drawn_spaces:
         pairs = [(nearest.samples(base, twin, step), nearest.samples(space, twin, step)) for twin in report.scope.twins]
         same = np.concatenate([one["own_id_1"].values == two["own_id_1"].values for one, two in pairs])
         first = np.concatenate([copied(report, base, one) for one, _ in pairs])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-from auditor.reports import Report, where
+from auditor.reports import Report
 from auditor.reports.charts import BLACK, BLUE, ORANGE, PURPLE, VERMILLION, Chart, Curve, Mark, Panel, Span, Style
-from auditor.reports.charts.onsets import ONSETS, bars, known_onsets
+from auditor.reports.charts.onsets import ONSETS, bars, known_onsets, placed
 from auditor.reports.charts.series import course, curve, is_drawn, space_style
 
 FOUND = {  # onset -> name and look of its vertical line
@@ -37,7 +37,7 @@ def divergence(report: Report) -> Chart:
         panels.append(Panel("Twin distance", axis, distance, spans=spans, marks=marks))
     note = "" if losses else "no losses were measured: no images were given"
     panels.append(Panel("Denoising loss", "denoising loss", losses, spans=spans, marks=marks, note=note))
-    found = (bars(rows, onset.row, onset.style) for onset, rows in known_onsets(report, ONSETS))
+    found = (bars(report, rows, onset.row, onset.style) for onset, rows in known_onsets(report, ONSETS))
     panels.append(Panel("Where minima and onsets lie", "", bars=tuple(chain.from_iterable(found))))
     return Chart(
         "divergence-and-loss",
@@ -60,7 +60,7 @@ def distance_curves(report: Report) -> tuple[Curve, ...]:
         return (curve(report, "prediction_variance", "distance of predictions", Style(BLUE, "solid", "circle")),)
     first = report.scope.headline_space
     drawn = []
-    for space in sorted(report.scope.spaces, key=lambda each: each != first):
+    for space in sorted(report.drawn_spaces, key=lambda each: each != first):
         name, look = f"twin distance, {space}", space_style(report, space)
         shown = space == first
         drawn.append(curve(report, "twin_distance_ratio", name, look, space=space, series="twin distance", shown=shown))
@@ -116,5 +116,5 @@ def divergence_words(report: Report) -> str:
     parted = "the least twin distance" if report.scope.with_samples else "the most alike predictions"
     named = ((parted, report.parting), ("the least held-out loss", report.onset("loss")))
     for name, row in named if twinned else named[1:]:
-        sentences.append(f"{name.capitalize()}: {where(row)} ({row.status}).")
+        sentences.append(f"{name.capitalize()}: {placed(report, row)} ({row.status}).")
     return " ".join([*sentences, *(f"{mark.name.capitalize()}: step {mark.step:,}." for mark in onset_marks(report))])

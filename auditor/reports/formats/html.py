@@ -76,8 +76,9 @@ def page(report: Report) -> str:
             scope=report.scope,
             headline=split_sentence(report.conclusion)[0],
             detail=split_sentence(report.conclusion)[1],
-            beside=told_beside(report),
+            beside=told_beside(report.record),
             verdicts=report.tables["verdicts"].to_dict("records"),
+            two_words="risk" in report.tables["verdicts"],  # runs of before have but one
             symbols=SYMBOLS,
             drawings={chart.key: drawing(chart) for chart in (*series, *by_noise)},
             histograms=[drawing(chart) for chart in histograms],

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, TextIO
 
-from auditor.reports import Report
+from auditor.reports import Report, advice_of
 
 SCHEMA_VERSION = 1
 TABLES = (
@@ -26,6 +26,7 @@ def facts(report: Report) -> dict[str, Any]:
         "schema": SCHEMA_VERSION,
         "status": report.record["status"],
         "conclusion": report.conclusion,
+        "sentences": {"decision": report.conclusion, **advice_of(report.record)},
         "recommended_step": report.recommended,
         "recommendation": report.record["checks"].get("recommendation"),
         "trusted": report.is_trusted,

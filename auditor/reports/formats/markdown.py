@@ -8,8 +8,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from auditor.reports import Report, members, printable, told_beside, where
-from auditor.reports.charts.onsets import ONSETS
+from auditor.reports import Report, members, printable, told_beside
+from auditor.reports.charts.onsets import ONSETS, placed
 from auditor.reports.formats.terminal import legend, phase, table_columns
 
 TASK = "unconditional-image-generation"
@@ -111,7 +111,7 @@ def _heading(report: Report) -> Iterator[str]:
     yield ""
     yield f"**{escaped(report.conclusion)}**"
     yield ""
-    for said in told_beside(report):
+    for said in told_beside(report.record):
         yield escaped(said)
         yield ""
     yield (
@@ -143,11 +143,11 @@ def _reasons(report: Report) -> Iterator[str]:
 
 def _onsets(report: Report) -> Iterator[str]:
     """Where the curves have their minimum and the risks begin, as sets."""
-    rows = report.tables["onsets"]
+    rows = report.told_onsets
     rows = rows[rows.onset.isin(ONSETS)].itertuples()  # by scale: a figure
     yield from grid(
         ["onset", "space", "steps", "status"],
-        ([ONSETS[row.onset].name, row.space or "-", where(row), row.status] for row in rows),
+        ([ONSETS[row.onset].name, row.space or "-", placed(report, row), row.status] for row in rows),
     )
     yield ""
     yield escaped(phase(report))

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from auditor.records import QUALITIES, RISKS, UNITS, VERDICTS
-from auditor.reports import Report, percent, printable, told_beside, where
-from auditor.reports.charts.onsets import ONSETS
+from auditor.reports import Report, percent, printable, told_beside
+from auditor.reports.charts.onsets import ONSETS, placed
 
 WORDS = {"verdict": VERDICTS, "risk": RISKS, "quality": QUALITIES}
 BARS = "▁▂▃▄▅▆▇█"
@@ -49,7 +49,7 @@ def _heading(report: Report, width: int) -> Text:
 def _conclusion(report: Report, width: int) -> Group:
     """The one sentence, who is exposed, and what to do now."""
     said = Text(report.conclusion, style="bold green" if report.recommended is not None else "bold yellow")
-    return Group(said, *(Text(f"\n{each}") for each in told_beside(report)))
+    return Group(said, *(Text(f"\n{each}") for each in told_beside(report.record)))
 
 
 def _table(report: Report, width: int) -> Group:
@@ -131,15 +131,16 @@ def legend(report: Report) -> str:
     if not report.scope.with_samples:
         lines.append(
             "predictions apart: half the squared difference of the twins' predictions on held-out images; lean of "
-            "losses: lower on own training images than the twin's, 0 = no lean; ! = significant by relabelling, "
-            "corrected over checkpoints."
+            "losses: lower on own training images than the twin's, 0 = no lean; ! = more than chance by relabeling, "
+            "corrected over checkpoints; a smooth model's lean may be, too."
         )
     elif report.scope.with_twin:
         lines.append(f"twin distance: in {report.scope.headline_space}, 1 = as far as different seeds.")
     if report.with_lean:
         lines.append(
-            "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = significant by relabelling, "
-            "corrected over checkpoints and spaces."
+            "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = more than chance by "
+            "relabeling, corrected over checkpoints and spaces; a smooth model's lean may be, too. "
+            "Too much: beyond what is accepted."
         )
     if report.with_classes:
         lines.append(in_class_words(report))
@@ -149,10 +150,34 @@ def legend(report: Report) -> str:
             lines.append(
                 "nearness: AUC, samples nearer to training images than held-out ones are; blur raises it, too."
             )
-        lines.append(f"copies: gap ratio 1/3 in {report.scope.picture_space}; real held-out images: {control}.")
+        lines.append(
+            f"copies: gap ratio 1/3 in {report.scope.picture_space}; real held-out images: {control}."
+            f"{most_copied(report)}"
+        )
     if report.recommended is not None:
         lines.append("* = recommended.")
     return " ".join(lines)
+
+
+def most_copied(report: Report) -> str:
+    """Say what the column of copies leaves out of a memorizing step: where most are found, or another rule."""
+    verdicts = report.tables["verdicts"]
+    steps, scope = verdicts.step[verdicts.verdict == "memorizing"], report.scope
+    found = [
+        (rows.value[step], space, step)
+        for space in report.shown_spaces
+        for twin in scope.twins
+        for rows in [report.estimates("memorized_fraction", twin, space)]
+        for step in steps
+        if step in rows.index and not np.isnan(rows.value[step])
+    ]
+    share, space, step = max(found, default=(0.0, scope.picture_space, 0))
+    said = "" if space == scope.picture_space else f" Most are found in {space}: {percent(share)} at step {step:,}."
+    shown = [report.estimates("memorized_fraction", twin, scope.picture_space).value for twin in scope.twins]
+    unseen = [at for at in steps if all(not each[at] > 0 for each in shown)]
+    return said + (
+        f" Step {unseen[0]:,} copies by another rule or in another space: see its reasons." if unseen else ""
+    )
 
 
 def in_class_words(report: Report) -> str:
@@ -217,9 +242,9 @@ def sparkline(values: Sequence[float]) -> str:
 def _onsets(report: Report, width: int) -> Group:
     """Where the curves have their minimum and the risks begin, as sets."""
     grid = Table.grid(padding=(0, 1))
-    rows = report.tables["onsets"]
+    rows = report.told_onsets
     for row in rows[rows.onset.isin(ONSETS)].itertuples():  # by scale: a figure
-        grid.add_row(Text(ONSETS[row.onset].name), Text(row.space), Text(where(row)), Text(row.status))
+        grid.add_row(Text(ONSETS[row.onset].name), Text(row.space), Text(placed(report, row)), Text(row.status))
     return Group(grid, Text(phase(report)))
 
 
