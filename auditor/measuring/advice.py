@@ -86,7 +86,7 @@ def who_is_exposed(facts: StepFacts) -> str:
 
     Images that belong together (one patient, near-duplicates) are one group; without such groups each is a person.
     """
-    parts = [*reproduced(facts.copying), *named(facts), *leaning(facts)]
+    parts = [*what_is_reproduced(facts.copying), *who_is_named(facts), *where_most_lean(facts)]
     if facts.membership is not None:
         listed = facts.membership.listed
         parts.append(KNOWN[facts.membership.outcome] + (f" ({listed:,} images are listed)" if listed else ""))
@@ -95,7 +95,7 @@ def who_is_exposed(facts: StepFacts) -> str:
     return f"At step {facts.step:,}: {'; '.join(parts)}."
 
 
-def reproduced(copying: Mapping[str, Copying]) -> Iterator[str]:
+def what_is_reproduced(copying: Mapping[str, Copying]) -> Iterator[str]:
     """Yield what samples reproduce, in the space in which it is most."""
     if not copying:
         return
@@ -120,7 +120,7 @@ def reproduced(copying: Mapping[str, Copying]) -> Iterator[str]:
         )
 
 
-def named(facts: StepFacts) -> Iterator[str]:
+def who_is_named(facts: StepFacts) -> Iterator[str]:
     """Yield how many images can be named from the samples alone."""
     if facts.named:
         n = len(named_in(facts))
@@ -131,7 +131,7 @@ def named(facts: StepFacts) -> Iterator[str]:
         )
 
 
-def leaning(facts: StepFacts) -> Iterator[str]:
+def where_most_lean(facts: StepFacts) -> Iterator[str]:
     """Yield how many samples land on their own half, where it is most: the worst of the spaces."""
     if facts.lean:
         space, most = max(facts.lean.items(), key=lambda item: item[1].value - item[1].reference)

@@ -62,15 +62,15 @@ def onset_rows(
     judged = [f for f in facts if not f.underfit]
     steps = [f.step for f in judged]
     for space in sorted(facts[0].lean):
-        rows.append(states_row("bias", space, steps, [leaning(f, space, budgets) for f in judged]))
+        rows.append(states_row("bias", space, steps, [lean_state(f, space, budgets) for f in judged]))
     if all(f.loss is not None for f in facts):
         rows.append(lean_row("loss_bias", "", steps, [f.loss for f in judged if f.loss is not None], budgets))
     for space in sorted(facts[0].copying):
-        rows.append(states_row("copying", space, steps, [copied(f, space, budgets) for f in judged]))
+        rows.append(states_row("copying", space, steps, [copy_state(f, space, budgets) for f in judged]))
     return rows
 
 
-def leaning(facts: StepFacts, space: str, budgets: Budgets) -> State:
+def lean_state(facts: StepFacts, space: str, budgets: Budgets) -> State:
     """Return whether samples are shown not to lean in a space, and whether they are found to, as the verdict has it.
 
     They are found to all together or in the tail; where single classes lean they are not shown not to.
@@ -80,7 +80,7 @@ def leaning(facts: StepFacts, space: str, budgets: Budgets) -> State:
     return facts.lean[space].is_safe(budgets) and not facts.leaning_classes, found
 
 
-def copied(facts: StepFacts, space: str, budgets: Budgets) -> State:
+def copy_state(facts: StepFacts, space: str, budgets: Budgets) -> State:
     """Return whether copies are shown rare in a space, and whether samples are found to copy."""
     return facts.copying[space].is_safe(budgets), facts.copying[space].is_copy(budgets)
 

@@ -338,7 +338,9 @@ def onset_rows(done: Mapping[Pair, Measured], scope: Scope, budgets: Budgets) ->
         distances = np.mean([each.distances[space] for each in curves], axis=0)[kept]
         rows.append(onsets.onset_row("divergence", space, onsets.divergence_onset(scope, space, evaluable, distances)))
     for space in scope.spaces:
-        for name, of in (("bias", onsets.leaning), ("copying", onsets.copied)) if space in scope.judged_spaces else ():
+        for name, of in (
+            (("bias", onsets.lean_state), ("copying", onsets.copy_state)) if space in scope.judged_spaces else ()
+        ):
             states = [[of(each.facts[i], space, budgets) for each in measured] for i in kept]
             together = [(all(safe for safe, _ in each), any(found for _, found in each)) for each in states]
             rows.append(onsets.states_row(name, space, evaluable, together))

@@ -108,7 +108,7 @@ class Report:
         """
         rows = self.tables["onsets"]
         told = [
-            each.iloc[0] if each.space.iloc[0] == space else together(each, space)
+            each.iloc[0] if each.space.iloc[0] == space else as_one(each, space)
             for (_, space), each in rows.groupby(["onset", rows.space.map(told_as)], sort=False)
         ]
         return pd.DataFrame(told, columns=rows.columns).reset_index(drop=True)
@@ -230,7 +230,7 @@ def told_as(space: str) -> str:
     return next((group for group in registry.TOLD_TOGETHER if space in registry.SPACE_GROUPS[group]), space)
 
 
-def together(rows: pd.DataFrame, name: str) -> pd.Series:
+def as_one(rows: pd.DataFrame, name: str) -> pd.Series:
     """Return the row of an onset of several spaces as one, called ``name``."""
     low, high = (min((at for at in column if at >= 0), default=-1) for column in (rows.low, rows.high))
     first = rows[rows.low == low].iloc[0]  # which says whether that is the first step of all

@@ -7,7 +7,7 @@ import pytest
 
 from auditor.config import Budgets
 from auditor.measuring.facts import Context, Copying, Lean, LossLean, Membership, Named, StepFacts, Tail
-from auditor.measuring.onsets import copied, leaning
+from auditor.measuring.onsets import copy_state, lean_state
 from auditor.measuring.verdict import NOT_LOOKED_FOR, judge, recommend, risk_onset
 
 BUDGETS = Budgets()
@@ -321,7 +321,7 @@ def test_an_onset_has_the_findings_that_the_verdict_has():
         ({"tails": {"pixel": tail}}, (True, True)),
         ({"leaning_classes": ("Leans: class 3.",)}, (False, False)),
     ]:
-        assert leaning(facts(**changes), "pixel", BUDGETS) == state
+        assert lean_state(facts(**changes), "pixel", BUDGETS) == state
         assert (verdict(facts(**changes)) == "biased") == (state != (True, False))
-    assert copied(facts(copying={"pixel": COPIES}), "pixel", BUDGETS) == (False, True)
-    assert copied(facts(), "pixel", BUDGETS) == (True, False)
+    assert copy_state(facts(copying={"pixel": COPIES}), "pixel", BUDGETS) == (False, True)
+    assert copy_state(facts(), "pixel", BUDGETS) == (True, False)
