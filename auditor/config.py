@@ -45,9 +45,11 @@ class AuditConfig:
     ckpts_b: str | None = setting("Checkpoints of the training on half b: a folder.")
     ckpts_a2: str | None = setting("Another training on half a, from another seed: tells what data and what seeds do.")
     ckpts: tuple[str, ...] = setting(
-        "NAME=DIR, three times or more: checkpoints of one training each. Beside --ckpts-a: a2=DIR, as --ckpts-a2.", ()
+        "DIR: checkpoints of a single training, with --train PATH and --heldout. NAME=DIR, three times or more: of one "
+        "training each. Beside --ckpts-a: a2=DIR, as --ckpts-a2.",
+        (),
     )
-    train: tuple[str, ...] = setting("NAME=PATH: the training images of each of these.", ())
+    train: tuple[str, ...] = setting("PATH, or NAME=PATH: the training images of each of these.", ())
     samples_a: str | None = setting("Instead of --ckpts-a: samples drawn already, a folder or file per checkpoint.")
     samples_b: str | None = setting("The same of the training on half b.")
     unpaired: bool = setting("The samples given were not drawn from the same noise, whatever their names say.", False)
@@ -56,7 +58,7 @@ class AuditConfig:
         "column, or a Hugging Face data set on disk (PATH:SPLIT)."
     )
     train_b: str | None = setting("Training images of half b.")
-    heldout: str | None = setting("Images that neither training saw.")
+    heldout: str | None = setting("Images that no training saw, held out at random.")
     out: str | None = setting("The run directory to write or resume.")
     spaces: str = setting(
         "Feature spaces, comma-separated. auto: pixel, correlation, clip where its weights can be had, aligned (copies "
@@ -411,6 +413,24 @@ def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"ckpts": (), "ckpts_a2": named[0].removeprefix("a2=")}
 
 
+def of_one_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``--ckpts DIR --train PATH`` as the settings of a training that has no twin; NAME=DIR is one of several."""
+    named, images = settings.get("ckpts", ()), settings.get("train", ())
+    if len(named) != 1 or is_named(named[0]) or settings.get("ckpts_a"):
+        return {}
+    if len(images) > 1 or (images and settings.get("train_a")):
+        what = f"--ckpts {named[0]} is one training, and training images are given more than once."
+        raise AuditError(
+            what, "--train", "Give one --train, or name the trainings: --ckpts NAME=DIR --train NAME=PATH."
+        )
+    return {"ckpts": (), "train": (), "ckpts_a": named[0], "train_a": images[0] if images else settings.get("train_a")}
+
+
+def is_named(value: str) -> bool:
+    """Tell whether a value is NAME=PATH: it has a =, and is no path as it stands."""
+    return "=" in value and not Path(value).exists()
+
+
 def with_home(name: str, value: Any) -> Any:
     """Return a setting as a path is opened: ``~`` is a home, also behind NAME=; a name that no file has is refused."""
     if isinstance(value, tuple):
@@ -443,6 +463,7 @@ def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
     settings = {name: with_home(name, value) for name, value in settings.items()}
     settings |= beside_twins(settings)
+    settings |= of_one_training(settings)
     if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
         refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for
     return AuditConfig(**settings)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 TWINS = ("a", "b")
+DECOYS = "decoys"  # the held-out images where they take the place of another half: beside a single training
+BEYOND_POOL = 10**9  # groups of images outside the pool are numbered from here on, of half b from twice as much
 # What trainers count, and what one says of it.
 UNITS = {
     "step": "optimizer steps",
@@ -29,6 +31,16 @@ QUALITIES = ("underfit", "overfit", "unknown", "good")  # of the model; the firs
 def other_twin(twin: str) -> str:
     """Return ``b`` for ``a`` and ``a`` for ``b``."""
     return {"a": "b", "b": "a"}[twin]
+
+
+def set_of(half: str) -> str:
+    """Return the name of the image set of a half: ``train-a``, ``train-b``, ``decoys``."""
+    return half if half == DECOYS else f"train-{half}"
+
+
+def is_half(name: str) -> bool:
+    """Tell whether an image set takes part in own-versus-other statistics: training images, and decoys."""
+    return name == DECOYS or name.startswith("train-")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,16 @@ from statistics import median
 from typing import Any
 
 from auditor.config import COPY_RATIO, HEADLINE_SPACE, WINDOW_RATIO
-from auditor.records import TWINS, UNITS
+from auditor.records import DECOYS, TWINS, UNITS, other_twin
 from auditor.registry import SCALES, WINDOWS
 
-SELDOM = ("distance_spaces", "release", "release_size", "weights")  # fields that few runs have, or that came later
+SELDOM = (
+    "distance_spaces",
+    "decoys",
+    "release",
+    "release_size",
+    "weights",
+)  # fields that few runs have, or that came later
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Scope:
     release: str | None = None  # weights or samples; None: not said, and weights are assumed
     release_size: int | None = None  # samples that are to be released; None: not said
     weights: str = ""  # of the networks: ema or raw; empty where samples were given
+    decoys: bool = False  # whether held-out images stand for the half of a twin: those of a single training do
 
     def as_record(self) -> dict[str, Any]:
         """Return what run.json holds of it: what few runs have only where there is some."""
@@ -44,8 +51,17 @@ class Scope:
 
     @property
     def with_lean(self) -> bool:
-        """Whether samples can be asked which half they lean on."""
-        return self.with_train and self.with_twin
+        """Whether samples can be asked which half they lean on: a twin's, or held-out images in its place."""
+        return self.with_train and (self.with_twin or self.decoys)
+
+    @property
+    def halves(self) -> tuple[str, ...]:
+        """The sets that take part in own-versus-other statistics: those of the twins, or a's and the decoys."""
+        return (*self.twins, DECOYS) if self.decoys else self.twins
+
+    def rival(self, twin: str) -> str:
+        """Return the half that samples of a twin must not know: the other twin's, or the decoys."""
+        return DECOYS if self.decoys else other_twin(twin)
 
     @property
     def with_images(self) -> bool:
@@ -107,7 +123,7 @@ def control_names(scope: Scope) -> tuple[str, ...]:
     """Return the controls of a run that stand for a twin."""
     if not scope.with_train or not scope.with_samples:
         return ()
-    return (*(("smooth",) if scope.with_twin else ()), "copier", *(("heldout",) if scope.with_heldout else ()))
+    return (*(("smooth",) if scope.with_lean else ()), "copier", *(("heldout",) if scope.with_heldout else ()))
 
 
 def gaps(steps: Sequence[int], unit: str) -> list[str]:

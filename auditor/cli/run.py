@@ -73,10 +73,12 @@ def help_of(each: dataclasses.Field[Any]) -> str:
     return each.metadata["help"] + shown
 
 
-RUN_EXAMPLE = """Audit two series of checkpoints trained on disjoint halves; resume an audit that was stopped.
+RUN_EXAMPLE = """Audit the checkpoints of one training, or of two on disjoint halves; resume an audit that was stopped.
 
-Example: audit run --ckpts-a runs/a --ckpts-b runs/b --train-a data/half-a --train-b data/half-b
---heldout data/test --out audits/first
+One training: audit run --ckpts runs/a --train data/train --heldout data/heldout --out audits/first
+
+Two: audit run --ckpts-a runs/a --ckpts-b runs/b --train-a data/half-a --train-b data/half-b
+--heldout data/heldout --out audits/first
 """
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from auditor import images
 from auditor.images import near_duplicates
-from auditor.records import ImageSet
+from auditor.records import DECOYS, ImageSet, is_half
 
 # Images of all sets together among which near-duplicates are sought; the search grows with their square.
 SOUGHT = 50_000
@@ -29,8 +29,8 @@ class Groups:
 
 
 def find(sets: Mapping[str, ImageSet], digests: Mapping[str, Sequence[str]]) -> Groups:
-    """Return the groups of the training sets among ``sets``."""
-    names = [name for name in sets if name.startswith("train")]
+    """Return the groups of the training sets among ``sets``, and of decoys."""
+    names = [name for name in sets if is_half(name)]
     if not names:
         return Groups({}, {}, ())
     sizes = [len(sets[name]) for name in names]
@@ -86,16 +86,23 @@ def notes_on(parts: Mapping[str, np.ndarray], spanning: Mapping[str, set[str]], 
     if n > SOUGHT:
         notes.append(f"Near-duplicates were not sought among {n:,} training images: only equal images are grouped.")
     elif n_near:
-        notes.append(f"{n_near} training images are near-duplicates of others (correlation above .98): one group each.")
+        which = "training and held-out" if DECOYS in parts else "training"
+        notes.append(f"{n_near} {which} images are near-duplicates of others (correlation above .98): one group each.")
     for name, part in parts.items():
         if len(np.unique(part)) < len(part):
             notes.append(
-                f"{len(part)} images of {name} form {len(np.unique(part))} groups, which are moved as a whole."
+                f"{len(part)} images of {plain_name(name)} form {len(np.unique(part))} groups, which are moved as a whole."
             )
     if any(spanning.values()):
-        told = " and ".join(f"{len(ids)} of {name}" for name, ids in spanning.items())
+        told = " and ".join(f"{len(ids)} of {plain_name(name)}" for name, ids in spanning.items())
+        both = "on both sides" if DECOYS in parts else "in both halves"
         notes.append(
-            f"{told} belong to groups with images in both halves (near-duplicates, or one patient): they are left out "
+            f"{told} belong to groups with images {both} (near-duplicates, or one patient): they are left out "
             "of every own-versus-other statistic."
         )
     return notes
+
+
+def plain_name(name: str) -> str:
+    """Return what a reader calls an image set."""
+    return "heldout" if name == DECOYS else name

@@ -21,7 +21,7 @@ from auditor.inputs import feature_spaces, image_sets, loss_cells, mirroring, mo
 from auditor.inputs.asked import Asked, SpaceFacts, digest_of, set_facts
 from auditor.inputs.loaded import Loaded, Say
 from auditor.inputs.samples import GivenSamples
-from auditor.records import Facts, Flips, ImageSet, TwinPair
+from auditor.records import DECOYS, Facts, Flips, ImageSet, TwinPair, is_half
 from auditor.run import RunDirectory
 from auditor.scope import Scope
 
@@ -82,7 +82,7 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     say("reading the images", 0)
     shape = origin.facts.image_shape
     assert shape is not None, "checkpoints whose shape nothing says are refused"
-    pictures = read_pictures(config, origin.facts, run, bool(flips.mirrored), say)
+    pictures = read_pictures(config, origin, run, bool(flips.mirrored), say)
     sets.update(pictures.sets)
     n_images = max(map(len, pictures.sets.values()), default=0)
     opened = feature_spaces.fitting(opened, config, *shape[:2], n_images)
@@ -159,21 +159,24 @@ def load(asked: Asked, run: RunDirectory, say: Say = lambda text, calls: None) -
     return replace(found, asked=asked)
 
 
-def read_pictures(config: AuditConfig, facts: Facts, run: RunDirectory, mirrored: bool, say: Say) -> Pictures:
+def read_pictures(config: AuditConfig, origin: Origin, run: RunDirectory, mirrored: bool, say: Say) -> Pictures:
     """Read the image sets, compare them with one another, and say what of them takes part in which statistic."""
+    facts, scratch = origin.facts, image_sets.scratch_of(config)
     assert facts.image_shape is not None, "checkpoints whose shape nothing says are refused"
-    sets = image_sets.read(config, facts.image_shape)
-    plain = sets
-    if mirrored:
-        sets = image_sets.with_mirrored(sets, image_sets.scratch_of(config))
+    plain = image_sets.read(config, facts.image_shape)
+    sets = image_sets.with_mirrored(plain, scratch) if mirrored else plain
     shared, overlap_notes = image_sets.check_overlaps(sets, config.allow_overlap)
-    sets = image_sets.without_leaks(sets, shared)
+    plain, sets = image_sets.without_leaks(plain, shared), image_sets.without_leaks(sets, shared)
     image_sets.require_enough(sets)
     image_sets.require_calibration(config.fpr, sets)
-    looked = image_sets.looked_at(image_sets.without_leaks(plain, shared), config, run, say)
+    looked = image_sets.looked_at(plain, config, run, say)
+    if len(origin.pair.twins) == 1 and {"train-a", "heldout"} <= set(sets):
+        decoys = image_sets.decoys(plain)
+        plain = {**plain, **decoys}
+        sets = {**sets, **(image_sets.with_mirrored(decoys, scratch) if mirrored else decoys)}
     digests = {name: images.digests(each) for name, each in sets.items()}
     grouped = image_sets.grouped_with_mirrors(plain, digests, mirrored)
-    left_out = {name: shared[name] | grouped.spanning.get(name, set()) for name in sets}
+    left_out = {name: shared.get(name, set()) | grouped.spanning.get(name, set()) for name in sets}
     pools = image_sets.pool_masks(sets, left_out, config.seed, mirrored)
     classes = models.image_classes(facts, sets)
     class_pools = within_classes.class_pools(pools, classes, config.seed, mirrored)
@@ -224,6 +227,7 @@ def scope_of(
         with_heldout="heldout" in sets,
         fpr=config.fpr,
         twins=pair.twins,
+        decoys=DECOYS in sets,
         same_data=config.ckpts_a2 is not None,
         distance_spaces=() if config.quick else tuple(n for n, each in opened.items() if not each.vectors),
         release=config.release,
@@ -242,7 +246,7 @@ def facts_of_sets(pictures: Pictures, mirrored: bool) -> dict[str, Any]:
     return {
         name: set_facts(
             each,
-            originals=len(each) // 2 if mirrored and name.startswith("train-") else len(each),
+            originals=len(each) // 2 if mirrored and is_half(name) else len(each),
             in_pool=pictures.in_pool.get(name),
             groups=pictures.groups.get(name),
             classes=pictures.classes.get(name),

@@ -16,7 +16,7 @@ import numpy as np
 from auditor import images
 from auditor.config import AuditConfig, Budgets, kept_budgets
 from auditor.diffusion import denoising, schedules
-from auditor.records import ImageSet
+from auditor.records import DECOYS, ImageSet
 from auditor.run import RunDirectory, restored
 from auditor.run.files import as_json
 from auditor.scope import Scope
@@ -63,7 +63,7 @@ class Asked:
     image_shape: tuple[int, int, int]  # (h, w, c) of pictures
     scheduler: Mapping[str, Any]  # empty where samples were given
     checkpoints: Mapping[str, str]  # twin/step -> digest
-    sets: Mapping[str, SetFacts]  # train-a, train-b, heldout: those given
+    sets: Mapping[str, SetFacts]  # train-a, train-b, heldout: those given; decoys beside a single training
     spaces: Mapping[str, SpaceFacts]
     scaling: Mapping[str, Any] = field(default_factory=dict)  # twin -> low, high, mean; of those not scaled to [-1, 1]
     conditions: Mapping[str, Any] = field(default_factory=dict)  # under what samples are drawn; empty: none
@@ -102,11 +102,16 @@ class Asked:
         return bool(self.sets) and self.with_model
 
     @property
+    def sets_asked_about(self) -> Mapping[str, SetFacts]:
+        """The sets whose images networks are asked about: decoys are held-out images, and these are asked about."""
+        return {name: each for name, each in self.sets.items() if name != DECOYS}
+
+    @property
     def members(self) -> tuple[int, int] | None:
         """How many images of a half, and how many held-out ones, networks are asked about; None where none are."""
         if not self.with_losses or not self.scope.with_train:
             return None
-        asked = {name: each.asked_about(self.loss_images) for name, each in self.sets.items()}
+        asked = {name: each.asked_about(self.loss_images) for name, each in self.sets_asked_about.items()}
         return min(n for name, n in asked.items() if name != "heldout"), asked.get("heldout", 0)
 
     @property

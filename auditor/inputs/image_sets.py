@@ -16,7 +16,7 @@ from auditor.errors import AuditError
 from auditor.images import groups, mirror, pixels
 from auditor.inputs import preflight
 from auditor.inputs.loaded import Say
-from auditor.records import ImageSet
+from auditor.records import DECOYS, ImageSet, is_half
 from auditor.run import RunDirectory
 from auditor.seeds import derived_seed
 
@@ -120,9 +120,16 @@ def require_calibration(fpr: float | None, sets: Mapping[str, ImageSet]) -> None
 
 def with_mirrored(sets: Mapping[str, ImageSet], scratch: Path) -> dict[str, ImageSet]:
     """Return the sets, those that were trained on with each image mirrored, too."""
-    return {
-        name: mirror.with_mirrored(each, scratch) if name.startswith("train-") else each for name, each in sets.items()
-    }
+    return {name: mirror.with_mirrored(each, scratch) if is_half(name) else each for name, each in sets.items()}
+
+
+def decoys(sets: Mapping[str, ImageSet]) -> dict[str, ImageSet]:
+    """Return the held-out images of a single training once more, in the place of a twin's half.
+
+    As such they are mirrored where training images are, and near-duplicates leave the pool; as held-out images they
+    stay the control that they are beside two trainings.
+    """
+    return {DECOYS: replace(sets["heldout"], name=DECOYS)}
 
 
 def grouped_with_mirrors(
@@ -141,22 +148,24 @@ def pool_masks(
     """Return which training images take part in own-versus-other statistics.
 
     Not blank, not shared, and the larger half subsampled by the run seed to the size of
-    the smaller (docs/statistics.md 1.1). Mirrored images go with their originals.
+    the smaller (docs/statistics.md 1.1); decoys beside a single training keep their number (12.1).
+    Mirrored images go with their originals.
     """
     masks = {}
-    for name in ("train-a", "train-b"):
-        if name in sets:
-            distinct = np.array([i not in shared[name] for i in sets[name].ids])
-            masks[name] = distinct & ~images.is_blank(sets[name])
-            if mirrored:
-                masks[name] = masks[name].reshape(2, -1).all(axis=0)
+    for name in filter(is_half, sets):
+        distinct = np.array([i not in shared[name] for i in sets[name].ids])
+        masks[name] = distinct & ~images.is_blank(sets[name])
+        if mirrored:
+            masks[name] = masks[name].reshape(2, -1).all(axis=0)
     size = min((mask.sum() for mask in masks.values()), default=0)
     if masks and size < LEAST_IMAGES:
         raise AuditError(
             f"{size} images of a half are left for own-versus-other statistics: others are blank or shared.",
-            "--train-a, --train-b",
-            f"Give two disjoint halves of at least {LEAST_IMAGES} images.",
+            "--train-a, --heldout" if DECOYS in masks else "--train-a, --train-b",
+            f"Give two disjoint sets of at least {LEAST_IMAGES} images.",
         )
+    if DECOYS in masks:
+        return {name: np.tile(mask, 2) for name, mask in masks.items()} if mirrored else masks
     chosen = {name: subsample(mask, int(size), derived_seed("pool", name, seed)) for name, mask in masks.items()}
     return {name: np.tile(mask, 2) for name, mask in chosen.items()} if mirrored else chosen
 
@@ -183,8 +192,8 @@ def duplicate_notes(digests: Mapping[str, tuple[str, ...]]) -> list[str]:
 def pool_notes(pools: Mapping[str, np.ndarray]) -> list[str]:
     """Return one sentence per half of which not every image takes part in own-versus-other statistics."""
     return [
-        f"{int(mask.sum())} of {len(mask)} images of {name} take part in own-versus-other statistics: "
-        "without blank and shared images, halves of equal size."
+        f"{int(mask.sum())} of {len(mask)} images of {'held-out' if name == DECOYS else name} take part in "
+        f"own-versus-other statistics: without blank and shared images{', halves of equal size' * (DECOYS not in pools)}."
         for name, mask in pools.items()
         if not mask.all()
     ]

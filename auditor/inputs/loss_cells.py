@@ -11,6 +11,7 @@ from typing import Any
 
 from auditor.config import FEWER_LEVELS, LOSS_IMAGES, LOSS_LEVELS, AuditConfig
 from auditor.inputs.asked import SetFacts
+from auditor.records import DECOYS
 
 AT_MOST = 2  # times what the losses for released samples cost
 
@@ -34,4 +35,4 @@ def with_loss_cells(config: AuditConfig, begun: Mapping[str, Any], sets: Mapping
 
 def images_asked(sets: Mapping[str, SetFacts], n: int) -> int:
     """Return on how many images losses are measured where ``n`` of each set are asked for."""
-    return sum(each.asked_about(n) for each in sets.values())
+    return sum(each.asked_about(n) for name, each in sets.items() if name != DECOYS)

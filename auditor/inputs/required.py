@@ -6,6 +6,11 @@ from auditor.config import AuditConfig
 from auditor.errors import AuditError
 
 
+WAYS = (
+    "Give --ckpts DIR --train IMAGES --heldout IMAGES (one training) or --ckpts-a DIR --ckpts-b DIR (two), and --out."
+)
+
+
 def require(config: AuditConfig) -> None:
     """Refuse a command that lacks what every run needs."""
     if config.quick:
@@ -15,7 +20,7 @@ def require(config: AuditConfig) -> None:
     for name in ("out",) if config.ckpts or config.samples_a else ("ckpts_a", "out"):
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
-            raise AuditError(f"{flag} is missing.", flag, "audit run --ckpts-a DIR --ckpts-b DIR --out DIR at least.")
+            raise AuditError(f"{flag} is missing.", flag, WAYS)
     if config.ckpts:
         return  # trainings.py checks what it splits into pairs
     has_twin = config.ckpts_b is not None or config.samples_b is not None
@@ -68,8 +73,8 @@ def require_single(config: AuditConfig) -> None:
         )
     if config.train_a is None or config.heldout is None:
         raise AuditError(
-            "A single training can only be compared with real images that it did not see.",
-            "--train-a, --heldout",
+            "A single training is compared with its own images, and with images held out of the same deal.",
+            "--train, --heldout",
             "Give both, or the checkpoints of a twin by --ckpts-b.",
         )
 

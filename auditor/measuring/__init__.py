@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.config import Budgets
+from auditor.config import SETS_SPACE, Budgets
 from auditor.measuring import (
     advice,
     by_noise,
@@ -32,7 +32,6 @@ from auditor.measuring.series import Series, read_series
 from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
-from auditor.records import TWINS
 from auditor.run import RunDirectory, columns, tables
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
@@ -175,11 +174,26 @@ def too_few_images(run: RunDirectory, scope: Scope, budgets: Budgets) -> list[st
     """
     references = {}
     for space in scope.judged_spaces if scope.with_lean else ():
-        reader = EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
+        reader = EvidenceReader(run, space, scope)
         assert reader.pool is not None, "training images were given"
-        lands = {twin: reader.read_control("smooth", twin)[1] for twin in TWINS}
+        lands = {twin: reader.read_control("smooth", twin)[1] for twin in scope.twins}
         references[space] = lean.reference_share(lands, reader.pool)
     return capped_leans(references, budgets)
+
+
+def unlike_sets(run: RunDirectory, scope: Scope) -> list[str]:
+    """Return that training and held-out images of a single training do not come from one deal (12.3).
+
+    Like the above it is known before the first sample is drawn, from the tables of the image sets.
+    """
+    if not scope.decoys:
+        return []
+    readers = {space: EvidenceReader(run, space, scope) for space in scope.spaces or (SETS_SPACE,)}
+    first = next(iter(readers.values()))
+    assert first.pool is not None, "training images were given"
+    relabeling = relabel(first.pool, derived_seed("relabel", scope.seed))
+    nearest = {space: reader.nearest_in_pool() for space, reader in readers.items()}
+    return controls.differing_halves(nearest, first.pool_table.brightness.to_numpy(), relabeling, scope.decoys)
 
 
 def capped_leans(references: Mapping[str, Reference], budgets: Budgets) -> list[str]:
@@ -195,18 +209,17 @@ def capped_leans(references: Mapping[str, Reference], budgets: Budgets) -> list[
 
 
 def relabeling_of(series: Series) -> Relabeling | None:
-    """Return the assignments of images to halves that all tests of the run share; None without two trained halves."""
+    """Return the assignments of images to halves that all tests of the run share; None without two halves."""
     if not series.scope.with_lean or series.pool is None:
         return None
     return relabel(series.pool, derived_seed("relabel", series.scope.seed))
 
 
 def smooth_references(series: Series) -> dict[str, Reference]:
-    """Return by space the own_share of the smooth reference; none without two trained halves."""
+    """Return by space the own_share of the smooth reference; none without two halves."""
     if not series.scope.with_lean or series.pool is None:
         return {}
-    lands = {space: {t: series.landings["smooth", t, space] for t in TWINS} for space in series.scope.spaces}
-    return {space: lean.reference_share(each, series.pool) for space, each in lands.items()}
+    return {space: lean.reference_share(series.lands("smooth", space), series.pool) for space in series.scope.spaces}
 
 
 def curves_of(series: Series) -> Curves:
@@ -256,18 +269,25 @@ def context_of(
         loss=located.loss.steps,
         n_seeds=scope.n_samples if scope.with_samples else 0,
         distrust=(*failed, *misread.misread_networks(series)),
-        not_exchangeable=tuple(controls.differing_halves(series, relabeling)) if relabeling else (),
+        not_exchangeable=tuple(differing_halves(series, relabeling)) if relabeling else (),
         not_the_halves=looked.wrong,
         with_heldout=scope.with_heldout,
         release=scope.release,
         release_size=scope.release_size,
         weights=scope.weights,
+        single=scope.decoys,
         caveats=(
             *capped_leans({s: each for s, each in references.items() if s in scope.judged_spaces}, budgets),
             *looked.caveats,
             *controls.near_heldout_told(series),
         ),
     )
+
+
+def differing_halves(series: Series, relabeling: Relabeling) -> list[str]:
+    """Return why the halves may not be exchangeable (1.2)."""
+    brightness = next(iter(series.pool_tables.values())).brightness.to_numpy()
+    return controls.differing_halves(series.nearest_in_pool, brightness, relabeling, series.scope.decoys)
 
 
 def step_facts(
@@ -302,7 +322,7 @@ def step_facts(
                 kid=curve(series, "kid", [step], scope.quality_space)[0] if with_kid else None,
                 tails={
                     s: tail_fact(
-                        {t: series.landings[step, t, s] for t in TWINS},
+                        series.lands(step, s),
                         series.pool,
                         tests.lean[step, s].tail_p_corrected,
                         references[s].tail,
@@ -358,7 +378,9 @@ def checks_of(
         "near_heldout": sorted(series.near_heldout),
         "smooth_reference": {space: each.share for space, each in references.items()},
         "smooth_reference_se": {space: each.se for space, each in references.items()},
-        "phase": phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
+        "phase": phase.of_one_training(facts, located.loss, budgets)
+        if series.scope.decoys and series.scope.with_samples
+        else phase.phase_check(series.scope, curves.losses, curves.distances, located.kept),
         "copy_ratio": copy_ratios(series),
         "membership": members.record,
         "linear_reference": facts[0].loss.reference if facts[0].loss else None,

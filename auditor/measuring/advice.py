@@ -78,15 +78,15 @@ def told_of(recommendation: Recommendation, decisions: Sequence[Decision]) -> De
 def told_or_doubted(at: Decision, facts: StepFacts, context: Context) -> str:
     """Say who is exposed, or why no number tells; what was found all the same is told."""
     doubted = (*context.distrust, *context.not_exchangeable, *context.not_the_halves)
-    return f"Not told: {doubted[0]}" if doubted and at.risk not in FOUND else who_is_exposed(facts)
+    return f"Not told: {doubted[0]}" if doubted and at.risk not in FOUND else who_is_exposed(facts, context)
 
 
-def who_is_exposed(facts: StepFacts) -> str:
+def who_is_exposed(facts: StepFacts, context: Context) -> str:
     """Say how many people's images are touched at one step, at what rate, and how much the worst of them.
 
     Images that belong together (one patient, near-duplicates) are one group; without such groups each is a person.
     """
-    parts = [*what_is_reproduced(facts.copying), *who_is_named(facts), *where_most_lean(facts)]
+    parts = [*what_is_reproduced(facts.copying), *who_is_named(facts), *where_most_lean(facts, context)]
     if facts.membership is not None:
         listed = facts.membership.listed
         parts.append(KNOWN[facts.membership.outcome] + (f" ({listed:,} images are listed)" if listed else ""))
@@ -131,12 +131,13 @@ def who_is_named(facts: StepFacts) -> Iterator[str]:
         )
 
 
-def where_most_lean(facts: StepFacts) -> Iterator[str]:
+def where_most_lean(facts: StepFacts, context: Context) -> Iterator[str]:
     """Yield how many samples land on their own half, where it is most: the worst of the spaces."""
+    whose = "that was trained on, were as many held out" if context.single else "of their own half"
     if facts.lean:
         space, most = max(facts.lean.items(), key=lambda item: item[1].value - item[1].reference)
         yield (
-            f"{most.value:.0%} of samples are nearest to an image of their own half ({space}; {most.reference:.0%} of "
+            f"{most.value:.0%} of samples are nearest to an image {whose} ({space}; {most.reference:.0%} of "
             "a smooth model's, 50% without any lean)"
         )
 
@@ -205,6 +206,9 @@ def to_mend(context: Context, budgets: Budgets) -> Iterator[str]:
     """Yield what has to be mended before anything can be judged."""
     if context.distrust:
         yield "First find out why a control fails: what was given is not what it is taken for, or the tool errs."
+    if context.single and (context.not_the_halves or context.not_exchangeable):
+        yield "Give the very images that were trained on, and images held out of the same deal, in a new --out."
+        return
     if context.not_the_halves:
         yield "Give each training the very images that it was trained on (--train-a, --train-b), in a new --out."
     if context.not_exchangeable:

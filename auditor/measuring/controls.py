@@ -22,6 +22,11 @@ from auditor.stats.relabeling import Relabeling, at_least, exchangeability, rela
 COPIER_SHARE = 50  # one held-out image in 50 is replaced by a copy: the 2 % control
 CUTS = 100  # random cuts of the held-out images
 NAMED = 5  # images that a sentence names
+NOT_ONE_DEAL = "Training and held-out images do not come from one deal"
+DEAL_AGAIN = (
+    "Held-out images of another source are no control, and only copies are judged: hold images out at random before "
+    "training (audit split --trainings 1)."
+)
 
 
 def failed_controls(series: Series, relabeling: Relabeling | None, budgets: Budgets) -> list[str]:
@@ -34,13 +39,16 @@ def failed_controls(series: Series, relabeling: Relabeling | None, budgets: Budg
     for space in series.scope.judged_spaces:
         copier = {twin: copies.flags(series.evidence["copier", twin, space]) for twin in series.scope.twins}
         rate = control_rate(series, space)
-        if is_specific(space, rate, budgets) and copies.copy_p(with_heldout(series, copier, space)) > level:
+        if (
+            is_specific(space, rate, budgets)
+            and copies.copy_p(with_heldout(series, copier, space), chance=series.chance) > level
+        ):
             failures.append(f"Control failed: a model that draws only copies is not found to copy in {space}.")
         if "heldout" not in control_names(series.scope):
             continue
         if rate <= 0.004 and could_be_found(series, level) and mixed_p(series, copier, space) > level:
             failures.append(f"Control failed: 2% copies among held-out images are not found in {space}.")
-        if relabeling is not None:
+        if relabeling is not None and series.scope.with_twin:  # decoys are held-out images themselves
             failures += leaning_heldout(series, relabeling, space, level)
         failures += copied_heldout(series, space, level)
     return failures
@@ -88,7 +96,7 @@ def mixed_p(series: Series, copier: Mapping[str, copies.Flags], space: str) -> f
         own = np.resize(flags.heldout, n).copy()
         own[:n_copies] = np.resize(flags.own, n_copies)
         other = None
-        if flags.other is not None:
+        if series.scope.with_twin and flags.other is not None:
             other = np.resize(real[other_twin(twin)].heldout, n).copy()
             other[:n_copies] = np.resize(flags.other, n_copies)
             other_group[:n_copies] = np.resize(np.asarray(copier[twin].other_group), n_copies)
@@ -243,18 +251,30 @@ def near_among_flagged(series: Series, twin: str, space: str) -> np.ndarray:
     return near if evidence.heldout_judged is None else near[evidence.heldout_judged]
 
 
-def differing_halves(series: Series, relabeling: Relabeling) -> list[str]:
-    """Return why the halves may not be exchangeable (statistics 1.2)."""
+def differing_halves(
+    nearest_in_pool: Mapping[str, np.ndarray], brightness: np.ndarray, relabeling: Relabeling, decoys: bool
+) -> list[str]:
+    """Return why the halves, or training and held-out images, may not be exchangeable (statistics 1.2).
+
+    ``nearest_in_pool`` holds by space the pool index of each image's nearest image of another group, ``brightness`` the
+    mean of each, ``[N]``. No sample and no network is needed.
+    """
     reasons = []
-    for space, nearest in series.nearest_in_pool.items():
+    for space, nearest in nearest_in_pool.items():
         share, p = exchangeability(nearest, relabeling)
-        if p < N_EXCHANGEABLE / len(series.nearest_in_pool):
+        if p < N_EXCHANGEABLE / len(nearest_in_pool):
             reasons.append(
-                f"The halves are not exchangeable (site, time, preprocessing?): in {space} {share:.1%} of training "
+                f"in {space} {share:.1%} of training and held-out images have their nearest image in their own set, "
+                f"p {p:.3g}"
+                if decoys
+                else f"The halves are not exchangeable (site, time, preprocessing?): in {space} {share:.1%} of training "
                 f"images have their nearest image in their own half, p {p:.3g}."
             )
-    table = next(iter(series.pool_tables.values()))
-    p = two_sided_p(relabeling, table.brightness.to_numpy())
+    p = two_sided_p(relabeling, brightness)
     if p < N_EXCHANGEABLE:
-        reasons.append(f"The halves differ in mean brightness more than chance explains, p {p:.3g}.")
-    return reasons
+        reasons.append(
+            f"they differ in mean brightness more than chance explains, p {p:.3g}"
+            if decoys
+            else f"The halves differ in mean brightness more than chance explains, p {p:.3g}."
+        )
+    return [f"{NOT_ONE_DEAL} ({'; '.join(reasons)}). {DEAL_AGAIN}"] if reasons and decoys else reasons

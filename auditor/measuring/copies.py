@@ -17,7 +17,7 @@ import numpy as np
 from auditor.config import COPY_RATIO
 from auditor.measuring.facts import COPY_RULES, FINDING, Copying, Flagged
 from auditor.neighbors import is_copy
-from auditor.records import TWINS, Evidence, other_twin
+from auditor.records import BEYOND_POOL, TWINS, Evidence, other_twin
 from auditor.stats import counts
 
 CARLINI_RATIO = 0.5  # to the mean distance of the 50 nearest (Carlini et al. 2023)
@@ -125,28 +125,54 @@ def discordant(found: Mapping[str, Flags], n: int | None = None) -> Discordant:
     return Discordant(np.concatenate(own), np.concatenate(twin))
 
 
-def copy_p(found: Mapping[str, Flags], n: int | None = None) -> float:
-    """Return p that samples copy, over the first ``n`` seeds: against the twin, or for one training by Fisher's test.
+def copy_p(found: Mapping[str, Flags], n: int | None = None, chance: float | None = None) -> float:
+    """Return p that samples copy, over the first ``n`` seeds: against the twin, or for one training beside held-out.
 
-    Without a twin and without held-out images there is no control, and p is 1.
+    Without a twin and without held-out images there is no control, and p is 1. ``chance`` is the share of the pool
+    that a single training was trained on; None where held-out images are no decoys, and then Fisher's test is all.
     """
     if len(found) == len(TWINS):
         return discordant(found, n).p()
-    own, control = found["a"].own[:n], found["a"].heldout
-    return counts.more_hits(int(own.sum()), len(own), int(control.sum()), len(control)) if len(control) else 1.0
+    alone = found["a"]
+    if chance is None or alone.other is None or alone.other_group is None:
+        own, control = alone.own[:n], alone.heldout
+        return counts.more_hits(int(own.sum()), len(own), int(control.sum()), len(control)) if len(control) else 1.0
+    return min(1.0, 2 * min(beside_heldout_p(alone, n), beside_decoys_p(alone, n, chance)))
+
+
+def beside_heldout_p(alone: Flags, n: int | None = None) -> float:
+    """Return Fisher's p that samples are flagged more often than held-out images, or as distinct groups; the larger."""
+    own, control = alone.own[:n], alone.heldout
+    if not len(control):
+        return 1.0
+    among = int(control.sum()), len(control)
+    hits, groups = int(own.sum()), len(np.unique(alone.own_group[:n][own]))
+    return max(counts.more_hits(each, len(own), *among) for each in (hits, groups))
+
+
+def beside_decoys_p(alone: Flags, n: int | None, chance: float) -> float:
+    """Return the binomial p that flags fall on pool images of the training rather than on decoys; the larger.
+
+    Over flagged samples and over distinct groups: copies of few images are few tosses.
+    """
+    assert alone.other is not None and alone.other_group is not None, "decoys were searched"
+    own = alone.own_group[:n][alone.own[:n] & (alone.own_group[:n] < BEYOND_POOL)]
+    other = alone.other_group[:n][alone.other[:n] & (alone.other_group[:n] < BEYOND_POOL)]
+    pairs = (len(own), len(other)), (len(np.unique(own)), len(np.unique(other)))
+    return max(counts.paired_hits(*each, chance) for each in pairs)
 
 
 def corrected(
-    found: Mapping[tuple[tuple[int, str], str], Mapping[str, Flags]],
+    found: Mapping[tuple[tuple[int, str], str], Mapping[str, Flags]], chance: float | None = None
 ) -> dict[tuple[tuple[int, str], str], float]:
     """Return p by (step, space) and rule, corrected over all of them, and for being tested twice (4.3, 7.1).
 
     The first 1,000 seeds and all of them are tested at half the level each.
     """
     n = max(len(each["a"].own) for each in found.values())
-    looks = [counts.holm(np.array([copy_p(each) for each in found.values()]))]
+    looks = [counts.holm(np.array([copy_p(each, None, chance) for each in found.values()]))]
     if n > FIRST:
-        looks.append(counts.holm(np.array([copy_p(each, FIRST) for each in found.values()])))
+        looks.append(counts.holm(np.array([copy_p(each, FIRST, chance) for each in found.values()])))
     return dict(zip(found, np.minimum(1.0, 2 * np.min(looks, axis=0)).tolist(), strict=True))
 
 
@@ -161,16 +187,21 @@ def groups_needed(n_cells: int) -> int:
 
 
 def copying_tests(
-    evidence: Mapping[tuple[int, str], Mapping[str, Evidence]], rare_ratios: Mapping[str, float]
+    evidence: Mapping[tuple[int, str], Mapping[str, Evidence]],
+    rare_ratios: Mapping[str, float],
+    chance: float | None = None,
 ) -> dict[tuple[int, str], Copying]:
-    """Test copying at every checkpoint and space, and tell how rare it is; ``rare_ratios`` are fallbacks by space."""
+    """Test copying at every checkpoint and space, and tell how rare it is; ``rare_ratios`` are fallbacks by space.
+
+    ``chance`` is that of ``copy_p``.
+    """
     found = {
         (cell, rule): {twin: flags(each, rule) for twin, each in twins.items()}
         for cell, twins in evidence.items()
         for rule in COPY_RULES
         if rule == "gap" or knows_50(twins)
     }
-    p = corrected(found)
+    p = corrected(found, chance)
     needed = groups_needed(len(found))
     told = {}
     for cell, twins in evidence.items():

@@ -319,6 +319,7 @@ class Context:
     release: str | None = None  # weights or samples; None: not said
     release_size: int | None = None
     weights: str = ""  # ema or raw
+    single: bool = False  # whether held-out images stand in the place of a twin's half
     classes_judged: bool = False  # whether samples were compared within classes
     distrust: tuple[str, ...] = ()  # controls that failed
     not_exchangeable: tuple[str, ...] = ()  # why the halves may differ

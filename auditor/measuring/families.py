@@ -9,7 +9,6 @@ from auditor.measuring import copies, lean
 from auditor.measuring.facts import Copying
 from auditor.measuring.lean import ClassLean, LeanResult, LossLeanResult
 from auditor.measuring.series import Series
-from auditor.records import TWINS
 from auditor.scope import rare_ratio
 from auditor.seeds import derived_seed
 from auditor.stats.relabeling import Relabeling
@@ -26,11 +25,14 @@ class SeriesTests:
 
 
 def all_tests(series: Series, relabeling: Relabeling | None) -> SeriesTests:
-    """Run every test of the series; none without training images, and of copying alone without a twin."""
+    """Run every test of the series; none without training images, of copying alone without another half."""
     scope = series.scope
     if not scope.with_train:
         return SeriesTests({}, {}, {})
-    losses = {step: series.losses(step) for step in scope.steps if relabeling and "own" in series.losses(step)["a"]}
+    needed = {"own", "heldout"} if scope.decoys else {"own"}
+    losses = {
+        step: series.losses(step) for step in scope.steps if relabeling and needed <= set(series.losses(step)["a"])
+    }
     judged = family(series, relabeling, scope.judged_spaces, losses)
     by_scale = family(series, relabeling, scope.scale_spaces, {})  # apart: they take nothing from the verdict
     copied, in_class = judged.copying | by_scale.copying, judged.in_class | by_scale.in_class
@@ -44,11 +46,12 @@ def family(
     scope = series.scope
     cells = [(step, space) for step in scope.steps for space in spaces]
     found = {(step, space): {t: series.evidence[step, t, space] for t in scope.twins} for step, space in cells}
-    copied = copies.copying_tests(found, {space: rare_ratio(space) for space in spaces}) if cells else {}
+    ratios = {space: rare_ratio(space) for space in spaces}
+    copied = copies.copying_tests(found, ratios, series.chance) if cells else {}
     if relabeling is None or not (cells or losses):
         return SeriesTests({}, {}, copied)
     assert series.pool is not None, "images were relabeled"
-    lands = {(step, space): {t: series.landings[step, t, space] for t in TWINS} for step, space in cells}
+    lands = {(step, space): series.lands(step, space) for step, space in cells}
     leans, loss = lean.lean_tests(series.pool, relabeling, lands, losses, derived_seed("groups", scope.seed))
     in_class = {}
     if series.strata is not None:

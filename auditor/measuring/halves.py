@@ -31,6 +31,8 @@ DEALT_ANEW = (
     "Give the split with which the trainings were started, or, if this is it, held-out images from the same source as "
     "the training images."
 )
+EXCHANGED_ALONE = "Training and held-out images look exchanged"
+EXCHANGE_ALONE = "Give --train and --heldout the other way round, in a new folder (--out)."
 EXCHANGE = "Give --train-a and --train-b the other way round, in a new folder (--out)."
 
 
@@ -46,6 +48,9 @@ def look_at(series: Series, tests: SeriesTests, budgets: Budgets) -> Halves:
     """Return what the networks say of the halves; nothing where there are not two of each."""
     if not series.scope.with_lean or series.pool is None:
         return Halves()
+    if series.scope.decoys:
+        shown = exchanged_by_lean(series, tests)
+        return Halves((f"{EXCHANGED_ALONE}: {'; '.join(shown)}. {EXCHANGE_ALONE}",) if shown else ())
     wrong = exchanged(series, tests) or dealt_anew(series)
     if wrong:
         return Halves(tuple(wrong))
@@ -90,6 +95,7 @@ def exchanged_by_copies(series: Series) -> list[str]:
 
 def exchanged_by_lean(series: Series, tests: SeriesTests) -> list[str]:
     """Return where samples, and where losses, lean to the half of the other training, most significantly."""
+    whose = "held-out images" if series.scope.decoys else "the images of the other training"
     gaps = {cell: each for cell, each in tests.lean.items() if cell[1] in series.scope.judged_spaces}
     samples = [(each.gap_p_two_sided, each.gap.value, *cell) for cell, each in gaps.items() if each.gap.value < 0]
     losses = [(each.p_two_sided, each.estimate.value, s) for s, each in tests.loss.items() if each.estimate.value < 0]
@@ -97,15 +103,12 @@ def exchanged_by_lean(series: Series, tests: SeriesTests) -> list[str]:
     if samples and min(samples)[0] <= LEVEL:
         p, value, step, space = min(samples)
         shown.append(
-            f"at step {step:,} in {space} samples lean to the images of the other training (gap lean {value:.3f}, "
+            f"at step {step:,} in {space} samples lean to {whose} (gap lean {value:.3f}, "
             f"own_share {gaps[step, space].share['both'].value:.2f}, corrected two-sided p {p:.2g})"
         )
     if losses and min(losses)[0] <= LEVEL:
         p, value, step = min(losses)
-        shown.append(
-            f"at step {step:,} losses lean to the images of the other training (loss lean {value:.3f}, corrected "
-            f"two-sided p {p:.2g})"
-        )
+        shown.append(f"at step {step:,} losses lean to {whose} (loss lean {value:.3f}, corrected two-sided p {p:.2g})")
     return shown
 
 

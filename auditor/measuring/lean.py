@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from auditor.config import LEVEL
 from auditor.measuring.facts import Lean, Reference
 from auditor.measuring.tail import tail_share, tail_weights
-from auditor.records import TWINS, Estimate, LossTable
+from auditor.records import DECOYS, TWINS, Estimate, LossTable
 from auditor.stats import intervals, landing
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import (
@@ -25,6 +25,7 @@ from auditor.stats.relabeling import (
     step_down_max_t,
 )
 
+SIGN = {"a": 1.0, "b": -1.0}  # of a label, for the half that each twin was trained on
 LEAST_LOSSES = 2  # images of each half for an interval of the loss lean
 FEW_IMAGES = 10  # statistics 2.4
 
@@ -33,7 +34,7 @@ FEW_IMAGES = 10  # statistics 2.4
 class LeanResult:
     """Own-versus-other lean of one checkpoint and space."""
 
-    share: Mapping[str, Estimate]  # own_share for a, b, both
+    share: Mapping[str, Estimate]  # own_share for a, b, both; of a single training for a and both, which are the same
     share_p: Mapping[str, float]  # one-sided by relabeling, uncorrected
     corrected: tuple[float, float]  # interval of both, over all checkpoints and spaces
     gap: Estimate  # gap lean of both
@@ -70,7 +71,7 @@ class LossLeanResult:
     p_two_sided: float = 1.0  # corrected likewise, of leaning to either half
 
 
-Lands = Mapping[str, Landing]  # by twin
+Lands = Mapping[str, Landing]  # by twin: of a single training a alone, half b being that of decoys
 Losses = Mapping[str, Mapping[str, LossTable]]  # twin -> role -> table
 
 
@@ -80,11 +81,12 @@ def lean_tests(
     """Test and estimate every lean of a run; one family for the correction (statistics 7.1)."""
     cells, steps = list(lands), list(losses)
     n = len(pool.labels)
-    share = {twin: np.array([lands[c][twin].weights(n) for c in cells]).reshape(-1, n) for twin in TWINS}
-    gap = np.array([lands[c]["a"].weights(n, True) - lands[c]["b"].weights(n, True) for c in cells]).reshape(-1, n)
+    twins = tuple(next(iter(lands.values()), ()))
+    share = {t: np.array([SIGN[t] * lands[c][t].weights(n) for c in cells]).reshape(-1, n) for t in twins}
+    both = np.array([signed_weights(lands[c], n) for c in cells]).reshape(-1, n)
+    gap = np.array([signed_weights(lands[c], n, True) for c in cells]).reshape(-1, n)
     tail = np.array([tail_weights(lands[c], n) for c in cells]).reshape(-1, n)
-    statistics = {"a": share["a"], "b": -share["b"], "both": share["a"] - share["b"], "gap": gap, "tail": tail}
-    tests = relabeling_tests(relabeling, statistics)
+    tests = relabeling_tests(relabeling, {**share, "both": both, "gap": gap, "tail": tail})
     loss_parts = {step: loss_scores(losses[step], pool) for step in steps}
     loss_tests = {step: half_difference_test(relabeling, *loss_parts[step]) for step in steps}
     losses_z = [loss_tests[step].z for step in steps]
@@ -108,6 +110,12 @@ def lean_tests(
         for i, step in enumerate(steps)
     }
     return leans, loss_leans
+
+
+def signed_weights(lands: Lands, n_pool: int, by_gap: bool = False) -> np.ndarray:
+    """Return w ``[N]`` of which w.y is large where samples land on what their model was trained on."""
+    total = lands["a"].weights(n_pool, by_gap)
+    return total - lands["b"].weights(n_pool, by_gap) if "b" in lands else total
 
 
 def class_tests(
@@ -134,6 +142,9 @@ def class_tests(
 
 def shares_of(lands: Lands, pool: Pool, tests: Mapping[str, RelabelingTest], i: int) -> dict[str, Estimate]:
     """Return own_share of a, b and both; ``i`` is the column of the tests."""
+    if "b" not in lands:
+        alone, *_ = landing.own_share_alone(lands["a"], pool, float(tests["a"].sd[i]))
+        return {"a": alone, "both": alone}
     both, *_ = landing.own_share_both(lands["a"], lands["b"], pool)
     one = {
         twin: landing.own_share_one(lands[twin], pool, sign, tests[twin].sd[i] / 2)
@@ -152,9 +163,13 @@ def lean_result(
     n_looks: int,
 ) -> LeanResult:
     """Return the estimates and p values of column ``i`` of the tests; ``corrected`` are those of gap and tail."""
-    both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
-    gap_value = float(tests["gap"].value[i]) / 2
-    gap_se = float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
+    gap_value = float(tests["gap"].value[i]) / len(lands) * pool.stretch
+    if "b" in lands:
+        both, v_seed, v_hub = landing.own_share_both(lands["a"], lands["b"], pool)
+        gap_se = float(np.sqrt(landing.gap_variance(lands["a"], lands["b"], pool)))
+    else:
+        both, v_seed, v_hub = landing.own_share_alone(lands["a"], pool, float(tests["a"].sd[i]))
+        gap_se = float(np.sqrt(landing.gap_variance_alone(lands["a"], pool, float(tests["gap"].sd[i]))))
     gap = Estimate(
         value=gap_value,
         low=gap_value - 1.96 * gap_se,
@@ -162,11 +177,11 @@ def lean_result(
         level=LEVEL,
         n=both.n,
         unit="seed",
-        method="two-way: seeds and split",
+        method="two-way: seeds and split" if "b" in lands else both.method,
     )
     return LeanResult(
         share=shares_of(lands, pool, tests, i),
-        share_p={twin: float(tests[twin].p[i]) for twin in (*TWINS, "both")},
+        share_p={twin: float(tests[twin].p[i]) for twin in (*lands, "both")},
         corrected=intervals.widen(both, n_looks),
         gap=gap,
         gap_se=gap_se,
@@ -181,20 +196,32 @@ def lean_result(
 
 
 def loss_scores(losses: Losses, pool: Pool, by_time: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return pool indices and r = ln(l_B / l_A) of the training images whose loss was measured (5.1).
+    """Return pool indices and r of the images of both halves whose loss was measured (5.1).
 
-    r is ``[n]``, of the mean losses of an image, or ``[n, levels]`` by noise level.
+    r is ln(l_B / l_A); of a single training -2 ln l, with held-out images as the other half, so that half the
+    difference between the halves is ln(l_other / l_own) either way. ``[n]``, of the mean losses of an image, or
+    ``[n, levels]`` by noise level.
     """
     index = {pair: i for i, pair in enumerate(pool.ids)}
     columns, r = [], []
-    for half, mine, twins in (("a", "own", "other"), ("b", "other", "own")):
-        a, b = losses["a"][mine], losses["b"][twins]
-        ratio = np.log(b.values / a.values) if by_time else np.log(b.means / a.means)  # ln(l_B / l_A) on this half
-        for image, value in zip(a.ids, ratio, strict=True):
+    for half, ids, ratio in ratios_by_half(losses, by_time):
+        for image, value in zip(ids, ratio, strict=True):
             if (half, image) in index:
                 columns.append(index[half, image])
                 r.append(value)
-    return np.array(columns), np.array(r)
+    return np.array(columns, dtype=np.int64), np.array(r)
+
+
+def ratios_by_half(losses: Losses, by_time: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield half, ids and r of the images of each half."""
+    if "b" not in losses:
+        for half, role in (("a", "own"), (DECOYS, "heldout")):
+            table = losses["a"][role]
+            yield half, table.ids, -2 * np.log(table.values if by_time else table.means)
+        return
+    for half, mine, twins in (("a", "own", "other"), ("b", "other", "own")):
+        a, b = losses["a"][mine], losses["b"][twins]
+        yield half, a.ids, np.log(b.values / a.values) if by_time else np.log(b.means / a.means)
 
 
 def loss_result(
@@ -221,11 +248,13 @@ def loss_result(
 
 
 def reference_share(lands: Lands, pool: Pool) -> Reference:
-    """Return the own_share of a control that stands for both twins, with its error over samples, and its gap lean."""
-    share, v_seed, _ = landing.own_share_both(lands["a"], lands["b"], pool)
-    n = len(pool.labels)
-    weights = lands["a"].weights(n, True) - lands["b"].weights(n, True)
-    gap = float(pool.labels @ weights) / 2
+    """Return the own_share of a control that stands for the twins, with its error over samples, and its gap lean."""
+    if "b" in lands:
+        share, v_seed, _ = landing.own_share_both(lands["a"], lands["b"], pool)
+    else:
+        share, v_seed, _ = landing.own_share_alone(lands["a"], pool, 0.0)
+    weights = signed_weights(lands, len(pool.labels), True)
+    gap = float((pool.labels - pool.labels.mean()) @ weights) / len(lands) * pool.stretch
     return Reference(share.value, float(np.sqrt(v_seed)), gap, tail_share(lands))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from auditor.measuring.facts import Named
 from auditor.measuring.series import Series
-from auditor.records import TWINS, Evidence
+from auditor.records import Evidence
 from auditor.stats.landing import Landing
 from auditor.stats.named import Competition, compete
 from auditor.stats.relabeling import Pool
@@ -36,31 +36,33 @@ def magnitudes(evidence: Evidence, landing: Landing, of: str) -> np.ndarray:
 def competition(evidence: Mapping[str, Evidence], landings: Mapping[str, Landing], pool: Pool, of: str) -> Competition:
     """Return the competition for the samples of the twins given, one list over all of them.
 
-    An image is a target if the twin whose sample speaks most for it was trained on it.
+    An image is a target if the twin whose sample speaks most for it was trained on it. Where halves differ in size a
+    decoy stands for n / m chance targets (12.1).
     """
     first = {twin: land.first for twin, land in landings.items()}
     own = [land.in_a if twin == "a" else 1 - land.in_a for twin, land in landings.items()]
     own = [np.where(each == 0.5, 0.5, each > 0.5) for each in own]
     strength = [magnitudes(evidence[twin], land, of) for twin, land in landings.items()]
     groups = [pool.groups[each] for each in first.values()]
-    return compete(np.concatenate(strength), np.concatenate(groups), np.concatenate(own))
+    decoys_per_target = (1 - pool.chance) / pool.chance
+    return compete(np.concatenate(strength), np.concatenate(groups), np.concatenate(own), decoys_per_target)
 
 
 def named_images(series: Series) -> tuple[dict[tuple[int, str], Named], list[dict[str, Any]]]:
-    """Return the named list of each checkpoint and space, over both twins, and the rows of named.parquet.
+    """Return the named list of each checkpoint and space, over all twins, and the rows of named.parquet.
 
     The table also holds the wide list and those of each twin by itself; listed images only.
     """
-    found, rows = {}, []
+    found, rows, both = {}, [], series.scope.twins
+    named = {"both": both} | ({twin: (twin,) for twin in both} if len(both) > 1 else {})
     for step, space in product(series.scope.steps, series.scope.judged_spaces):
-        evidence = {twin: series.evidence[step, twin, space] for twin in TWINS}
-        landings = {twin: series.landings[step, twin, space] for twin in TWINS}
+        evidence = {twin: series.evidence[step, twin, space] for twin in both}
+        landings = series.lands(step, space)
         listed = {}
         for of in LISTS:
-            for twins in (TWINS, ("a",), ("b",)):
+            for name, twins in named.items():
                 chosen = {twin: evidence[twin] for twin in twins}, {twin: landings[twin] for twin in twins}
                 more = list(listed_rows(*chosen, series, of))
-                name = "both" if len(twins) > 1 else twins[0]
                 rows += [{"step": step, "space": space, "twin": name, "list": of} | each for each in more]
                 listed[of, name] = more
         images = tuple((each["half"], each["id"]) for each in listed["gap", "both"])

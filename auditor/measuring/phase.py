@@ -1,4 +1,7 @@
-"""Is there a biased phase: held-out loss still falling while the twins already diverge (docs/statistics.md 6.4)."""
+"""Is there a biased phase: held-out loss still falling while samples already lean (docs/statistics.md 6.4, 12.4).
+
+Twins tell it by when they begin to diverge; of a single training, by when its samples lean on its images.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,15 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from auditor.config import Budgets
+from auditor.measuring import verdict
+from auditor.measuring.facts import StepFacts
+from auditor.measuring.onsets import lean_state
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
 from auditor.stats import minima
 from auditor.stats.intervals import NAN
+from auditor.stats.minima import Onset
 
 JOINT_LEVEL = 0.975  # of each set, so that both hold together at 95 %
 
@@ -87,6 +95,34 @@ def phase_check(
     steps = [scope.steps[i] for i in kept]
     found = find(distances[scope.headline_space][kept], losses[kept], steps, seeds, jitter)
     return {name: without_nan(value) for name, value in asdict(found).items()}
+
+
+def of_one_training(facts: Sequence[StepFacts], loss: Onset, budgets: Budgets) -> dict[str, Any]:
+    """Return from where on samples of a single training lean, beside the least held-out loss, and what follows.
+
+    ``lean_step`` is the first of two consecutive checkpoints, or the last, at which lean or tail is found in any judged
+    space, -1 where none is; ``loss_low`` and ``loss_high`` bound the confidence set of the minimum, -1 where it is not
+    located; ``before_loss`` says that the lean comes before all of it. ``sentence`` is the stopping rule that follows.
+    """
+    judged = [each for each in facts if not each.underfit]
+    states = [[lean_state(each, space, budgets) for space in each.lean] for each in judged]
+    safe, found = ([all(s for s, _ in each) for each in states], [any(f for _, f in each) for each in states])
+    leans = verdict.risk_onset([each.step for each in judged], safe, found)[2] if judged else -1
+    low, high = min(loss.steps, default=-1), max(loss.steps, default=-1)
+    located = loss.status in ("found", "edge")
+    before = bool(leans >= 0 and located and leans < low)
+    least = (
+        f"the held-out loss is least at step {loss.step:,} ({low:,} to {high:,})" if located else "no minimum is seen"
+    )
+    if leans < 0:
+        said = f"No lean is found at any checkpoint; {least}."
+    elif before:
+        said = (
+            f"Samples lean from step {leans:,} on; {least}. Stopping at the least loss is too late: stop by the lean."
+        )
+    else:
+        said = f"Samples lean from step {leans:,} on; {least}. Stop by whichever comes first."
+    return {"before_loss": before, "lean_step": leans, "loss_low": low, "loss_high": high, "sentence": said}
 
 
 def without_nan(value: Any) -> Any:

@@ -13,37 +13,30 @@ from auditor.errors import AuditError
 from auditor.images import near_duplicates
 from auditor.metrics import closer, gap
 from auditor.neighbors import is_copy
-from auditor.records import TWINS, Evidence, other_twin
+from auditor.records import BEYOND_POOL, DECOYS, TWINS, Evidence, other_twin, set_of
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
+from auditor.scope import Scope
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
 
 NO_STRATUM = -1
-BEYOND_POOL = 10**9  # groups of images outside the pool are numbered from here on, of half b from twice as much
 
 
 class EvidenceReader:
     """Reads the evidence of one space of a finished or growing run; shared tables are read once."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        space: str,
-        n_samples: int,
-        with_train: bool,
-        with_heldout: bool,
-        twins: tuple[str, ...] = TWINS,
-    ) -> None:
-        self.run, self.space, self.n_samples, self.twins = run, space, n_samples, twins
-        self.with_train, self.with_heldout = with_train, with_heldout
-        self._heldout = tables.arrays(run.place(EVIDENCE, "heldout", space)) if with_heldout and with_train else None
+    def __init__(self, run: RunDirectory, space: str, scope: Scope) -> None:
+        self.run, self.space, self.scope = run, space, scope
+        with_train = scope.with_train
+        known = scope.with_heldout and with_train
+        self._heldout = tables.arrays(run.place(EVIDENCE, "heldout", space)) if known else None
         self._pool_table = tables.read(run.place(EVIDENCE, "pool", space)) if with_train else None
         self.pool = self._read_pool() if with_train else None
         self._index = index_of_halves(self.pool) if self.pool else {}
-        self._train = {twin: self._read_train(twin) for twin in twins} if with_train else {}
+        self._train = {half: self._read_train(half) for half in scope.halves} if with_train else {}
         self._held_by_all = shared_digests(self._train.values())
-        self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in twins}
+        self._heldout_fields = {twin: self._fields_of_heldout(twin) for twin in scope.twins}
 
     @property
     def pool_table(self) -> pd.DataFrame:
@@ -57,18 +50,18 @@ class EvidenceReader:
         labels = np.where(frame.half == "a", 1.0, -1.0)
         return Pool(tuple(zip(frame.half, frame.id, strict=True)), labels, frame.group.to_numpy())
 
-    def _read_train(self, twin: str) -> pd.DataFrame:
-        """Return what is known of the training images of one half, by id.
+    def _read_train(self, half: str) -> pd.DataFrame:
+        """Return what is known of the images of one half, by id.
 
         ``spacing`` is the distance to the nearest image that is no duplicate, ``group`` the number of images that
         are counted as one: that of the pool, and outside it of equal images.
         """
         names = ["id", "digest", "cluster", "outside_distance"]
-        frame = tables.read(self.run.place(EVIDENCE, f"train-{twin}", self.space), names)
+        frame = tables.read(self.run.place(EVIDENCE, set_of(half), self.space), names)
         index = pd.Index(frame.id, dtype=object)
-        pool = self.pool_table[self.pool_table.half == twin]
+        pool = self.pool_table[self.pool_table.half == half]
         pooled = pd.Series(pool.group.to_numpy(), index=pd.Index(pool.id, dtype=object)).reindex(index)
-        outside_pool = frame.cluster.to_numpy() + (1 + TWINS.index(twin)) * BEYOND_POOL
+        outside_pool = frame.cluster.to_numpy() + (1 + self.scope.halves.index(half)) * BEYOND_POOL
         group = np.where(pooled.isna(), outside_pool, pooled.fillna(0)).astype(np.int64)
         spacing = frame.outside_distance.to_numpy(float)
         return pd.DataFrame({"spacing": spacing, "group": group, "digest": frame.digest.to_numpy(object)}, index=index)
@@ -106,7 +99,7 @@ class EvidenceReader:
         if self._heldout is None:
             return frozenset()
         near = np.zeros(len(self._heldout["id"]), dtype=bool)
-        for twin in self.twins:
+        for twin in self.scope.twins:
             first, second = (self._heldout[f"{twin}_{which}"] for which in ("distance_1", "outside_distance"))
             near |= first < near_duplicates.NEAR if self.space == "correlation" else is_copy(first, second)
         return frozenset(np.asarray(self._heldout["id"], dtype=object)[near].tolist())
@@ -122,9 +115,9 @@ class EvidenceReader:
         path = self.run.place(EVIDENCE, f"{twin}/{step}", self.space)
         data = tables.arrays(path, self._columns())
         n = len(data["seed"])
-        if n != self.n_samples:
+        if n != self.scope.n_samples:
             raise AuditError(
-                f"The evidence has {n} of {self.n_samples} seeds.", path, "Give the audit run command again."
+                f"The evidence has {n} of {self.scope.n_samples} seeds.", path, "Give the audit run command again."
             )
         return self._values(data, twin, step)
 
@@ -144,7 +137,7 @@ class EvidenceReader:
             data["twin_distance"],
             data["different_seed_distance"],
             heldout_distance=data["heldout_distance"],
-            kid_scores=data["kid_score"] if self.with_heldout else None,
+            kid_scores=data["kid_score"] if self.scope.with_heldout else None,
             saturated=data["saturated"],
             **self._train_fields(data, twin),
             **self._heldout_fields[twin],
@@ -157,7 +150,7 @@ class EvidenceReader:
     def _columns(self) -> list[str]:
         """Return the columns that metrics and tests read; the others are for people."""
         always = ["seed", "twin_distance", "different_seed_distance", "heldout_distance", "kid_score", "saturated"]
-        if not self.with_train:
+        if not self.scope.with_train:
             return always
         own = [f"{role}_distance_{j}" for role in ("own", "other") for j in columns.RANKS]
         pool = [f"pool_{what}_{j}" for what in ("role", "id", "distance") for j in columns.RANKS]
@@ -182,11 +175,11 @@ class EvidenceReader:
 
     def _train_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
         """Return the Evidence fields that need training images."""
-        if not self.with_train:
+        if not self.scope.with_train:
             return {}
         group, shared = self._of_nearest(twin, data["own_id_1"])
         return {
-            **(self._twin_fields(data, twin) if len(self.twins) > 1 else {}),
+            **(self._rival_fields(data, twin) if self.scope.with_lean else {}),
             "own": distance_matrix(data, "own"),
             "own_nearest": data["own_id_1"].values,
             "own_group": group,
@@ -198,9 +191,9 @@ class EvidenceReader:
             "own_spacing": spacing_of(self._train[twin].spacing, data["own_id_1"]),
         }
 
-    def _twin_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
-        """Return the Evidence fields that need the images of the twin's half, too."""
-        group, shared = self._of_nearest(other_twin(twin), data["other_id_1"])
+    def _rival_fields(self, data: Mapping[str, Any], twin: str) -> dict[str, Any]:
+        """Return the Evidence fields that need the images of the twin's half, or the decoys, too."""
+        group, shared = self._of_nearest(self.scope.rival(twin), data["other_id_1"])
         return {
             "other": distance_matrix(data, "other"),
             "other_group": group,
@@ -209,7 +202,7 @@ class EvidenceReader:
             "other_mean_50": data["other_mean_distance_50"],
             "pool_own": data["pool_own_distance"],
             "pool_other": data["pool_other_distance"],
-            **class_fields(data, "own", "other"),
+            **(class_fields(data, "own", "other") if self.scope.with_twin else {}),
         }
 
     def _fields_of_heldout(self, twin: str) -> dict[str, Any]:
@@ -241,7 +234,7 @@ class EvidenceReader:
         )
         own = (names == "own")[roles]
         named = pd.Index(names, dtype=object)
-        index = np.where(own, self._pool_index(twin, named)[ids], self._pool_index(other_twin(twin), named)[ids])
+        index = np.where(own, self._pool_index(twin, named)[ids], self._pool_index(self.scope.rival(twin), named)[ids])
         in_half_a = own if twin == "a" else ~own
         in_own = closer(data["pool_own_distance"], data["pool_other_distance"])
         return Landing(
@@ -249,7 +242,7 @@ class EvidenceReader:
             first_where(~in_half_a, index),
             in_own if twin == "a" else 1 - in_own,
             gaps(distance_matrix(data, "pool"), pool_groups[index]),
-            self._landing_in_class(data, twin),
+            self._landing_in_class(data, twin) if self.scope.with_twin else None,
         )
 
     def _landing_in_class(self, data: Mapping[str, Any], twin: str) -> Landing | None:
@@ -291,9 +284,13 @@ def heldout_class_fields(data: Mapping[str, Any], twin: str) -> dict[str, np.nda
 
 
 def index_of_halves(pool: Pool) -> dict[str, tuple[int, pd.Index]]:
-    """Return per half the pool index of its first image and its ids in order."""
-    ids = {half: pd.Index([i for h, i in pool.ids if h == half], dtype=object) for half in TWINS}
-    return {"a": (0, ids["a"]), "b": (len(ids["a"]), ids["b"])}
+    """Return per half the pool index of its first image and its ids in order; of a single training there is one."""
+    found, start = {}, 0
+    for half in (*TWINS, DECOYS):
+        ids = pd.Index([i for h, i in pool.ids if h == half], dtype=object)
+        found[half] = start, ids
+        start += len(ids)
+    return found
 
 
 def shared_digests(train: Iterable[pd.DataFrame]) -> set[str]:

@@ -14,7 +14,7 @@ from auditor.errors import AuditError
 from auditor.measuring import copies
 from auditor.measuring.reading import EvidenceReader
 from auditor.metrics import ABSENT_TWIN, ABSENT_VECTORS, absent
-from auditor.records import TWINS, CellScales, Evidence, LossTable, Metric, Scores, other_twin
+from auditor.records import CellScales, Evidence, LossTable, Metric, Scores, other_twin
 from auditor.run import RunDirectory, tables
 from auditor.run.places import EVIDENCE
 from auditor.scope import Scope, control_names
@@ -62,6 +62,15 @@ class Series:
             return metric.scores(self.evidence[step, "a", space])
         return average([metric.scores(self.evidence[step, each, space]) for each in self.scope.twins])
 
+    def lands(self, step: int | str, space: str) -> dict[str, Landing]:
+        """Return where the samples of each twin land at one step, or those of a control."""
+        return {twin: self.landings[step, twin, space] for twin in self.scope.twins}
+
+    @property
+    def chance(self) -> float | None:
+        """The share of the pool that a single training was trained on; None beside a twin, or without decoys."""
+        return self.pool.chance if self.scope.decoys and self.pool is not None else None
+
     def network(self, step: int, twin: str) -> Evidence:
         """Return the evidence of one checkpoint for what is asked of its network alone: the same in every space."""
         return self.evidence[step, twin, self.scope.first_space]
@@ -86,10 +95,7 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
     """Read all evidence of a run."""
     evidence: dict[Any, Evidence] = {}
     landings: dict[Any, Landing] = {}
-    readers = {
-        space: EvidenceReader(run, space, scope.n_samples, scope.with_train, scope.with_heldout, scope.twins)
-        for space in scope.spaces or (SETS_SPACE,)
-    }
+    readers = {space: EvidenceReader(run, space, scope) for space in scope.spaces or (SETS_SPACE,)}
     scales = {step: agreement.read_cell_scales(run, step) for step in (scope.steps if scope.with_twin else ())}
     networks = read_networks(run, scope)
     for (step, twin), said in networks.items() if not scope.with_samples else ():
@@ -127,9 +133,9 @@ def read_series(run: RunDirectory, scope: Scope) -> Series:
             for step in (scope.steps if scope.with_samples else ())
             for t in scope.twins
         },
-        {twin: losses.read_reference(run, twin) for twin in TWINS} if scope.with_lean else {},
+        {twin: losses.read_reference(run, twin) for twin in scope.twins} if scope.with_lean else {},
         {step: cells for step, cells in scales.items() if cells is not None},
-        next((reader.strata for reader in trained.values()), None),
+        next((reader.strata for reader in trained.values()), None) if scope.with_twin else None,
         near_duplicates_heldout(trained),
         {space: class_references.read_table(run, space) for space in scope.judged_spaces},
     )

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from auditor.measuring.facts import Tail
-from auditor.records import TWINS
 from auditor.stats.counts import lower_limit
 from auditor.stats.landing import Landing
 from auditor.stats.relabeling import Pool
@@ -22,11 +21,14 @@ def tail_rows(lands: Mapping[str, Landing]) -> dict[str, np.ndarray]:
     The gap sees no labels. All samples whose gap equals the least in the tail are in it: were some of them chosen by
     their order, twin a's would fill it, and the halves' difference in style would not cancel.
     """
-    gaps = np.concatenate([np.nan_to_num(lands[twin].gap, nan=-1.0) for twin in TWINS])
+    gaps = np.concatenate([np.nan_to_num(each.gap, nan=-1.0) for each in lands.values()])
     n = min(len(gaps), max(LEAST, int(np.ceil(SHARE * len(gaps)))))
     largest = np.flatnonzero(gaps >= np.partition(gaps, len(gaps) - n)[len(gaps) - n])
-    of_a = len(lands["a"].gap)
-    return {"a": largest[largest < of_a], "b": largest[largest >= of_a] - of_a}
+    starts = np.cumsum([0, *(len(each.gap) for each in lands.values())])
+    return {
+        twin: largest[(largest >= start) & (largest < end)] - start
+        for twin, start, end in zip(lands, starts, starts[1:], strict=False)
+    }
 
 
 def tail_weights(lands: Mapping[str, Landing], n_pool: int) -> np.ndarray:
@@ -50,7 +52,7 @@ def tail_share(lands: Mapping[str, Landing]) -> float:
 def on_own(lands: Mapping[str, Landing]) -> dict[str, np.ndarray]:
     """Return by twin whether each of its tail samples lands on its own half: 1, 0, or 1/2 on ties."""
     rows = tail_rows(lands)
-    return {twin: (lands[twin].in_a if twin == "a" else 1 - lands[twin].in_a)[rows[twin]] for twin in TWINS}
+    return {twin: (land.in_a if twin == "a" else 1 - land.in_a)[rows[twin]] for twin, land in lands.items()}
 
 
 def tail_fact(lands: Mapping[str, Landing], pool: Pool, p_corrected: float, reference: float) -> Tail:
@@ -58,12 +60,14 @@ def tail_fact(lands: Mapping[str, Landing], pool: Pool, p_corrected: float, refe
 
     The lower bound is the smaller of Clopper-Pearson's over samples and over distinct groups, a group counting for the
     side that its tail samples are on more often: a few favored images are no more than a few tosses of a coin.
+    All shares are on the balanced scale.
     """
     rows, own = tail_rows(lands), on_own(lands)
-    groups = np.concatenate([pool.groups[lands[twin].first[rows[twin]]] for twin in TWINS])
-    mine = np.concatenate([own[twin] for twin in TWINS])
+    groups = np.concatenate([pool.groups[land.first[rows[twin]]] for twin, land in lands.items()])
+    mine = np.concatenate(list(own.values()))
     _, member = np.unique(groups, return_inverse=True)
     side = np.bincount(member, mine - 0.5)
     by_group = float((side > 0).sum() + 0.5 * (side == 0).sum())
     low = min(lower_limit(mine.sum(), len(mine)), lower_limit(by_group, len(side)))
-    return Tail(float(mine.mean()), low, p_corrected, reference, len(mine), len(side))
+    share, low = pool.balanced(float(mine.mean())), pool.balanced(low)
+    return Tail(share, low, p_corrected, pool.balanced(reference), len(mine), len(side))

@@ -17,7 +17,7 @@ from auditor.records import RISKS
 
 NO_SAMPLES = "No samples were drawn (--quick): whether they lean on training images or copy them is not known."
 NO_HELDOUT = "Without held-out images nothing can be shown safe (--heldout)."
-NO_TWIN = "Without two trainings and the images of both halves nothing can be shown safe."
+NO_TWIN = "Without training images, and those of a twin or held-out ones, nothing can be shown safe."
 NO_MEMBERSHIP = (
     "Membership cannot be judged without losses on training and on held-out images: give both, and checkpoints; or, "
     "where samples alone are to be released, --release samples."
@@ -332,12 +332,13 @@ def release_sentence(
 
 
 def what_is_released(context: Context) -> str:
-    """Say what may be released, and that it is a twin's."""
-    which = f"the twins' {context.weights} weights" if context.weights else "the twins"
+    """Say what may be released, and that it is a twin's, or this training's and no other's."""
+    whose, other = ("this training", "a model trained anew") if context.single else ("the twins", "your final model")
+    which = f"{whose}'{'s' * context.single} {context.weights} weights" if context.weights else whose
     if not releases_weights(context):
-        return f"samples of {which}, not of your final model; the weights themselves must not be released"
+        return f"samples of {which}, not of {other}; the weights themselves must not be released"
     assumed = "" if context.release else "; assumed, for --release was not given"
-    return f"{which}, not your final model{assumed}"
+    return f"{which}, not {other}{assumed}"
 
 
 def expected_copies(facts: StepFacts, context: Context) -> str:

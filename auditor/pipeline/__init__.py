@@ -28,7 +28,7 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     ranges = spot_checks.ranges(bench) if with_samples else None
     for sentence in pixel_range({"checks": {"pixel_range": ranges}}):
         say(f"warning: {sentence}", 0)
-    executor.execute(tasks, lambda: warn_of_few_images(loaded, run, say))
+    executor.execute(tasks, lambda: warn_of_images(loaded, run, say))
     for each in loaded.sets.values():  # also where everything is up to date, and nothing has looked at them
         images.look_again(each)
     kinds = stages().values()
@@ -54,9 +54,10 @@ def audit(loaded: Loaded, run: RunDirectory, tasks: Sequence[Task], say: Say) ->
     return measured
 
 
-def warn_of_few_images(loaded: Loaded, run: RunDirectory, say: Say) -> None:
-    """Tell before any network is asked that no checkpoint can be shown safe, where the smooth reference says so."""
-    for sentence in measuring.too_few_images(run, loaded.asked.scope, loaded.asked.budgets):
+def warn_of_images(loaded: Loaded, run: RunDirectory, say: Say) -> None:
+    """Tell before any network is asked what images alone show: that they are no control, or too few."""
+    scope = loaded.asked.scope
+    for sentence in (*measuring.unlike_sets(run, scope), *measuring.too_few_images(run, scope, loaded.asked.budgets)):
         say(f"warning: {sentence}", 0)
 
 

@@ -80,7 +80,9 @@ def record(loaded: Loaded, status: str, seconds: Mapping[str, float], checks: Ma
         },
         "scope": asked.scope.as_record(),
         "budgets": asdict(asked.budgets),
-        "sets": {name: {"images": each.originals, "digest": each.digest} for name, each in asked.sets.items()},
+        "sets": {
+            name: {"images": each.originals, "digest": each.digest} for name, each in asked.sets_asked_about.items()
+        },
         "notes": list(loaded.notes),
         "preflight": dict(loaded.preflight),
         "checks": dict(checks),

@@ -21,7 +21,7 @@ import numpy as np
 from auditor.config import COPY_RATIO
 from auditor.errors import AuditError
 from auditor.neighbors import is_copy
-from auditor.records import TWINS, other_twin
+from auditor.records import DECOYS, TWINS, other_twin, set_of
 from auditor.run import RunDirectory, restored, tables
 from auditor.run.places import EVIDENCE, IMAGES, SAMPLES
 from auditor.scope import Scope
@@ -74,13 +74,14 @@ class Side:
     twin: str
     sample: Picture
     own: Picture  # nearest training image of this twin
-    other: Picture  # nearest training image of the other twin
+    other: Picture  # nearest training image of the other twin, or held-out image beside a single training
     own_distance: float  # d1
     other_distance: float
     next_distance: float  # d2: the next own image that is no duplicate of the nearest
     pool_own_distance: float  # own_share compares these: halves subsampled to equal size
     pool_other_distance: float
     copy_below: float = COPY_RATIO  # d1 / d2 below which a sample counts as a copy in this run and space
+    rival: str = ""  # the half that ``other`` is of: the other twin's, or the decoys
 
     @property
     def ratio(self) -> float:
@@ -290,7 +291,8 @@ class Album:
             twin=twin,
             sample=self._sample(twin, step, seed),
             own=self._training_image(twin, names["own"]),
-            other=self._training_image(other_twin(twin), names["other"]),
+            other=self._training_image(self.scope.rival(twin), names["other"]),
+            rival=self.scope.rival(twin),
             **{field: float(data[column][row]) for field, column in SIDE_DISTANCES.items()},
             copy_below=self.copy_below.get(space, COPY_RATIO),
         )
@@ -310,8 +312,8 @@ class Album:
     def _training_image(self, half: str, image_id: str) -> Picture:
         """Return a training image by id, of those that the run keeps."""
         if not image_id:
-            return Picture("", None, NO_TRAINING if half in self.scope.twins else NO_TWIN)
-        path = self.run.place(IMAGES, f"train-{half}")
+            return Picture("", None, NO_TRAINING if half in self.scope.halves else NO_TWIN)
+        path = self.run.place(IMAGES, set_of(half))
         images, reason = self._open(path)
         row = self._rows[half].get(image_id)
         if images is not None and (row is None or row >= len(images)):
@@ -321,7 +323,7 @@ class Album:
     @cached_property
     def _rows(self) -> dict[str, dict[str, int]]:
         """The row of each kept training image, by half and id."""
-        keys = {half: self.run.key(self.run.place(IMAGES, f"train-{half}")) or {} for half in TWINS}
+        keys = {half: self.run.key(self.run.place(IMAGES, set_of(half))) or {} for half in (*TWINS, DECOYS)}
         return {half: {name: row for row, name in enumerate(key.get("ids", ()))} for half, key in keys.items()}
 
     def _open(self, path: Path) -> tuple[np.ndarray | None, str]:

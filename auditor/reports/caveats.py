@@ -69,6 +69,13 @@ def covered(record: Mapping[str, Any]) -> list[str]:
         return [
             "Intervals cover these two trainings on this split; two trainings do not show how a third would differ."
         ]
+    if record["scope"].get("decoys"):
+        return [
+            "This is a single training: held-out images stand in the place of another half, which tells lean and copies "
+            "as long as they were held out at random. When trainings part company, what a second network says of each "
+            "image, and what of a lean is style, takes a twin trained on another half (--ckpts-b, --train-b).",
+            "Intervals cover this training on this deal; they do not show how another would differ.",
+        ]
     return [
         "This is a single training: its samples are compared with real images that it did not see. Whether they lean "
         "on its training images takes a twin trained on another half (--ckpts-b): neither biased nor safe is said.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from auditor.records import other_twin
+from auditor.records import DECOYS
 from auditor.reports import Report, printable, shortened
 from auditor.reports.album import Case, Picture, png
 
@@ -88,7 +88,7 @@ def row(case: Case) -> Row:
     numbers = [f"own / other {ratio(mine.ratio)}"] if mine.other.id else []
     numbers += [f"nearest / next own {ratio(mine.gap)}"] if mine.own.id else []
     beside = (f"twin distance {number(case.twin_distance)}", f"own / other {ratio(theirs.ratio)}")
-    other = f"nearest in other half ({other_twin(mine.twin).upper()})"
+    other = "nearest held-out image" if mine.rival == DECOYS else f"nearest in other half ({mine.rival.upper()})"
     found = (
         (mine.sample, f"sample of {a}", seed, tuple(numbers)),
         (mine.own, f"nearest in own half ({a})", mine.own.id, (distance(mine.own_distance),)),

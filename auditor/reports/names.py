@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from auditor.records import TWINS
+from auditor.records import DECOYS, TWINS, set_of
 from auditor.run import RunDirectory
 from auditor.run.files import write_json
 from auditor.run.places import IMAGES
@@ -98,8 +98,8 @@ def known_names(run: RunDirectory, record: Mapping[str, Any], frames: Mapping[st
             known |= set(frames[name][column].astype(str)) if name in frames and column in frames[name] else set()
     runs = [run.pair(*pair) for pair in record.get("pairs", [])] or [run]
     for each in runs:
-        for half in TWINS:
-            known |= set((each.key(each.place(IMAGES, f"train-{half}")) or {}).get("ids", ()))
+        for half in (*TWINS, DECOYS):
+            known |= set((each.key(each.place(IMAGES, set_of(half))) or {}).get("ids", ()))
     return {each for each in known if isinstance(each, str)}
 
 

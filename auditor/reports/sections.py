@@ -34,7 +34,7 @@ def warnings(report: Report) -> list[str]:
     said += report.record["checks"].get("not_exchangeable") or []
     if not scope.with_train:
         said.append("No training images were given: whether samples lean on them or copy them is not known.")
-    if not scope.with_twin:
+    if not scope.with_lean and not scope.with_twin:
         said.append(
             "A single training was audited: without a twin, whether its samples lean on its images is not known."
         )
@@ -187,10 +187,11 @@ def controls(report: Report) -> list[tuple[str, str, str]]:
         what = "a copier must be found to copy, and held-out images must be neither biased nor copied"
         said = " ".join(failed) or "Every control came out as it must, in every space."
         rows.append((what, "failed" if failed else "passed", said))
-    if report.scope.with_train and report.scope.with_twin:
+    if report.scope.with_lean:
+        what = "training and held-out images" if report.scope.decoys else "the halves"
         differing = checks.get("not_exchangeable") or []
-        said = " ".join(differing) or "Nothing shows that the halves differ in more than chance."
-        rows.append(("the halves must be exchangeable", "failed" if differing else "passed", said))
+        said = " ".join(differing) or f"Nothing shows that {what} differ in more than chance."
+        rows.append((f"{what} must be exchangeable", "failed" if differing else "passed", said))
         rows += references(checks)
     return [*rows, *redrawn(checks.get("redraw"))]
 

@@ -13,7 +13,7 @@ from auditor.seeds import derived_seed
 
 def image_counts(asked: Asked, n: int) -> dict[str, int]:
     """Return how many images of each set are taken where ``n`` are asked for: no mirrored, shared or blank ones."""
-    return {name: each.asked_about(n) for name, each in asked.sets.items()}
+    return {name: each.asked_about(n) for name, each in asked.sets_asked_about.items()}
 
 
 def loss_counts(asked: Asked) -> dict[str, int]:

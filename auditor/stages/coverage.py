@@ -8,7 +8,7 @@ from typing import Any
 
 from auditor.inputs.asked import Asked
 from auditor.neighbors import search
-from auditor.records import Features
+from auditor.records import DECOYS, Features
 from auditor.run.columns import HELDOUT_IMAGE, distance
 from auditor.run.places import FilePlace
 from auditor.stages import Stage, Task, features, nearest
@@ -53,7 +53,8 @@ class Coverage(Stage):
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Search the nearest sample of each held-out image, among no more samples than a half has images."""
-        size = min((int(mask.sum()) for mask in bench.loaded.in_pool.values()), default=bench.asked.n_samples)
+        pools = [mask for name, mask in bench.loaded.in_pool.items() if name != DECOYS]
+        size = min((int(mask.sum()) for mask in pools), default=bench.asked.n_samples)
         n = min(bench.asked.n_samples, size)
         samples = features.of_samples(bench, task.space, task.of, n)
         yield from bench.write_rows(task, coverage_rows(features.of_set(bench, task.space, "heldout"), samples, n))

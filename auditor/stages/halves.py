@@ -8,7 +8,7 @@ import numpy as np
 
 from auditor.config import N_NEIGHBORS
 from auditor.neighbors import search
-from auditor.records import Features, Neighbors, other_twin
+from auditor.records import Features, Neighbors, set_of
 from auditor.stages import cells, features
 from auditor.stages.bench import Bench
 from auditor.stages.classes import counted_classes, nearest_in_class
@@ -177,11 +177,11 @@ def of_half(bench: Bench, space: str, name: str) -> Reference:
 
 
 def by_role(bench: Bench, space: str, twin: str) -> dict[str, Reference]:
-    """Return the training sets by role for a twin, ``own`` and ``other``; those that were given."""
-    halves = {"own": f"train-{twin}", "other": f"train-{other_twin(twin)}"}
+    """Return the sets by role for a twin, ``own`` and ``other``: its half and the twin's, or decoys; those given."""
+    halves = {"own": set_of(twin), "other": set_of(bench.asked.scope.rival(twin))}
     return {role: of_half(bench, space, name) for role, name in halves.items() if name in bench.asked.sets}
 
 
 def by_half(bench: Bench, space: str) -> dict[str, Reference]:
-    """Return the training sets by the twin that was trained on each."""
-    return {twin: of_half(bench, space, f"train-{twin}") for twin in bench.asked.scope.twins}
+    """Return the sets by half: by the twin that was trained on each, and the decoys."""
+    return {half: of_half(bench, space, set_of(half)) for half in bench.asked.scope.halves}

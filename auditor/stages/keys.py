@@ -39,14 +39,15 @@ def asked_images(asked: Asked, name: str) -> dict[str, Any]:
 
 def of_classes(asked: Asked) -> dict[str, Any]:
     """Return what determines the classes of the images, where they are known."""
-    known = {name: each.classes for name, each in asked.sets.items() if each.classes}
+    known = {name: each.classes for name, each in asked.sets_asked_about.items() if each.classes}
     return {"classes": known} if known else {}
 
 
 def network(asked: Asked, of: str) -> dict[str, Any]:
     """Return what determines the losses of a checkpoint; other questions to it differ in a few entries."""
     twin = of.split("/")[0]
-    restricted = {name: {"pool": each.pool} if each.pool else {} for name, each in asked.sets.items()}
+    sets = asked.sets_asked_about
+    restricted = {name: {"pool": each.pool} if each.pool else {} for name, each in sets.items()}
     return {
         "stage": "losses",
         "revision": [noise.REVISION, denoising.REVISION],
@@ -55,7 +56,7 @@ def network(asked: Asked, of: str) -> dict[str, Any]:
         "images": asked.loss_images,
         "times": asked.times.tolist(),
         "seed": asked.config.seed,
-        "sets": {name: asked_images(asked, name) | restricted[name] for name in asked.sets},
+        "sets": {name: asked_images(asked, name) | restricted[name] for name in sets},
         **of_classes(asked),
         **of_scaling(asked, twin),
         **machine(asked),

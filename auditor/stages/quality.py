@@ -230,7 +230,7 @@ class Quality(Stage):
 
 def set_targets(bench: Bench, space: str) -> dict[str, Target]:
     """Return the image sets of one space with their radii."""
-    trained = [name for name in bench.asked.sets if name != "heldout"]
+    trained = [name for name in bench.asked.sets_asked_about if name != "heldout"]
     sets = {name: halves.of_half(bench, space, name).pool for name in trained}
     heldout = features.of_heldout(bench, space)
     return targets(sets if heldout is None else sets | {"heldout": heldout})

@@ -10,7 +10,7 @@ import numpy as np
 from auditor.config import N_NEIGHBORS
 from auditor.inputs.asked import Asked
 from auditor.neighbors import search
-from auditor.records import Features
+from auditor.records import Features, set_of
 from auditor.run import places
 from auditor.run.columns import HELDOUT_DISTANCE, HELDOUT_IMAGE, TRAINING_IMAGE, Column, distance, neighbors
 from auditor.stages import Cost, Stage, Task, cells, features, halves, keys, nearest
@@ -51,7 +51,7 @@ HELDOUT = (
 )
 
 POOL_IMAGES = (
-    Column("half", "string", "a or b"),
+    Column("half", "string", "a or b; decoys, held-out images, beside a single training"),
     TRAINING_IMAGE,
     Column("group", "int64", "images that are relabelled together: duplicates"),
     Column("class", "float32", "number of its class; NaN without classes"),
@@ -210,12 +210,13 @@ class SetEvidence(Stage):
         spread = task.space in bench.asked.scope.compared_spaces
         if task.of == "heldout" and heldout is not None:
             n = min(bench.asked.n_samples, len(references["a"].pool.ids))
-            columns, data = HELDOUT, heldout_rows(heldout, references, n, loaded.classes.get("heldout"), spread)
+            trained = {twin: references[twin] for twin in bench.asked.scope.twins}
+            columns, data = HELDOUT, heldout_rows(heldout, trained, n, loaded.classes.get("heldout"), spread)
         elif task.of == POOL:
-            pixels = {twin: pixel_facts(loaded.sets[f"train-{twin}"].images) for twin in references}
+            pixels = {half: pixel_facts(loaded.sets[set_of(half)].images) for half in references}
             columns, data = POOL_IMAGES, pool_rows(references, pixels, heldout if spread else None)
         else:
-            half = references[task.of[-1]]
+            half = next(each for name, each in references.items() if set_of(name) == task.of)
             columns, data = TRAIN, train_rows(half, loaded.digests[task.of], clusters_of(half))
         bench.write(task, data, columns=[columns])
         yield 0

@@ -130,13 +130,13 @@ class UTurnStage(Stage):
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
         """Yield the features of the sets in pixels, where there are any; else they are embedded here."""
         if PixelSpace.name in features.set_spaces(asked):
-            yield from (Item("features", name, PixelSpace.name) for name in asked.sets)
+            yield from (Item("features", name, PixelSpace.name) for name in asked.sets_asked_about)
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the U-turns of one checkpoint."""
         losses = keys.network(asked, of)
         kept = {name: losses[name] for name in losses if name not in ("times", "images")}
-        searched = {name: keys.image_set(asked, name) for name in asked.sets}
+        searched = {name: keys.image_set(asked, name) for name in asked.sets_asked_about}
         own = {"stage": "u-turns", "revision": [noise.REVISION, REVISION], "searched": searched}
         return kept | own | {"images": asked.config.u_turns}
 
@@ -207,7 +207,8 @@ def is_nearest(bench: Bench, images: np.ndarray, returned: np.ndarray) -> np.nda
     source = neighbors.paired_distance(vectors, np.repeat(spaces.embed(space, images), n_times, axis=0))
     nearest = np.full(len(vectors), np.inf)
     known = space.name in features.set_spaces(bench.asked)
-    for name, each in bench.loaded.sets.items():
+    for name in bench.asked.sets_asked_about:
+        each = bench.loaded.sets[name]
         embedded = bench.array(Item("features", name, space.name)) if known else None
         for start in range(0, len(each), SEARCHED_AT_ONCE):
             rows = slice(start, start + SEARCHED_AT_ONCE)

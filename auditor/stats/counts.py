@@ -84,10 +84,13 @@ def gain_over_rank(hits: float, n: int, rank: int, m: int, level: float = LEVEL)
     return share - others - float(np.hypot(share - least, most - others))
 
 
-def paired_hits(own_only: int, other_only: int) -> float:
-    """Return McNemar's exact one-sided p: discordant pairs that speak for own against other."""
+def paired_hits(own_only: int, other_only: int, chance: float = 0.5) -> float:
+    """Return the exact one-sided p that so many speak for own against other: McNemar's, where both are as likely.
+
+    ``chance`` is the probability of own.
+    """
     n = own_only + other_only
-    return 1.0 if n == 0 else float(special.bdtrc(own_only - 1, n, 0.5))
+    return 1.0 if own_only == 0 else float(special.bdtrc(own_only - 1, n, chance))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

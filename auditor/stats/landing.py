@@ -17,7 +17,7 @@ from auditor.stats.relabeling import Pool
 class Landing:
     """Where one twin's samples land in the pool: the nearest image of each half and how near.
 
-    A sample that is equally near to both halves lands half on each.
+    A sample that is equally near to both halves lands half on each. Half b is the decoys' beside a single training.
     """
 
     nearest_a: np.ndarray  # int64 [S], pool index of the nearest image of half a
@@ -74,6 +74,34 @@ def gap_variance(a: Landing, b: Landing, pool: Pool) -> float:
     n = len(signed)
     w = a.weights(len(pool.labels), True) - b.weights(len(pool.labels), True)
     return float(signed.var() / n + 4 * hub_variance(w, pool, differing(a, b, pool.groups, True), n))
+
+
+def own_share_alone(a: Landing, pool: Pool, test_sd: float, level: float = LEVEL) -> tuple[Estimate, float, float]:
+    """Return a single training's share of samples nearer to its own images than to decoys, with V_seed and V_hub.
+
+    On the balanced scale (12.1). ``test_sd`` is the standard deviation of sum_i y_i w_i over relabelings, whose half is
+    the error of the share: it holds the seeds and the hubs of this deal; V_hub is what seeds leave of it.
+    """
+    n, raw = len(a.in_a), float(a.in_a.mean())
+    if not np.isfinite(raw):
+        return undefined("some samples have no nearest image", "seed", n, level), NAN, NAN
+    slope = pool.balanced_slope(raw)
+    v_seed = float(a.in_a.var() / n) * slope**2
+    v_hub = max(0.0, float(test_sd / 2 * slope) ** 2 - v_seed)
+    value, half = pool.balanced(raw), special.ndtri((1 + level) / 2) * np.sqrt(v_seed + v_hub)
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    method = "spread under relabelling, balanced"
+    return (
+        Estimate(value=value, low=float(low), high=float(high), level=level, n=n, unit="seed", method=method),
+        v_seed,
+        v_hub,
+    )
+
+
+def gap_variance_alone(a: Landing, pool: Pool, test_sd: float) -> float:
+    """Return the variance of a single training's gap lean: over relabelings, and over seeds where that is more."""
+    on_a, on_b = a.parts(True)
+    return pool.stretch**2 * max(test_sd**2, float((on_a - on_b).var() / len(on_a)))
 
 
 def differing(a: Landing, b: Landing, groups: np.ndarray, by_gap: bool = False) -> float:

@@ -15,13 +15,36 @@ from auditor.stats.minima import resamples
 class Pool:
     """The images of both halves that take part in own-versus-other statistics.
 
-    ``labels`` is +1 for half a and -1 for half b; images of one ``group`` (duplicates,
-    one patient) share a label and are relabeled together.
+    ``labels`` is +1 for half a and -1 for half b, or for decoys; images of one ``group``
+    (duplicates, one patient) share a label and are relabeled together. Halves of two trainings
+    are equally large; of decoys there may be fewer or more than training images, and shares are
+    told on the balanced scale then (12.1).
     """
 
     ids: tuple[tuple[str, str], ...]  # (half, image id)
     labels: np.ndarray  # float64 [N], +1 or -1
     groups: np.ndarray  # int64 [N]
+
+    @property
+    def chance(self) -> float:
+        """The share of the images that are in half a, n / (n + m): what chance lets land there."""
+        return float((self.labels > 0).mean())
+
+    @property
+    def stretch(self) -> float:
+        """N^2 / 4nm: by what a difference between unequal halves grows on the balanced scale; 1 for equal ones."""
+        return 0.25 / (self.chance * (1 - self.chance))
+
+    def balanced(self, share: float) -> float:
+        """Return a share on own images as it would be with equally many others: its odds over n / m."""
+        if self.chance == 0.5:
+            return share
+        own = share * (1 - self.chance)
+        return own / (own + (1 - share) * self.chance)
+
+    def balanced_slope(self, share: float) -> float:
+        """Return the derivative of ``balanced``: what an error of a share is on that scale."""
+        return self.chance * (1 - self.chance) / (share * (1 - self.chance) + (1 - share) * self.chance) ** 2
 
 
 @dataclass(frozen=True)

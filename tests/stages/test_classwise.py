@@ -13,6 +13,7 @@ from auditor.metrics import LEAST_IN_CLASS
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
+from auditor.scope import Scope
 from auditor.stages import classes as classwise
 from auditor.stages import halves, nearest, sets
 from auditor.stages.halves import Reference
@@ -152,7 +153,7 @@ def write_run(root, samples: dict[str, np.ndarray], drawn: np.ndarray | None, fe
     tables.write(
         run.place(EVIDENCE, "heldout", "pixel"), sets.HELDOUT, sets.heldout_rows(heldout, halves, classes=known)
     )
-    return EvidenceReader(run, "pixel", N, with_train=True, with_heldout=True)
+    return EvidenceReader(run, "pixel", Scope((100,), ("pixel",), N, 0, with_train=True, with_heldout=True))
 
 
 DRAWN = np.arange(N) % CLASSES

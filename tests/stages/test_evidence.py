@@ -24,6 +24,7 @@ from auditor.measuring.reading import EvidenceReader
 from auditor.records import TWINS, Features, other_twin
 from auditor.run import RunDirectory, columns, tables
 from auditor.run.places import EVIDENCE
+from auditor.scope import Scope
 from auditor.stages import halves, losses, nearest, sets, stages
 from auditor.stages.halves import Reference
 from auditor.stats.landing import own_share_both, own_share_one
@@ -48,6 +49,10 @@ def features(of: str, points) -> Features:
 
 def reference(half: str) -> Reference:
     return Reference(features(f"train-{half}", TRAIN[half]), np.array(IN_POOL[half]), np.array(CLUSTERS[half]))
+
+
+def scope_of(n_samples: int, with_train: bool = True, with_heldout: bool = True) -> Scope:
+    return Scope((STEP,), (SPACE,), n_samples, 0, with_train, with_heldout)
 
 
 def write_run(root, with_train: bool = True, with_heldout: bool = True) -> RunDirectory:
@@ -88,7 +93,7 @@ class Written:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Written:
     run = write_run(tmp_path_factory.mktemp("run"))
-    reader = EvidenceReader(run, SPACE, len(SEEDS), with_train=True, with_heldout=True)
+    reader = EvidenceReader(run, SPACE, scope_of(len(SEEDS)))
     read = {twin: reader.read(twin, STEP) for twin in TWINS}
     return Written(run, reader, *({twin: pair[i] for twin, pair in read.items()} for i in (0, 1)))
 
@@ -237,7 +242,7 @@ def test_copies_of_own_images_read_back_as_copies(tmp_path):
             copies, copies, {"own": halves[twin], "other": halves[other_twin(twin)]}, None, SEEDS
         )
         tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), columns.EVIDENCE, rows)
-    reader = EvidenceReader(run, SPACE, 5, with_train=True, with_heldout=True)
+    reader = EvidenceReader(run, SPACE, scope_of(5))
     read = {twin: reader.read(twin, 1) for twin in TWINS}
     for twin, (found, landing) in read.items():
         value = {
@@ -333,7 +338,7 @@ def test_equal_evidence_is_equal_bytes(written, tmp_path):
 
 @pytest.mark.parametrize("n_samples", [4, 6])
 def test_a_table_without_exactly_the_seeds_asked_for_is_refused(written, n_samples):
-    reader = EvidenceReader(written.run, SPACE, n_samples, with_train=True, with_heldout=True)
+    reader = EvidenceReader(written.run, SPACE, scope_of(n_samples))
     with pytest.raises(AuditError, match=f"5 of {n_samples} seeds"):
         reader.read("a", STEP)
 
@@ -355,7 +360,7 @@ def test_without_training_images_neighbors_are_nan_and_unnamed(tmp_path):
 
 def test_without_training_images_nothing_about_them_is_read(tmp_path):
     run = write_run(tmp_path, with_train=False)
-    found, landing = EvidenceReader(run, SPACE, 5, with_train=False, with_heldout=True).read("a", STEP)
+    found, landing = EvidenceReader(run, SPACE, scope_of(5, with_train=False)).read("a", STEP)
     assert landing is None and found.own is None and found.gap is None and found.heldout_own is None
     scores = registry.lookup("metric", "nearest_heldout").scores(found)
     assert "no training images" in scores.note  # held-out images were given
@@ -363,7 +368,7 @@ def test_without_training_images_nothing_about_them_is_read(tmp_path):
 
 def test_without_heldout_images_controls_are_absent_and_the_rest_is_the_same(tmp_path, written):
     run = write_run(tmp_path, with_heldout=False)
-    found, landing = EvidenceReader(run, SPACE, 5, with_train=True, with_heldout=False).read("b", STEP)
+    found, landing = EvidenceReader(run, SPACE, scope_of(5, with_heldout=False)).read("b", STEP)
     assert found.heldout_ids is None and found.heldout_own is None and found.kid_scores is None
     np.testing.assert_array_equal(found.own, written.found["b"].own)
     np.testing.assert_array_equal(landing.in_a, written.landings["b"].in_a)
@@ -394,7 +399,7 @@ def test_a_tie_of_both_halves_lands_on_both_however_many_images_tie(tmp_path):
         references = {"own": halves[twin], "other": halves[other_twin(twin)]}
         rows = nearest.sample_rows(samples, samples, references, None, np.arange(1))
         tables.write(run.place(EVIDENCE, f"{twin}/1", SPACE), columns.EVIDENCE, rows)
-        reader = EvidenceReader(run, SPACE, 1, with_train=True, with_heldout=False)
+        reader = EvidenceReader(run, SPACE, scope_of(1, with_heldout=False))
         landing = reader.read(twin, 1)[1]
         assert landing.in_a[0] == 0.5
         np.testing.assert_array_equal(np.flatnonzero(landing.weights(20)), [1, 10])

@@ -43,7 +43,8 @@ def lean(report: Report) -> Chart:
             levels.append(
                 Level(f"smooth reference, {space}", references[space], replace(style, dash="dotted", marker=""), space)
             )
-    panel = Panel("Own share", "samples closer to own half", tuple(curves), tuple(levels), is_share=True)
+    axis = "samples closer to training images" if report.scope.decoys else "samples closer to own half"
+    panel = Panel("Own share", axis, tuple(curves), tuple(levels), is_share=True)
     return Chart(
         "own-share",
         "Do samples lean towards the images of their own training?",
@@ -51,11 +52,18 @@ def lean(report: Report) -> Chart:
         (panel,),
         report.steps,
         note=(
-            "Share of samples that lie closer to a training image of their own half than to one of the other. Filled "
+            f"Share of samples that lie closer to {whose_images(report)}. Filled "
             "markers: more than relabeling the images explains, corrected over all checkpoints and spaces. Dotted "
             "level: the same share for a smooth model of each half, which memorizes nothing." + of_groups(report)
         ),
     )
+
+
+def whose_images(report: Report) -> str:
+    """Say what the own share compares."""
+    if report.scope.decoys:
+        return "a training image than to a held-out one, as it were if there were as many of these"
+    return "a training image of their own half than to one of the other"
 
 
 def of_groups(report: Report) -> str:

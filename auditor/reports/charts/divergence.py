@@ -112,6 +112,7 @@ def divergence_words(report: Report) -> str:
     twinned = report.scope.with_twin
     sentences = [distance_words(report)] if twinned else []
     loss = report.estimates("loss_heldout", "both").value
+    sentences += [said] if (said := (report.record["checks"].get("phase") or {}).get("sentence")) else []
     sentences.append(f"Held-out loss {course(loss)}." if loss.notna().any() else "No held-out loss was measured.")
     parted = "the least twin distance" if report.scope.with_samples else "the most alike predictions"
     named = ((parted, report.parting), ("the least held-out loss", report.onset("loss")))

@@ -137,8 +137,9 @@ def legend(report: Report) -> str:
     elif report.scope.with_twin:
         lines.append(f"twin distance: in {report.scope.headline_space}, 1 = as far as different seeds.")
     if report.with_lean:
+        whose = "to training than to held-out images" if report.scope.decoys else "to their own half, both twins"
         lines.append(
-            "own share: samples closer to their own half, both twins, 0.5 = no lean; ! = more than chance by "
+            f"own share: samples closer {whose}, 0.5 = no lean; ! = more than chance by "
             "relabeling, corrected over checkpoints and spaces; a smooth model's lean may be, too. "
             "Too much: beyond what is accepted."
         )
@@ -218,9 +219,9 @@ def _curves(report: Report, width: int) -> Table:
     """Small curves over the series, least to largest value of each."""
     grid = Table.grid(padding=(0, 2))
     wanted = [("held-out loss", "loss_heldout", "")]
-    if report.scope.with_samples:
+    if report.scope.with_samples and report.scope.with_twin:
         wanted.append(("twin distance", "twin_distance_ratio", report.scope.headline_space))
-    else:
+    elif report.scope.with_twin:
         wanted.append(("predictions apart", "prediction_variance", ""))
     if report.with_lean:
         wanted += [(f"own share {space}", "own_share", space) for space in report.shown_spaces]
@@ -243,14 +244,17 @@ def _onsets(report: Report, width: int) -> Group:
     """Where the curves have their minimum and the risks begin, as sets."""
     grid = Table.grid(padding=(0, 1))
     rows = report.told_onsets
-    for row in rows[rows.onset.isin(ONSETS)].itertuples():  # by scale: a figure
+    shown = [name for name, look in ONSETS.items() if report.scope.with_twin or not look.of_twins]
+    for row in rows[rows.onset.isin(shown)].itertuples():  # by scale: a figure
         grid.add_row(Text(ONSETS[row.onset].name), Text(row.space), Text(placed(report, row)), Text(row.status))
     return Group(grid, Text(phase(report)))
 
 
 def phase(report: Report) -> str:
-    """Say whether held-out loss still falls while the twins diverge."""
+    """Say whether held-out loss still falls while the twins diverge, or samples of a single training lean."""
     found = report.record["checks"].get("phase") or {}
+    if "sentence" in found:
+        return str(found["sentence"])
     if found.get("bootstrap_share") is None:
         return f"biased phase: not known ({found.get('note', 'the run is not finished')})"
     claim = "held-out loss still falls after the twins diverge" if found["claimed"] else "not shown"
