@@ -414,7 +414,7 @@ def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_one_training(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``--ckpts DIR --train PATH`` as the settings of a training that has no twin; NAME=DIR is one of several."""
+    """Return ``--ckpts DIR --train PATH`` as the settings of a training without a twin; NAME=DIR is one of several."""
     named, images = settings.get("ckpts", ()), settings.get("train", ())
     if len(named) != 1 or is_named(named[0]) or settings.get("ckpts_a"):
         return {}

@@ -185,6 +185,7 @@ def resume_line() -> str:
 def show_plan(tasks: list[Any], loaded: Any, run: RunDirectory, say: Progress) -> None:
     """Print what would be done and why, one line per kind of task and reason, what it costs, and what it can find."""
     from auditor.pipeline import forecast, power
+    from auditor.records import DECOYS
 
     say("timing a few network calls and embeddings", 0)
     expected = forecast.forecast(loaded, run, tasks)
@@ -206,7 +207,9 @@ def show_plan(tasks: list[Any], loaded: Any, run: RunDirectory, say: Progress) -
     scope = asked.scope
     n_heldout, n_tests = len(loaded.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
     asked_about = asked.members if scope.release != "samples" else None
-    for line in power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, asked.budgets, asked_about):
+    alone = tuple(asked.sets[name].pooled or 0 for name in ("train-a", DECOYS)) if scope.decoys else None
+    told = power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, asked.budgets, asked_about, alone)
+    for line in told:
         print(f"power: {line}")
     for note in loaded.notes:
         print(f"note: {note}")

@@ -91,7 +91,8 @@ def notes_on(parts: Mapping[str, np.ndarray], spanning: Mapping[str, set[str]], 
     for name, part in parts.items():
         if len(np.unique(part)) < len(part):
             notes.append(
-                f"{len(part)} images of {plain_name(name)} form {len(np.unique(part))} groups, which are moved as a whole."
+                f"{len(part)} images of {plain_name(name)} form {len(np.unique(part))} groups, "
+                "which are moved as a whole."
             )
     if any(spanning.values()):
         told = " and ".join(f"{len(ids)} of {plain_name(name)}" for name, ids in spanning.items())

@@ -191,9 +191,10 @@ def duplicate_notes(digests: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 def pool_notes(pools: Mapping[str, np.ndarray]) -> list[str]:
     """Return one sentence per half of which not every image takes part in own-versus-other statistics."""
+    sizes = "" if DECOYS in pools else ", halves of equal size"
     return [
-        f"{int(mask.sum())} of {len(mask)} images of {'held-out' if name == DECOYS else name} take part in "
-        f"own-versus-other statistics: without blank and shared images{', halves of equal size' * (DECOYS not in pools)}."
+        f"{int(mask.sum())} of {len(mask)} images of {'heldout' if name == DECOYS else name} take part in "
+        f"own-versus-other statistics: without blank and shared images{sizes}."
         for name, mask in pools.items()
         if not mask.all()
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from auditor.config import AuditConfig
 from auditor.errors import AuditError
 
-
 WAYS = (
     "Give --ckpts DIR --train IMAGES --heldout IMAGES (one training) or --ckpts-a DIR --ckpts-b DIR (two), and --out."
 )

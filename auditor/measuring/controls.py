@@ -264,11 +264,10 @@ def differing_halves(
         share, p = exchangeability(nearest, relabeling)
         if p < N_EXCHANGEABLE / len(nearest_in_pool):
             reasons.append(
-                f"in {space} {share:.1%} of training and held-out images have their nearest image in their own set, "
-                f"p {p:.3g}"
+                f"in {space} {share:.1%} of them have their nearest image in their own set, p {p:.3g}"
                 if decoys
-                else f"The halves are not exchangeable (site, time, preprocessing?): in {space} {share:.1%} of training "
-                f"images have their nearest image in their own half, p {p:.3g}."
+                else "The halves are not exchangeable (site, time, preprocessing?): "
+                f"in {space} {share:.1%} of training images have their nearest image in their own half, p {p:.3g}."
             )
     p = two_sided_p(relabeling, brightness)
     if p < N_EXCHANGEABLE:

@@ -6,8 +6,8 @@ import numpy as np
 
 from auditor.config import Budgets
 from auditor.measuring import copies, membership
-from auditor.measuring.facts import COPY_RULES, ONE_SIDED, SETTLES, Copying
-from auditor.stats import intervals
+from auditor.measuring.facts import COPY_RULES, FINDING, ONE_SIDED, SETTLES, Copying
+from auditor.stats import counts, intervals
 
 POWER = 0.9
 Z_POWER, Z_TWO_SIDED = 1.2816, 1.9600  # quantiles of the normal distribution at .9 and .975
@@ -23,6 +23,7 @@ def statement(
     with_lean: bool,
     budgets: Budgets,
     members: tuple[int, int] | None = None,
+    alone: tuple[int, int] | None = None,
 ) -> list[str]:
     """Return the sentences of the power statement.
 
@@ -33,15 +34,21 @@ def statement(
     n_tests
         Checkpoints times spaces, over which findings are corrected.
     with_lean
-        Whether there are two trainings with their images.
+        Whether there are two trainings with their images, or one and held-out images.
     members
         Training images of a half and held-out images that networks are asked about; None where weights are not
         released, or there is no network.
+    alone
+        Of a single training, how many of its images and how many held-out ones samples are compared with; else None.
     """
     told = [] if members is None else [membership_sentence(*members, budgets)]
     if not n_seeds:
         return [NO_SAMPLES, *told]
-    lines = [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_tests)] if with_lean else []
+    lines = []
+    if with_lean and alone is not None:
+        lines = [*lean_sentences_alone(n_seeds, *alone, budgets), copy_sentence_alone(n_seeds, n_tests, *alone)]
+    elif with_lean:
+        lines = [*lean_sentences(n_seeds, budgets), copy_sentence(n_seeds, n_tests)]
     lines += told
     lines.append(shift_sentence(n_seeds, n_heldout))
     if n_seeds < budgets.least_seeds:
@@ -69,6 +76,59 @@ def standard_error(n_seeds: int) -> float:
 def detectable_lean(n_seeds: int, budgets: Budgets) -> float:
     """Return the least lean above one half whose lower bound exceeds the margin with 90 % power."""
     return budgets.lean_bias + (ONE_SIDED + Z_POWER) * standard_error(n_seeds)
+
+
+def lean_sentences_alone(n_seeds: int, n: int, m: int, budgets: Budgets) -> list[str]:
+    """Return the same of a single training with n images beside m held-out ones, and how many of these would do."""
+    se = standard_error_alone(n_seeds, n, m)
+    found, shown = (0.5 + budgets.lean_bias + (ONE_SIDED + Z_POWER) * se, 0.5 + SETTLES * se)
+    most, needed = 0.5 + budgets.lean_safe_most, heldout_needed(n_seeds, n, budgets.lean_safe_most)
+    if shown <= most:
+        enough = ""
+    elif needed is None:
+        enough = f", and below the {most:.2f} that is accepted at most with no number of them: give more seeds"
+    else:
+        enough = f", and below the {most:.2f} that is accepted at most with {needed:,} held-out images"
+    return [
+        f"With {m:,} held-out images beside {n:,} training images an own_share of {found:.3f} or more is called bias "
+        f"with {POWER:.0%} power (if the smooth reference is below {0.5 + budgets.lean_bias:.2f}, and samples spread "
+        "over all images alike: hubs make it more).",
+        f"Without lean, own_share can be shown to lie below {shown:.3f}{enough}.",
+    ]
+
+
+def standard_error_alone(n_seeds: int, n: int, m: int) -> float:
+    """Return the standard error of a single training's own_share, on the balanced scale, without lean or hubs (12.1).
+
+    Samples that land anywhere put count / S on each of N = n + m images, and the labels are dealt among these:
+    sqrt((1 / S + 1 / N) N^2 / 16nm).
+    """
+    both = n + m
+    return float(np.sqrt((1 / n_seeds + 1 / both) * both**2 / (16 * n * m)))
+
+
+def heldout_needed(n_seeds: int, n: int, lean: float) -> int | None:
+    """Return the least number of held-out images with which no lean is shown to lie below this; None if none is."""
+    for m in sorted({round(n * part) for part in np.geomspace(0.01, 4, 200)} - {0}):
+        if SETTLES * standard_error_alone(n_seeds, n, m) <= lean:
+            return m
+    return None
+
+
+def copy_sentence_alone(n_seeds: int, n_tests: int, n: int, m: int) -> str:
+    """Return which rate of copies of a single training can be found, of distinct images, where nothing else is."""
+    from scipy.stats import beta
+
+    cells = n_tests * len(COPY_RULES)
+    for k in range(1, n_seeds + 1):
+        by_chance = min(counts.more_hits(k, n_seeds, 0, m), counts.paired_hits(k, 0, n / (n + m)))
+        if 2 * by_chance * cells <= FINDING:
+            rate = float(beta.ppf(POWER, k, n_seeds - k + 1))
+            return (
+                f"Copies are found with {POWER:.0%} power from {rate:.2%} of samples on, if they are of different "
+                f"images and no held-out image is flagged (a finding takes {k}, corrected over {n_tests} tests by two rules)."
+            )
+    return "With so few seeds and held-out images no rate of copies can be found."
 
 
 def copy_sentence(n_seeds: int, n_tests: int) -> str:

@@ -128,7 +128,7 @@ UNPAIRED = "the twins' samples do not share their noise"
 def absent(reason: str) -> Side:
     """Return the part of a twin whose sample of the same noise does not exist."""
     nothing = Picture("", None, reason)
-    return Side("", nothing, nothing, nothing, **dict.fromkeys(SIDE_DISTANCES, math.nan))
+    return Side("", nothing, nothing, nothing, math.nan, math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ def covered(record: Mapping[str, Any]) -> list[str]:
         ]
     if record["scope"].get("decoys"):
         return [
-            "This is a single training: held-out images stand in the place of another half, which tells lean and copies "
-            "as long as they were held out at random. When trainings part company, what a second network says of each "
-            "image, and what of a lean is style, takes a twin trained on another half (--ckpts-b, --train-b).",
+            "This is a single training: held-out images stand in the place of another half, which tells lean and "
+            "copies as long as they were held out at random. When trainings part company, what a second network says "
+            "of each image, and what of a lean is style, takes a twin trained on another half (--ckpts-b, --train-b).",
             "Intervals cover this training on this deal; they do not show how another would differ.",
         ]
     return [

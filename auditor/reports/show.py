@@ -13,6 +13,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from auditor.records import DECOYS
 from auditor.reports import printable
 from auditor.reports.album import Case, Picture, Side, in_color
 from auditor.reports.formats.json import plain
@@ -60,7 +61,8 @@ def labels(side: Side) -> tuple[str, str, str]:
     return (
         f"sample of {side.twin}",
         f"nearest own, {number(side.own_distance)}\n{printable(side.own.id)}",
-        f"nearest other, {number(side.other_distance)}\n{printable(side.other.id)}",
+        f"nearest {'held-out' if side.rival == DECOYS else 'other'}, {number(side.other_distance)}\n"
+        f"{printable(side.other.id)}",
     )
 
 
@@ -75,7 +77,8 @@ def sentence(side: Side) -> str:
     )
     if not side.other.id:
         return claim
-    lean = {True: "nearer to its own half", False: "nearer to the other half", None: "a tie between the halves"}
+    other = "held-out images" if side.rival == DECOYS else "the other half"
+    lean = {True: "nearer to its own half", False: f"nearer to {other}", None: "a tie between the halves"}
     return f"{claim} Own to other distance: {number(side.ratio)}. It counts as {lean[side.is_closer_to_own]}."
 
 

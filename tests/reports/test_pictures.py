@@ -103,11 +103,12 @@ def test_without_training_images_there_are_samples_and_no_neighbors(without_trai
     assert [case.seed for case in album.worst("pixel", 90, 4, "a")] == list(farthest.index[:4])
 
 
-def test_a_single_training_has_its_own_side_and_says_that_there_is_no_twin(single, finished):
+def test_a_single_training_has_its_own_side_and_held_out_images_in_the_place_of_the_other(single, finished):
     alone, both = (open_album(root).case("pixel", "a", 90, 2) for root in (single, finished))
     assert alone.mine.own.id == both.mine.own.id and alone.mine.own_distance == both.mine.own_distance
     assert not alone.is_paired and both.is_paired and np.isnan(alone.twin_distance)
-    for picture in (alone.mine.other, *alone.theirs.pictures):
+    assert alone.mine.rival == "decoys" and alone.mine.other.pixels is not None and both.mine.rival == "b"
+    for picture in alone.theirs.pictures:
         assert picture.pixels is None and "no twin" in picture.reason
     ranked = open_album(single).worst("pixel", 90, 12)
     assert {case.twin for case in ranked} == {"a"} and len({case.seed for case in ranked}) == 12

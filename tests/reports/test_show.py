@@ -78,7 +78,7 @@ def test_without_training_images_the_sample_is_shown_and_the_reason(without_trai
 def test_a_single_training_is_shown_alone(single, audit, tmp_path):
     outcome = audit("show", single, "--step", 90, "--seed", 1, "--out", tmp_path / "sheet.png")
     assert outcome.status == 0 and "Twin b" not in outcome.out and "apart" not in outcome.out
-    assert "there is no twin" in " ".join(outcome.out.split()) and "nan" not in outcome.out
+    assert "nearer to held-out images" in " ".join(outcome.out.split()) and "nan" not in outcome.out
     assert set(json.loads(audit("show", single, "--step", 90, "--json").out)) >= {"a"}
 
 

@@ -205,6 +205,7 @@ DERIVED = {  # a property, and what it is made from
     "with_losses": "with_model",
     "loss_images": "config.loss_images",
     "compares_predictions": "sees_alike",
+    "sets_asked_about": "sets",
 }
 NOT_IN_KEYS = {
     "image_shape": "checkpoints and images have it, whose digests are there",
