@@ -75,10 +75,10 @@ def help_of(each: dataclasses.Field[Any]) -> str:
 
 RUN_EXAMPLE = """Audit the checkpoints of one training, or of two on disjoint halves; resume an audit that was stopped.
 
-One training: audit run --ckpts runs/a --train data/train --heldout data/heldout --out audits/first
-
 Two: audit run --ckpts-a runs/a --ckpts-b runs/b --train-a data/half-a --train-b data/half-b
 --heldout data/heldout --out audits/first
+
+Example: audit run --ckpts runs/a --train data/train --heldout data/heldout --out audits/first
 """
 
 

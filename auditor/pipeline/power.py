@@ -91,17 +91,17 @@ def lean_sentences_alone(n_seeds: int, n: int, m: int, budgets: Budgets) -> list
         enough = f", and below the {most:.2f} that is accepted at most with {needed:,} held-out images"
     return [
         f"With {m:,} held-out images beside {n:,} training images an own_share of {found:.3f} or more is called bias "
-        f"with {POWER:.0%} power (if the smooth reference is below {0.5 + budgets.lean_bias:.2f}, and samples spread "
-        "over all images alike: hubs make it more).",
+        f"with {POWER:.0%} power (if the smooth reference is below {0.5 + budgets.lean_bias:.2f}, and images are as "
+        "unlike hubs as usual).",
         f"Without lean, own_share can be shown to lie below {shown:.3f}{enough}.",
     ]
 
 
 def standard_error_alone(n_seeds: int, n: int, m: int) -> float:
-    """Return the standard error of a single training's own_share, on the balanced scale, without lean or hubs (12.1).
+    """Return the standard error of a single training's own_share, on the balanced scale, without lean (12.1).
 
-    Samples that land anywhere put count / S on each of N = n + m images, and the labels are dealt among these:
-    sqrt((1 / S + 1 / N) N^2 / 16nm).
+    Samples that put p_i on each of N = n + m images have Sum p^2 = h / N; dealing the labels among these gives
+    sqrt((1 / S + (h - 1) / N) N^2 / 16nm), with h = 2, as it was seen (1.4 to 2.6: docs/statistics.md 12.1).
     """
     both = n + m
     return float(np.sqrt((1 / n_seeds + 1 / both) * both**2 / (16 * n * m)))
@@ -126,7 +126,8 @@ def copy_sentence_alone(n_seeds: int, n_tests: int, n: int, m: int) -> str:
             rate = float(beta.ppf(POWER, k, n_seeds - k + 1))
             return (
                 f"Copies are found with {POWER:.0%} power from {rate:.2%} of samples on, if they are of different "
-                f"images and no held-out image is flagged (a finding takes {k}, corrected over {n_tests} tests by two rules)."
+                f"images and no held-out image is flagged (a finding takes {k}, corrected over {n_tests} tests by two "
+                "rules)."
             )
     return "With so few seeds and held-out images no rate of copies can be found."
 

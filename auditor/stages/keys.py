@@ -75,7 +75,7 @@ def of_spread(asked: Asked, space: str) -> dict[str, Any]:
 
 def of_references(asked: Asked) -> dict[str, Any]:
     """Return the sets that samples are compared with, and who is in the pool."""
-    trained = {name: each for name, each in asked.sets.items() if each.pooled is not None}
+    trained = {name: asked.sets[name] for name in sorted(asked.sets) if asked.sets[name].pooled is not None}
     return {name: image_set(asked, name) for name in asked.sets} | {
         "pool": [each.pooled for each in trained.values()],
         "pool_seed": asked.config.seed,

@@ -191,9 +191,13 @@ class Deal:
             ]
             index = np.where(itself, self.bank.n_train, index)
             label, position = np.append(self.label, 0).astype(np.int8), np.append(self.position, 0)
-            known.put(missing, seen(label, position, index, near.distance[missing]))
+            known.put(missing, self.found(label, position, index, near.distance[missing]))
             done[missing] = True
         return known
+
+    def found(self, label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: np.ndarray) -> Seen:
+        """Return `seen`, which needs two known images of either half."""
+        return seen(label, position, index, distance)
 
     def smooth(self, space: str) -> dict[str, Landing]:
         """Return where the smooth reference of some deal of this bank lands: its spread over deals is the true one."""

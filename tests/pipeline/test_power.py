@@ -45,6 +45,34 @@ def test_a_lean_at_the_stated_size_exceeds_the_margin_in_nine_of_ten_audits():
     assert np.mean(draws - 1.645 * power.standard_error(n) > 0.5 + BUDGETS.lean_bias) == pytest.approx(0.9, abs=0.01)
 
 
+def test_the_error_of_one_training_is_that_of_deals_among_images_of_which_some_take_more_samples_than_others():
+    n, m, s, rng = 500, 100, 1000, np.random.default_rng(0)
+    hubs = rng.exponential(size=n + m)  # their mean square is twice the squared mean
+    shares, hubs = [], hubs / hubs.sum()
+    for _ in range(2000):
+        own = np.zeros(n + m, bool)
+        own[rng.permutation(n + m)[:n]] = True
+        shares.append(own[rng.choice(n + m, s, p=hubs)].mean())
+    slope = (n + m) ** 2 / (4 * n * m)  # of the balanced scale at chance
+    assert power.standard_error_alone(s, n, m) == pytest.approx(np.std(shares) * slope, rel=0.07)
+
+
+def test_the_plan_says_how_many_held_out_images_would_show_a_single_training_not_to_lean():
+    few, enough = (power.lean_sentences_alone(2000, 500, m, BUDGETS) for m in (50, 500))
+    needed = power.heldout_needed(2000, 500, BUDGETS.lean_safe_most)
+    assert f"with {needed} held-out images" in few[1] and "accepted at most" not in enough[1]
+    assert power.standard_error_alone(2000, 500, needed) < power.standard_error_alone(2000, 500, needed - 5)
+    assert "give more seeds" in power.lean_sentences_alone(100, 500, 50, BUDGETS)[1]
+    assert power.heldout_needed(100, 500, 0.10) is None
+
+
+def test_a_single_training_finds_copies_of_as_many_images_as_the_plan_says():
+    said = power.copy_sentence_alone(1000, 10, 500, 500)
+    k = int(said.split("a finding takes ")[1].split(",")[0])
+    found = [min(counts.more_hits(j, 1000, 0, 500), 0.5**j) * 2 * 2 * 10 for j in (k - 1, k)]
+    assert found[1] <= 0.025 < found[0]
+
+
 def test_no_lean_is_shown_small_with_the_seeds_of_the_statistics_page():
     """docs/statistics.md 8: margin .05 takes 430 seeds."""
     assert "which takes" in power.lean_sentences(400, BUDGETS)[1]

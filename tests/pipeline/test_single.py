@@ -1,4 +1,4 @@
-"""One training alone: its samples beside real images it did not see; nothing that needs a twin is said."""
+"""One training alone: held-out images stand in the place of another half; nothing that needs a twin is said."""
 
 import json
 
@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from conftest import measurements
 
-TWINLESS = {"own_share", "gap_lean", "twin_distance", "twin_distance_ratio", "loss_other", "nearest_other"}
+TWINLESS = {"twin_distance", "twin_distance_ratio", "loss_other", "nearest_other"}
+BESIDE_DECOYS = {"own_share"}  # what compares with another half, of which there is none but held-out images
 
 
 def test_what_needs_a_twin_has_no_value_and_says_why(single):
@@ -20,27 +21,51 @@ def test_what_needs_no_twin_is_that_of_the_audit_of_both(single, finished):
     """The same samples, images and rules: the numbers of twin a do not depend on whether b was audited, too."""
     key = ["step", "space", "metric", "twin"]
     alone, both = (measurements(run).set_index(key) for run in (single, finished))
-    alone = alone[(alone.index.get_level_values("twin") == "a") & alone.value.notna()]
+    names, twins = (alone.index.get_level_values(each) for each in ("metric", "twin"))
+    alone = alone[(twins == "a") & alone.value.notna() & ~names.isin(BESIDE_DECOYS)]
     assert len(alone.index.get_level_values("metric").unique()) > 20
     pd.testing.assert_series_equal(alone.value, both.value.loc[alone.index], rtol=1e-9)
 
 
-def test_no_checkpoint_is_called_biased_or_generalizing(single):
-    verdicts = pd.read_parquet(single / "verdicts.parquet")
-    assert not set(verdicts.verdict) & {"biased", "generalizing"}
-    assert not verdicts.recommended.any()
+def test_its_lean_is_told_with_an_interval_and_a_test_beside_held_out_images(single):
+    rows = measurements(single)
+    for metric in ("own_share", "gap_lean", "loss_lean"):
+        found = rows[(rows.metric == metric) & (rows.twin == "both")]
+        assert found[["value", "low", "high", "p_value", "p_corrected"]].notna().all(axis=None), metric
+    pool = pd.read_parquet(single / "evidence" / "pixel" / "pool.parquet")
+    assert set(pool.half) == {"a", "decoys"}
+    record = json.loads((single / "run.json").read_text())
+    assert record["scope"]["decoys"] is True and set(record["sets"]) == {"train-a", "heldout"}
+    assert record["checks"]["phase"]["sentence"] and record["checks"]["smooth_reference"]["pixel"] > 0.4
 
 
-def test_a_copier_is_the_control_of_a_single_training(single):
+def test_a_copier_and_a_smooth_model_are_the_controls_of_a_single_training(single):
     record = json.loads((single / "run.json").read_text())
     assert record["checks"]["distrust"] == []
-    assert (single / "controls" / "copier-a.npy").exists() and not (single / "controls" / "smooth-a.npy").exists()
+    assert (single / "controls" / "copier-a.npy").exists() and (single / "controls" / "smooth-a.npy").exists()
 
 
 def test_its_report_says_what_it_cannot_know(audit, single):
     outcome = audit("report", single)
     assert outcome.status == 0 and "single training" in outcome.out
-    assert "own share" not in outcome.out
+    assert "samples closer to training than to held-out images" in " ".join(outcome.out.split())
+    assert "least twin distance" not in outcome.out
+
+
+def test_one_training_is_given_by_ckpts_and_train_and_makes_the_same_tables(audit, audit_args, single, tmp_path):
+    """Also where a = stands in the name of the folder, as long as there is such a folder."""
+    given = audit_args(ckpts_b=None, train_b=None)
+    options = dict(zip(given[1::2], given[2::2], strict=False))
+    plan = audit(*given, "--dry-run")
+    assert plan.status == 0, plan.err
+    folder = tmp_path / "lr=1"
+    folder.symlink_to(options["--ckpts-a"])
+    swapped = ["run", "--ckpts", folder, "--train", options["--train-a"]]
+    for name, value in options.items():
+        swapped += [] if name in ("--ckpts-a", "--train-a") else [name, value]
+    again = audit(*swapped, "--dry-run")
+    assert again.status == 0, again.err
+    assert again.out.split("expected time")[0] == plan.out.split("expected time")[0]
 
 
 def test_its_numbers_are_verified_and_its_gate_is_undecided(audit, single):

@@ -96,7 +96,7 @@ def test_a_changed_number_of_any_pair_is_found_by_verification(audit, audited, t
         (["--ckpts", "x=1", "--ckpts", "y=2", "--train", "x=3", "--train", "y=4"], "2 trainings are named"),
         (["--ckpts", "x=1", "--ckpts", "x=2", "--ckpts", "y=3"], "given twice"),
         (["--ckpts", "both=1"], "names no training"),
-        (["--ckpts", "nothing"], "names no training"),
+        (["--ckpts", "nothing", "--train", "x=3", "--train", "y=4"], "training images are given more than once"),
         (["--ckpts", "x=1", "--ckpts", "y=2", "--ckpts", "z=3", "--train", "x=4"], "Not both"),
         (["--ckpts", "x=1", "--ckpts", "y=2", "--ckpts", "z=3", "--ckpts-a", "w"], "both given"),
     ],
