@@ -5,7 +5,7 @@
 ``nulls``: the same samples, which nobody was trained on, while training and held-out images are dealt anew: every
 finding is chance. ``planted``: among samples are copies of training images, hidden in a known way. Banks are those of
 planted_copies.py. What was asked is kept in FOLDER and gone on with; ``--write`` puts the counts into one_training.json
-beside this file, and the tables of docs/statistics.md 12 are made from it by docs/generate.py.
+beside this file, and the tables of docs/statistics.md 14.6 are made from it by docs/generate.py.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def pool_masks(
     """Return which training images take part in own-versus-other statistics.
 
     Not blank, not shared, and the larger half subsampled by the run seed to the size of
-    the smaller (docs/statistics.md 1.1); decoys beside a single training keep their number (12.1).
+    the smaller (docs/statistics.md 1.1); decoys beside a single training keep their number (14.1).
     Mirrored images go with their originals.
     """
     masks = {}

@@ -182,7 +182,7 @@ def too_few_images(run: RunDirectory, scope: Scope, budgets: Budgets) -> list[st
 
 
 def unlike_sets(run: RunDirectory, scope: Scope) -> list[str]:
-    """Return that training and held-out images of a single training do not come from one deal (12.3).
+    """Return that training and held-out images of a single training do not come from one deal (14.3).
 
     Like the above it is known before the first sample is drawn, from the tables of the image sets.
     """

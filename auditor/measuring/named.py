@@ -37,7 +37,7 @@ def competition(evidence: Mapping[str, Evidence], landings: Mapping[str, Landing
     """Return the competition for the samples of the twins given, one list over all of them.
 
     An image is a target if the twin whose sample speaks most for it was trained on it. Where halves differ in size a
-    decoy stands for n / m chance targets (12.1).
+    decoy stands for n / m chance targets (14.2).
     """
     first = {twin: land.first for twin, land in landings.items()}
     own = [land.in_a if twin == "a" else 1 - land.in_a for twin, land in landings.items()]

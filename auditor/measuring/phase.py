@@ -1,4 +1,4 @@
-"""Is there a biased phase: held-out loss still falling while samples already lean (docs/statistics.md 6.4, 12.4).
+"""Is there a biased phase: held-out loss still falling while samples already lean (docs/statistics.md 6.4, 14.4).
 
 Twins tell it by when they begin to diverge; of a single training, by when its samples lean on its images.
 """

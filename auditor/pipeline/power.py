@@ -98,10 +98,10 @@ def lean_sentences_alone(n_seeds: int, n: int, m: int, budgets: Budgets) -> list
 
 
 def standard_error_alone(n_seeds: int, n: int, m: int) -> float:
-    """Return the standard error of a single training's own_share, on the balanced scale, without lean (12.1).
+    """Return the standard error of a single training's own_share, on the balanced scale, without lean (14.1).
 
     Samples that put p_i on each of N = n + m images have Sum p^2 = h / N; dealing the labels among these gives
-    sqrt((1 / S + (h - 1) / N) N^2 / 16nm), with h = 2, as it was seen (1.4 to 2.6: docs/statistics.md 12.1).
+    sqrt((1 / S + (h - 1) / N) N^2 / 16nm), with h = 2, as it was seen (1.4 to 2.6: docs/statistics.md 14.1).
     """
     both = n + m
     return float(np.sqrt((1 / n_seeds + 1 / both) * both**2 / (16 * n * m)))

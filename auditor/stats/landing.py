@@ -79,7 +79,7 @@ def gap_variance(a: Landing, b: Landing, pool: Pool) -> float:
 def own_share_alone(a: Landing, pool: Pool, test_sd: float, level: float = LEVEL) -> tuple[Estimate, float, float]:
     """Return a single training's share of samples nearer to its own images than to decoys, with V_seed and V_hub.
 
-    On the balanced scale (12.1). ``test_sd`` is the standard deviation of sum_i y_i w_i over relabelings, whose half is
+    On the balanced scale (14.1). ``test_sd`` is the standard deviation of sum_i y_i w_i over relabelings, whose half is
     the error of the share: it holds the seeds and the hubs of this deal; V_hub is what seeds leave of it.
     """
     n, raw = len(a.in_a), float(a.in_a.mean())

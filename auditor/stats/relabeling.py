@@ -18,7 +18,7 @@ class Pool:
     ``labels`` is +1 for half a and -1 for half b, or for decoys; images of one ``group``
     (duplicates, one patient) share a label and are relabeled together. Halves of two trainings
     are equally large; of decoys there may be fewer or more than training images, and shares are
-    told on the balanced scale then (12.1).
+    told on the balanced scale then (14.1).
     """
 
     ids: tuple[tuple[str, str], ...]  # (half, image id)

@@ -1,4 +1,4 @@
-"""One training: held-out images stand in the place of another half, however many there are (docs/statistics.md 12)."""
+"""One training: held-out images stand in the place of another half, however many there are (docs/statistics.md 14)."""
 
 from types import SimpleNamespace
 
