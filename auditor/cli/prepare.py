@@ -56,7 +56,7 @@ def scan_command(
 SPLIT_EXAMPLE = """Split images into two exchangeable halves to train twins on, and a held-out set.
 
 Duplicates, near-duplicates and groups stay together. Writes train-a.csv, train-b.csv and heldout.csv, which audit run
-takes, and a card of what was done (split.md, split.json).
+takes, and a card of what was done (split.md, split.json). For one training (--trainings 1): train.csv and heldout.csv.
 
 Example: audit split data/films --out splits/first --group-by '^(patient[0-9]+)_'
 """
@@ -66,8 +66,11 @@ Example: audit split data/films --out splits/first --group-by '^(patient[0-9]+)_
 def split_command(
     data: Annotated[str, typer.Argument(help="Images: whatever --train-a of audit run takes.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the lists and the card.")],
+    trainings: Annotated[
+        int, typer.Option("--trainings", help="2: two halves; 1: one set to train on. Both with held-out images.")
+    ] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Of the drawing.")] = 0,
-    heldout: Annotated[float, typer.Option("--heldout", help="Share of images that neither half gets.")] = 0.2,
+    heldout: Annotated[float, typer.Option("--heldout", help="Share of images that no training gets.")] = 0.2,
     group_by: Annotated[
         str | None,
         typer.Option("--group-by", help="Column, or regular expression on ids whose first group names the patient."),
@@ -92,12 +95,14 @@ def split_command(
 
     limits = settings.window_from(window) if window else None
     with Chatter(), shown() as say:
+        from auditor.pipeline.power import split_sentences
         from auditor.split import split
         from auditor.split.card import as_json, as_markdown, write
         from auditor.split.items import Options
 
         options = Options(
             data=data,
+            trainings=trainings,
             seed=seed,
             heldout=heldout,
             group_by=group_by,
@@ -111,7 +116,7 @@ def split_command(
         )
         done = split(options, out, lambda text: say(text, 0))
         say("checking the halves", 0)
-        card = write(done, out)
+        card = write(done, out, split_sentences)
     print(as_json(card) if json else as_markdown(card))
 
 

@@ -207,7 +207,7 @@ def show_plan(tasks: list[Any], loaded: Any, run: RunDirectory, say: Progress) -
     scope = asked.scope
     n_heldout, n_tests = len(loaded.sets.get("heldout", ())), len(scope.steps) * len(scope.judged_spaces)
     asked_about = asked.members if scope.release != "samples" else None
-    alone = tuple(asked.sets[name].pooled or 0 for name in ("train-a", DECOYS)) if scope.decoys else None
+    alone = (asked.sets["train-a"].pooled or 0, asked.sets[DECOYS].pooled or 0) if scope.decoys else None
     told = power.statement(scope.n_samples, n_heldout, n_tests, scope.with_lean, asked.budgets, asked_about, alone)
     for line in told:
         print(f"power: {line}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor.config import Budgets
+from auditor.config import AuditConfig, Budgets
 from auditor.measuring import copies, membership
 from auditor.measuring.facts import COPY_RULES, FINDING, ONE_SIDED, SETTLES, Copying
 from auditor.stats import counts, intervals
@@ -95,6 +95,29 @@ def lean_sentences_alone(n_seeds: int, n: int, m: int, budgets: Budgets) -> list
         "unlike hubs as usual).",
         f"Without lean, own_share can be shown to lie below {shown:.3f}{enough}.",
     ]
+
+
+def split_sentences(n: int, m: int) -> list[str]:
+    """Return what a single training of a split can find with the default seeds, and how much to hold out for more."""
+    seeds, budgets = AuditConfig().n_samples, Budgets()
+    said = [f"with {seeds:,} seeds: {lean_sentences_alone(seeds, n, m, budgets)[0]}"]
+    for lean, which in ((budgets.lean_safe_most, "the most"), (budgets.lean_safe, "what is always")):
+        wanted = share_to_hold_out(seeds, n + m, lean)
+        enough = (
+            f"takes {wanted:,} of {n + m:,} images held out (--heldout {wanted / (n + m):.2f})"
+            if wanted
+            else f"is not possible with {n + m:,} images and {seeds:,} seeds, however many are held out"
+        )
+        said.append(f"Showing own_share to be below {0.5 + lean:.2f}, {which} that is accepted, {enough}.")
+    return said
+
+
+def share_to_hold_out(n_seeds: int, n_images: int, lean: float) -> int | None:
+    """Return how many of so many images held out show no lean to lie below this, at most half; None if none do."""
+    for held in sorted({round(n_images * share / 100) for share in range(1, 51)} - {0}):
+        if SETTLES * standard_error_alone(n_seeds, n_images - held, held) <= lean:
+            return held
+    return None
 
 
 def standard_error_alone(n_seeds: int, n: int, m: int) -> float:

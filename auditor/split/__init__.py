@@ -1,5 +1,7 @@
 """``audit split``: two disjoint, equal, exchangeable halves and a held-out set, with a card of what was done.
 
+Or, for one training, its images and a held-out set.
+
 What belongs together stays together: exact duplicates, near-duplicates, and the user's groups. These clusters are the
 units that are drawn. Held-out ones are drawn evenly over classes and cluster sizes; the others are paired with one of
 the same class and size, and a coin says which of a pair goes to which half: given classes and sizes, every labelling is
@@ -22,6 +24,7 @@ from auditor.seeds import derived_seed
 from auditor.split.items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
 
 SETS = ("train-a", "train-b", "heldout")
+ALONE = ("train", "heldout")  # for one training
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ def split(options: Options, out: Path, say: Callable[[str], None] = lambda text:
     return Split(options, items, clusters, of)
 
 
+def sets_of(options: Options) -> tuple[str, ...]:
+    """Return the names of the sets, those to train on first."""
+    return ALONE if options.trainings == 1 else SETS
+
+
 def check(options: Options, out: Path) -> None:
     """Refuse what cannot be asked for, and to overwrite halves that somebody may be training on."""
     if not 0 <= options.heldout < 1:
@@ -76,7 +84,13 @@ def check(options: Options, out: Path) -> None:
         raise AuditError(f"{options.near} is no distance.", "--near", "Give 0 (only exact duplicates) to 0.9.")
     if not 0 <= options.near_clip < 1:
         raise AuditError(f"{options.near_clip} is no distance.", "--near-clip", "Give 0 (do not look) to 0.9.")
-    there = [name for name in SETS if (out / f"{name}.csv").exists()]
+    if options.trainings not in (1, 2):
+        what = f"A split for {options.trainings} trainings is not known."
+        raise AuditError(what, "--trainings", "Give 1 (images and held-out ones) or 2 (two halves and held-out ones).")
+    if options.trainings == 1 and not options.heldout:
+        what = "One training is audited beside images that were held out, and none are asked for."
+        raise AuditError(what, "--heldout", "Give a share, such as 0.2.")
+    there = [name for name in sorted({*SETS, *ALONE}) if (out / f"{name}.csv").exists()]
     if there:
         raise AuditError(
             f"There is a split already: {there[0]}.csv.", out, "Give another --out, or remove it if nothing uses it."
@@ -130,13 +144,17 @@ def assign(clusters: np.ndarray, labels: Sequence[str], options: Options) -> np.
     held = held_out(len(order), options.heldout, float(rng.random()))
     of = np.empty(len(members), dtype=object)
     of[order[held]] = "heldout"
-    of[order[~held]] = paired(sizes[order[~held]], rng)
-    balance(of, sizes, order)
+    if options.trainings == 1:
+        of[order[~held]] = "train"
+    else:
+        of[order[~held]] = paired(sizes[order[~held]], rng)
+        balance(of, sizes, order)
     named = of[clusters]
-    halves = Counter(named)
-    if min(halves["train-a"], halves["train-b"]) < LEAST // 4:
+    found = Counter(named)
+    trained = [found[name] for name in sets_of(options)[:-1]]
+    if min(trained) < LEAST // 4:
         raise AuditError(
-            f"The halves would have {halves['train-a']} and {halves['train-b']} images.",
+            f"The {'halves' if len(trained) > 1 else 'training'} would have {' and '.join(map(str, trained))} images.",
             options.data,
             "Give more images, smaller groups, or a smaller --heldout.",
         )

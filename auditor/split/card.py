@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from auditor.config import N_EXCHANGEABLE
 from auditor.images import identity, near_duplicates
 from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
-from auditor.split import SETS, Split, grouped
+from auditor.split import Split, grouped, sets_of
 from auditor.split.items import Items, Options
 from auditor.stages.halves import nearest_of_another_group
 from auditor.stats.relabeling import Pool, exchangeability, relabel, two_sided_p
@@ -26,11 +26,16 @@ from auditor.stats.relabeling import Pool, exchangeability, relabel, two_sided_p
 SCHEMA_VERSION = 1
 
 
-def write(done: Split, out: Path) -> dict[str, Any]:
-    """Write ``train-a.csv``, ``train-b.csv``, ``heldout.csv``, ``split.json`` and ``split.md``; return the card."""
+def write(done: Split, out: Path, power: Callable[[int, int], list[str]] | None = None) -> dict[str, Any]:
+    """Write a list for each set (``train-a.csv``, ...), ``split.json`` and ``split.md``; return the card.
+
+    ``power`` tells of one training's images and held-out ones how small a lean they can find, in sentences.
+    """
     card = card_of(done)
+    if done.options.trainings == 1 and power is not None:
+        card["power"] = power(card["sets"]["train"], card["sets"]["heldout"])
     out.mkdir(parents=True, exist_ok=True)
-    for name in SETS:
+    for name in card["sets"]:
         write_list(out / f"{name}.csv", done, np.flatnonzero(done.of == name), out)
     write_json(out / "split.json", card)
     with atomic(out / "split.md") as temporary:
@@ -42,10 +47,10 @@ def card_of(done: Split) -> dict[str, Any]:
     """Return what was done and what the check says, as JSON knows it."""
     options, items, clusters, of = done.options, done.items, done.clusters, done.of
     sizes = np.bincount(clusters.of)
-    counts = {name: int((of == name).sum()) for name in SETS}
+    counts = {name: int((of == name).sum()) for name in sets_of(options)}
     classes = {
         name: dict(sorted(Counter(np.asarray(items.labels, object)[of == name]).items())) if items.labels else {}
-        for name in SETS
+        for name in counts
     }
     checks = self_check(items, clusters.of, of, options)
     return {
@@ -116,7 +121,7 @@ def self_check(items: Items, clusters: np.ndarray, of: np.ndarray, options: Opti
 def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[str, Any], options: Options) -> list[str]:
     """Return what a reader should look at."""
     found = []
-    if counts["train-a"] != counts["train-b"]:
+    if options.trainings == 2 and counts["train-a"] != counts["train-b"]:
         found.append(
             f"The halves have {counts['train-a']} and {counts['train-b']} images: clusters of several images do not "
             "divide evenly. The audit compares equal numbers of both."
@@ -135,7 +140,8 @@ def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[st
         for test in ("p_nearest", "p_brightness"):
             p = checks.get(name, {}).get(test, 1.0)
             if p < N_EXCHANGEABLE:
-                what = {"halves": "The halves", "heldout_and_halves": "Held-out images and the halves"}[name]
+                others = "the others" if options.trainings == 1 else "the halves"
+                what = {"halves": "The halves", "heldout_and_halves": f"Held-out images and {others}"}[name]
                 found.append(f"{what} differ more than chance explains ({test[2:]}, p {p:.3g}): try another --seed.")
     return found
 
@@ -178,7 +184,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "|---|---:|" + "---:|" * len(names),
         *(
             f"| {name} | {counts[name]:,} |" + "".join(f" {card['classes'][name].get(c, 0):,} |" for c in names)
-            for name in SETS
+            for name in counts
         ),
         "",
         f"- Exact duplicates: {card['exact_duplicates']} images repeat another one.",
@@ -190,13 +196,15 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         f"- {card['clusters']:,} clusters were drawn as wholes, {card['clusters_of_several']:,} of them of several "
         f"images, the largest of {card['largest_cluster']}.",
         f"- Blank images: {card['blank']}.",
+        *(f"- Power: {each}" for each in card.get("power", ())),
         *(f"- {note}" for note in card["notes"]),
         "",
         "## Check",
         "",
         f"- Clusters in two sets: {card['checks']['clusters_in_two_sets']}.",
     ]
-    for name, what in (("halves", "Halves"), ("heldout_and_halves", "Held-out against both halves")):
+    against = "the others" if "train" in counts else "both halves"
+    for name, what in (("halves", "Halves"), ("heldout_and_halves", f"Held-out against {against}")):
         found = card["checks"].get(name)
         if found:
             lines.append(

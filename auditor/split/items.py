@@ -38,6 +38,7 @@ class Options:
     clip_model: str = spaces.SpaceSettings.clip_model
     clip_weights: str = spaces.SpaceSettings.clip_weights
     device: str = "auto"  # of CLIP
+    trainings: int = 2  # or 1: one set to train on
 
 
 @dataclass(frozen=True)

@@ -285,3 +285,22 @@ def test_the_copies_among_the_real_x_rays_stay_together(tmp_path):
     for digest, name in zip(done.items.digests, done.of, strict=True):
         by_digest.setdefault(digest, set()).add(name)
     assert all(len(names) == 1 for names in by_digest.values())
+
+
+def test_one_training_gets_a_list_and_held_out_images_and_is_told_what_they_can_find(planted, audit, tmp_path):
+    outcome = audit("split", planted, "--trainings", 1, "--heldout", 0.3, "--out", tmp_path / "split")
+    assert outcome.status == 0, outcome.err
+    files = {path.name for path in (tmp_path / "split").iterdir()}
+    assert files == {"train.csv", "heldout.csv", "split.md", "split.json"}
+    card = json.loads((tmp_path / "split" / "split.json").read_text())
+    assert sum(card["sets"].values()) == card["images"] and card["sets"]["heldout"] == pytest.approx(69, abs=6)
+    assert card["checks"]["clusters_in_two_sets"] == 0 and "halves" not in card["checks"]
+    assert len(card["power"]) == 3 and card["power"][0] in " ".join(outcome.out.split())
+    lists = {n: images.read(tmp_path / "split" / f"{n}.csv", n, (16, 16, 1)) for n in ("train", "heldout")}
+    assert not set(images.digests(lists["train"])) & set(images.digests(lists["heldout"]))
+
+
+@pytest.mark.parametrize("options", [("--trainings", 3), ("--trainings", 1, "--heldout", 0)])
+def test_splits_that_nothing_could_be_compared_in_are_refused(planted, audit, tmp_path, options):
+    outcome = audit("split", planted, *options, "--out", tmp_path / "split")
+    assert outcome.status == 1 and options[-2] in outcome.err and not (tmp_path / "split").exists()
