@@ -58,6 +58,10 @@ class AuditConfig:
         "column, or a Hugging Face data set on disk (PATH:SPLIT)."
     )
     train_b: str | None = setting("Training images of half b.")
+    final: str | None = setting(
+        "The model that is to be released, usually trained on everything: its checkpoints (the last counts), or one."
+    )
+    train_final: str | None = setting("Its training images [default: those of all trainings given].")
     heldout: str | None = setting("Images that no training saw, held out at random.")
     out: str | None = setting("The run directory to write or resume.")
     spaces: str = setting(
@@ -413,7 +417,7 @@ def beside_twins(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"ckpts": (), "ckpts_a2": named[0].removeprefix("a2=")}
 
 
-def of_one_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+def as_single_training(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``--ckpts DIR --train PATH`` as the settings of a training without a twin; NAME=DIR is one of several."""
     named, images = settings.get("ckpts", ()), settings.get("train", ())
     if len(named) != 1 or is_named(named[0]) or settings.get("ckpts_a"):
@@ -463,7 +467,7 @@ def resolve(given: Mapping[str, Any], file: str | Path | None) -> AuditConfig:
     settings |= {name: tuple(settings[name]) for name in ("ckpts", "train") if name in settings}
     settings = {name: with_home(name, value) for name, value in settings.items()}
     settings |= beside_twins(settings)
-    settings |= of_one_training(settings)
+    settings |= as_single_training(settings)
     if settings.get("protocol") == "paper" and settings.get("sampler", PUBLISHED_SAMPLER) != PUBLISHED_SAMPLER:
         refuse_beside_paper({"sampler"})  # the default sampler, too, where it is asked for
     return AuditConfig(**settings)

@@ -160,6 +160,7 @@ class ImageSet:
     groups: tuple[str, ...] = ()  # patient, slide, identity, duplicates: whatever belongs together; empty likewise
     digests: tuple[str, ...] = ()  # sha256 of each image; empty where not computed yet
     blank: np.ndarray | None = None  # bool [n], images without content; None where not computed yet
+    parts: tuple[tuple[str, int], ...] = ()  # sets that it was joined from, with their sizes
 
     def __post_init__(self) -> None:
         assert self.images.dtype == np.uint8 and self.images.ndim == 4, "images are uint8 [n, h, w, c]"

@@ -14,6 +14,7 @@ from auditor.registry import SCALES, WINDOWS
 
 SELDOM = (
     "distance_spaces",
+    "final",
     "decoys",
     "release",
     "release_size",
@@ -38,6 +39,7 @@ class Scope:
     release: str | None = None  # weights or samples; None: not said, and weights are assumed
     release_size: int | None = None  # samples that are to be released; None: not said
     weights: str = ""  # of the networks: ema or raw; empty where samples were given
+    final: bool = False  # whether the model that is to be released was audited, too, in a run within this one
     decoys: bool = False  # whether held-out images stand for the half of a twin: those of a single training do
 
     def as_record(self) -> dict[str, Any]:

@@ -130,17 +130,21 @@ def run_twins(
 ) -> bool:
     """Audit two trainings, or one; return whether there is something to report."""
     from auditor import inputs, pipeline
-    from auditor.pipeline import trainings
+    from auditor.pipeline import final_model, trainings
     from auditor.pipeline.plan import plan, refuse_loss_of_work
 
     loaded = inputs.prepare(config, run, say)
     second = trainings.prepare_same_data(config, loaded, run, say) if config.ckpts_a2 else None
+    final = final_model.prepare(config, loaded, run, say) if config.final else None
     tasks = plan(loaded.asked, run)
     if dry_run:
         show_plan(tasks, loaded, run, say)
         if second is not None:
             print("second training on half a:")
             show_plan(plan(second.asked, run.same_data), second, run.same_data, say)
+        if final is not None:
+            print("final model:")
+            show_plan(plan(final.asked, run.final), final, run.final, say)
         return False
     refuse_loss_of_work(tasks, run, remake)
     with run.locked():
@@ -148,6 +152,8 @@ def run_twins(
         if second is not None:
             trainings.audit_same_data(second, run, say, say.expect, remake)
             tasks = plan(loaded.asked, run)
+        if final is not None:
+            trainings.audit_part(final, run.final, "final model", say=say, expect=say.expect, remake=remake)
         say.expect(sum(task.calls for task in tasks))
         pipeline.audit(loaded, run, tasks, say)
     return True

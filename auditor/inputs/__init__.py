@@ -70,7 +70,8 @@ def prepare(config: AuditConfig, run: RunDirectory, say: Say = lambda text, call
     device = devices.resolve_device(config.device, earlier.get("device"))
     say("opening the feature spaces", 0)  # first: a missing CLIP file must not cost an hour of sampling
     sets: dict[str, ImageSet] = {}  # filled below, looked at when a space first embeds
-    training = None if config.train_a is None else lambda: image_sets.trained(sets)
+    given = config.train_a is not None or bool(config.train)
+    training = (lambda: image_sets.trained(sets)) if given else None
     space_settings = spaces.SpaceSettings(device, config.clip_model, config.clip_weights, config.grammar, training)
     opened = feature_spaces.opened(config, space_settings)
     settings = models.settings(config)
@@ -228,6 +229,7 @@ def scope_of(
         fpr=config.fpr,
         twins=pair.twins,
         decoys=DECOYS in sets,
+        final=config.final is not None,
         same_data=config.ckpts_a2 is not None,
         distance_spaces=() if config.quick else tuple(n for n, each in opened.items() if not each.vectors),
         release=config.release,

@@ -35,10 +35,11 @@ class SetFacts:
     pool: str = ""  # digest of who of the originals does; empty where all do
     groups: str = ""  # digest of the group of each image; empty where there are none
     classes: str = ""  # digest of the class of each image; empty where they are not known
+    parts: int = 1  # sets that it was joined from: of each as many are asked about
 
     def asked_about(self, n: int) -> int:
         """Return how many images networks are asked about where ``n`` are wanted: no mirrored, shared or blank ones."""
-        return min(n, self.originals if self.pooled_originals is None else self.pooled_originals)
+        return min(self.parts * n, self.originals if self.pooled_originals is None else self.pooled_originals)
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,7 @@ def set_facts(
         pool="" if in_pool is None or in_pool.all() else digest_of(kept),
         groups="" if groups is None else digest_of(groups),
         classes="" if classes is None else digest_of(classes),
+        parts=max(1, len(images_of.parts)),
     )
 
 

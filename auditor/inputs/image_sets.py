@@ -16,7 +16,7 @@ from auditor.errors import AuditError
 from auditor.images import groups, mirror, pixels
 from auditor.inputs import preflight
 from auditor.inputs.loaded import Say
-from auditor.records import DECOYS, ImageSet, is_half
+from auditor.records import DECOYS, ImageSet, is_half, set_of
 from auditor.run import RunDirectory
 from auditor.seeds import derived_seed
 
@@ -26,18 +26,34 @@ LEAST_IMAGES = 10  # of every image set
 def read(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, ImageSet]:
     """Return the image sets that were given, at the model's shape."""
     given = {"train-a": config.train_a, "train-b": config.train_b, "heldout": config.heldout}
-    return {
-        name: images.read(
-            source,
-            name,
-            image_shape,
-            reading_of(config),
-            use_cache=not config.no_cache,
-            scratch=scratch_of(config),
-        )
-        for name, source in given.items()
-        if source is not None
-    }
+    named = dict(each.split("=", 1) for each in config.train)  # of one model that was trained on several sets
+
+    def one(source: str, name: str) -> ImageSet:
+        use_cache, scratch = not config.no_cache, scratch_of(config)
+        return images.read(source, name, image_shape, reading_of(config), use_cache=use_cache, scratch=scratch)
+
+    found = {name: one(source, name) for name, source in given.items() if source is not None}
+    if named and not config.ckpts:
+        found["train-a"] = joined({half: one(source, set_of(half)) for half, source in named.items()}, "train-a")
+    return found
+
+
+def joined(sets: Mapping[str, ImageSet], name: str) -> ImageSet:
+    """Return several sets as one; ids become half/id, for halves may hold the same names."""
+    every = list(sets.values())
+    labels, groups = (
+        sum((getattr(each, of) for each in every), ()) if all(getattr(each, of) for each in every) else ()
+        for of in ("labels", "groups")
+    )
+    return ImageSet(
+        name=name,
+        images=np.concatenate([each.images for each in every]),
+        ids=tuple(f"{half}/{i}" for half, each in sets.items() for i in each.ids),
+        notes=tuple(dict.fromkeys(note for each in every for note in each.notes)),
+        labels=labels,
+        groups=groups,
+        parts=tuple((each.name, len(each)) for each in every),
+    )
 
 
 def reading_of(config: AuditConfig) -> images.Reading:

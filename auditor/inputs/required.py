@@ -20,6 +20,11 @@ def require(config: AuditConfig) -> None:
         if getattr(config, name) is None:
             flag = "--" + name.replace("_", "-")
             raise AuditError(f"{flag} is missing.", flag, WAYS)
+    if config.final is None and config.train_final is not None:
+        what = "--train-final is given and --final is not."
+        raise AuditError(what, "--final", "Give the checkpoints of the model that was trained on these images.")
+    if config.final is not None:
+        require_beside_final(config)
     if config.ckpts:
         return  # trainings.py checks what it splits into pairs
     has_twin = config.ckpts_b is not None or config.samples_b is not None
@@ -34,6 +39,18 @@ def require(config: AuditConfig) -> None:
             f"--train-{lacking}",
             "Give both: each half is the control of the other. Without both, only divergence is measured.",
         )
+
+
+def require_beside_final(config: AuditConfig) -> None:
+    """Refuse a model that is to be released where there is nothing to judge it by."""
+    for name in ("ckpts", "samples_a", "samples_b", "quick"):
+        if getattr(config, name):
+            flag = "--" + name.replace("_", "-")
+            remedy = "Leave one of both out: the final model is sampled, and judged beside one training or two."
+            raise AuditError(f"--final and {flag} are both given.", flag, remedy)
+    if config.heldout is None or config.train_a is None:
+        what = "A final model is judged by the images that it was trained on, and by held-out ones."
+        raise AuditError(what, "--heldout, --train-a", "Give both.")
 
 
 def require_networks(config: AuditConfig) -> None:
@@ -70,7 +87,7 @@ def require_single(config: AuditConfig) -> None:
             "--ckpts-b",
             "Give the checkpoints trained on half b; without them, images that were not trained on are --heldout.",
         )
-    if config.train_a is None or config.heldout is None:
+    if (config.train_a is None and not config.train) or config.heldout is None:
         raise AuditError(
             "A single training is compared with its own images, and with images held out of the same deal.",
             "--train, --heldout",

@@ -15,6 +15,7 @@ from auditor.measuring import (
     by_scale,
     classes,
     controls,
+    final,
     halves,
     lean,
     membership,
@@ -32,7 +33,7 @@ from auditor.measuring.series import Series, read_series
 from auditor.measuring.tail import tail_fact
 from auditor.measuring.underfit import underfit_reasons
 from auditor.measuring.verdict import Decision, Recommendation
-from auditor.run import RunDirectory, columns, tables
+from auditor.run import RunDirectory, columns, restored, tables
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
 from auditor.stats.intervals import NAN, paired_lower
@@ -145,6 +146,7 @@ def compute(
         for each in step_facts(series, tests, references, named[0], located.underfit, curves.losses)
     ]
     recommendation = verdict.recommend(facts, context, budgets)
+    shipped = final_model(run, series, budgets, say) if scope.final else {}
     judged = [verdict.judge(each, context, budgets) for each in facts]
     scales = by_scale.scale_rows(series, relabeling)
     return Measured(
@@ -152,7 +154,8 @@ def compute(
         onsets=all_onsets(series, tests, references, located, facts, scales, budgets),
         decisions=[replace(each, recommended=each.step == recommendation.step) for each in judged],
         recommendation=recommendation,
-        checks=checks_of(series, references, curves, located, context, facts, judged, members, recommendation, budgets),
+        checks=checks_of(series, references, curves, located, context, facts, judged, members, recommendation, budgets)
+        | shipped,
         facts=facts,
         context=context,
         curves=curves,
@@ -165,6 +168,15 @@ def compute(
             "classes": in_classes,
         },
     )
+
+
+def final_model(run: RunDirectory, beside: Series, budgets: Budgets, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return what is said of the model that is to be released, by its own audit within the run."""
+    scope = restored(Scope, run.final.read_record()["scope"], run.final.record)
+    found = compute(run.final, scope, budgets, say)
+    assert found.context is not None, "it was measured"
+    said = final.concluded(run, found.facts[-1], found.context, read_series(run.final, scope), beside, budgets)
+    return {"final": said}
 
 
 def too_few_images(run: RunDirectory, scope: Scope, budgets: Budgets) -> list[str]:

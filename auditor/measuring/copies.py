@@ -245,7 +245,10 @@ def copying(
         ratio=evidence["a"].copy_ratio,
         groups_needed=needed,
     )
-    return replace(facts, **of_pairs(evidence, rare_ratio)) if len(found) == len(TWINS) else facts
+    if len(found) == len(TWINS):
+        return replace(facts, **of_pairs(evidence, rare_ratio))
+    counted = np.unique(found["a"].own_group[found["a"].own], return_counts=True)[1]
+    return replace(facts, revealed=flagged_images(evidence["a"], found["a"]), most_of_one=int(counted.max(initial=0)))
 
 
 def of_pairs(evidence: Mapping[str, Evidence], ratio: float) -> dict[str, Any]:
@@ -285,6 +288,15 @@ def calibrated_ratio(evidence: Mapping[str, Evidence], fallback: float) -> float
     if len(ratios) and (ratios < COPY_RATIO).mean() <= RARE_FALSE_ALARMS:
         return COPY_RATIO
     return float(ratios[int(RARE_FALSE_ALARMS * len(ratios))]) if len(ratios) >= LEAST_CALIBRATING else fallback
+
+
+def flagged_images(evidence: Evidence, found: Flags) -> tuple[str, ...]:
+    """Return images that samples of a single training are flagged on, as half/id, one of a group, most often first."""
+    names = np.asarray(evidence.own_nearest)
+    seen: dict[int, list[str]] = {}
+    for row in np.flatnonzero(found.own):
+        seen.setdefault(int(found.own_group[row]), []).append(f"{evidence.twin}/{names[row]}")
+    return tuple(each[0] for each in sorted(seen.values(), key=lambda each: (-len(each), each[0])))
 
 
 def revealed(evidence: Mapping[str, Evidence], found: Mapping[str, Flags]) -> tuple[str, ...]:

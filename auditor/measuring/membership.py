@@ -16,7 +16,7 @@ import numpy as np
 from auditor.config import LEVEL, Budgets
 from auditor.measuring.facts import Membership
 from auditor.measuring.series import Series
-from auditor.records import Evidence, LossTable, other_twin
+from auditor.records import TWINS, Evidence, LossTable, other_twin
 from auditor.seeds import derived_seed
 from auditor.stats import counts, intervals
 
@@ -132,6 +132,11 @@ class Score:
     other_ids: np.ndarray  # object [m]
     units: int  # distinct groups among the members: what a share of them counts as
 
+    @property
+    def whose(self) -> str:
+        """What the model is called."""
+        return f"twin {self.twin}" if self.twin in TWINS else self.twin
+
 
 def fixed_scores(evidence: Evidence, groups: Mapping[tuple[str, str], int]) -> list[Score]:
     """Return the scores of one training that were fixed beforehand, as far as they were made.
@@ -219,7 +224,7 @@ class Judged:
         """Say the numbers of a finding."""
         false = counts.rank_limits(self.rank, self.m)[1]
         return (
-            f"{self.score.name} recognizes {self.hits:,} of {self.n:,} training images of twin {self.score.twin} "
+            f"{self.score.name} recognizes {self.hits:,} of {self.n:,} training images of {self.score.whose} "
             f"({self.share:.1%}) at a threshold that at most {false:.1%} of held-out images exceed: at least "
             f"{self.gain(looks, alpha):.1%} more (corrected p {min(1.0, looks * self.p):.2g})"
         )
@@ -361,7 +366,12 @@ def exposed_list(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np
 
 
 def conclude(
-    strict: Sequence[Judged], loose: Sequence[Judged], listed: SignedList | None, looks: int, budgets: Budgets
+    strict: Sequence[Judged],
+    loose: Sequence[Judged],
+    listed: SignedList | None,
+    looks: int,
+    budgets: Budgets,
+    listed_is_needed: bool = True,
 ) -> Membership:
     """Return whether membership is hidden, exposed or undecided at one step.
 
@@ -373,13 +383,15 @@ def conclude(
         The exposed list; None where it cannot be made.
     looks
         Scores times trainings times steps, over which findings are corrected.
+    listed_is_needed
+        Whether nothing is shown hidden without the list: there is none of a model that saw both halves.
     """
     alpha = budgets.alpha
     n_listed = 0 if listed is None else int(listed.listed.sum())
     found = [f"Membership: {listed.sentence()}."] if listed is not None and n_listed else []
     worst = most_found(strict, looks, budgets, budgets.membership_gain)
     found += [f"Membership: {worst.sentence(looks, alpha)}."] if worst is not None else []
-    missing = [*unjudged(strict, listed), *not_hidden(strict, budgets)]
+    missing = [*unjudged(strict, listed is not None or not listed_is_needed), *not_hidden(strict, budgets)]
     hidden = not missing and not found
     noted = most_found(loose, looks, budgets, -1)
     return Membership(
@@ -398,7 +410,7 @@ def most_found(found: Iterable[Judged], looks: int, budgets: Budgets, gain: floa
     return max(shown, key=lambda x: x.gain(looks, budgets.alpha), default=None)
 
 
-def unjudged(strict: Sequence[Judged], listed: SignedList | None) -> list[str]:
+def unjudged(strict: Sequence[Judged], with_list: bool) -> list[str]:
     """Return what of the rule could not be looked at, with what it takes."""
     start = "Membership cannot be shown hidden:"
     if not strict:
@@ -411,7 +423,7 @@ def unjudged(strict: Sequence[Judged], listed: SignedList | None) -> list[str]:
             f"{start} {n:,} training images of a half and {m:,} held-out images were asked about, fewer than {LEAST} "
             f"of either; give {ADVISED:,} of each (--loss-images {ADVISED}, --heldout)."
         )
-    if TWIN_RATIO not in made or listed is None:
+    if TWIN_RATIO not in made or not with_list:
         reasons.append(f"{start} what a twin knows of the same images takes a second training (--ckpts-b, --train-b).")
     if SIMA not in made and min(n, m) >= LEAST:
         reasons.append(
@@ -432,7 +444,7 @@ def not_hidden(strict: Sequence[Judged], budgets: Budgets) -> list[str]:
     more = f"about {needed:,} of each half and held-out would settle it" if needed else "more images hardly settle it"
     return [
         f"Membership not shown hidden: {worst.score.name} recognizes {worst.hits:,} of {worst.n:,} training images of "
-        f"twin {worst.score.twin} at {STRICT:.0%} false positives, at most {worst.upper:.1%} at 95%, accepted "
+        f"{worst.score.whose} at {STRICT:.0%} false positives, at most {worst.upper:.1%} at 95%, accepted "
         f"{budgets.membership_hits:.1%}{others}; {more}."
     ]
 
@@ -456,7 +468,7 @@ def hidden_sentence(strict: Sequence[Judged], budgets: Budgets) -> str:
     return (
         f"Membership is shown hidden: of {len(strict)} scores fixed beforehand none recognizes more than "
         f"{worst.upper:.1%} of training images at {STRICT:.0%} false positives (95%, accepted "
-        f"{budgets.membership_hits:.1%}; most {worst.score.name} of twin {worst.score.twin}: {worst.hits:,} of "
+        f"{budgets.membership_hits:.1%}; most {worst.score.name} of {worst.score.whose}: {worst.hits:,} of "
         f"{worst.n:,}), and no image is on the exposed list."
     )
 

@@ -192,17 +192,34 @@ def copies_unsafe(space: str, copying: Copying, budgets: Budgets) -> Iterator[st
 def reproduced(facts: StepFacts, budgets: Budgets) -> tuple[str, ...]:
     """Return the images, as half/id, that only the twin that saw them reproduces, in the space where they are most.
 
-    Of spaces in which this is not shown rare, and in which the twin that saw them flags more.
+    Of spaces in which this is not shown rare, and in which the twin that saw them flags more; of a single training,
+    those that more of its samples are flagged on than held-out images are on any.
     """
     of = [
-        each.revealed for each in facts.copying.values() if not each.is_rare(budgets) and each.own_only > each.twin_only
+        each.revealed
+        for space, each in facts.copying.items()
+        if not each.is_rare(budgets) and flags_more(each) and each.counts(space, budgets)
     ]
     return max(of, key=len, default=())
+
+
+def flags_more(copying: Copying) -> bool:
+    """Tell whether the own samples are flagged more often than their control."""
+    if copying.pairs:
+        return copying.own_only > copying.twin_only
+    return copying.hits * copying.control_n > copying.control_hits * copying.n
 
 
 def reproduced_sentence(facts: StepFacts, budgets: Budgets) -> str:
     """Say how many images only the twin that saw them reproduces, which, and how many a finding takes."""
     images = reproduced(facts, budgets)
+    if not any(each.pairs for each in facts.copying.values()):
+        more = "" if len(images) <= NAMED else f" and {len(images) - NAMED} more"
+        most = max((each for each in facts.copying.values() if each.revealed == images), key=lambda each: each.hits)
+        return (
+            f"{len(images)} images are reproduced by {most.hits} of {most.n} samples, one by {most.most_of_one}: "
+            f"{', '.join(images[:NAMED])}{more}. (Of {most.control_n} held-out images {most.control_hits} are flagged.)"
+        )
     needed = max(each.groups_needed for each in facts.copying.values())
     more = "" if len(images) <= NAMED else f" and {len(images) - NAMED} more"
     return (
@@ -328,6 +345,18 @@ def release_sentence(
         f"small in {', '.join(best.lean)} (the largest lean: {worst[1].sentence(worst[0], budgets)}; "
         f"{expected_copies(best, context)}), and its quality is not shown to be worse than that of any of them."
         f"{end} {not_judged(context)} {NOT_LOOKED_FOR}"
+    )
+
+
+def final_sentence(name: str, facts: StepFacts, context: Context, budgets: Budgets) -> str:
+    """Say that the final model may be released: which file, by what, and what was not judged."""
+    worst = max(facts.lean.items(), key=lambda item: item[1].value - item[1].safe_margin(budgets))
+    judged = "lean, copies, losses and membership" if releases_weights(context) else "lean and copies of samples"
+    whole = "" if releases_weights(context) else " Samples only; the weights themselves must not be released."
+    return (
+        f"Release the final model {name}: {judged} are shown small in {', '.join(facts.lean)} (the largest lean: "
+        f"{worst[1].sentence(worst[0], budgets)}; {expected_copies(facts, context)}).{whole} {not_judged(context)} "
+        f"{NOT_LOOKED_FOR}"
     )
 
 

@@ -64,7 +64,7 @@ def nested_runs(run: RunDirectory) -> Iterator[RunDirectory]:
     """Yield the runs within a run, and the run itself at last."""
     record = run.read_record()
     inner = [run.pair(*pair) for pair in record.get("pairs", [])]
-    inner += [run.same_data] if run.same_data.record.is_file() else []
+    inner += [each for each in (run.same_data, run.final) if each.record.is_file()]
     for each in inner:
         if each.record.is_file():
             yield from nested_runs(each)

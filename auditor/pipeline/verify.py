@@ -252,6 +252,9 @@ def problems_of(run: RunDirectory, record: Mapping[str, Any]) -> Iterator[str]:
     if asked.scope.same_data:
         within = problems_of(run.same_data, run.same_data.read_record())
         yield from (f"{run.same_data.root.name}/{each}" for each in within)
+    if asked.scope.final:
+        within = problems_of(run.final, run.final.read_record())
+        yield from (f"{run.final.root.name}/{each}" for each in within)
     for item in in_order(asked):
         yield from missing_files(run, asked, item) or wrong_files(run, asked, item, digests)
 

@@ -211,12 +211,15 @@ class Report:
             return "The audit is not finished; give the same command again."
         if not self.scope.with_train:
             return "No checkpoint can be recommended: without training images their risks are not known."
-        return self.record["checks"]["recommendation"]["sentence"]
+        said = str(self.record["checks"]["recommendation"]["sentence"])
+        final = self.record["checks"].get("final")
+        return f"{final['sentence']} The trainings beside it: {said}" if final else said
 
 
 def advice_of(record: Mapping[str, Any]) -> dict[str, str]:
     """Return what stands beside the decision, who is exposed and what to do now; nothing in runs of before."""
-    said = record["checks"].get("advice") or {}
+    checks = record["checks"]
+    said = (checks.get("final") or checks).get("advice") or {}
     return {key: said[key] for key in ADVICE if key in said} if record["status"] == "complete" else {}
 
 

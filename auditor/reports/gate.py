@@ -258,8 +258,8 @@ def recommended_step(record: Mapping[str, Any]) -> int | None:
 
 
 def recommendation(record: Mapping[str, Any]) -> Requirement:
-    """Return whether a step is recommended."""
-    found = record["checks"]["recommendation"]
+    """Return whether a step is recommended; where the model that is to be released was audited, whether that is."""
+    found = record["checks"].get("final") or record["checks"]["recommendation"]
     outcome = {"found": PASS, "none": FAIL, "undecided": UNDECIDED}[found["status"]]
     return Requirement("recommendation", outcome, found["sentence"])
 

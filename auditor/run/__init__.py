@@ -105,6 +105,11 @@ class RunDirectory:
         """The audit of twin a against another training on the same half."""
         return self._inner("same-data")
 
+    @property
+    def final(self) -> RunDirectory:
+        """The audit of the model that is to be released."""
+        return self._inner("final")
+
     def pair(self, first: str, second: str) -> RunDirectory:
         """The audit of two of three or more trainings."""
         return self._inner("pairs", f"{first}+{second}")

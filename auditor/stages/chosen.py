@@ -22,11 +22,20 @@ def loss_counts(asked: Asked) -> dict[str, int]:
 
 
 def eligible_rows(loaded: Loaded, name: str, n: int) -> np.ndarray:
-    """Return which ``n`` images of a set are asked about, int64, ascending."""
-    rng = np.random.default_rng(derived_seed("loss images", name, loaded.asked.config.seed))
-    order = rng.permutation(loaded.asked.sets[name].originals)
-    eligible = order[loaded.in_pool[name][order]] if name in loaded.in_pool else order
-    return np.sort(eligible[:n])
+    """Return which ``n`` images of a set are asked about, int64, ascending.
+
+    Of a set that was joined from several, those that would be asked about of each of them.
+    """
+    parts = loaded.sets[name].parts or ((name, loaded.asked.sets[name].originals),)
+    starts = np.cumsum([0, *(size for _, size in parts)])
+    orders = []
+    for (part, size), start in zip(parts, starts, strict=False):
+        rng = np.random.default_rng(derived_seed("loss images", part, loaded.asked.config.seed))
+        order = start + rng.permutation(size)
+        eligible = order[loaded.in_pool[name][order]] if name in loaded.in_pool else order
+        orders.append(eligible)
+    ranks = np.concatenate([np.arange(len(each)) for each in orders])  # in turn one of each part
+    return np.sort(np.concatenate(orders)[np.argsort(ranks, kind="stable")][:n])
 
 
 def measured_rows(loaded: Loaded, name: str) -> np.ndarray:
