@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -298,3 +300,12 @@ def test_every_metric_that_a_file_defines_is_registered_and_no_other():
     modules = [import_module(f"auditor.metrics.{path.stem}") for path in (ROOT / "metrics").glob("[!_]*.py")]
     found = {(m.__name__, name) for m in modules for name, value in vars(m).items() if isinstance(value, Metric)}
     assert found == named
+
+
+def test_run_scan_report_and_check_are_imported_where_there_is_no_posix():
+    """LoRA users train on Windows: what only POSIX has must not stand on their way."""
+    absent = "import sys; sys.modules.update(dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios')))"
+    needed = "auditor.pipeline.trainings, auditor.pipeline.final_model, auditor.inputs.scan, auditor.reports.gate"
+    code = f"{absent}; import {needed}, auditor.cli.run, auditor.reports.formats.html"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

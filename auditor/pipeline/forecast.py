@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from auditor.inputs.loaded import Loaded
 from auditor.neighbors import search
 from auditor.registry import SPACE_GROUPS, TOLD_TOGETHER
 from auditor.run import RunDirectory
+from auditor.run.machine import peak_memory
 from auditor.stages import Task
 from auditor.stages.bench import Bench
 from auditor.stages.features import EMBEDDED_AT_ONCE
@@ -164,7 +164,7 @@ def disk(tasks: Sequence[Task]) -> int:
 
 def memory(loaded: Loaded) -> int:
     """Return about how many bytes the run will hold: what this process held at most, and the features of one space."""
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    here = peak_memory() or 0
     images = sum(map(len, loaded.sets.values())) + 2 * loaded.asked.n_samples
     return here + images * max(each.dim for each in loaded.asked.spaces.values()) * 4
 

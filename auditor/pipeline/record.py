@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
@@ -11,6 +10,7 @@ from typing import Any
 from auditor.inputs.asked import as_record
 from auditor.inputs.loaded import Loaded
 from auditor.records import TWINS
+from auditor.run.machine import peak_memory
 from auditor.stages import stages
 
 VERSIONED = ("torch", "diffusers", "open_clip_torch", "faiss-gpu", "faiss-cpu", "numpy", "pandas", "pyarrow", "auditor")
@@ -88,7 +88,7 @@ def record(loaded: Loaded, status: str, seconds: Mapping[str, float], checks: Ma
         "checks": dict(checks),
         "versions": versions(),
         "seconds": {kind: round(value, 2) for kind, value in seconds.items()},
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mib": round((peak_memory() or 0) / 2**20),
     }
 
 

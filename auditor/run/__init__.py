@@ -8,7 +8,6 @@ never taken for finished.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -45,6 +44,7 @@ from auditor.run.files import (
     write_beside,
     write_json,
 )
+from auditor.run.machine import lock
 from auditor.run.places import FilePlace
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ class RunDirectory:
                 raise AuditError(f"Cannot write here: {error.strerror}.", self.root, "Choose another --out.") from None
             with handle:
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(handle)
                 except BlockingIOError:
                     raise AuditError(
                         "Another process is writing this run.", self.root, "Wait for it, or choose another --out."
