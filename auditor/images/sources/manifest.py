@@ -1,7 +1,8 @@
 """A CSV that lists pictures: a ``path`` column, and ``label``, ``group`` and other columns beside it.
 
 Paths are relative to the CSV's folder. Where a ``source`` column is given, it names an archive, array or data set
-(relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``.
+(relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``. In
+a folder whose ids do not tell the files (DICOM, NIfTI), ``path`` may also be a file in it: all of its pictures.
 """
 
 from __future__ import annotations
@@ -98,17 +99,20 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
     if split_part(source).path.suffix.lower() == ".csv":
         raise AuditError("A list of pictures names another list as its source", path, "Name the pictures themselves.")
     opened = open_source(source, reading)
-    at = {image_id: row for row, image_id in enumerate(opened.ids)}
+    at = {image_id: [row] for row, image_id in enumerate(opened.ids)}
     for row in rows:
-        if row.path not in at:
+        if row.path not in at and row.path not in opened.files:
             raise AuditError(f"There is no image {row.path!r} in {name}", path, "Write the list anew.")
-    kept = sorted(rows, key=lambda row: at[row.path])
-    chosen = [at[row.path] for row in kept]
+    found = [(each, row) for row in rows for each in at.get(row.path) or opened.files[row.path]]
+    kept = sorted(found, key=lambda pair: pair[0])
+    chosen = [each for each, _ in kept]
+    ids = [opened.ids[each] for each in chosen]
 
     def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
         yield from opened.pictures([chosen[row] for row in wanted], tally)
 
-    return Source([row.path for row in kept], opened.stamps, decoded, opened.notes), kept
+    listed = [row._replace(path=image_id) for image_id, (_, row) in zip(ids, kept, strict=True)]
+    return Source(ids, opened.stamps, decoded, opened.notes), listed
 
 
 def stamp_of(place: str, path: Path) -> tuple[Any, ...]:
