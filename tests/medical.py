@@ -26,7 +26,7 @@ def identity(number: int, image: int = 0) -> dict[str, str]:
         "PatientBirthDate": f"19{40 + number % 50}0{1 + number % 9}17",
         "AccessionNumber": f"ACC{880_000 + number}",
         "StudyDate": f"2021{1 + number % 12:02d}{1 + image % 28:02d}",
-        "StudyTime": f"0{number % 10}5913",
+        "StudyTime": f"0{number % 10}5913.{774_000 + number}",
         "ReferringPhysicianName": f"Referrer{number}^Ruth",
         "InstitutionName": "St. Elsewhere",
         "StudyInstanceUID": f"1.2.826.0.1.3680043.8.498.{1000 + number}.1",
