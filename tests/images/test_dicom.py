@@ -343,3 +343,16 @@ def test_a_list_gives_groups_and_labels_by_file_and_its_ids_tell_no_file(tmp_pat
     assert sorted(found.ids) == sorted(images.open_source(tmp_path / "films").ids)
     assert Counter(found.groups) == {"g0": 4, "g1": 3} and len(set(found.labels)) == 5
     assert {group for each, group in zip(found.ids, found.groups) if "/" in each} == {"g1"}
+
+
+@pytest.mark.parametrize("name", ["Smith.dcm", "Smith", "1.2.840.5"])
+def test_a_list_of_dicom_files_without_their_folder_is_refused_and_names_none(name, tmp_path):
+    dicom(tmp_path / "films" / name)
+    (tmp_path / "x.csv").write_text(f"path\nfilms/{name}\n")
+    with pytest.raises(AuditError, match="not read one by one") as caught:
+        images.open_source(tmp_path / "x.csv")
+    assert "column source" in caught.value.remedy and name not in str(caught.value)
+    (tmp_path / "x.csv").write_text("path,source\nSmithson.dcm,films\n")
+    with pytest.raises(AuditError, match="names no image and no file in films") as caught:
+        images.open_source(tmp_path / "x.csv")
+    assert "Smith" not in str(caught.value)

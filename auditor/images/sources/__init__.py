@@ -219,10 +219,10 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def begins_as_dicom(entry: os.DirEntry[str]) -> bool:
+def begins_as_dicom(path: str) -> bool:
     """Return whether a file is DICOM although no suffix says so: it has none, or a number as names of UIDs have."""
-    suffix = suffix_of(entry.name)
-    return (not suffix or suffix[1:].isdigit()) and has_preamble(entry.path)
+    suffix = suffix_of(os.path.basename(path))
+    return (not suffix or suffix[1:].isdigit()) and has_preamble(path)
 
 
 def has_preamble(path: str) -> bool:

@@ -65,7 +65,7 @@ class Held(NamedTuple):
 
 def is_dicom(entry: os.DirEntry[str]) -> bool:
     """Return whether a file is DICOM by its suffix or, where it has none, by its preamble."""
-    return suffix_of(entry.name) in SUFFIXES or begins_as_dicom(entry)
+    return suffix_of(entry.name) in SUFFIXES or begins_as_dicom(entry.path)
 
 
 def claims(path: Path) -> bool:

@@ -49,7 +49,7 @@ def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str], Count
         if sources.is_linked_folder(entry):
             links += 1
         elif (suffix := sources.suffix_of(entry.name)) not in SUFFIXES:
-            others[".dcm" if sources.begins_as_dicom(entry) else suffix or "no suffix"] += 1
+            others[".dcm" if sources.begins_as_dicom(entry.path) else suffix or "no suffix"] += 1
         elif (state := sources.entry_state(entry)) is None:
             irregular += 1
         else:

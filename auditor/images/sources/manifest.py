@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.errors import AuditError
 from auditor.images import open_source, pictures, split_part
-from auditor.images.sources import Kind, Place, Reading, Source, in_turn, one_of, stamp
+from auditor.images.sources import (
+    OTHER_PICTURES,
+    Kind,
+    Place,
+    Reading,
+    Source,
+    begins_as_dicom,
+    in_turn,
+    one_of,
+    stamp,
+    suffix_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,6 +104,7 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
     """Return the source that some lines name, with these pictures only, and the lines in its order."""
     if not name:
         places = [os.path.join(path.parent, row.path) for row in rows]
+        refuse_unread(places, path)
         stamps = [stamp_of(place, path) for place in places]
         return Source([row.path for row in rows], stamps, pictures.of_files(places, reading)), rows
     source = os.path.join(path.parent, name)
@@ -102,7 +114,10 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
     at = {image_id: [row] for row, image_id in enumerate(opened.ids)}
     for row in rows:
         if row.path not in at and row.path not in opened.files:
-            raise AuditError(f"There is no image {row.path!r} in {name}", path, "Write the list anew.")
+            what = f"There is no image {row.path!r} in {name}"
+            if opened.files:
+                what = f"A line names no image and no file in {name}"  # a name of such a file would name a person
+            raise AuditError(what, path, "Write the list anew.")
     found = [(each, row) for row in rows for each in at.get(row.path) or opened.files[row.path]]
     kept = sorted(found, key=lambda pair: pair[0])
     chosen = [each for each, _ in kept]
@@ -113,6 +128,18 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
 
     listed = [row._replace(path=image_id) for image_id, (_, row) in zip(ids, kept, strict=True)]
     return Source(ids, opened.stamps, decoded, opened.notes), listed
+
+
+def refuse_unread(places: Sequence[str], path: Path) -> None:
+    """Refuse pictures of kinds that are not read one by one; medical ones are not named."""
+    found = sum(suffix_of(place) in OTHER_PICTURES or begins_as_dicom(place) for place in places)
+    if found:
+        raise AuditError(
+            f"{found} lines name pictures that are not read one by one",
+            path,
+            "Of DICOM and NIfTI files write the folder into a column source, and the path inside it into path; convert "
+            "others to PNG.",
+        )
 
 
 def stamp_of(place: str, path: Path) -> tuple[Any, ...]:
