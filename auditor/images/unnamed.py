@@ -14,22 +14,26 @@ import hmac
 import logging
 import os
 import secrets
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from auditor.errors import AuditError
 from auditor.images import sources
+from auditor.images.cache import SETTLED
 from auditor.images.sources import SUFFIXES, Place, Reading
 
 LETTERS = 16  # of the sha256 of a file
 LEAVE_OUT = "Replace it by an intact copy, or take it out of the folder."
 INSTALL = "Install it: pip install 'auditor[medical]'."
+T = TypeVar("T")
 _KEY = secrets.token_bytes(32)
+_KNOWN: dict[tuple[str, str, tuple[int, ...]], Any] = {}
 
 
 class File(NamedTuple):
@@ -77,12 +81,7 @@ def files_in(
             others[sources.suffix_of(name)] += 1
         else:
             path = os.path.join(folder, name)
-            try:
-                with open(path, "rb") as stream:
-                    content = hashlib.file_digest(stream, "sha256").hexdigest()[:LETTERS]
-            except OSError as error:
-                raise AuditError(f"A file cannot be read: {error.strerror}", folder, LEAVE_OUT) from None
-            found.append(File(path, name, content, state))
+            found.append(File(path, name, once("id", path, state, lambda: id_of(path, folder)), state))
     sources.refuse_left_out(others, len(found), reading, folder)
     seen = Counter[str]()
     numbered = []
@@ -93,6 +92,28 @@ def files_in(
     if left:
         notes.append(f"Linked folders, pipes, sockets and devices were left out: {left}.")
     return sorted(numbered, key=lambda each: each.id), notes
+
+
+def id_of(path: str, folder: Path) -> str:
+    """Return the id of a file."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:LETTERS]
+    except OSError as error:
+        raise AuditError(f"A file cannot be read: {error.strerror}", folder, LEAVE_OUT) from None
+
+
+def once(what: str, path: str, state: tuple[int, ...], make: Callable[[], T]) -> T:
+    """Return what is made of a file, made once in a process unless the file changed or may be changing.
+
+    Three lists of one folder open it three times.
+    """
+    if (what, path, state) in _KNOWN:
+        return cast(T, _KNOWN[what, path, state])
+    found = make()
+    if max(state[1::2]) / 1e9 < time.time() - SETTLED:
+        _KNOWN[what, path, state] = found
+    return found
 
 
 def hidden(fact: str) -> str:

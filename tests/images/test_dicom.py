@@ -19,7 +19,7 @@ from pydicom.sequence import Sequence
 
 from auditor import images
 from auditor.errors import AuditError
-from auditor.images import Reading
+from auditor.images import Reading, unnamed
 
 CT = film().astype(np.int16) - 1024  # Hounsfield units
 HU = Reading((-1000.0, 1000.0))
@@ -356,3 +356,22 @@ def test_a_list_of_dicom_files_without_their_folder_is_refused_and_names_none(na
     with pytest.raises(AuditError, match="names no image and no file in films") as caught:
         images.open_source(tmp_path / "x.csv")
     assert "Smith" not in str(caught.value)
+
+
+def test_files_that_settled_are_read_through_once_however_many_lists_name_their_folder(tmp_path, monkeypatch):
+    medical.patients(tmp_path, 3, 2)
+    read = Counter()
+
+    def counted(path, folder):
+        read[path] += 1
+        return original(path, folder)
+
+    original = unnamed.id_of
+    monkeypatch.setattr(unnamed, "id_of", counted)
+    for _ in range(2):  # written a moment ago: they may change again without a later time
+        images.open_source(tmp_path)
+    assert set(read.values()) == {2} and len(read) == 6
+    monkeypatch.setattr(unnamed, "SETTLED", -60)
+    for _ in range(3):
+        images.open_source(tmp_path)
+    assert set(read.values()) == {3}

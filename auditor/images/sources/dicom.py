@@ -22,7 +22,7 @@ import numpy as np
 from auditor.errors import AuditError
 from auditor.images import pictures, unnamed
 from auditor.images.sources import Kind, Place, Reading, Source, begins_as_dicom, has_preamble, require_room, suffix_of
-from auditor.images.unnamed import File
+from auditor.images.unnamed import File, once
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,7 +81,8 @@ def open_dicom(place: Place, reading: Reading) -> Source:
         raise AuditError(f"A folder of DICOM files has no part {place.part!r}", place, f"Give {folder}.")
     pydicom = unnamed.reader("pydicom", "DICOM files", folder)
     every, notes = unnamed.files_in(folder, is_dicom, reading)
-    headers = {file: header for file in every if (header := held_by(file, folder)) is not None}
+    of_file = {each: once("header", each.path, each.state, lambda: held_by(each, folder)) for each in every}
+    headers = {file: held for file, held in of_file.items() if held is not None}
     if len(headers) < len(every):
         notes.append(f"DICOM files without pictures (directories, structures, reports): {len(every) - len(headers)}.")
     if not headers:
