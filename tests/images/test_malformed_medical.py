@@ -67,6 +67,7 @@ WHOLE = {
     "0 frames": {"NumberOfFrames": "0"},
     "-3 frames": {"NumberOfFrames": "-3"},
     "2 frames of one": {"NumberOfFrames": "2"},
+    "fewer rows than pixels": {"Rows": 8},
     "two thousand million frames": {"NumberOfFrames": "2000000000"},
     "no depth": {"BitsAllocated": None},
     "a depth of 0": {"BitsAllocated": 0},

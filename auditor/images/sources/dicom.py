@@ -168,8 +168,8 @@ def held_by(file: File, folder: Path) -> Held | None:
             raise refused("This DICOM file tells no known transfer syntax")
         if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
             needed = frames * size * (2 if photometric == "YBR_FULL_422" else 3) // 3
-            if stored < needed:
-                raise refused(f"This DICOM file has {stored:,} bytes for {frames} frames that take {needed:,}")
+            if not needed <= stored < needed + size:
+                raise refused(f"This DICOM file has {stored:,} bytes of pixels and tells of {needed:,}")
         else:
             require_plugin(syntax, get_decoder, refused)
             require_room(frames, stored, f"{folder}: {file.id}")
@@ -186,17 +186,22 @@ def header_of(file: File, folder: Path) -> tuple[Any, int]:
     if not has_preamble(file.path):
         raise unnamed.unreadable("This file does not begin as DICOM does (no DICM preamble)", folder, file.id)
     meta = pydicom.filereader.read_file_meta_info(file.path)
-    unpacked = 0
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        unpacked = require_no_bomb(file, int(meta.FileMetaInformationGroupLength), folder)
+        refuse_deflated_bomb(file, int(meta.FileMetaInformationGroupLength), folder)
+        said = pydicom.dcmread(file.path)
+        return said, len(said.get("PixelData") or b"")
     with open(file.path, "rb") as stream:
         said = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(READ))
-        rest = os.fstat(stream.fileno()).st_size - stream.tell()
-    return said, unpacked or rest
+        start = stream.tell()
+        element = stream.read(12)  # tag, kind and length of the pixels; of files with implicit kinds tag and length
+        implicit, little = said.original_encoding
+        head = 8 if implicit else 12
+        claimed = int.from_bytes(element[head - 4 : head], "little" if little else "big")
+        return said, max(0, min(claimed, os.fstat(stream.fileno()).st_size - start - head))
 
 
-def require_no_bomb(file: File, length: int, folder: Path) -> int:
-    """Return the size of a file that is deflated as a whole, or refuse one that would fill the memory."""
+def refuse_deflated_bomb(file: File, length: int, folder: Path) -> None:
+    """Refuse a file, deflated as a whole after ``length`` bytes of file meta, that would fill the memory."""
     with open(file.path, "rb") as stream:
         stream.seek(132 + 12 + length)  # the preamble and the group length itself lie before
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -206,7 +211,6 @@ def require_no_bomb(file: File, length: int, folder: Path) -> int:
                 block = unpacker.unconsumed_tail
                 if size > pictures.LARGEST_FILE:
                     raise unnamed.unreadable("This deflated DICOM file unpacks to more than is read", folder, file.id)
-    return size
 
 
 def require_plugin(syntax: Any, get_decoder: Callable[[Any], Any], refused: Callable[..., AuditError]) -> None:
