@@ -184,6 +184,20 @@ def test_compressed_pixels_that_are_none_are_one_error(what, tmp_path):
     refusal(syntax(tmp_path, *COMPRESSED[what]))
 
 
+@pytest.mark.parametrize("offsets", [True, False])
+@pytest.mark.parametrize("frames", [None, 1, 3, 400])
+def test_another_number_of_compressed_frames_than_the_header_tells_is_one_error(frames, offsets, tmp_path):
+    shipped = Path(pydicom.__file__).parent / "data/test_files/SC_rgb_rle_2frame.dcm"
+    data = pydicom.dcmread(shipped)
+    parts = list(pydicom.encaps.generate_frames(data.PixelData, number_of_frames=2))
+    data.PixelData = encapsulate(parts, has_bot=offsets)
+    data.save_as(tmp_path / "x.dcm")
+    read(tmp_path)
+    data.NumberOfFrames = frames
+    data.save_as(tmp_path / "x.dcm")
+    assert "does not hold as many" in refusal(tmp_path).what
+
+
 def test_a_compressed_picture_of_absurd_size_is_refused_before_it_is_unpacked(tmp_path):
     assert "65000x65000" in refusal(syntax(tmp_path, RLELossless, bytes(64), rows=65000)).what
 

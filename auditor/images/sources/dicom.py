@@ -141,7 +141,7 @@ def held_by(file: File, folder: Path) -> Held | None:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     with unnamed.untold("DICOM file", "pydicom", folder, file.id):
-        said, stored = header_of(file, folder)
+        said, begin, stored = header_of(file, folder)
         shape = said.get("Rows"), said.get("Columns")
         meta = said.file_meta
         kind = getattr(said.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID"), "name", "")
@@ -173,13 +173,15 @@ def held_by(file: File, folder: Path) -> Held | None:
         else:
             require_plugin(syntax, get_decoder, refused)
             require_room(frames, stored, f"{folder}: {file.id}")
+            if not frames_at(file, begin, syntax, frames):
+                raise refused(f"This DICOM file tells of {frames} frames and does not hold as many")
         groups = tuple(str(said.get(name) or "").strip() for name in GROUPS)
         burned_in = str(said.get("BurnedInAnnotation", "")).strip().upper() == "YES"
         return Held(frames, tuple(each and unnamed.hidden(each) for each in groups), burned_in)
 
 
-def header_of(file: File, folder: Path) -> tuple[Any, int]:
-    """Return what a file says before its pixels, and how many bytes these have."""
+def header_of(file: File, folder: Path) -> tuple[Any, int, int]:
+    """Return what a file says before its pixels, where these begin, and how many bytes they have."""
     import pydicom
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -189,7 +191,7 @@ def header_of(file: File, folder: Path) -> tuple[Any, int]:
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         refuse_deflated_bomb(file, int(meta.FileMetaInformationGroupLength), folder)
         said = pydicom.dcmread(file.path)
-        return said, len(said.get("PixelData") or b"")
+        return said, 0, len(said.get("PixelData") or b"")
     with open(file.path, "rb") as stream:
         said = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(READ))
         start = stream.tell()
@@ -197,7 +199,7 @@ def header_of(file: File, folder: Path) -> tuple[Any, int]:
         implicit, little = said.original_encoding
         head = 8 if implicit else 12
         claimed = int.from_bytes(element[head - 4 : head], "little" if little else "big")
-        return said, max(0, min(claimed, os.fstat(stream.fileno()).st_size - start - head))
+        return said, start + head, max(0, min(claimed, os.fstat(stream.fileno()).st_size - start - head))
 
 
 def refuse_deflated_bomb(file: File, length: int, folder: Path) -> None:
@@ -211,6 +213,18 @@ def refuse_deflated_bomb(file: File, length: int, folder: Path) -> None:
                 block = unpacker.unconsumed_tail
                 if size > pictures.LARGEST_FILE:
                     raise unnamed.unreadable("This deflated DICOM file unpacks to more than is read", folder, file.id)
+
+
+def frames_at(file: File, begin: int, syntax: Any, frames: int) -> bool:
+    """Return whether compressed pixels can be as many frames; a frame may be in several pieces, except by RLE."""
+    from pydicom.encaps import parse_basic_offsets, parse_fragments
+    from pydicom.uid import RLELossless
+
+    with open(file.path, "rb") as stream:
+        stream.seek(begin)
+        told = parse_basic_offsets(stream)
+        pieces, _ = parse_fragments(stream)
+    return pieces >= frames and (len(told) or (pieces if syntax == RLELossless else frames)) == frames
 
 
 def require_plugin(syntax: Any, get_decoder: Callable[[Any], Any], refused: Callable[..., AuditError]) -> None:
@@ -245,7 +259,7 @@ def frames_of(
     remedy = unnamed.LEAVE_OUT
     kind = "DICOM picture"
     with unnamed.untold(kind, "pydicom", folder, file.id):
-        said, _ = header_of(file, folder)
+        said, *_ = header_of(file, folder)
         syntax = said.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated:
             remedy = f"{remedy} Some variants need another plugin: pip install {plugin_of(syntax)}."
