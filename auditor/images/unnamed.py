@@ -164,4 +164,6 @@ def stamps_of(files: Sequence[File], package: Any) -> list[tuple[Any, ...]]:
 def one_folder(place: Place, kind: str) -> None:
     """Refuse a single file: its name would be told wherever the set is named."""
     if not place.path.is_dir():
-        raise AuditError(f"{kind} files are read as a folder, of which no names are told", place, "Give its folder.")
+        raise AuditError(
+            f"{kind} files are read as a folder, of which no names are told", place.path.parent, "Give it."
+        )

@@ -249,12 +249,12 @@ def test_files_without_suffix_and_those_named_by_uids_are_found_by_their_preambl
     assert len(source.ids) == 8 and source.notes == ("Other files in the folder were ignored: 2.",)
 
 
-def test_directories_structures_and_reports_are_no_pictures_and_counted(tmp_path):
+def test_files_of_other_classes_than_images_are_left_out_and_counted(tmp_path):
     dicom(tmp_path / "a.dcm")
-    for name in ("rtplan.dcm", "reportsi.dcm", "dicomdirtests/DICOMDIR"):
+    for name in ("rtplan.dcm", "reportsi.dcm", "dicomdirtests/DICOMDIR", "rtdose.dcm", "liver_1frame.dcm"):
         (tmp_path / Path(name).name).write_bytes(shipped(name).read_bytes())
     source = images.open_source(tmp_path)
-    assert len(source.ids) == 1 and "(directories, structures, reports): 3." in source.notes[0]
+    assert len(source.ids) == 1 and "(directories, structures, doses, masks, reports): 5." in source.notes[0]
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "a", "1.2.840.7"])
@@ -267,8 +267,9 @@ def test_dicom_among_other_pictures_is_a_refusal_unless_it_is_to_be_left_out(nam
 
 
 def test_a_single_file_is_refused_for_its_name_would_be_told(tmp_path):
-    with pytest.raises(AuditError, match="read as a folder"):
-        images.open_source(dicom(tmp_path / "a.dcm"))
+    with pytest.raises(AuditError, match="read as a folder") as caught:
+        images.open_source(dicom(tmp_path / "Smith.dcm"))
+    assert "Smith" not in str(caught.value)
 
 
 def test_ids_are_the_beginning_of_the_files_digests_and_do_not_follow_names(tmp_path):

@@ -65,6 +65,17 @@ def test_letters_give_slices_as_they_lie_in_the_canonical_array(axis, cut, tmp_p
     assert np.array_equal(seen(f"{tmp_path}:{axis}=3-3")[f"{axis}-3"], cut)
 
 
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_letters_give_what_a_training_through_monai_sees(signs, tmp_path):
+    from monai.transforms import Compose, EnsureChannelFirst, LoadImage, Orientation
+
+    path = nifti(tmp_path / "a.nii.gz", *turned((2, 0, 1), signs))
+    load = Compose([LoadImage(image_only=True), EnsureChannelFirst(), Orientation(axcodes="RAS", labels=None)])
+    theirs = np.asarray(load(path))[0]
+    for name, picture in seen(f"{tmp_path}:z").items():
+        assert np.array_equal(picture, theirs[:, :, int(name.partition("-")[2])])
+
+
 @pytest.mark.parametrize(
     ("band", "slices"),
     [("axial", range(7)), ("axial=2-4", (2, 3, 4)), ("axial=30%-70%", (2, 3, 4)), ("axial=0%-100%", range(7))],

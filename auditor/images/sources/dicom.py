@@ -84,7 +84,8 @@ def open_dicom(place: Place, reading: Reading) -> Source:
     of_file = {each: once("header", each.path, each.state, lambda: held_by(each, folder)) for each in every}
     headers = {file: held for file, held in of_file.items() if held is not None}
     if len(headers) < len(every):
-        notes.append(f"DICOM files without pictures (directories, structures, reports): {len(every) - len(headers)}.")
+        left = len(every) - len(headers)
+        notes.append(f"DICOM files that are no images (directories, structures, doses, masks, reports): {left}.")
     if not headers:
         raise AuditError(" ".join(("The folder holds no DICOM pictures.", *notes)), folder, "Give another folder.")
     require_room(sum(each.frames for each in headers.values()), sum(each.state[0] for each in every), folder)
@@ -136,7 +137,7 @@ def require_groups(found: Sequence[str], at: int, folder: Path) -> Sequence[str]
 
 
 def held_by(file: File, folder: Path) -> Held | None:
-    """Return what is needed of a file's header; None where it is meant to hold no picture."""
+    """Return what is needed of a file's header; None where its class is not that of an image."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -145,7 +146,7 @@ def held_by(file: File, folder: Path) -> Held | None:
         shape = said.get("Rows"), said.get("Columns")
         meta = said.file_meta
         kind = getattr(said.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID"), "name", "")
-        if shape == (None, None) and kind.endswith("Storage") and "Image" not in kind:
+        if "Storage" in kind and "Image" not in kind:  # doses and masks have rows and columns, too
             return None
 
         def refused(what: str, remedy: str = unnamed.LEAVE_OUT) -> AuditError:
