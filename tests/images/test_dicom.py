@@ -376,3 +376,21 @@ def test_files_that_settled_are_read_through_once_however_many_lists_name_their_
     for _ in range(3):
         images.open_source(tmp_path)
     assert set(read.values()) == {3}
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "693_J2KI.dcm", "examples_overlay.dcm"])
+def test_a_shipped_scan_is_shown_as_pydicom_shows_it(name, tmp_path):
+    """pydicom's own windowing, an implementation that is not ours, up to rounding."""
+    (tmp_path / "a.dcm").write_bytes(shipped(name).read_bytes())
+    (found,), _ = seen(tmp_path)
+    data = pydicom.dcmread(shipped(name))
+    theirs = pydicom.pixels.apply_windowing(pydicom.pixels.apply_modality_lut(data.pixel_array, data), data)
+    ends = pydicom.pixels.apply_windowing(pydicom.pixels.apply_modality_lut(np.array([-(2**14), 2**15]), data), data)
+    expected = (theirs - ends[0]) / (ends[1] - ends[0]) * 255
+    outside = padding_of(data)
+    assert found.std() > 10 and np.abs(found[~outside] - expected[~outside]).max() <= 0.51
+
+
+def padding_of(data: Dataset) -> np.ndarray:
+    value = data.get("PixelPaddingValue")
+    return np.zeros(data.pixel_array.shape, bool) if value is None else data.pixel_array == value
