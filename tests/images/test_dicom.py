@@ -20,6 +20,7 @@ from pydicom.sequence import Sequence
 from auditor import images
 from auditor.errors import AuditError
 from auditor.images import Reading, unnamed
+from auditor.split.items import Options, read_items
 
 CT = film().astype(np.int16) - 1024  # Hounsfield units
 HU = Reading((-1000.0, 1000.0))
@@ -344,6 +345,22 @@ def test_a_list_gives_groups_and_labels_by_file_and_its_ids_tell_no_file(tmp_pat
     assert sorted(found.ids) == sorted(images.open_source(tmp_path / "films").ids)
     assert Counter(found.groups) == {"g0": 4, "g1": 3} and len(set(found.labels)) == 5
     assert {group for each, group in zip(found.ids, found.groups) if "/" in each} == {"g1"}
+
+
+def test_a_list_that_tells_no_groups_keeps_patients_together_all_the_same(tmp_path):
+    medical.patients(tmp_path / "films", 30, 3)
+    names = sorted(
+        str(each.relative_to(tmp_path / "films")) for each in (tmp_path / "films").rglob("*") if each.is_file()
+    )
+    lines = [f"{name},films,l{i % 2}" for i, name in enumerate(names)]
+    (tmp_path / "x.csv").write_text("\n".join(["path,source,label", *lines]), encoding="utf-8")
+    found = images.read(tmp_path / "x.csv", "train-a", (16, 16, 1))
+    assert sorted(Counter(found.groups).values()) == [3] * 30 and Counter(found.labels) == {"l0": 45, "l1": 45}
+    for by, groups in ((None, 30), ("StudyInstanceUID", 30), ("label", 2)):
+        assert len(set(read_items(Options(str(tmp_path / "x.csv"), group_by=by), tmp_path).groups)) == groups
+    medical.patients(tmp_path / "films", 30, 3, PatientID="ANON")
+    with pytest.raises(AuditError, match="PatientID is the same in all"):
+        read_items(Options(str(tmp_path / "x.csv")), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Smith.dcm", "Smith", "1.2.840.5"])

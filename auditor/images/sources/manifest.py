@@ -61,8 +61,14 @@ def open_manifest(place: Place, reading: Reading) -> Source:
     parts = [part(place.path, name, [row for row in rows if row.source == name], reading) for name in names]
     ids = [row.path for _, kept in parts for row in kept]
     facts = [row.facts for _, kept in parts for row in kept]
-    columns = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
-    label, group = one_of(columns, LABELS), one_of(columns, GROUPS)
+    listed_facts = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
+    known = set.intersection(*(set(source.columns) for source, _ in parts))  # what the sources themselves tell of all
+    columns = {
+        name: (lambda name=name: [each for source, _ in parts for each in source.column(name)]) for name in known
+    } | listed_facts
+    of_sources = {source.group for source, _ in parts}
+    label, group = one_of(listed_facts, LABELS), one_of(listed_facts, GROUPS)
+    group = group or (of_sources.pop() if len(of_sources) == 1 else "")  # a list of labels tears no patient apart
     listed = sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()  # which pictures, in which order
     stamps = [each for source, _ in parts for each in source.stamps] + [["rows", listed, 0]]
     notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
@@ -127,7 +133,13 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
         yield from opened.pictures([chosen[row] for row in wanted], tally)
 
     listed = [row._replace(path=image_id) for image_id, (_, row) in zip(ids, kept, strict=True)]
-    return Source(ids, opened.stamps, decoded, opened.notes), listed
+    columns = {name: (lambda name=name: picked(opened.column(name), chosen)) for name in opened.columns}
+    return Source(ids, opened.stamps, decoded, opened.notes, columns=columns, group=opened.group), listed
+
+
+def picked(facts: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """Return the facts of some pictures."""
+    return [facts[row] for row in rows]
 
 
 def refuse_unread(places: Sequence[str], path: Path) -> None:
