@@ -100,6 +100,8 @@ SOURCES = {
     "array": "auditor.images.sources.arrays:KIND",
     "table": "auditor.images.sources.tabular:KIND",
     "list": "auditor.images.sources.manifest:KIND",
+    "dicom": "auditor.images.sources.dicom:KIND",
+    "nifti": "auditor.images.sources.nifti:KIND",
 }
 
 HAAR = tuple(f"haar-{level}" for level in range(4))  # bands of the Haar wavelet, coarse to fine

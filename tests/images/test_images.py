@@ -306,9 +306,9 @@ def test_a_missing_path_is_refused(tmp_path):
 
 
 def test_a_folder_without_pictures_is_refused_and_what_it_holds_is_named(tmp_path):
-    (tmp_path / "scan.dcm").write_text("")
+    (tmp_path / "scan.heic").write_text("")
     error = refusal(tmp_path)
-    assert error.what == "The folder holds no pictures. Files that are not pictures were ignored: 1 .dcm."
+    assert error.what == "The folder holds no pictures. Files that are not pictures were ignored: 1 .heic."
     assert error.where == str(tmp_path) and ".png" in error.remedy
 
 

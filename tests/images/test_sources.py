@@ -12,6 +12,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import medical
 import numpy as np
 import pytest
 from PIL import Image
@@ -261,8 +262,11 @@ def test_every_kind_of_source_is_tried_here(folder, tmp_path, pictures):
     _, data = as_hub(pictures)
     data.to_parquet(tmp_path / "x.parquet")
     write_list(tmp_path / "x.csv", [{"path": "folder/benign/0.png"}])
+    medical.dicom(tmp_path / "films/a.dcm")
+    medical.nifti(tmp_path / "volumes/a.nii.gz")
     claimed = set()
-    for path in (folder, as_zip(folder, tmp_path / "x.zip"), *(tmp_path / f"x.{s}" for s in ("npy", "parquet", "csv"))):
+    files = ("x.npy", "x.parquet", "x.csv", "films", "volumes")
+    for path in (folder, as_zip(folder, tmp_path / "x.zip"), *(tmp_path / name for name in files)):
         claimed |= {name for name in registry.SOURCES if registry.lookup("source", name).claims(path)}
     assert claimed == set(registry.SOURCES)
 

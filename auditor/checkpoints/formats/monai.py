@@ -17,7 +17,7 @@ from auditor.checkpoints import files, weights
 from auditor.checkpoints.conditions import by_class, unconditional
 from auditor.checkpoints.configs import read_json
 from auditor.checkpoints.formats import Guide
-from auditor.checkpoints.headers import Header, tensors_in
+from auditor.checkpoints.headers import Header, read_header, tensors_in
 from auditor.diffusion import schedules
 from auditor.diffusion.model import Conditioned, Network
 from auditor.errors import CheckpointError
@@ -26,6 +26,14 @@ from auditor.records import Checkpoint, Facts
 CLAIMED = ("conv_in.conv.weight", "time_embed.0.weight")
 BESIDE = "network.json"
 HOW = f"Give --model-config FILE.json, or {BESIDE} beside the series, with the arguments of DiffusionModelUNet."
+SUPPORTED = "in two dimensions, free or by class, is supported"
+VOLUMES = "docs/data.md, Medical data"
+OTHERS = {  # what names of their tensors hold -> networks that take more than pictures, times and classes
+    "controlnet_cond_embedding.": "ControlNet",
+    "mlp_shared.": "SPADEDiffusionModelUNet",
+    "spacing_layer.": "DiffusionModelUNetMaisi",
+    "top_region_index_layer.": "DiffusionModelUNetMaisi",
+}
 PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v_prediction"}
 
 
@@ -53,6 +61,7 @@ class MonaiFormat(files.WeightFiles):
 
     def facts(self, checkpoint: Checkpoint) -> Facts:
         """Return what the arguments of the network say; the size of the pictures is not among them."""
+        refuse_others(checkpoint)
         arguments, _ = self._arguments(checkpoint)
         n_classes = arguments.get("num_class_embeds")
         kind = "none" if n_classes is None else "class"
@@ -109,6 +118,21 @@ class MonaiFormat(files.WeightFiles):
         network, scheduler = (whole.get(key) for key in ("network_def", "scheduler"))
         network = network if isinstance(network, dict) else {k: v for k, v in whole.items() if k != "scheduler"}
         return _literal(network, path), _literal(scheduler, path) if isinstance(scheduler, dict) else None
+
+
+def refuse_others(checkpoint: Checkpoint) -> None:
+    """Refuse MONAI's other networks by their name, and those for volumes."""
+    content = read_header(checkpoint.path).content
+    content = content if isinstance(content, dict) else {}
+    places = (content, *(content.get(key) for key in (*weights.RAW_KEYS, *weights.EMA_KEYS)))
+    tensors = {name: tensor for place in places for name, tensor in tensors_in(place).items()}
+    for part, network in OTHERS.items():
+        if any(part in name for name in tensors):
+            raise CheckpointError(f"This is a {network} of MONAI.", checkpoint.path, f"DiffusionModelUNet {SUPPORTED}.")
+    if any(name.endswith(CLAIMED[0]) and len(tensor.shape) == 5 for name, tensor in tensors.items()):
+        what = "This network of MONAI is three-dimensional."
+        remedy = f"No network is called on volumes: give slices of its samples by --samples-a and -b ({VOLUMES})."
+        raise CheckpointError(what, checkpoint.path, remedy)
 
 
 def _literal(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.errors import AuditError
@@ -29,7 +30,8 @@ SUFFIXES = (
 # Pictures that a training may have read and that are not read here.
 OTHER_PICTURES = (
     *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".tga", ".pcx", ".psd", ".exr", ".hdr", ".pfm"),
-    *(".dcm", ".dicom", ".nii", ".mha", ".mhd", ".svs", ".ndpi", ".dng", ".cr2", ".nef", ".arw", ".ico", ".sgi"),
+    *(".dcm", ".dicom", ".nii", ".nii.gz", ".mha", ".mhd", ".svs", ".ndpi", ".dng", ".cr2", ".nef", ".arw"),
+    *(".ico", ".sgi"),
 )
 MOST_PICTURES = 5_000_000  # of one set
 LEAST_STORED, FREE_ROOM = 2, 2**20  # bytes of a picture in its file; bytes that any file may be taken to have
@@ -86,6 +88,7 @@ class Source:
     label: str = ""  # the column that holds classes; "" if none does
     group: str = ""  # the column that holds groups (patient, slide, ...)
     origin: Callable[[int], tuple[str, str]] | None = None  # (path, "") of a file, or (id, source); None: as given
+    files: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows by relative path, where ids do not tell it
 
     def column(self, name: str) -> tuple[str, ...]:
         """Return one fact per picture; nothing for the empty name."""
@@ -164,6 +167,41 @@ def holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
     return bool(found & set(suffixes)) and not found & set(SUFFIXES)
 
 
+def below(folder: str | Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield what lies under a folder, by relative POSIX path: files of any kind, and links to folders.
+
+    Hidden files and folders are passed over. Linked folders are not followed, so no loop is endless.
+    """
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        for entry in entries_of(os.path.join(folder, inside) if inside else str(folder)):
+            if entry.name.startswith("."):
+                continue
+            name = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(name)
+            else:
+                yield name, entry
+
+
+def is_linked_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link to a folder; a link that leads nowhere is not."""
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:
+        return False
+
+
+def entry_state(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
+    """Return what changes with the content; None for what is no file. A dead link is an unreadable picture later on."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return 0, 0
+    return file_state(found) if S_ISREG(found.st_mode) else None
+
+
 def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
     """Return what a folder holds, or refuse: a folder that is skipped would be missed by nobody."""
     try:
@@ -176,7 +214,26 @@ def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
 
 def suffix_of(name: str) -> str:
     """Return the suffix of a name, in lower case."""
+    if name.lower().endswith(".nii.gz"):
+        return ".nii.gz"
     return os.path.splitext(name)[1].lower()
+
+
+def begins_as_dicom(path: str) -> bool:
+    """Return whether a file is DICOM although no suffix says so: it has none, or a number as names of UIDs have."""
+    suffix = suffix_of(os.path.basename(path))
+    return (not suffix or suffix[1:].isdigit()) and has_preamble(path)
+
+
+def has_preamble(path: str) -> bool:
+    """Return whether a regular file begins as DICOM does."""
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _listed(suffixes: Mapping[str, int]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 from auditor.errors import AuditError
@@ -43,50 +42,24 @@ def open_folder(place: Place, reading: Reading) -> Source:
 def list_pictures(folder: Path) -> tuple[list[tuple[Any, ...]], list[str], Counter[str]]:
     """Return the picture files under a folder, sorted, sentences on what was left out, and other files by suffix.
 
-    Of each file its relative POSIX path, and what changes with its content. Linked folders are not followed, so
-    no loop is endless.
+    Of each file its relative POSIX path, and what changes with its content.
     """
     stamps, links, irregular, others = [], 0, 0, Counter[str]()
-    pending = [""]
-    while pending:
-        inside = pending.pop()
-        for entry in sources.entries_of(os.path.join(folder, inside) if inside else str(folder)):
-            if entry.name.startswith("."):
-                continue
-            name = f"{inside}/{entry.name}" if inside else entry.name
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(name)
-            elif entry.is_symlink() and is_folder(entry):
-                links += 1
-            elif (suffix := sources.suffix_of(entry.name)) not in SUFFIXES:
-                others[suffix or "no suffix"] += 1
-            elif (stamp := stamp_of(entry)) is None:
-                irregular += 1
-            else:
-                stamps.append((name, *stamp))
+    for name, entry in sources.below(folder):
+        if sources.is_linked_folder(entry):
+            links += 1
+        elif (suffix := sources.suffix_of(entry.name)) not in SUFFIXES:
+            others[".dcm" if sources.begins_as_dicom(entry.path) else suffix or "no suffix"] += 1
+        elif (state := sources.entry_state(entry)) is None:
+            irregular += 1
+        else:
+            stamps.append((name, *state))
     notes = sources.told_others("Files", others)
     if links:
         notes.append(f"Linked folders were not followed: {links}.")
     if irregular:
         notes.append(f"Pipes, sockets and devices with the name of a picture were left out: {irregular}.")
     return sorted(stamps), notes, others
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether a link leads to a folder; a link that leads nowhere does not."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def stamp_of(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
-    """Return what changes with the content; None for what is no file. A dead link is an unreadable picture later on."""
-    try:
-        found = entry.stat()
-    except OSError:
-        return 0, 0
-    return sources.file_state(found) if S_ISREG(found.st_mode) else None
 
 
 KIND = Kind(claims, open_folder)

@@ -1,7 +1,8 @@
 """A CSV that lists pictures: a ``path`` column, and ``label``, ``group`` and other columns beside it.
 
 Paths are relative to the CSV's folder. Where a ``source`` column is given, it names an archive, array or data set
-(relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``.
+(relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``. In
+a folder whose ids do not tell the files (DICOM, NIfTI), ``path`` may also be a file in it: all of its pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.errors import AuditError
 from auditor.images import open_source, pictures, split_part
-from auditor.images.sources import Kind, Place, Reading, Source, in_turn, one_of, stamp
+from auditor.images.sources import (
+    OTHER_PICTURES,
+    Kind,
+    Place,
+    Reading,
+    Source,
+    begins_as_dicom,
+    in_turn,
+    one_of,
+    stamp,
+    suffix_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,8 +61,14 @@ def open_manifest(place: Place, reading: Reading) -> Source:
     parts = [part(place.path, name, [row for row in rows if row.source == name], reading) for name in names]
     ids = [row.path for _, kept in parts for row in kept]
     facts = [row.facts for _, kept in parts for row in kept]
-    columns = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
-    label, group = one_of(columns, LABELS), one_of(columns, GROUPS)
+    listed_facts = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
+    known = set.intersection(*(set(source.columns) for source, _ in parts))  # what the sources themselves tell of all
+    columns = {
+        name: (lambda name=name: [each for source, _ in parts for each in source.column(name)]) for name in known
+    } | listed_facts
+    of_sources = {source.group for source, _ in parts}
+    label, group = one_of(listed_facts, LABELS), one_of(listed_facts, GROUPS)
+    group = group or (of_sources.pop() if len(of_sources) == 1 else "")  # a list of labels tears no patient apart
     listed = sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()  # which pictures, in which order
     stamps = [each for source, _ in parts for each in source.stamps] + [["rows", listed, 0]]
     notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
@@ -92,23 +110,48 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
     """Return the source that some lines name, with these pictures only, and the lines in its order."""
     if not name:
         places = [os.path.join(path.parent, row.path) for row in rows]
+        refuse_unread(places, path)
         stamps = [stamp_of(place, path) for place in places]
         return Source([row.path for row in rows], stamps, pictures.of_files(places, reading)), rows
     source = os.path.join(path.parent, name)
     if split_part(source).path.suffix.lower() == ".csv":
         raise AuditError("A list of pictures names another list as its source", path, "Name the pictures themselves.")
     opened = open_source(source, reading)
-    at = {image_id: row for row, image_id in enumerate(opened.ids)}
+    at = {image_id: [row] for row, image_id in enumerate(opened.ids)}
     for row in rows:
-        if row.path not in at:
-            raise AuditError(f"There is no image {row.path!r} in {name}", path, "Write the list anew.")
-    kept = sorted(rows, key=lambda row: at[row.path])
-    chosen = [at[row.path] for row in kept]
+        if row.path not in at and row.path not in opened.files:
+            what = f"There is no image {row.path!r} in {name}"
+            if opened.files:
+                what = f"A line names no image and no file in {name}"  # a name of such a file would name a person
+            raise AuditError(what, path, "Write the list anew.")
+    found = [(each, row) for row in rows for each in at.get(row.path) or opened.files[row.path]]
+    kept = sorted(found, key=lambda pair: pair[0])
+    chosen = [each for each, _ in kept]
+    ids = [opened.ids[each] for each in chosen]
 
     def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
         yield from opened.pictures([chosen[row] for row in wanted], tally)
 
-    return Source([row.path for row in kept], opened.stamps, decoded, opened.notes), kept
+    listed = [row._replace(path=image_id) for image_id, (_, row) in zip(ids, kept, strict=True)]
+    columns = {name: (lambda name=name: picked(opened.column(name), chosen)) for name in opened.columns}
+    return Source(ids, opened.stamps, decoded, opened.notes, columns=columns, group=opened.group), listed
+
+
+def picked(facts: Sequence[str], rows: Sequence[int]) -> list[str]:
+    """Return the facts of some pictures."""
+    return [facts[row] for row in rows]
+
+
+def refuse_unread(places: Sequence[str], path: Path) -> None:
+    """Refuse pictures of kinds that are not read one by one; medical ones are not named."""
+    found = sum(suffix_of(place) in OTHER_PICTURES or begins_as_dicom(place) for place in places)
+    if found:
+        raise AuditError(
+            f"{found} lines name pictures that are not read one by one",
+            path,
+            "Of DICOM and NIfTI files write the folder into a column source, and the path inside it into path; convert "
+            "others to PNG.",
+        )
 
 
 def stamp_of(place: str, path: Path) -> tuple[Any, ...]:
