@@ -5,7 +5,7 @@
 ``nulls``: the same samples, which nobody was trained on, while training and held-out images are dealt anew: every
 finding is chance. ``planted``: among samples are copies of training images, hidden in a known way. Banks are those of
 planted_copies.py. What was asked is kept in FOLDER and gone on with; ``--write`` puts the counts into one_training.json
-beside this file, and the tables of docs/statistics.md 14.6 are made from it by docs/generate.py.
+beside this file, and the tables made from them into docs/statistics.md 14.7.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,11 @@ from calibrating import banks, planted
 from calibrating.alone import DealAlone, WorldAlone, answered, difficulty
 from planted_copies import MADE_UP, bank_of, rules
 
+from auditor.stats.counts import clopper_pearson
+
 WRITTEN = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+BEGIN, END = "<!-- one training: begin -->", "<!-- one training: end -->"
 SEEDS = 1000
 FINDINGS = ("lean", "tail", "windows", "losses", "named", "copies", "called biased", "called memorizing")
 PRIVATE = {"real images": "", "a smooth population": "population"}
@@ -146,6 +152,47 @@ def counted(block: Block, cache: Path) -> list[dict[str, object]]:
     return rows
 
 
+def rate(hits: int, n: int) -> str:
+    """Return a rate with its 95 % Clopper-Pearson interval."""
+    low, high = clopper_pearson(hits, n)
+    return f"{hits / n:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the tables of both parts in Markdown."""
+    nulls, copies = ([row for row in rows if row["part"] == part] for part in ("nulls", "planted"))
+    shown = [name for name in FINDINGS if name != "called memorizing"]
+    lines = [
+        "| images | n | m | samples | deals | " + " | ".join(shown) + " | told not to be one deal |",
+        "|---|---:|---:|---|---:|" + "---|" * (len(shown) + 1),
+    ]
+    for row in nulls:
+        cells = [rate(row[name], row["deals"]) for name in (*shown, "told not to be one deal")]
+        lines.append(
+            f"| {row['images']} | {row['n']} | {row['m']} | {row['world']} | {row['deals']} | {' | '.join(cells)} |"
+        )
+    lines += [
+        "",
+        "| samples | m | worlds | released | memorizing | biased | decided by |",
+        "|---|---:|---:|---|---|---|---|",
+    ]
+    for row in sorted(
+        copies, key=lambda each: (not str(each["world"]).startswith("private"), each["world"], each["m"])
+    ):
+        why = ", ".join(f"{reason} {n}" for reason, n in row["why"].items())
+        found = [rate(row[name], row["deals"]) for name in ("released", "called memorizing", "called biased")]
+        lines.append(f"| {row['world']} | {row['m']:,} | {row['deals']} | {' | '.join(found)} | {why} |")
+    return lines
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write the counts, and the tables into the page."""
+    WRITTEN.write_text(json.dumps(rows, indent=1) + "\n")
+    head, rest = PAGE.read_text().split(BEGIN)
+    _, tail = rest.split(END)
+    PAGE.write_text(head + "\n".join([BEGIN, "", *tables(rows), "", END]) + tail)
+
+
 def main() -> None:
     """Ask the parts that are named, or all, and write what is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,8 +218,7 @@ def main() -> None:
         if not given.write and (not given.parts or {block.part, block.name} & set(given.parts)):
             run(block, given.data, given.cache, until)
     if given.write:
-        rows = [row for block in BLOCKS for row in counted(block, given.cache)]
-        WRITTEN.write_text(json.dumps(rows, indent=1) + "\n")
+        write([row for block in BLOCKS for row in counted(block, given.cache)])
 
 
 if __name__ == "__main__":
