@@ -160,6 +160,7 @@ class ImageSet:
     groups: tuple[str, ...] = ()  # patient, slide, identity, duplicates: whatever belongs together; empty likewise
     digests: tuple[str, ...] = ()  # sha256 of each image; empty where not computed yet
     blank: np.ndarray | None = None  # bool [n], images without content; None where not computed yet
+    files: np.ndarray | None = None  # float64 [n, 2], bytes and time of each file; None where several share one
     parts: tuple[tuple[str, int], ...] = ()  # sets that it was joined from, with their sizes
 
     def __post_init__(self) -> None:
@@ -175,8 +176,10 @@ class ImageSet:
             tuple(each[i] for i in kept) if each else () for each in (self.ids, self.labels, self.groups, self.digests)
         )
         blank = None if self.blank is None else self.blank[list(kept)]
-        images = self.images[list(kept)]
-        return replace(self, images=images, ids=ids, labels=labels, groups=groups, digests=digests, blank=blank)
+        images, files = self.images[list(kept)], None if self.files is None else self.files[list(kept)]
+        return replace(
+            self, images=images, ids=ids, labels=labels, groups=groups, digests=digests, blank=blank, files=files
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from auditor.errors import AuditError
 from auditor.images.identity import (
     check_overlap,
@@ -105,7 +107,16 @@ def read(
         groups=opened.column(opened.group),
         digests=facts.digests,
         blank=facts.blank,
+        files=files_of(opened),
     )
+
+
+def files_of(opened: Source) -> np.ndarray | None:
+    """Return bytes and time of change (s) of the file of each picture, float64 ``[n, 2]``; None where it has none."""
+    of_each = opened.stamps[: len(opened.ids)]  # a list has a stamp of its own behind those of its pictures
+    if not len(opened.ids) <= len(opened.stamps) <= len(opened.ids) + 1 or any(len(each) != 5 for each in of_each):
+        return None
+    return np.array([(each[1], each[2] / 1e9) for each in of_each], dtype=np.float64)
 
 
 def look_again(image_set: ImageSet) -> None:

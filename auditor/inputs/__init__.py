@@ -193,6 +193,7 @@ def read_pictures(config: AuditConfig, origin: Origin, run: RunDirectory, mirror
             *(f"{name}: {note}" for name, each in sets.items() for note in each.notes),
             *overlap_notes,
             *looked["notes"],
+            *image_sets.unlike_files(plain, grouped.numbers, config.seed),
             *image_sets.duplicate_notes(digests),
             *grouped.notes,
             *image_sets.pool_notes(pools),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from auditor import images
-from auditor.config import AuditConfig
+from auditor.config import N_EXCHANGEABLE, AuditConfig
 from auditor.errors import AuditError
 from auditor.images import groups, mirror, pixels
 from auditor.inputs import preflight
@@ -19,8 +21,10 @@ from auditor.inputs.loaded import Say
 from auditor.records import DECOYS, ImageSet, is_half, set_of
 from auditor.run import RunDirectory
 from auditor.seeds import derived_seed
+from auditor.stats.relabeling import Pool, relabel, two_sided_p
 
 LEAST_IMAGES = 10  # of every image set
+N_FILE_RELABELINGS = 999  # of what is told and bars nothing
 
 
 def read(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, ImageSet]:
@@ -194,6 +198,35 @@ def subsample(mask: np.ndarray, size: int, seed: int) -> np.ndarray:
     chosen = np.zeros_like(mask)
     chosen[kept] = True
     return chosen
+
+
+def unlike_files(sets: Mapping[str, ImageSet], groups_of: Mapping[str, np.ndarray], seed: int) -> list[str]:
+    """Return that the files of training and held-out images differ in size or date, by relabeling (14.3).
+
+    It is told and bars nothing: whoever copies one set after the other makes other dates.
+    """
+    both = [sets.get(name) for name in ("train-a", DECOYS)]
+    if any(each is None or each.files is None for each in both):
+        return []
+    of, parts = [each for each in both if each is not None], []
+    sizes = [len(each) for each in of]
+    for each, name in zip(of, ("train-a", DECOYS), strict=True):
+        parts.append(groups_of[name][: len(each)])
+    _, member = np.unique(np.concatenate(parts), return_inverse=True)
+    side = np.repeat([1.0, -1.0], sizes)
+    pool = Pool(tuple((str(i), "") for i in range(sum(sizes))), side, 2 * member + (side > 0))  # groups on one side
+    relabeling, said = relabel(pool, derived_seed("files", seed), N_FILE_RELABELINGS), []
+    for column, what, unit in ((0, "size", "bytes"), (1, "date", "")):
+        values = np.concatenate([each.files[:, column] for each in of if each.files is not None])
+        p = two_sided_p(relabeling, rankdata(values))
+        if p < N_EXCHANGEABLE:
+            middle = [np.median(part) for part in np.split(values, sizes[:1])]
+            shown = [f"{x:,.0f} {unit}" if unit else f"{datetime.fromtimestamp(x, UTC):%Y-%m-%d %H:%M}" for x in middle]
+            said.append(
+                f"Files of training and held-out images differ in {what} more than chance explains (medians {shown[0]} "
+                f"and {shown[1]}, p {p:.2g}): if they were not held out at random from one set, they are no control."
+            )
+    return said
 
 
 def duplicate_notes(digests: Mapping[str, tuple[str, ...]]) -> list[str]:
