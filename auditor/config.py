@@ -111,6 +111,10 @@ class AuditConfig:
     guidance_scale: float = setting("Classifier-free guidance when sampling; 1 is none.", 1.0)
     trust_pickle: bool = setting("Run the code in pickled checkpoints. Only for files whose maker you trust.", False)
     allow_identical: bool = setting("Go on where two checkpoints are the same.", False)
+    pair: str | None = setting(
+        "Twins that share no step: last (with last), best (kept as best by either), or steps of a with those of b, "
+        "43:57,86:114."
+    )
     steps: str | None = setting("Audit only these checkpoints, comma-separated steps.")
     allow_overlap: bool = setting(
         "Go on when halves share images; these leave every own-versus-other statistic.", False

@@ -128,6 +128,7 @@ class TwinPair:
     b: CheckpointSeries
     excluded: tuple[Excluded, ...] = ()
     weights: str = ""  # which are audited, in words, and of raw ones why; empty where samples are given
+    progress: tuple[tuple[int, int], ...] = ()  # step of a, and b's own, where the user paired them; b is told by a's
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from auditor.registry import SCALES, WINDOWS
 SELDOM = (
     "distance_spaces",
     "final",
+    "progress",
     "decoys",
     "release",
     "release_size",
@@ -39,6 +40,7 @@ class Scope:
     release: str | None = None  # weights or samples; None: not said, and weights are assumed
     release_size: int | None = None  # samples that are to be released; None: not said
     weights: str = ""  # of the networks: ema or raw; empty where samples were given
+    progress: tuple[tuple[int, int], ...] = ()  # steps of a, and b's own progress there, where twins were paired
     final: bool = False  # whether the model that is to be released was audited, too, in a run within this one
     decoys: bool = False  # whether held-out images stand for the half of a twin: those of a single training do
 
@@ -55,6 +57,11 @@ class Scope:
     def with_lean(self) -> bool:
         """Whether samples can be asked which half they lean on: a twin's, or held-out images in its place."""
         return self.with_train and (self.with_twin or self.decoys)
+
+    @property
+    def unlike_progress(self) -> bool:
+        """Whether twins were paired at checkpoints of different progress: then no onset is claimed."""
+        return any(a != b for a, b in self.progress)
 
     @property
     def halves(self) -> tuple[str, ...]:

@@ -205,6 +205,7 @@ def schema() -> str:
             optional={
                 "distance_spaces": TEXTS | {"description": "spaces that have distances to images alone"},
                 "decoys": {"type": "boolean", "description": "held-out images stand for the half of a twin"},
+                "progress": {"type": "array", "description": "step of a and b's own, where twins were paired"},
                 "final": {"type": "boolean", "description": "the model that is to be released was audited, too"},
                 "release": {"enum": list(RELEASES), "description": "what is to be released, where it was said"},
                 "release_size": {"type": "integer", "description": "samples that are to be released, likewise"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from auditor.checkpoints.discovery import Discovery, checkpoint_of
 from auditor.checkpoints.names import a_path, is_average, stem_of
@@ -14,7 +15,13 @@ WEIGHTS = ("auto", "ema", "raw")
 FoundByTwin = Mapping[str, Mapping[int, Found]]  # twin -> step -> what was found
 
 
-def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collection[int] | None = None) -> TwinPair:
+def pair(
+    a: Discovery,
+    b: Discovery | None,
+    weights: str = "auto",
+    steps: Collection[int] | None = None,
+    paired: str | None = None,
+) -> TwinPair:
     """Return the twins aligned on their common steps, and what is left out with its reason.
 
     Parameters
@@ -27,11 +34,20 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
         never changes what is audited.
     steps
         Only these steps; None means all.
+    paired
+        ``last``, ``best`` or ``43:57,...``: which checkpoints belong together though their steps differ. Those of b
+        then go by the steps of a; None where equal steps belong together.
     """
     if b is not None and a.root.resolve() == b.root.resolve():
         raise AuditError("Both twins are the same folder, so they cannot differ.", a.root, "Give two trainings.")
     if b is not None:
         _refuse_unlike(a, b)
+    progress: tuple[tuple[int, int], ...] = ()
+    if paired is not None:
+        if b is None:
+            raise AuditError("There is no twin to pair with.", "--pair", "Leave --pair out, or give --ckpts-b.")
+        progress = _paired_steps(a, b, paired)
+        a, b = _by_pairs(a, {mine: mine for mine, _ in progress}), _by_pairs(b, {own: mine for mine, own in progress})
     given = [a] if b is None else [a, b]
     found = {one.twin: {each.step: each for each in one.found} for one in given}
     wanted = _wanted_steps(found, steps)
@@ -53,7 +69,51 @@ def pair(a: Discovery, b: Discovery | None, weights: str = "auto", steps: Collec
         left_out = [each for each in one.found if reasons[each.step]]
         excluded += [Excluded(one.twin, each.step, a_path(each), reasons[each.step]) for each in left_out]
     excluded.sort(key=lambda one: (one.twin, one.step, str(one.path)))
-    return TwinPair(series["a"], series["b"], tuple(excluded), _said(found, common, kind, excluded))
+    kept_pairs = tuple(each for each in progress if each[0] in {c.step for c in series["a"].checkpoints})
+    return TwinPair(series["a"], series["b"], tuple(excluded), _said(found, common, kind, excluded), kept_pairs)
+
+
+def _paired_steps(a: Discovery, b: Discovery, how: str) -> tuple[tuple[int, int], ...]:
+    """Return which steps of a and of b belong together, ascending in both."""
+    if how in ("last", "best"):
+        choose = _best if how == "best" else (lambda one: one.found[-1].step)
+        return ((choose(a), choose(b)),)
+    try:
+        pairs = tuple((int(mine), int(own)) for mine, own in (each.split(":") for each in how.split(",")))
+    except ValueError:
+        what = f"{how!r} pairs no checkpoints."
+        raise AuditError(what, "--pair", "Give last, best, or steps of both twins: --pair 43:57,86:114.") from None
+    for i, one in enumerate((a, b)):
+        steps, known = [each[i] for each in pairs], {each.step for each in one.found}
+        missing = sorted(set(steps) - known)
+        if missing:
+            what = f"Twin {one.twin} has no usable checkpoint at step {_shortened(missing)}."
+            raise AuditError(what, "--pair", f"Choose from {_shortened(known)}.")
+        if steps != sorted(set(steps)):
+            what = f"The steps of twin {one.twin} do not ascend: {_listed(steps)}."
+            raise AuditError(what, "--pair", "Pair each checkpoint once, in the order of the trainings.")
+    return pairs
+
+
+def _best(one: Discovery) -> int:
+    """Return the step of the only checkpoint, or of the one that is called best."""
+    named = [each.step for each in one.found if any("best" in path.name.lower() for path in each.paths.values())]
+    kept = [each.step for each in one.found] if len(one.found) == 1 else named
+    if len(kept) != 1:
+        what = f"Twin {one.twin} has {len(one.found)} checkpoints, of which {len(named)} are called best."
+        raise AuditError(what, one.root, "Name the steps that belong together: --pair STEP_OF_A:STEP_OF_B.")
+    return kept[0]
+
+
+def _by_pairs(one: Discovery, label: Mapping[int, int]) -> Discovery:
+    """Return what was found with the checkpoints that are paired, by the steps of a; others are left out."""
+    kept = tuple(replace(each, step=label[each.step]) for each in one.found if each.step in label)
+    left = [Excluded(one.twin, e.step, a_path(e), "not paired (--pair)") for e in one.found if e.step not in label]
+    return replace(one, found=kept, excluded=(*one.excluded, *left))
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps))
 
 
 def _refuse_unlike(a: Discovery, b: Discovery) -> None:
@@ -79,7 +139,10 @@ def _common_steps(found: FoundByTwin, wanted: set[int]) -> list[int]:
     if not common:
         lists = "; ".join(f"{twin} has {_shortened(found[twin])}" for twin in found)
         asked = "" if wanted >= set().union(*found.values()) else f" among {_shortened(wanted)}"
-        raise AuditError(f"The twins have no step in common{asked}: {lists}.", "", "Save both twins at the same steps.")
+        remedy = (
+            "Save both twins at the same steps, or pair them: --pair last, --pair best, or --pair STEP_OF_A:STEP_OF_B."
+        )
+        raise AuditError(f"The twins have no step in common{asked}: {lists}.", "", remedy)
     return common
 
 

@@ -208,6 +208,7 @@ def all_notes(
     """Return what had to be assumed or left out, in sentences."""
     return (
         *(origin.given.notes if origin.given is not None else ()),
+        *twins.progress_notes(origin.pair),
         *models.schedule_notes(origin.pair, config),
         *models.notes(config, origin.facts, pixels, pictures.classes),
         *origin.notes,
@@ -230,6 +231,7 @@ def scope_of(
         fpr=config.fpr,
         twins=pair.twins,
         decoys=DECOYS in sets,
+        progress=pair.progress,
         final=config.final is not None,
         same_data=config.ckpts_a2 is not None,
         distance_spaces=() if config.quick else tuple(n for n, each in opened.items() if not each.vectors),

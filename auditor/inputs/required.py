@@ -25,6 +25,9 @@ def require(config: AuditConfig) -> None:
         raise AuditError(what, "--final", "Give the checkpoints of the model that was trained on these images.")
     if config.final is not None:
         require_beside_final(config)
+    if config.pair is not None and (config.ckpts or config.samples_a is not None):
+        what = "--pair is given beside what it does not pair."
+        raise AuditError(what, "--pair", "It pairs the checkpoints of --ckpts-a and --ckpts-b.")
     if config.ckpts:
         return  # trainings.py checks what it splits into pairs
     has_twin = config.ckpts_b is not None or config.samples_b is not None

@@ -17,7 +17,7 @@ def discover(config: AuditConfig, settings: checkpoints.ModelSettings) -> TwinPa
     assert config.ckpts_a is not None, "required.py asks for it"
     a = checkpoints.discover(config.ckpts_a, "a", settings)
     b = checkpoints.discover(config.ckpts_b, "b", settings) if config.ckpts_b is not None else None
-    return pairing.pair(a, b, weights=config.weights, steps=config.step_numbers)
+    return pairing.pair(a, b, weights=config.weights, steps=config.step_numbers, paired=config.pair)
 
 
 def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) -> TwinPair:
@@ -44,7 +44,24 @@ def usable(pair: TwinPair, settings: checkpoints.ModelSettings | None = None) ->
     if not good["a"]:
         raise _nothing_usable(problems, pair)
     a, b = (replace(pair.series(twin), checkpoints=tuple(good[twin])) for twin in TWINS)
-    return TwinPair(a, b, tuple(sorted(excluded, key=lambda e: (e.twin, e.step))), pair.weights)
+    excluded.sort(key=lambda e: (e.twin, e.step))
+    return TwinPair(
+        a,
+        b,
+        tuple(excluded),
+        pair.weights,
+        tuple(p for p in pair.progress if p[0] in {*(c.step for c in a.checkpoints)}),
+    )
+
+
+def progress_notes(pair: TwinPair) -> tuple[str, ...]:
+    """Return which checkpoints were paired, and what that leaves open."""
+    if not pair.progress:
+        return ()
+    told = ", ".join(f"{mine:,} of a with {own:,} of b" for mine, own in pair.progress)
+    unlike = any(mine != own for mine, own in pair.progress)
+    end = " Steps are those of a; of checkpoints of unlike progress no onset is claimed." if unlike else ""
+    return (f"Checkpoints were paired (--pair): {told}.{end}",)
 
 
 def _nothing_usable(problems: Mapping[tuple[str, str], Sequence[str]], pair: TwinPair) -> AuditError:

@@ -365,6 +365,8 @@ def all_onsets(
     for space in series.scope.scale_spaces if tests.lean else ():
         leans = [lean.lean_fact(tests.lean[step, space], references[space], n) for step in located.steps]
         found.append(onsets.lean_row("bias", space, located.steps, leans, budgets))
+    if series.scope.unlike_progress:
+        found = [onsets.unclaimed(row) for row in found]
     return sorted(found, key=lambda row: (row["onset"], row["space"]))
 
 

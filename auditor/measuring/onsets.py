@@ -90,6 +90,14 @@ def states_row(name: str, space: str, steps: Sequence[int], states: Sequence[Sta
     return risk_row(name, space, steps, [safe for safe, _ in states], [found for _, found in states])
 
 
+UNLIKE = "the twins were paired at checkpoints of unlike progress (--pair)"
+
+
+def unclaimed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without its place: a step that two trainings reached at different times is none of either."""
+    return row | {"status": "undecided", "step": -1, "low": -1, "high": -1, "steps": "", "note": UNLIKE}
+
+
 def onset_row(name: str, space: str, onset: minima.Onset) -> dict[str, Any]:
     """Return one row for the minimum of a curve."""
     return {

@@ -15,7 +15,7 @@ from scipy import special
 from auditor.config import Budgets
 from auditor.measuring import verdict
 from auditor.measuring.facts import StepFacts
-from auditor.measuring.onsets import lean_state
+from auditor.measuring.onsets import UNLIKE, lean_state
 from auditor.scope import Scope
 from auditor.seeds import derived_seed
 from auditor.stats import minima
@@ -90,6 +90,8 @@ def phase_check(
     """
     if not scope.with_samples:
         return {"note": "no samples were drawn"}
+    if scope.unlike_progress:
+        return {"note": UNLIKE}
     seeds = derived_seed("seeds", scope.seed), derived_seed("images", scope.seed)
     jitter = derived_seed("jitter", "phase", scope.seed)
     steps = [scope.steps[i] for i in kept]

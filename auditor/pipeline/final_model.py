@@ -22,7 +22,7 @@ def config_of(config: AuditConfig, beside: Loaded, run: RunDirectory) -> AuditCo
         name: getattr(beside.asked.config, name) for name in ("loss_images", "loss_levels", "spaces")
     }
     both = () if config.train_final or config.train_b is None else (f"a={config.train_a}", f"b={config.train_b}")
-    kept |= dict.fromkeys(("final", "train_final", "ckpts_b", "train_b", "ckpts_a2", "steps"))
+    kept |= dict.fromkeys(("final", "train_final", "ckpts_b", "train_b", "ckpts_a2", "steps", "pair"))
     alone = replace(
         config.without_extras(),
         ckpts_a=config.final,

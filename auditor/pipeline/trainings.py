@@ -198,7 +198,7 @@ def named_checkpoints(pair: Pair, loaded: Loaded) -> list[dict[str, Any]]:
 
 def prepare_same_data(config: AuditConfig, loaded: Loaded, run: RunDirectory, say: Say) -> Loaded:
     """Read and check the second training on half a: it is compared with twin a, on held-out images alone."""
-    alone: dict[str, Any] = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2")}
+    alone: dict[str, Any] = {name: None for name in ("train_a", "train_b", "fpr", "ckpts_a2", "pair")}
     alone |= {name: getattr(loaded.asked.config, name) for name in ("loss_images", "loss_levels")}  # the same cells
     steps = ",".join(map(str, loaded.pair.steps))
     given: dict[str, Any] = {"ckpts_b": config.ckpts_a2, "steps": steps, "spaces": loaded.asked.config.spaces}
