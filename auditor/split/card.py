@@ -144,17 +144,18 @@ def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[st
 
 
 def write_list(path: Path, done: Split, rows: np.ndarray, out: Path) -> None:
-    """Write one set as a CSV that every command reads: path, source where there is one, label, group."""
+    """Write one set as a CSV that every command reads: path, source, label, caption and repeats where known, group."""
     items, clusters, source = done.items, done.clusters, done.items.source
     at = [source.origin(int(row)) if source.origin else (source.ids[row], done.options.data) for row in rows]
     with_source = any(inside for _, inside in at)
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    labels = ["label"] if items.labels else []
-    writer.writerow(["path", *(["source"] if with_source else []), *labels, "group"])
+    facts = {"label": items.labels, "caption": items.captions, "repeats": [f"{each:g}" for each in items.repeats]}
+    facts = {name: each for name, each in facts.items() if each}
+    writer.writerow(["path", *(["source"] if with_source else []), *facts, "group"])
     for row, (place, inside) in zip(rows, at, strict=True):
         shown = [place, relative(inside, out)] if inside else [relative(place, out), *([""] if with_source else [])]
-        writer.writerow([*shown, *([items.labels[row]] if labels else []), f"g{clusters.of[row]}"])
+        writer.writerow([*shown, *(each[row] for each in facts.values()), f"g{clusters.of[row]}"])
     with atomic(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 

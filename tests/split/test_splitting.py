@@ -285,3 +285,26 @@ def test_the_copies_among_the_real_x_rays_stay_together(tmp_path):
     for digest, name in zip(done.items.digests, done.of, strict=True):
         by_digest.setdefault(digest, set()).add(name)
     assert all(len(names) == 1 for names in by_digest.values())
+
+
+def test_captions_and_repeats_go_into_the_lists(tmp_path):
+    root = write_folder(tmp_path / "d", films(60), lambda i: f"{1 + i % 3}_film/{i:02d}.png")
+    for i in range(60):
+        (root / f"{1 + i % 3}_film/{i:02d}.txt").write_text(f'film, number "{i}"\nof 60')
+    card = write(split.split(Options(str(root)), tmp_path / "out"), tmp_path / "out")
+    assert "Every image has a caption; 60 of them are different." in card["notes"]
+    seen = {}
+    for name in SETS:
+        found = images.open_source(tmp_path / "out" / f"{name}.csv")
+        seen |= dict(zip(found.ids, zip(found.column("caption"), found.column("repeats"), strict=True), strict=True))
+    assert {Path(each).name: said for each, said in seen.items()} == {
+        f"{i:02d}.png": (f'film, number "{i}"\nof 60', str(1 + i % 3)) for i in range(60)
+    }
+
+
+def test_lists_are_written_without_captions_that_are_not_whole(tmp_path):
+    root = write_folder(tmp_path / "d", films(60), lambda i: f"{i:02d}.png")
+    (root / "07.txt").write_text("0 0.5 0.5 0.2 0.2")  # a file of boxes: no training on captions need be meant
+    card = write(split.split(Options(str(root)), tmp_path / "out"), tmp_path / "out")
+    assert "The lists have no captions. 59 of 60 pictures have no caption, such as '00.png'." in card["notes"]
+    assert (tmp_path / "out/train-a.csv").read_text().startswith("path,group\n")

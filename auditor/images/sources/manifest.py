@@ -1,4 +1,4 @@
-"""A CSV that lists pictures: a ``path`` column, and ``label``, ``group`` and other columns beside it.
+"""A CSV that lists pictures: a ``path`` column, and ``label``, ``group``, ``caption`` and other columns beside it.
 
 Paths are relative to the CSV's folder. Where a ``source`` column is given, it names an archive, array or data set
 (relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``.
@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from auditor.errors import AuditError
-from auditor.images import open_source, pictures, split_part
+from auditor.images import captions, open_source, pictures, split_part
 from auditor.images.sources import Kind, Place, Reading, Source, in_turn, one_of, stamp
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 PATHS = ("path", "file_name", "filename", "image")  # names of the column of paths
 LABELS = ("label", "class")
@@ -50,7 +45,7 @@ def open_manifest(place: Place, reading: Reading) -> Source:
     ids = [row.path for _, kept in parts for row in kept]
     facts = [row.facts for _, kept in parts for row in kept]
     columns = {name: (lambda name=name: [each[name] for each in facts]) for name in facts[0]}
-    label, group = one_of(columns, LABELS), one_of(columns, GROUPS)
+    label, group, caption = (one_of(columns, names) for names in (LABELS, GROUPS, captions.COLUMNS))
     listed = sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()  # which pictures, in which order
     stamps = [each for source, _ in parts for each in source.stamps] + [["rows", listed, 0]]
     notes = tuple(dict.fromkeys(note for source, _ in parts for note in source.notes))
@@ -61,7 +56,9 @@ def open_manifest(place: Place, reading: Reading) -> Source:
         return (named.path, where) if named.source else (where, "")
 
     decoded = in_turn([source for source, _ in parts])
-    return Source(ids, stamps, decoded, notes, columns=columns, label=label, group=group, origin=origin)
+    return Source(
+        ids, stamps, decoded, notes, columns=columns, label=label, group=group, caption=caption, origin=origin
+    )
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -103,12 +100,8 @@ def part(path: Path, name: str, rows: list[Row], reading: Reading) -> tuple[Sour
         if row.path not in at:
             raise AuditError(f"There is no image {row.path!r} in {name}", path, "Write the list anew.")
     kept = sorted(rows, key=lambda row: at[row.path])
-    chosen = [at[row.path] for row in kept]
-
-    def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
-        yield from opened.pictures([chosen[row] for row in wanted], tally)
-
-    return Source([row.path for row in kept], opened.stamps, decoded, opened.notes), kept
+    chosen = opened.only([at[row.path] for row in kept])
+    return Source(chosen.ids, chosen.stamps, chosen.pictures, chosen.notes), kept
 
 
 def stamp_of(place: str, path: Path) -> tuple[Any, ...]:
