@@ -100,6 +100,7 @@ SOURCES = {
     "array": "auditor.images.sources.arrays:KIND",
     "table": "auditor.images.sources.tabular:KIND",
     "list": "auditor.images.sources.manifest:KIND",
+    "trainer": "auditor.images.sources.trainer:KIND",
 }
 
 HAAR = tuple(f"haar-{level}" for level in range(4))  # bands of the Haar wavelet, coarse to fine

@@ -67,8 +67,8 @@ def has_partner(stem: str, there: set[str]) -> bool:
     return any(f"{stem}{suffix}" in there for suffix in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 
 
-def of(folder: Path, ids: Sequence[str], extensions: Sequence[str] = TEXTS) -> list[str]:
-    """Return the caption of each picture in a folder, "" where there is none.
+def of(folder: Path, ids: Sequence[str], extensions: Sequence[str] = TEXTS, listed: bool = True) -> list[str]:
+    """Return the caption of each picture in a folder, "" where there is none; ``listed``: ``metadata.jsonl`` counts.
 
     Raises
     ------
@@ -81,10 +81,10 @@ def of(folder: Path, ids: Sequence[str], extensions: Sequence[str] = TEXTS) -> l
         for extension in extensions:
             name = os.path.splitext(each)[0] + extension
             if os.path.isfile(folder / name):
-                found[name] = text_of(folder / name)
-    for inside in sorted({above for each in ids for above in folders_above(each)}):
+                found[name] = caption_in(folder / name)
+    for inside in sorted({above for each in ids for above in folders_above(each)}) if listed else ():
         path = folder / inside / METADATA
-        for number, name, caption in lines_of(path) if path.is_file() else ():
+        for number, name, caption in listed_in(path) if path.is_file() else ():
             each = posixpath.normpath(posixpath.join(inside, name))
             if each in told:
                 told[each][f"{posixpath.join(inside, METADATA)}, line {number}"] = caption
@@ -104,17 +104,17 @@ def agreed(folder: Path, name: str, found: dict[str, str]) -> str:
     """Return the one caption that was found, in however many files."""
     if len(set(found.values())) > 1:
         (first, one), (second, other) = list({caption: file for file, caption in found.items()}.items())[:2]
-        what = f"Two captions disagree: {one} says {shortened(first)}, {other} says {shortened(second)}"
+        what = f"Two captions disagree: {one} says {in_short(first)}, {other} says {in_short(second)}"
         raise AuditError(what, folder / name, "Keep the one that the training read.")
     return next(iter(found.values()), "")
 
 
-def shortened(caption: str) -> str:
+def in_short(caption: str) -> str:
     """Return a caption short enough for a sentence."""
     return repr(caption if len(caption) <= 60 else caption[:57] + "...")
 
 
-def text_of(path: Path) -> str:
+def caption_in(path: Path) -> str:
     """Return the caption that a file holds."""
     try:
         with open(path, "rb") as stream:
@@ -129,7 +129,7 @@ def text_of(path: Path) -> str:
 _METADATA = 'Write one line per picture: {"file_name": "0001.png", "text": "..."}, names relative to the file.'
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str, str]]:
+def listed_in(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yield number, picture and caption of each line of a ``metadata.jsonl`` that has a caption."""
     with open(path, "rb") as stream:
         number = 0
@@ -156,7 +156,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str, str]]:
                 yield number, name, caption.strip()
 
 
-def missing(captions: Sequence[str], ids: Sequence[str], where: object) -> AuditError | None:
+def incomplete(captions: Sequence[str], ids: Sequence[str], where: object) -> AuditError | None:
     """Return what is wrong where some pictures have a caption and others have none."""
     without = [each for each, caption in zip(ids, captions, strict=True) if not caption]
     if not without or len(without) == len(captions):

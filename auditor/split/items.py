@@ -107,7 +107,7 @@ def captions_of(source: Source, options: Options) -> tuple[tuple[str, ...], tupl
         return (), (), ()
     try:
         found = source.column(source.caption)
-        problem = captions.missing(found, source.ids, options.data)
+        problem = captions.incomplete(found, source.ids, options.data)
     except AuditError as error:
         problem = error
     if problem:

@@ -261,8 +261,10 @@ def test_every_kind_of_source_is_tried_here(folder, tmp_path, pictures):
     _, data = as_hub(pictures)
     data.to_parquet(tmp_path / "x.parquet")
     write_list(tmp_path / "x.csv", [{"path": "folder/benign/0.png"}])
+    (tmp_path / "x.toml").touch()  # tests/images/test_trainer_configurations.py
+    written = (tmp_path / f"x.{suffix}" for suffix in ("npy", "parquet", "csv", "toml"))
     claimed = set()
-    for path in (folder, as_zip(folder, tmp_path / "x.zip"), *(tmp_path / f"x.{s}" for s in ("npy", "parquet", "csv"))):
+    for path in (folder, as_zip(folder, tmp_path / "x.zip"), *written):
         claimed |= {name for name in registry.SOURCES if registry.lookup("source", name).claims(path)}
     assert claimed == set(registry.SOURCES)
 
