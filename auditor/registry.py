@@ -102,6 +102,7 @@ SOURCES = {
     "list": "auditor.images.sources.manifest:KIND",
     "dicom": "auditor.images.sources.dicom:KIND",
     "nifti": "auditor.images.sources.nifti:KIND",
+    "trainer": "auditor.images.sources.trainer:KIND",
 }
 
 HAAR = tuple(f"haar-{level}" for level in range(4))  # bands of the Haar wavelet, coarse to fine

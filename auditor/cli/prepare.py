@@ -56,7 +56,8 @@ def scan_command(
 SPLIT_EXAMPLE = """Split images into two exchangeable halves to train twins on, and a held-out set.
 
 Duplicates, near-duplicates and groups stay together. Writes train-a.csv, train-b.csv and heldout.csv, which audit run
-takes, and a card of what was done (split.md, split.json). For one training (--trainings 1): train.csv and heldout.csv.
+takes, and a card of what was done (split.md, split.json); with --for, also folders and configurations for a trainer.
+For one training (--trainings 1): train.csv and heldout.csv.
 
 Example: audit split data/films --out splits/first --group-by '^(patient[0-9]+)_'
 """
@@ -89,6 +90,14 @@ def split_command(
     clip_model: Annotated[str, typer.Option("--clip-model", help="As in audit run.")] = CLIP[0],
     clip_weights: Annotated[str, typer.Option("--clip-weights", help="As in audit run.")] = CLIP[1],
     device: Annotated[str, typer.Option("--device", help="Of CLIP: cpu, cuda, cuda:1 or auto.")] = "auto",
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="Trainer for which folders, captions and configurations are written, too: sd-scripts, "
+            "ai-toolkit, onetrainer, simpletuner or diffusers.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     from auditor.cli.console import Chatter, shown
@@ -113,6 +122,7 @@ def split_command(
             clip_model=clip_model,
             clip_weights=clip_weights,
             device=device,
+            trainer=trainer,
         )
         done = split(options, out, lambda text: say(text, 0))
         say("checking the halves", 0)

@@ -45,8 +45,8 @@ __all__ = [
 
 ACCEPTED = (
     f"Give a folder of pictures ({' '.join(SUFFIXES)}), a .zip or .tar of them, a .npy, .npz or .pt array "
-    "(PATH:KEY picks one), a .csv with a path column, a Hugging Face data set (save_to_disk folder, .parquet), or a "
-    "folder of DICOM or NIfTI files (DIR:axial=40-120)."
+    "(PATH:KEY picks one), a .csv with a path column, a Hugging Face data set (save_to_disk folder, .parquet), a "
+    "folder of DICOM or NIfTI files (DIR:axial=40-120), or the data configuration of a trainer (.toml, .yaml, .json)."
 )
 
 
@@ -66,8 +66,8 @@ def read(
         A folder of pictures (any nesting; hidden files and folders are left out, linked folders are not followed), a
         ``.zip`` or ``.tar`` of pictures, ``PATH.npy``, ``PATH.npz``, ``PATH.npz:KEY``, ``PATH.npz:KEY+KEY``, ``.pt``
         alike, a ``.csv`` with a ``path`` column, a Hugging Face data set on disk (``PATH:SPLIT``), a folder of DICOM
-        files, or one of NIfTI files (``DIR:axial=40-120``). Arrays are ``[n, h, w]``, ``[n, h, w, c]`` or
-        ``[n, c, h, w]`` with c 1 or 3.
+        files, or one of NIfTI files (``DIR:axial=40-120``), or a trainer's configuration of its data. Arrays are
+        ``[n, h, w]``, ``[n, h, w, c]`` or ``[n, c, h, w]`` with c 1 or 3.
     name
         Name of the set, such as ``train-a``.
     image_shape

@@ -21,9 +21,10 @@ from auditor.errors import AuditError
 from auditor.images import groups, near_duplicates
 from auditor.records import Features
 from auditor.seeds import derived_seed
+from auditor.split import trainers
 from auditor.split.items import LEAST, Items, Options, open_clip, read_items, seen_by_clip
 
-SETS = ("train-a", "train-b", "heldout")
+SETS = (*trainers.HALVES, "heldout")
 ALONE = ("train", "heldout")  # for one training
 
 
@@ -61,6 +62,8 @@ def split(options: Options, out: Path, say: Callable[[str], None] = lambda text:
     clip = open_clip(options) if options.near_clip > 0 else None  # first: reading may take long
     say("reading the images")
     items = read_items(options, out)
+    if options.trainer:
+        trainers.check_items(items, options)
     if clip is not None:
         say("embedding the images by CLIP")
         items = replace(items, clip=seen_by_clip(items.source, clip, options, out), clip_revision=clip.revision)
@@ -95,6 +98,8 @@ def check(options: Options, out: Path) -> None:
         raise AuditError(
             f"There is a split already: {there[0]}.csv.", out, "Give another --out, or remove it if nothing uses it."
         )
+    if options.trainer:
+        trainers.check(options.trainer, out)
     if out.exists() and not out.is_dir():
         raise AuditError("The folder to write to is a file.", out, "Give another --out.")
     try:

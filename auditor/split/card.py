@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from auditor.config import N_EXCHANGEABLE
 from auditor.images import identity, near_duplicates
 from auditor.run.files import atomic, write_json
 from auditor.seeds import derived_seed
-from auditor.split import Split, grouped, sets_of
+from auditor.split import Split, folders, grouped, sets_of
 from auditor.split.items import Items, Options
 from auditor.stages.halves import nearest_of_another_group
 from auditor.stats.relabeling import Pool, exchangeability, relabel, two_sided_p
@@ -29,14 +29,18 @@ SCHEMA_VERSION = 1
 def write(done: Split, out: Path, power: Callable[[int, int], list[str]] | None = None) -> dict[str, Any]:
     """Write a list for each set (``train-a.csv``, ...), ``split.json`` and ``split.md``; return the card.
 
-    ``power`` tells of one training's images and held-out ones how small a lean they can find, in sentences.
+    For a trainer, the folders and configurations of `folders` are written first. ``power`` tells of one training's
+    images and held-out ones how small a lean they can find, in sentences.
     """
     card = card_of(done)
+    written: list[str] = []
     if done.options.trainings == 1 and power is not None:
         card["power"] = power(card["sets"]["train"], card["sets"]["heldout"])
     out.mkdir(parents=True, exist_ok=True)
+    if done.options.trainer:
+        written, card["training"] = folders.write(done, out)
     for name in card["sets"]:
-        write_list(out / f"{name}.csv", done, np.flatnonzero(done.of == name), out)
+        write_list(out / f"{name}.csv", done, np.flatnonzero(done.of == name), out, written)
     write_json(out / "split.json", card)
     with atomic(out / "split.md") as temporary:
         temporary.write_text(as_markdown(card))
@@ -149,18 +153,27 @@ def warnings_of(counts: Mapping[str, int], sizes: np.ndarray, checks: Mapping[st
 # Files
 
 
-def write_list(path: Path, done: Split, rows: np.ndarray, out: Path) -> None:
-    """Write one set as a CSV that every command reads: path, source where there is one, label, group."""
+def write_list(path: Path, done: Split, rows: np.ndarray, out: Path, written: Sequence[str] = ()) -> None:
+    """Write one set as a CSV that every command reads: path, source, label, caption and repeats where known, group.
+
+    ``written`` tells where a trainer finds each image.
+    """
     items, clusters, source = done.items, done.clusters, done.items.source
     at = [source.origin(int(row)) if source.origin else (source.ids[row], done.options.data) for row in rows]
     with_source = any(inside for _, inside in at)
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    labels = ["label"] if items.labels else []
-    writer.writerow(["path", *(["source"] if with_source else []), *labels, "group"])
+    facts = {
+        "label": items.labels,
+        "caption": items.captions,
+        "repeats": [f"{each:g}" for each in items.repeats],
+        "written": written,
+    }
+    facts = {name: each for name, each in facts.items() if each}
+    writer.writerow(["path", *(["source"] if with_source else []), *facts, "group"])
     for row, (place, inside) in zip(rows, at, strict=True):
         shown = [place, relative(inside, out)] if inside else [relative(place, out), *([""] if with_source else [])]
-        writer.writerow([*shown, *([items.labels[row]] if labels else []), f"g{clusters.of[row]}"])
+        writer.writerow([*shown, *(each[row] for each in facts.values()), f"g{clusters.of[row]}"])
     with atomic(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
@@ -212,6 +225,8 @@ def as_markdown(card: Mapping[str, Any]) -> str:
                 f"the same set (p {found['p_nearest']:.3g} by relabelling), brightness p {found['p_brightness']:.3g}."
             )
     lines += [f"- **{each}**" for each in card["warnings"]]
+    if "training" in card:
+        lines += ["", "## Training", "", *(f"- {each}" for each in card["training"])]
     return "\n".join([*lines, ""])
 
 

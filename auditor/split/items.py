@@ -15,7 +15,7 @@ import numpy as np
 from auditor import images, spaces
 from auditor.diffusion.device import resolve_device
 from auditor.errors import AuditError
-from auditor.images import Reading, Source, identity, near_duplicates, pictures, pixels
+from auditor.images import Reading, Source, captions, identity, near_duplicates, pictures, pixels
 from auditor.records import Features
 
 LEAST = 40  # images that can be split at all
@@ -39,6 +39,7 @@ class Options:
     clip_weights: str = spaces.SpaceSettings.clip_weights
     device: str = "auto"  # of CLIP
     trainings: int = 2  # or 1: one set to train on
+    trainer: str | None = None  # for which folders are written, too
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Items:
     labels: tuple[str, ...]  # empty where not known
     groups: tuple[str, ...]  # the user's; empty where not given
     notes: tuple[str, ...]
+    captions: tuple[str, ...] = ()  # empty where not every image has one
+    repeats: tuple[float, ...] = ()  # how often each is shown per epoch; empty where that is not said
     clip: Features | None = None  # where near-duplicates are looked for there, too
     clip_revision: str = ""
 
@@ -67,6 +70,7 @@ def read_items(options: Options, out: Path) -> Items:
     n = len(source.ids)
     if n < LEAST:
         raise AuditError(f"{n} images are too few to split.", options.data, f"Give at least {LEAST}, better hundreds.")
+    words, repeats, told = captions_of(source, options)
     shape = no_larger(source, near_duplicates.SIDE)
     tally: Counter[str] = Counter()
     digests, blank, brightness = [], [], []
@@ -80,7 +84,7 @@ def read_items(options: Options, out: Path) -> Items:
             yield pictures.fit(picture, shape, source.ids[row], reading, Counter())
 
     features = near_duplicates.likeness("data", tuple(source.ids), small(), pixels.scratch_near(out))
-    notes = (*source.notes, *pictures.notes(tally, n, shape, reading))
+    notes = (*source.notes, *told, *pictures.notes(tally, n, shape, reading))
     return Items(
         source=source,
         features=features,
@@ -90,7 +94,31 @@ def read_items(options: Options, out: Path) -> Items:
         labels=source.column(source.label),
         groups=groups_by(source, options.group_by),
         notes=notes,
+        captions=words,
+        repeats=repeats,
     )
+
+
+def captions_of(source: Source, options: Options) -> tuple[tuple[str, ...], tuple[float, ...], tuple[str, ...]]:
+    """Return captions, repeats and what is to be said of them.
+
+    Where only lists are written, what is wrong with captions is said, and they are left out of the lists.
+    """
+    if not source.caption:
+        return (), (), ()
+    try:
+        found = source.column(source.caption)
+        problem = captions.incomplete(found, source.ids, options.data)
+    except AuditError as error:
+        problem = error
+    if problem:
+        if options.trainer:
+            raise problem
+        return (), (), (f"The lists have no captions. {problem.what}.",)
+    repeats = tuple(map(float, source.column(captions.REPEATS))) if captions.REPEATS in source.columns else ()
+    if not any(found):
+        return (), repeats, ()
+    return found, repeats, (f"Every image has a caption; {len(set(found)):,} of them are different.",)
 
 
 def no_larger(source: Source, side: int) -> tuple[int, int, int]:

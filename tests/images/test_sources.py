@@ -264,8 +264,9 @@ def test_every_kind_of_source_is_tried_here(folder, tmp_path, pictures):
     write_list(tmp_path / "x.csv", [{"path": "folder/benign/0.png"}])
     medical.dicom(tmp_path / "films/a.dcm")
     medical.nifti(tmp_path / "volumes/a.nii.gz")
+    (tmp_path / "x.toml").touch()  # tests/images/test_trainer_configurations.py
     claimed = set()
-    files = ("x.npy", "x.parquet", "x.csv", "films", "volumes")
+    files = ("x.npy", "x.parquet", "x.csv", "x.toml", "films", "volumes")
     for path in (folder, as_zip(folder, tmp_path / "x.zip"), *(tmp_path / name for name in files)):
         claimed |= {name for name in registry.SOURCES if registry.lookup("source", name).claims(path)}
     assert claimed == set(registry.SOURCES)

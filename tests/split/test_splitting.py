@@ -304,3 +304,38 @@ def test_one_training_gets_a_list_and_held_out_images_and_is_told_what_they_can_
 def test_splits_that_nothing_could_be_compared_in_are_refused(planted, audit, tmp_path, options):
     outcome = audit("split", planted, *options, "--out", tmp_path / "split")
     assert outcome.status == 1 and options[-2] in outcome.err and not (tmp_path / "split").exists()
+
+
+def test_captions_and_repeats_go_into_the_lists(tmp_path):
+    root = write_folder(tmp_path / "d", films(60), lambda i: f"{1 + i % 3}_film/{i:02d}.png")
+    for i in range(60):
+        (root / f"{1 + i % 3}_film/{i:02d}.txt").write_text(f'film, number "{i}"\nof 60')
+    card = write(split.split(Options(str(root)), tmp_path / "out"), tmp_path / "out")
+    assert "Every image has a caption; 60 of them are different." in card["notes"]
+    seen = {}
+    for name in SETS:
+        found = images.open_source(tmp_path / "out" / f"{name}.csv")
+        seen |= dict(zip(found.ids, zip(found.column("caption"), found.column("repeats"), strict=True), strict=True))
+    assert {Path(each).name: said for each, said in seen.items()} == {
+        f"{i:02d}.png": (f'film, number "{i}"\nof 60', str(1 + i % 3)) for i in range(60)
+    }
+
+
+def test_lists_are_written_without_captions_that_are_not_whole(tmp_path):
+    root = write_folder(tmp_path / "d", films(60), lambda i: f"{i:02d}.png")
+    (root / "07.txt").write_text("0 0.5 0.5 0.2 0.2")  # a file of boxes: no training on captions need be meant
+    card = write(split.split(Options(str(root)), tmp_path / "out"), tmp_path / "out")
+    assert "The lists have no captions. 59 of 60 pictures have no caption, such as '00.png'." in card["notes"]
+    assert (tmp_path / "out/train-a.csv").read_text().startswith("path,group\n")
+
+
+def test_one_training_gets_the_folder_and_the_configuration_of_its_trainer(tmp_path, audit):
+    root = write_folder(tmp_path / "d", films(60), lambda i: f"{i:02d}.png")
+    for i in range(60):
+        (root / f"{i:02d}.txt").write_text(f"film {i}")
+    outcome = audit("split", root, "--trainings", 1, "--for", "sd-scripts", "--out", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    pictures = list((tmp_path / "out/train").rglob("*.png"))
+    card = json.loads((tmp_path / "out/split.json").read_text())
+    assert len(pictures) == card["sets"]["train"] and all(each.with_suffix(".txt").is_file() for each in pictures)
+    assert not (tmp_path / "out/train-a").exists() and list((tmp_path / "out").glob("*.toml"))

@@ -87,12 +87,41 @@ class Source:
     columns: Mapping[str, Callable[[], Sequence[str]]] = field(default_factory=dict)  # facts per picture, by name
     label: str = ""  # the column that holds classes; "" if none does
     group: str = ""  # the column that holds groups (patient, slide, ...)
+    caption: str = ""  # the column that holds captions, "" of those without
     origin: Callable[[int], tuple[str, str]] | None = None  # (path, "") of a file, or (id, source); None: as given
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows by relative path, where ids do not tell it
 
     def column(self, name: str) -> tuple[str, ...]:
         """Return one fact per picture; nothing for the empty name."""
         return tuple(self.columns[name]()) if name else ()
+
+    def with_captions(self, read: Callable[[], Sequence[str]], repeats: Sequence[float] = ()) -> Source:
+        """Return the source with a caption for each picture, and how often each is shown per epoch where that is said.
+
+        Captions are read when they are asked for: an audit never asks.
+        """
+        columns: dict[str, Callable[[], Sequence[str]]] = {**self.columns, "caption": read}
+        if repeats:
+            columns["repeats"] = lambda: [f"{each:g}" for each in repeats]
+        return replace(self, columns=columns, caption="caption")
+
+    def only(self, rows: Sequence[int]) -> Source:
+        """Return the source with some of its pictures, in ascending order of rows."""
+
+        def decoded(wanted: Sequence[int], tally: Counter[str]) -> Iterator[Image]:
+            yield from self.pictures([rows[row] for row in wanted], tally)
+
+        def kept(read: Callable[[], Sequence[str]]) -> Callable[[], Sequence[str]]:
+            return lambda: [each for row, each in enumerate(read()) if row in chosen]
+
+        chosen, origin = set(rows), self.origin
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            pictures=decoded,
+            columns={name: kept(read) for name, read in self.columns.items()},
+            origin=origin and (lambda row: origin(rows[row])),
+        )
 
     def with_classes(self, classes: Sequence[str]) -> Source:
         """Return the source with a class for each picture; as it is where there are none."""
@@ -210,6 +239,12 @@ def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         where = error.filename or folder
         raise AuditError(f"This folder cannot be listed: {error.strerror}", where, "Make it readable.") from error
+
+
+def is_outside(name: str) -> bool:
+    """Return whether a relative name leads out of its folder or archive."""
+    parts = name.replace("\\", "/").split("/")
+    return name.startswith("/") or ".." in parts or (len(name) > 1 and name[1] == ":")
 
 
 def suffix_of(name: str) -> str:

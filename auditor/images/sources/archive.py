@@ -67,12 +67,6 @@ def refuse_large(name: str, size: int, path: Path) -> None:
         raise AuditError(f"The picture has {size / 2**20:,.0f} MiB", f"{path}: {name}", "Save it smaller.")
 
 
-def is_outside(name: str) -> bool:
-    """Return whether a member's name leads out of the archive."""
-    parts = name.replace("\\", "/").split("/")
-    return name.startswith("/") or ".." in parts or (len(name) > 1 and name[1] == ":")
-
-
 def is_hidden(name: str) -> bool:
     """Return whether a member is what systems put beside pictures."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
@@ -82,7 +76,7 @@ def sort_members(names: Sequence[str], path: Path, reading: Reading) -> tuple[li
     """Return the names of pictures, and sentences on what was left out."""
     seen, outside, others = [], 0, Counter[str]()
     for name in names:
-        if is_outside(name):
+        if sources.is_outside(name):
             outside += 1
         elif not is_hidden(name):
             suffix = sources.suffix_of(name)

@@ -1,4 +1,4 @@
-"""A CSV that lists pictures: a ``path`` column, and ``label``, ``group`` and other columns beside it.
+"""A CSV that lists pictures: a ``path`` column, and ``label``, ``group``, ``caption`` and other columns beside it.
 
 Paths are relative to the CSV's folder. Where a ``source`` column is given, it names an archive, array or data set
 (relative likewise), and ``path`` an image in it by its id: that is how ``audit split`` writes halves of a ``.npz``. In
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.errors import AuditError
-from auditor.images import open_source, pictures, split_part
+from auditor.images import captions, open_source, pictures, split_part
 from auditor.images.sources import (
     OTHER_PICTURES,
     Kind,
@@ -67,7 +67,7 @@ def open_manifest(place: Place, reading: Reading) -> Source:
         name: (lambda name=name: [each for source, _ in parts for each in source.column(name)]) for name in known
     } | listed_facts
     of_sources = {source.group for source, _ in parts}
-    label, group = one_of(listed_facts, LABELS), one_of(listed_facts, GROUPS)
+    label, group, caption = (one_of(listed_facts, names) for names in (LABELS, GROUPS, captions.COLUMNS))
     group = group or (of_sources.pop() if len(of_sources) == 1 else "")  # a list of labels tears no patient apart
     listed = sha256("\0".join(ids).encode("utf-8", "surrogateescape")).hexdigest()  # which pictures, in which order
     stamps = [each for source, _ in parts for each in source.stamps] + [["rows", listed, 0]]
@@ -79,7 +79,9 @@ def open_manifest(place: Place, reading: Reading) -> Source:
         return (named.path, where) if named.source else (where, "")
 
     decoded = in_turn([source for source, _ in parts])
-    return Source(ids, stamps, decoded, notes, columns=columns, label=label, group=group, origin=origin)
+    return Source(
+        ids, stamps, decoded, notes, columns=columns, label=label, group=group, caption=caption, origin=origin
+    )
 
 
 def read_rows(path: Path) -> list[Row]:

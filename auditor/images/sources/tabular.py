@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import AuditError
-from auditor.images import pictures
+from auditor.images import captions, pictures
 from auditor.images.sources import (
     Kind,
     Place,
@@ -82,10 +82,10 @@ def open_table(place: Place, reading: Reading) -> Source:
         if name != column and is_plain(schema.field(name).type)
     }
     classes = [name for name in columns if features.get(name, {}).get("_type") == "ClassLabel"]
-    label, group = one_of(columns, (*classes, "label")), one_of(columns, GROUPS)
+    label, group, caption = (one_of(columns, n) for n in ((*classes, "label"), GROUPS, captions.COLUMNS))
     with told_as_damaged(place.path):
         stamps = [stamp(file) for file in files] + stamps_of_named(files, column, schema)
-    return Source(ids, stamps, decoded, columns=columns, label=label, group=group)
+    return Source(ids, stamps, decoded, columns=columns, label=label, group=group, caption=caption)
 
 
 def told_as_damaged(path: Path) -> AbstractContextManager[None]:
