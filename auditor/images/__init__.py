@@ -107,11 +107,11 @@ def read(
         groups=opened.column(opened.group),
         digests=facts.digests,
         blank=facts.blank,
-        files=files_of(opened),
+        files=sizes_and_dates(opened),
     )
 
 
-def files_of(opened: Source) -> np.ndarray | None:
+def sizes_and_dates(opened: Source) -> np.ndarray | None:
     """Return bytes and time of change (s) of the file of each picture, float64 ``[n, 2]``; None where it has none."""
     of_each = opened.stamps[: len(opened.ids)]  # a list has a stamp of its own behind those of its pictures
     if not len(opened.ids) <= len(opened.stamps) <= len(opened.ids) + 1 or any(len(each) != 5 for each in of_each):

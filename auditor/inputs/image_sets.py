@@ -38,11 +38,11 @@ def read(config: AuditConfig, image_shape: tuple[int, int, int]) -> dict[str, Im
 
     found = {name: one(source, name) for name, source in given.items() if source is not None}
     if named and not config.ckpts:
-        found["train-a"] = joined({half: one(source, set_of(half)) for half, source in named.items()}, "train-a")
+        found["train-a"] = as_one_set({half: one(source, set_of(half)) for half, source in named.items()}, "train-a")
     return found
 
 
-def joined(sets: Mapping[str, ImageSet], name: str) -> ImageSet:
+def as_one_set(sets: Mapping[str, ImageSet], name: str) -> ImageSet:
     """Return several sets as one; ids become half/id, for halves may hold the same names."""
     every = list(sets.values())
     labels, groups = (
