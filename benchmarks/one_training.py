@@ -3,7 +3,8 @@
     python benchmarks/one_training.py --cache FOLDER [PART ...] [--minutes 60] [--write]
 
 ``nulls``: the same samples, which nobody was trained on, while training and held-out images are dealt anew: every
-finding is chance. ``planted``: among samples are copies of training images, hidden in a known way. Banks are those of
+finding is chance. ``planted``: among samples are copies of training images, hidden in a known way. ``elsewhere``:
+held-out images of another scanner, class or size, or near the training images, and nobody copies. Banks are those of
 planted_copies.py. What was asked is kept in FOLDER and gone on with; ``--write`` puts the counts into one_training.json
 beside this file, and the tables made from them into docs/statistics.md 14.7.
 """
@@ -27,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for a test that imports this file
 
 import hidden_copies
-from calibrating import banks, planted
+from calibrating import banks, elsewhere, planted
 from calibrating.alone import DealAlone, WorldAlone, answered, difficulty
 from planted_copies import MADE_UP, bank_of, rules
 
@@ -66,7 +67,8 @@ NULLS = tuple(
     for m in (n, n // 4, n // 8)
 )
 PLANTED = tuple(Block("planted", "x-rays", 500 if m < 1000 else 850, 500, m, 100) for m in (200, 500, 1000))
-BLOCKS = (*NULLS, *PLANTED)
+ELSEWHERE = (Block("elsewhere", "x-rays", 0, elsewhere.N, elsewhere.M, 100),)
+BLOCKS = (*NULLS, *PLANTED, *ELSEWHERE)
 
 
 def played(bank: banks.Bank, kind: str, n: int) -> np.ndarray:
@@ -114,6 +116,15 @@ def cached(images: str, n: int, data: Path, cache: Path) -> banks.Bank:
     return bank
 
 
+@lru_cache(maxsize=1)
+def films(data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return X-rays and their classes."""
+    found = elsewhere.films(data)
+    if found is None:
+        raise SystemExit(f"x-rays: not in {data}")
+    return found
+
+
 def folder_of(block: Block, cache: Path) -> Path:
     """Return where the answers of a block lie, under the rules that answered."""
     return cache / "alone" / rules() / block.name
@@ -129,7 +140,11 @@ def run(block: Block, data: Path, cache: Path, until: float, seeds: int = SEEDS)
         if path.exists() or time.time() > until:
             continue
         part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(ask(block, cached(block.images, block.bank, data, cache), number, seeds)))
+        if block.part == "elsewhere":
+            found = elsewhere.asked(*films(data), number)
+        else:
+            found = ask(block, cached(block.images, block.bank, data, cache), number, seeds)
+        part.write_text(json.dumps(found))
         part.rename(path)
         asked += 1
     print(f"{block.name}: {asked} deals asked in {time.time() - start:.0f} s", flush=True)
@@ -160,7 +175,7 @@ def rate(hits: int, n: int) -> str:
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the tables of both parts in Markdown."""
-    nulls, copies = ([row for row in rows if row["part"] == part] for part in ("nulls", "planted"))
+    nulls, copies, others = ([row for row in rows if row["part"] == part] for part in ("nulls", "planted", "elsewhere"))
     shown = [name for name in FINDINGS if name != "called memorizing"]
     lines = [
         "| images | n | m | samples | deals | " + " | ".join(shown) + " | told not to be one deal |",
@@ -182,6 +197,16 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         why = ", ".join(f"{reason} {n}" for reason, n in row["why"].items())
         found = [rate(row[name], row["deals"]) for name in ("released", "called memorizing", "called biased")]
         lines.append(f"| {row['world']} | {row['m']:,} | {row['deals']} | {' | '.join(found)} | {why} |")
+    lines += [
+        "",
+        "| held-out images | worlds | told not to be one deal | called biased | called memorizing | released |",
+    ]
+    lines.append("|---|---:|---|---|---|---|")
+    for row in others:
+        found = [rate(row[name], row["deals"]) for name in ("told not to be one deal", *shown[-1:])]
+        found += [rate(row[name], row["deals"]) for name in ("called memorizing", "released")]
+        kind = str(row["world"]).removeprefix("held-out images ")
+        lines.append(f"| {kind} | {row['deals']} | {' | '.join(found)} |")
     return lines
 
 
@@ -197,7 +222,7 @@ def main() -> None:
     """Ask the parts that are named, or all, and write what is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="nulls, planted, or a block such as nulls-digits-500-125"
+        "parts", nargs="*", metavar="PART", help="nulls, planted, elsewhere, or a block such as nulls-digits-500-125"
     )
     parser.add_argument("--data", type=Path, default=hidden_copies.SHARED, help="where the image sets lie")
     parser.add_argument("--cache", type=Path, help="where banks and answers are kept")
