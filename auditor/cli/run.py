@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from auditor import config as settings
 from auditor.cli import report
@@ -73,16 +74,52 @@ def help_of(each: dataclasses.Field[Any]) -> str:
     return each.metadata["help"] + shown
 
 
+PANELS = {  # the help's sections, in the order in which one fills them; "Rare" has the others
+    "Trainings and images": (
+        *("ckpts", "train", "heldout", "out", "ckpts_a", "ckpts_b", "train_a", "train_b", "final", "train_final"),
+        *("samples_a", "samples_b", "ckpts_a2"),
+    ),
+    "Release": ("release", "release_size"),
+    "How much": ("quick", "n_samples", "steps", "loss_images", "loss_levels", "spaces"),
+    "Checkpoints": (
+        *("weights", "pair", "scheduler", "format", "model", "model_config", "base", "autoencoder", "prediction"),
+        *("image_shape", "pixel_range", "pixel_mean", "trust_pickle"),
+    ),
+    "Pictures": ("flip_train", "window", "convert_color", "skip_unreadable", "allow_overlap"),
+    "Sampling": (
+        *("sampler", "sampling_steps", "seed", "batch_size", "device", "labels", "prompts", "guidance_scale"),
+        "protocol",
+    ),
+    "Rare": (
+        *("clip_model", "clip_weights", "fpr", "budgets", "unpaired", "allow_identical", "no_cache", "loss_strata"),
+        *("u_turns", "trajectories", "grammar"),
+    ),
+    "This command": ("config", "dry_run", "remake", "shared", "help"),
+}
 RUN_EXAMPLE = """Audit the checkpoints of one training, or of two on disjoint halves; resume an audit that was stopped.
+
+One: audit run --ckpts runs/a --train data/train --heldout data/heldout --out audits/first
 
 Two: audit run --ckpts-a runs/a --ckpts-b runs/b --train-a data/half-a --train-b data/half-b
 --heldout data/heldout --out audits/first
 
-Example: audit run --ckpts runs/a --train data/train --heldout data/heldout --out audits/first
+What it would do, and cost: the same with --dry-run. Example: audit run --ckpts runs/a --train data/train
+--heldout data/heldout --out audits/first --dry-run
 """
 
 
-@app.command("run", help=RUN_EXAMPLE)
+class InPanels(TyperCommand):
+    """A command whose many options stand in sections."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options section by section."""
+        written = {each.name: each.get_help_record(ctx) for each in self.get_params(ctx)}
+        for title, names in PANELS.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := written.get(name))])
+
+
+@app.command("run", cls=InPanels, no_args_is_help=True, help=RUN_EXAMPLE)
 @with_settings
 def run_command(
     given: dict[str, Any],

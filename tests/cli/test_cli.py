@@ -201,7 +201,7 @@ def test_twins_without_a_common_step_are_refused_with_the_steps_of_both(audit, a
     refused = audit(*audit_args(inputs))
     assert refused.status == 1
     assert "error: The twins have no step in common: a has 90, 200, 1000; b has 91, 201, 1001.\n" in refused.err
-    assert refused.err.endswith("to do: Save both twins at the same steps.\n")
+    assert refused.err.endswith("or --pair STEP_OF_A:STEP_OF_B.\n")
 
 
 def test_twins_of_different_image_shapes_are_refused_with_both_values(audit, audit_args, inputs):
@@ -478,3 +478,18 @@ def test_no_table_holds_an_absolute_path(finished, saved_inputs):
 def test_the_controls_of_these_tests_are_small(finished):
     """Else each of them would take seconds longer; the real sizes belong to the tests of the controls."""
     assert len(np.load(finished / "controls/smooth-a.npy")) == SMALL_CONTROLS["N_SMOOTH"]
+
+
+def test_every_option_of_run_stands_in_one_section_of_its_help(audit):
+    from dataclasses import fields
+
+    from auditor.cli.run import PANELS
+    from auditor.config import AuditConfig
+
+    named = [name for names in PANELS.values() for name in names]
+    assert len(named) == len(set(named)) and set(named) >= {each.name for each in fields(AuditConfig)}
+    told = audit("run", "--help").out
+    places = [told.index(f"\n{title}:\n") for title in PANELS]
+    assert places == sorted(places) and "--dry-run" in told[places[-1] :]
+    bare = audit("run")
+    assert told.strip() in (bare.out + bare.err)
