@@ -26,7 +26,19 @@ HIDDEN = re.compile(rf"#[0-9a-f]{{{LETTERS}}}")
 COLUMNS = {"exposure": ("id",), "named": ("id",), "checkpoints": ("path",)}  # of the top tables: names and nothing else
 TEXTS = {"checkpoints": ("reason",), "measurements": ("note",), "verdicts": ("reasons",)}  # names may be in them
 PATHS = (
-    *("ckpts_a", "ckpts_b", "ckpts_a2", "ckpts", "train_a", "train_b", "train", "heldout", "out"),
+    *(
+        "ckpts_a",
+        "ckpts_b",
+        "ckpts_a2",
+        "ckpts",
+        "train_a",
+        "train_b",
+        "train",
+        "heldout",
+        "out",
+        "final",
+        "train_final",
+    ),
     *("samples_a", "samples_b", "model_config", "base", "autoencoder", "prompts", "budgets"),
 )  # settings that are paths
 SOMETIMES = ("labels", "scheduler", "pixel_mean", "grammar", "clip_weights", "clip_model")  # settings that may be

@@ -120,3 +120,11 @@ def test_a_final_model_of_another_kind_is_one_clear_error(shipped, monkeypatch):
         monkeypatch.setattr(final_model.inputs, "prepare", lambda *_, found=found: found)
         with pytest.raises(final_model.AuditError, match=words):
             final_model.prepare(AuditConfig(final="x"), kind(), RunDirectory(shipped), lambda *_: None)
+
+
+def test_without_names_no_report_tells_where_the_final_model_lies(shipped, saved_inputs, audit):
+    where = Path(saved_inputs.options["ckpts-a"])
+    for form in ("--html", "--json", "--markdown"):
+        out = shipped.parent / "hidden"
+        assert audit("report", shipped, form, out, "--no-pictures").status == 0
+        assert where.as_posix() not in out.read_text() and said(shipped)["file"] not in out.read_text()
