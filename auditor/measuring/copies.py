@@ -291,11 +291,11 @@ def calibrated_ratio(evidence: Mapping[str, Evidence], fallback: float) -> float
 
 
 def flagged_images(evidence: Evidence, found: Flags) -> tuple[str, ...]:
-    """Return images that samples of a single training are flagged on, as half/id, one of a group, most often first."""
+    """Return ids of images that samples of a single training are flagged on, one of a group, most often first."""
     names = np.asarray(evidence.own_nearest)
     seen: dict[int, list[str]] = {}
     for row in np.flatnonzero(found.own):
-        seen.setdefault(int(found.own_group[row]), []).append(f"{evidence.twin}/{names[row]}")
+        seen.setdefault(int(found.own_group[row]), []).append(str(names[row]))
     return tuple(each[0] for each in sorted(seen.values(), key=lambda each: (-len(each), each[0])))
 
 

@@ -159,7 +159,7 @@ class Copying:
     twin_only: int = 0  # only that of the other twin
     pairs: int = 0  # seeds x halves; 0 for a single training
     rare_ratio: float = COPY_RATIO  # d1 / d2 below which these two count
-    revealed: tuple[str, ...] = ()  # images (half/id) that only the twin that saw them reproduces, or a single training
+    revealed: tuple[str, ...] = ()  # half/id of images that only the twin that saw them shows; ids, of one training
     groups_needed: int = 0  # distinct groups that a finding takes in this run
     shared_hits: int = 0  # samples flagged on images that both halves hold; these are in no pool
     shared_control_hits: int = 0  # held-out images flagged on them

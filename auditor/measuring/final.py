@@ -44,13 +44,14 @@ def concluded(
     decision = verdict.judge(facts, context, budgets)
     file, digest = str(row.path), str(row.digest)
     name = f"{file} (sha256 {digest})"
-    closed = verdict.barred(context, budgets)
+    closed, images = verdict.barred(context, budgets), verdict.reproduced(facts, budgets)
+    shown = [verdict.reproduced_sentence(facts, budgets)] if images else []
     if decision.verdict == "generalizing":
         status = "found"
         said = verdict.final_sentence(name, facts, context, budgets)
     elif decision.risk in verdict.FOUND or decision.quality in ("underfit", "overfit"):
         status, word = "none", decision.risk if decision.risk in verdict.FOUND else decision.quality
-        said = f"Do not release the final model {name}: it is {word}. {decision.reasons[0]}"
+        said = f"Do not release the final model {name}: it is {word}. {' '.join([decision.reasons[0], *shown])}"
     else:
         status = "undecided"
         said = f"Do not release the final model {name} yet: undecided. {(closed or decision.reasons)[0]}"
@@ -64,6 +65,7 @@ def concluded(
         "quality": decision.quality,
         "verdict": decision.verdict,
         "reasons": list(decision.reasons),
+        "reproduced": list(images),
         "sentence": said,
         "advice": advice.advice(recommendation, [decision], [facts], context, budgets),
     }

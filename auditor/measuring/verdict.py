@@ -89,10 +89,11 @@ def risk_of(facts: StepFacts, context: Context, budgets: Budgets) -> tuple[str, 
         trusted = not context.distrust and not context.not_exchangeable
         return ("exposed", tuple(exposed)) if exposed and trusted else ("undecided", closed)
     biased = bias_reasons(facts, context, budgets)
+    also = [reproduced_sentence(facts, budgets)] if context.single and reproduced(facts, budgets) else []
     if biased:
-        return "biased", tuple(biased)
+        return "biased", (*biased, *also)
     if exposed:
-        return "exposed", tuple(exposed)
+        return "exposed", (*exposed, *also)
     unsafe = unsafe_reasons(facts, context, budgets)
     if unsafe:
         return "undecided", tuple(unsafe)

@@ -1,5 +1,6 @@
 """One training: held-out images stand in the place of another half, however many there are (docs/statistics.md 14)."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 from scipy import stats
 
 from auditor.config import Budgets
-from auditor.measuring import copies, halves, phase
+from auditor.measuring import copies, halves, phase, verdict
 from auditor.measuring.controls import DEAL_AGAIN, differing_halves
 from auditor.measuring.copies import Flags, beside_decoys_p, beside_heldout_p, copy_p
-from auditor.measuring.facts import Lean, StepFacts
+from auditor.measuring.facts import Context, Copying, Lean, StepFacts
 from auditor.measuring.lean import lean_fact, lean_tests, loss_scores, reference_share
 from auditor.measuring.tail import tail_fact
 from auditor.records import BEYOND_POOL, DECOYS, LossTable
@@ -232,3 +233,20 @@ def test_a_single_training_has_a_smooth_reference_and_decoys_as_its_rival():
     assert twins.halves == ("a", "b") and twins.rival("b") == "a" and "decoys" not in twins.as_record()
     assert copies.copy_p({"a": flags([], [])}) == 1.0
     assert lean_fact(result_of(land(N, 0.0), N), reference_share(land(N, 0.0), pool_of(N)), 1000).value < 0.6
+
+
+def test_a_single_training_that_shows_a_few_images_again_and_again_names_them_also_where_it_is_biased():
+    """Ten images are ten tosses of a coin, and make no finding of copies; who is shown must be told all the same."""
+    ids = tuple(f"scan-{i}" for i in range(10))
+    shown = Copying(269, 1000, 0, 348, 1.0, 10, revealed=ids, most_of_one=35)
+    context = Context((), (), 2000, release="samples", single=True)
+    leaning = Lean(0.71, 1e-5, 0.0, 2000, 0.001, 0.5)
+    biased = verdict.judge(StepFacts(1, {"pixel": leaning}, copying={"pixel": shown}), context, Budgets())
+    assert biased.risk == "biased" and "10 images are reproduced by 269 of 1000 samples, one by 35: scan-0" in str(
+        biased.reasons
+    )
+    clean = replace(shown, hits=0, revealed=(), most_of_one=0)
+    quiet = verdict.judge(StepFacts(1, {"pixel": leaning}, copying={"pixel": clean}), context, Budgets())
+    assert quiet.risk == "biased" and "reproduced" not in str(quiet.reasons)
+    alike = replace(shown, control_hits=100)  # held-out images are flagged as often: the rule says nothing here
+    assert verdict.reproduced(StepFacts(1, {}, copying={"pixel": alike}), Budgets()) == ()
