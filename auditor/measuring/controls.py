@@ -46,7 +46,7 @@ def failed_controls(series: Series, relabeling: Relabeling | None, budgets: Budg
             failures.append(f"Control failed: a model that draws only copies is not found to copy in {space}.")
         if "heldout" not in control_names(series.scope):
             continue
-        if rate <= 0.004 and could_be_found(series, level) and mixed_p(series, copier, space) > level:
+        if rate <= 0.004 and could_be_found(series, level, rate) and mixed_p(series, copier, space) > level:
             failures.append(f"Control failed: 2% copies among held-out images are not found in {space}.")
         if relabeling is not None and series.scope.with_twin:  # decoys are held-out images themselves
             failures += leaning_heldout(series, relabeling, space, level)
@@ -54,12 +54,17 @@ def failed_controls(series: Series, relabeling: Relabeling | None, budgets: Budg
     return failures
 
 
-def could_be_found(series: Series, level: float) -> bool:
-    """Return whether 2 % copies are significant at all with this many seeds and held-out images."""
+def could_be_found(series: Series, level: float, rate: float) -> bool:
+    """Return whether 2 % copies are significant at all with this many seeds and held-out images.
+
+    Beside a single training these are all there is to compare with, so that those of them that are flagged (``rate``)
+    count: one of 348 is enough for 2 % of 1,000 to be no finding in many spaces.
+    """
     n, twins = series.scope.n_samples, len(series.scope.twins)
     n_copies = max(1, n // COPIER_SHARE)
     assert series.heldout is not None, "copies are mixed into held-out images"
-    p = counts.more_hits(twins * n_copies, twins * n, 0, twins * len(series.heldout))
+    flagged = 0 if series.scope.with_twin else round(rate * len(series.heldout))
+    p = counts.more_hits(twins * n_copies, twins * n, flagged, twins * len(series.heldout))
     if series.scope.with_twin:  # the twin's samples must be fewer, too
         p = max(p, counts.paired_hits(twins * n_copies, 0))
     return p <= level

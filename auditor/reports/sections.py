@@ -79,8 +79,9 @@ def checkpoint_table(report: Report) -> dict[str, Any]:
     """Return headings, each with the metric that it shows, and a row of cells per step."""
     scope, rule = report.scope, copy_rule(report)
     wanted = [("held-out loss", "loss_heldout", "both", "", "loss")]  # heading, metric, twin, space, form
-    if scope.with_twin and not scope.with_samples:
-        wanted += [(name, metric, "both", "", "loss") for metric, name in WITHOUT_SAMPLES.items()]
+    if not scope.with_samples and (scope.with_twin or scope.decoys):
+        shown = WITHOUT_SAMPLES if scope.with_twin else {"loss_lean": WITHOUT_SAMPLES["loss_lean"]}
+        wanted += [(name, metric, "both", "", "loss") for metric, name in shown.items()]
     elif scope.with_twin:
         space = scope.headline_space
         wanted.append((f"twin distance ({space})", "twin_distance_ratio", "both", space, "distance"))

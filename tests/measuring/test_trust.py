@@ -29,11 +29,13 @@ def series(n_samples: int, n_heldout: int, twins: int = 2) -> SimpleNamespace:
 )
 def test_two_percent_of_copies_are_asked_for_only_where_they_could_be_found(n_samples, n_heldout, asked):
     """With 100 seeds two samples of each twin are copies: four against none has p = 1/16, however many are held out."""
-    assert controls.could_be_found(series(n_samples, n_heldout), level=0.025 / 3) == asked
+    assert controls.could_be_found(series(n_samples, n_heldout), 0.025 / 3, rate=0.0) == asked
 
 
 def test_a_single_training_is_asked_by_its_heldout_images_alone():
-    assert controls.could_be_found(series(100, 5000, twins=1), level=0.025 / 3)
+    assert controls.could_be_found(series(100, 5000, twins=1), 0.025 / 3, rate=0.0)
+    few = series(1000, 348, twins=1)
+    assert controls.could_be_found(few, 0.01, rate=0.0) and not controls.could_be_found(few, 0.005, rate=1 / 348)
 
 
 # ---------------------------------------------------------------------------

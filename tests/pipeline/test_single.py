@@ -82,3 +82,11 @@ def test_without_images_to_compare_with_a_single_training_is_refused(audit, audi
 def test_images_of_a_half_that_nobody_trained_on_are_refused(audit, audit_args):
     outcome = audit(*audit_args(ckpts_b=None))
     assert outcome.status == 1 and "--ckpts-b" in outcome.err
+
+
+def test_a_quick_audit_of_one_training_tells_the_lean_of_its_losses(audit, audit_args, tmp_path):
+    outcome = audit(*audit_args(ckpts_b=None, train_b=None, n_samples=None), "--quick")
+    assert outcome.status == 0, outcome.err
+    told = " ".join(outcome.out.split())
+    assert "lean of losses: lower on own training images than on held-out images" in told
+    assert "predictions apart" not in told and audit("verify", tmp_path / "run").status == 0

@@ -81,9 +81,10 @@ def table_columns(report: Report, wide: bool) -> list[tuple[str, dict[int, str]]
             _cells(report.estimates("loss_heldout", "both"), "{:.4f}", wide),
         ),
     ]
-    if scope.with_twin and not scope.with_samples:  # what a quick audit has in their place
+    if not scope.with_samples and (scope.with_twin or scope.decoys):  # what a quick audit has in their place
         distance, lean = (report.estimates(metric, "both") for metric in ("prediction_variance", "loss_lean"))
-        columns.append(("predictions\napart", _cells(distance, "{:.4f}", wide)))
+        if scope.with_twin:
+            columns.append(("predictions\napart", _cells(distance, "{:.4f}", wide)))
         columns.append(("lean of\nlosses", _cells(lean, "{:.3f}", wide, report.alpha)))
     elif scope.with_twin:
         distance = report.estimates("twin_distance_ratio", "both", scope.headline_space)
@@ -129,10 +130,11 @@ def legend(report: Report) -> str:
     """Say what the columns mean, in one paragraph."""
     lines = []
     if not report.scope.with_samples:
+        apart = "predictions apart: half the squared difference of the twins' predictions on held-out images; "
+        lower = "than on held-out images" if report.scope.decoys else "than the twin's"
         lines.append(
-            "predictions apart: half the squared difference of the twins' predictions on held-out images; lean of "
-            "losses: lower on own training images than the twin's, 0 = no lean; ! = more than chance by relabeling, "
-            "corrected over checkpoints; a smooth model's lean may be, too."
+            f"{apart * report.scope.with_twin}lean of losses: lower on own training images {lower}, 0 = no lean; ! = "
+            "more than chance by relabeling, corrected over checkpoints; a smooth model's lean may be, too."
         )
     elif report.scope.with_twin:
         lines.append(f"twin distance: in {report.scope.headline_space}, 1 = as far as different seeds.")
