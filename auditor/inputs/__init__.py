@@ -290,6 +290,7 @@ def from_samples(config: AuditConfig) -> Origin:
 def from_checkpoints(config: AuditConfig, settings: checkpoints.ModelSettings, device: str) -> Origin:
     """Read and check the checkpoints of both twins."""
     pair = twins.usable(twins.discover(config, settings), settings)
+    models.require_used(pair.a.checkpoints[0].format, settings)
     notes = twins.identical_notes(pair, config.allow_identical)
     facts, scheduler = checkpoints.check_compatible(pair, config.scheduler, settings)
     conditions = models.conditions(config, facts)

@@ -10,8 +10,9 @@ import numpy as np
 
 from auditor import checkpoints
 from auditor.checkpoints import ModelSettings, calls
+from auditor.checkpoints.formats import open_format
 from auditor.checkpoints.recipe import without_clipping
-from auditor.config import AuditConfig, shape_from
+from auditor.config import AuditConfig, option, shape_from
 from auditor.diffusion.sampling import Conditions
 from auditor.diffusion.scaling import Pixels
 from auditor.diffusion.schedules import n_times
@@ -82,10 +83,10 @@ def require_call(
 def refuse_foreign(config: AuditConfig, facts: Facts) -> None:
     """Refuse conditions that the models do not take."""
     wanted = {"--labels": config.labels and "class", "--prompts": config.prompts and "text"}
-    for option, kind in wanted.items():
+    for flag, kind in wanted.items():
         if kind and kind != facts.conditioning:
-            what = f"{option} is given, and the conditioning of the models is {facts.conditioning}."
-            raise AuditError(what, option, f"Leave {option} out.")
+            what = f"{flag} is given, and the conditioning of the models is {facts.conditioning}."
+            raise AuditError(what, flag, f"Leave {option} out.")
     if facts.conditioning == "none" and config.guidance_scale != 1:
         raise AuditError("The models are not conditional.", "--guidance-scale", "Leave --guidance-scale out.")
     if not np.isfinite(config.guidance_scale):
@@ -236,6 +237,20 @@ def notes(
         prompts = f"the prompts of {config.prompts}" if config.prompts else "the empty prompt"
         said.append(f"Samples of both twins have the same prompt per seed ({prompts}); losses are at the empty prompt.")
     return (*said, *facts.notes)
+
+
+def require_used(name: str, settings: ModelSettings) -> None:
+    """Refuse an option that this format does not look at: whoever gives it takes it for heard."""
+    every = ("base", "autoencoder", "model", "model_config", "prompts")
+    uses = getattr(open_format(name, settings), "uses", every)
+    for each in every:
+        if getattr(settings, each) and each not in uses:
+            heard = " and ".join(option(other) for other in uses) or "none of these"
+            raise AuditError(
+                f"{option(each)} says nothing of {name} checkpoints, which have what it tells in their own files.",
+                option(each),
+                f"Leave it out ({name} looks at {heard}), or name another --format.",
+            )
 
 
 def schedule_notes(pair: TwinPair, config: AuditConfig) -> tuple[str, ...]:

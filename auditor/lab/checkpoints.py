@@ -47,6 +47,7 @@ class LabFormat:
     """Denoisers of the hierarchical world: trained transformers and blends of exact ones."""
 
     name = "lab"
+    uses = ()
     REVISION = 1
     guide = Guide(
         trainers="`audit lab train`: transformers on sequences of the hierarchical grammar; `audit lab fixture`",

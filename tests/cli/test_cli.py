@@ -18,6 +18,7 @@ from edits import edit_json
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from auditor import registry
 from auditor.checkpoints.networks import WEIGHTS
 from auditor.errors import AuditError
 
@@ -493,3 +494,21 @@ def test_every_option_of_run_stands_in_one_section_of_its_help(audit):
     assert places == sorted(places) and "--dry-run" in told[places[-1] :]
     bare = audit("run")
     assert told.strip() in (bare.out + bare.err)
+
+
+def test_an_option_that_the_format_does_not_look_at_is_an_error_and_one_that_it_does_is_none(
+    audit, audit_args, tmp_path
+):
+    config = tmp_path / "model.json"
+    config.write_text("{}")
+    outcome = audit(*audit_args(model_config=config))
+    assert outcome.status == 1 and "--model-config says nothing of diffusers checkpoints" in outcome.err
+    assert "diffusers looks at --base and --autoencoder and --prompts" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", list(registry.FORMATS))
+def test_every_format_says_which_options_it_looks_at(name):
+    from auditor.checkpoints.formats import open_format
+
+    assert set(open_format(name).uses) <= {"base", "autoencoder", "model", "model_config", "prompts"}

@@ -40,6 +40,7 @@ class Format(Protocol):
     """
 
     name: str  # as in the registry
+    uses: tuple[str, ...]  # of base, autoencoder, model, model_config and prompts; a format that does not say uses all
     REVISION: int  # raised whenever the samples of a checkpoint would change
     guide: Guide
 

@@ -31,6 +31,7 @@ class DenoisingDiffusionPytorchFormat(files.WeightFiles):
     """Networks of ``denoising_diffusion_pytorch.Trainer``."""
 
     name = "denoising-diffusion-pytorch"
+    uses = ("model_config",)
     REVISION = 1
     guide = Guide(
         trainers="the `Trainer` of denoising-diffusion-pytorch",

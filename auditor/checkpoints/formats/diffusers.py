@@ -91,6 +91,7 @@ class DiffusersFormat:
     """U-Nets and transformers in the folders of diffusers: pixels or latents; free, by class or by text."""
 
     name = "diffusers"
+    uses = ("base", "autoencoder", "prompts")
     REVISION = 2
     guide = Guide(
         trainers="training scripts and pipelines of diffusers: unconditional, class-conditional (`UNet2DModel`, "

@@ -50,6 +50,7 @@ class DitFormat(files.WeightFiles):
     """Class-conditional transformers of DiT (noise prediction) and SiT (velocity on the linear path)."""
 
     name = "dit"
+    uses = ("base", "autoencoder")
     REVISION = 1
     guide = Guide(
         trainers="`train.py` of DiT and of SiT (linear path, velocity)",

@@ -37,6 +37,7 @@ class EdmFormat(files.WeightFiles):
     """Denoisers D(x, sigma) in pickles whose maker the user trusts."""
 
     name = "edm"
+    uses = ("autoencoder",)
     REVISION = 2
     guide = Guide(
         trainers="snapshots of EDM and EDM2",

@@ -32,6 +32,7 @@ class LoraFormat(files.WeightFiles):
     """Low-rank changes of a text-conditional U-Net, and of its text encoder."""
 
     name = "lora"
+    uses = ("base", "autoencoder", "prompts")
     REVISION = 2  # each layer at the scale of its own alpha
     guide = Guide(
         trainers="LoRA of the diffusers training scripts, of kohya sd-scripts and of ai-toolkit, on Stable Diffusion 1 "

@@ -41,6 +41,7 @@ class MonaiFormat(files.WeightFiles):
     """Two-dimensional diffusion U-Nets of MONAI, for pictures in [0, 1]."""
 
     name = "monai"
+    uses = ("model_config",)
     REVISION = 1
     guide = Guide(
         trainers="`DiffusionModelUNet` of MONAI and of MONAI GenerativeModels, two-dimensional",

@@ -30,6 +30,7 @@ class PlainFormat(files.WeightFiles):
     """One file of weights per step, and a function that makes the network."""
 
     name = "plain"
+    uses = ("model", "model_config")
     REVISION = 1
     guide = Guide(
         trainers="anything else in PyTorch: own loops, lightning, accelerate, guided-diffusion, k-diffusion, the "
