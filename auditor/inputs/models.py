@@ -86,7 +86,7 @@ def refuse_foreign(config: AuditConfig, facts: Facts) -> None:
     for flag, kind in wanted.items():
         if kind and kind != facts.conditioning:
             what = f"{flag} is given, and the conditioning of the models is {facts.conditioning}."
-            raise AuditError(what, flag, f"Leave {option} out.")
+            raise AuditError(what, flag, f"Leave {flag} out.")
     if facts.conditioning == "none" and config.guidance_scale != 1:
         raise AuditError("The models are not conditional.", "--guidance-scale", "Leave --guidance-scale out.")
     if not np.isfinite(config.guidance_scale):
