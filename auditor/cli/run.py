@@ -90,10 +90,7 @@ PANELS = {  # the help's sections, in the order in which one fills them; "Rare" 
         *("sampler", "sampling_steps", "seed", "batch_size", "device", "labels", "prompts", "guidance_scale"),
         "protocol",
     ),
-    "Rare": (
-        *("clip_model", "clip_weights", "fpr", "budgets", "unpaired", "allow_identical", "no_cache", "loss_strata"),
-        *("u_turns", "trajectories", "grammar"),
-    ),
+    "Rare": (),
     "This command": ("config", "dry_run", "remake", "shared", "help"),
 }
 RUN_EXAMPLE = """Audit the checkpoints of one training, or of two on disjoint halves; resume an audit that was stopped.
@@ -113,10 +110,12 @@ class InPanels(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options section by section."""
-        written = {each.name: each.get_help_record(ctx) for each in self.get_params(ctx)}
+        written = {str(each.name): each.get_help_record(ctx) for each in self.get_params(ctx)}
+        named = {name for names in PANELS.values() for name in names}
+        rest = tuple(name for name in written if name not in named)
         for title, names in PANELS.items():
             with formatter.section(title):
-                formatter.write_dl([record for name in names if (record := written.get(name))])
+                formatter.write_dl([record for name in names or rest if (record := written.get(name))])
 
 
 @app.command("run", cls=InPanels, no_args_is_help=True, help=RUN_EXAMPLE)

@@ -10,7 +10,7 @@ import numpy as np
 
 from auditor import spaces
 from auditor.inputs.asked import Asked
-from auditor.records import Features
+from auditor.records import DECOYS, Features
 from auditor.run.places import FilePlace
 from auditor.seeds import derived_seed
 from auditor.stages import Cost, Item, Stage, Task, controls, keys, stage
@@ -38,9 +38,11 @@ class SetFeatures(Stage):
             yield from ((name, space) for name in (*asked.sets, *controls.with_images(asked.scope)))
 
     def needs(self, asked: Asked, of: str, space: str) -> Iterator[Item]:
-        """Yield the control's images; those of a set are the user's."""
+        """Yield the control's images; those of a set are the user's, and decoys may be embedded already."""
         if of not in asked.sets:
             yield Item("controls", of)
+        elif are_heldout(asked, of):
+            yield Item("features", "heldout", space)
 
     def key(self, asked: Asked, of: str, space: str) -> dict[str, Any]:
         """Return what determines the vectors; how many there are does not."""
@@ -54,22 +56,34 @@ class SetFeatures(Stage):
     def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
         """Return how many pictures are embedded."""
         n = (self.rows(asked, of) or 0) - have
-        return Cost(embedded=n, bytes=4 * n * asked.spaces[space].dim)
+        return Cost(embedded=0 if are_heldout(asked, of) else n, bytes=4 * n * asked.spaces[space].dim)
 
     def make(self, bench: Bench, task: Task) -> Iterator[int]:
         """Embed the pictures."""
         space, pictures = bench.loaded.spaces[task.space], self.pictures(bench, task)
+        there = self.embedded(bench, task)
 
         def compute(rows: range) -> np.ndarray:
+            if there is not None:
+                return np.array(there[rows.start : rows.stop])
             return spaces.embed(space, pictures[rows.start : rows.stop], EMBEDDED_AT_ONCE)
 
         for _ in bench.grow(task, EMBEDDED_AT_ONCE, compute):
             yield 0
 
+    def embedded(self, bench: Bench, task: Task) -> np.ndarray | None:
+        """Return the vectors where they are made already, under another name."""
+        return bench.array(Item("features", "heldout", task.space)) if are_heldout(bench.asked, task.of) else None
+
     def pictures(self, bench: Bench, task: Task) -> np.ndarray:
         """Return what is embedded, uint8 ``[n, h, w, c]``."""
         known = bench.loaded.sets.get(task.of)
         return bench.array(Item("controls", task.of)) if known is None else known.images
+
+
+def are_heldout(asked: Asked, of: str) -> bool:
+    """Tell whether a set are decoys that are no others than the held-out images: not mirrored ones beside them."""
+    return of == DECOYS and asked.sets[of].digest == asked.sets["heldout"].digest
 
 
 class SampleFeatures(SetFeatures):
@@ -88,6 +102,15 @@ class SampleFeatures(SetFeatures):
     def rows(self, asked: Asked, of: str) -> int | None:
         """Return how many vectors there are to be."""
         return asked.n_samples
+
+    def cost(self, asked: Asked, of: str, space: str, have: int) -> Cost:
+        """Return how many samples are embedded."""
+        n = (self.rows(asked, of) or 0) - have
+        return Cost(embedded=n, bytes=4 * n * asked.spaces[space].dim)
+
+    def embedded(self, bench: Bench, task: Task) -> np.ndarray | None:
+        """Return nothing: no others have the vectors of samples."""
+        return None
 
     def pictures(self, bench: Bench, task: Task) -> np.ndarray:
         """Return the samples, uint8 ``[n, h, w, c]``."""
