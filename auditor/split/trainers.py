@@ -206,7 +206,7 @@ def simpletuner(half: Half) -> dict[str, str]:
         "--data_backend_config": half.path(f"{half.name}.json"),
         "--output_dir": half.path("runs", half.run),
         "--checkpointing_steps": 500,
-        "--checkpoints_total_limit": 0,
+        "--checkpoints_total_limit": ALL_SAVES,  # 0 is said to be no limit, and deletes all of them up to 3.1.6
     }
     texts = texts | {"cache_dir": half.path("cache", half.run, "texts")}
     return {f"{half.name}.json": indented([*backends, texts]), f"{half.name}.options.json": indented(options)}

@@ -226,7 +226,7 @@ def test_simpletuner_is_told_to_keep_every_save_and_counts_further_repeats(tmp_p
     pictures, texts = json.loads((out / "train-a.json").read_text())
     assert (pictures["repeats"], pictures["caption_strategy"], texts["default"]) == (2, "textfile", True)
     options = json.loads((out / "train-a.options.json").read_text())
-    assert options["--checkpoints_total_limit"] == 0
+    assert options["--checkpoints_total_limit"] == 1_000_000  # 0 deletes all of them up to 3.1.6
     assert any("cannot mirror" in each for each in card["training"])
 
 
@@ -240,6 +240,14 @@ def test_diffusers_options_are_those_of_its_parser_and_nothing_is_deleted_or_mir
     told = parser.parse_args((out / "train-a.options.txt").read_text().split())
     assert (told.train_data_dir, told.caption_column) == (str(out / "train-a"), "text")
     assert told.checkpointing_steps == 500 and told.checkpoints_total_limit is None and not told.random_flip
+
+
+def test_the_reader_of_diffusers_scripts_finds_images_and_texts(tmp_path, out):
+    datasets = pytest.importorskip("datasets")
+    halved(LAYOUTS["txt"](tmp_path / "d"), out, "diffusers")
+    found = datasets.load_dataset("imagefolder", data_dir=str(out / "train-b"), cache_dir=str(tmp_path / "cache"))
+    assert found["train"].column_names == ["image", "text"]
+    assert sorted(found["train"]["text"]) == sorted(pairs(out / "train-b.csv").values())
 
 
 def test_the_command_tells_every_trainer_and_how_to_start(tmp_path, audit):
