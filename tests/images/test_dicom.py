@@ -239,6 +239,15 @@ def test_a_compression_without_its_plugin_is_refused_before_decoding_and_the_pac
     assert "1.2.840" not in str(caught.value)
 
 
+def test_a_variant_that_the_installed_plugins_do_not_know_is_told_as_such(tmp_path, monkeypatch):
+    """JPEG of 12 bits, which Pillow does not read; with the package that is named it is read."""
+    (tmp_path / "a.dcm").write_bytes(shipped("JPGExtended.dcm").read_bytes())
+    decoder = pydicom.pixels.get_decoder(pydicom.uid.JPEGExtended12Bit)
+    monkeypatch.setattr(decoder, "_available", {k: v for k, v in decoder._available.items() if k == "pillow"})
+    error = refusal(tmp_path)
+    assert "compressed by JPEG Extended" in error.what and "pip install pylibjpeg pylibjpeg-libjpeg" in error.remedy
+
+
 # Which files
 
 

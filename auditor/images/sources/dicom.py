@@ -13,6 +13,8 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -109,7 +111,7 @@ def open_dicom(place: Place, reading: Reading) -> Source:
         files.setdefault(file.name, []).append(row)
     return Source(
         ids,
-        unnamed.stamps_of(every, pydicom),
+        [*unnamed.stamps_of(every, pydicom), ("plugins", installed_plugins(), 0)],
         decoded,
         tuple(notes),
         columns={name: column(at) for at, name in enumerate(GROUPS)},
@@ -241,6 +243,18 @@ def require_plugin(syntax: Any, get_decoder: Callable[[Any], Any], refused: Call
         raise refused(what, f"pip install {plugin_of(syntax)}, or decompress it.")
 
 
+@cache
+def installed_plugins() -> list[str]:
+    """Return what decodes compressed pixels beside Pillow: decoders of lossy files differ by a gray level."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in ("gdcm", "python-gdcm", "pyjpegls", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
+
+
 def plugin_of(syntax: Any) -> str:
     """Return the packages that read a compressed syntax best."""
     return next((packages for part, packages in PLUGINS if part in syntax.name), "pylibjpeg")
@@ -263,7 +277,10 @@ def frames_of(
         said, *_ = header_of(file, folder)
         syntax = said.file_meta.TransferSyntaxUID
         if syntax.is_encapsulated:
-            remedy = f"{remedy} Some variants need another plugin: pip install {plugin_of(syntax)}."
+            kind = f"DICOM picture, compressed by {syntax.name},"
+            remedy = (
+                f"Where the file is intact, its variant needs another plugin: pip install {plugin_of(syntax)}. {remedy}"
+            )
         # pydicom looks for the pixels of files that are deflated as a whole in what is deflated
         whole = file.path if said.file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian else dcmread(file.path)
         values = iter_pixels(whole, indices=list(frames))
