@@ -250,3 +250,29 @@ def test_a_single_training_that_shows_a_few_images_again_and_again_names_them_al
     assert quiet.risk == "biased" and "reproduced" not in str(quiet.reasons)
     alike = replace(shown, control_hits=100)  # held-out images are flagged as often: the rule says nothing here
     assert verdict.reproduced(StepFacts(1, {}, copying={"pixel": alike}), Budgets()) == ()
+
+
+def test_a_rule_that_depends_on_the_number_of_images_is_compared_with_held_out_images_alone():
+    """Samples and images at random: the mean of the 50 nearest flags more among fewer images, d1 / d2 does not."""
+    rng, n, m, s = np.random.default_rng(3), 200, 800, 1500
+    samples, own, decoys, held = (rng.normal(size=(size, 8)) for size in (s, n, m, m))
+
+    def apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0))
+
+    def near(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.sort(apart(x, y), axis=1)
+
+    def flagged(distance: np.ndarray, rule: str) -> np.ndarray:
+        second, limit = (distance[:, 1], 1 / 3) if rule == "gap" else (distance[:, :50].mean(1), 0.5)
+        return distance[:, 0] < limit * second
+
+    shown = {}
+    for rule in ("gap", "carlini"):
+        to_own, to_decoys = (flagged(near(samples, each), rule) for each in (own, decoys))
+        nearest = [apart(samples, each).argmin(1) for each in (own, decoys)]
+        found = Flags(to_own, to_decoys, flagged(near(held, own), rule), nearest[0], n + nearest[1])
+        shown[rule] = found
+    assert beside_decoys_p(shown["carlini"], None, n / (n + m)) < 1e-6  # what is not asked, for it would be wrong
+    p = copies.corrected({((1, "x"), rule): {"a": each} for rule, each in shown.items()}, n / (n + m))
+    assert min(p.values()) > 0.05
