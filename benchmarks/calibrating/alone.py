@@ -164,12 +164,16 @@ def by_side(distance: dict[str, np.ndarray], n: int) -> Seen:
 
 
 def padded(label: np.ndarray, position: np.ndarray, index: np.ndarray, distance: np.ndarray) -> Seen:
-    """Return `seen`; where among the nearest known are fewer than two held-out images, the farthest stand for them."""
-    few = (label[index] < 0).sum(axis=1) < 2
-    if few.any():
-        other = np.flatnonzero(label < 0)[:2]
-        index, distance = index.copy(), distance.copy()
-        index[few, -2:] = other
+    """Return `seen`; where fewer than two images of a side are among the nearest known, others stand for them, far off.
+
+    They are no nearer than all that is known, so that neither where a sample lands nor a copy changes.
+    """
+    for sign, places in ((1, slice(-4, -2)), (-1, slice(-2, None))):
+        few = (label[index] == sign).sum(axis=1) < 2
+        if few.any():
+            index, distance = index.copy(), distance.copy()
+            index[few, places] = np.flatnonzero(label == sign)[:2]
+            distance[few, places] = distance[few, -1:]
     return seen(label, position, index, distance)
 
 
